@@ -1,0 +1,32 @@
+# An image that starts the app as a user that is not root:
+#
+#   docker build -t qwen-asr-live .
+#   docker run -p 127.0.0.1:8000:8000 qwen-asr-live                            http://localhost:8000
+#   docker run -p 8000:8000 qwen-asr-live --generate-self-signed-cert         https://<address of the host>:8000
+#   docker run --gpus all -p 127.0.0.1:8000:8000 -v models:/home/user/.cache/huggingface qwen-asr-live
+#
+# On a Hugging Face Space of the Docker kind it runs as it is: the app sees SPACE_ID and listens on 7860, and the
+# Space has HTTPS in front. (A Space of the Gradio kind does not need this file: it runs app.py.)
+FROM python:3.11-slim
+
+# A Space runs its container as user 1000 too. The cache and certs/ are made here so that they, and volumes that are
+# mounted over them, belong to that user.
+RUN useradd --create-home --uid 1000 user \
+    && install -d -o user -g user /home/user/app /home/user/app/certs /home/user/.cache /home/user/.cache/huggingface
+USER user
+WORKDIR /home/user/app
+ENV PATH=/home/user/.local/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    # In a container nobody but the container itself would reach 127.0.0.1; what is published decides who may.
+    QWEN_ASR_HOST=0.0.0.0
+
+# A --build-arg of this name lets pip find smaller, CPU-only builds of torch.
+ARG PIP_EXTRA_INDEX_URL
+COPY --chown=user requirements.txt ./
+RUN pip install --no-cache-dir --user -r requirements.txt
+COPY --chown=user app.py ./
+COPY --chown=user qwen_asr ./qwen_asr
+
+EXPOSE 8000 7860
+# Options of app.py can follow the image's name.
+ENTRYPOINT ["python", "app.py"]

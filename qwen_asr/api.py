@@ -1,0 +1,261 @@
+"""`Qwen3ASRModel`, with the method names of Qwen's own `qwen-asr` package, so that code written for it runs unchanged.
+
+::
+
+    model = Qwen3ASRModel.from_pretrained("Qwen/Qwen3-ASR-0.6B", dtype=torch.bfloat16, device_map="cuda:0")
+    print(model.transcribe("speech.wav")[0].text)
+
+    state = model.init_streaming_state(chunk_size_sec=1.0)
+    for pcm in microphone:                       # float32 or int16 mono at 16 kHz, any length
+        model.streaming_transcribe(pcm, state)
+        print(state.text)
+    model.finish_streaming_transcribe(state)
+
+What the original offers with vLLM only, streaming, is here the exact engine: after `finish_streaming_transcribe` the
+text is what `transcribe` gives for the same samples.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.audio.decode import load_audio
+from qwen_asr.audio.resample import to_mono
+from qwen_asr.audio.utterance import CUT_SECONDS, quietest
+from qwen_asr.engine.checkpoint import load_recognizer
+from qwen_asr.engine.languages import LANGUAGES, resolve_language
+from qwen_asr.engine.recognizer import Recognizer
+from qwen_asr.engine.streaming import Hypothesis, Utterance, run_steps
+from qwen_asr.errors import BadInput
+from qwen_asr.live.transcript import join_texts
+
+AudioLike = str | Path | bytes | tuple[NDArray[Any], int]
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """What was said in one audio. language: names, comma-separated where they differ; "" where nobody spoke."""
+
+    language: str
+    text: str
+
+
+class StreamingState:
+    """One stream of `Qwen3ASRModel`: read `text` and `language`, hand the rest back to the model's methods."""
+
+    def __init__(self, recognizer: Recognizer, settings: dict[str, Any], chunk: int, longest: int) -> None:
+        self._recognizer = recognizer
+        self._settings = settings
+        self._chunk = chunk
+        self._longest = longest
+        self._finals: list[Hypothesis] = []
+        self._buffer = np.zeros(0, dtype=np.float32)
+        self.utterance = self._new_utterance()
+
+    @property
+    def text(self) -> str:
+        """The whole text so far."""
+        return join_texts([hypothesis.text for hypothesis in self._hypotheses()])
+
+    @property
+    def language(self) -> str:
+        """The language or languages so far, "" before the first."""
+        return _join_languages(self._hypotheses())
+
+    def feed(self, samples: NDArray[np.float32]) -> None:
+        """Take samples; a step at each full chunk."""
+        self._buffer = np.concatenate([self._buffer, samples])
+        while len(self._buffer) >= self._chunk:
+            self._step(self._buffer[: self._chunk])
+            self._buffer = self._buffer[self._chunk :]
+
+    def finish(self) -> None:
+        """A last step over what is left."""
+        rest, self._buffer = self._buffer, np.zeros(0, dtype=np.float32)
+        if len(rest):
+            self._step(rest)
+
+    def _step(self, samples: NDArray[np.float32]) -> None:
+        self.utterance.append(samples)
+        while self.utterance.length > self._longest:
+            heard = self.utterance.samples.copy()
+            cut = cut_point(heard, self._longest)
+            self.utterance.truncate(cut)
+            self._finals.append(self.utterance.finish())
+            self.utterance = self._new_utterance()
+            self.utterance.append(heard[cut:])
+        self.utterance.finish()
+
+    def _new_utterance(self) -> Utterance:
+        return Utterance(self._recognizer, **self._settings)
+
+    def _hypotheses(self) -> list[Hypothesis]:
+        return [*self._finals, self.utterance.hypothesis]
+
+
+class Qwen3ASRModel:
+    """A loaded Qwen3-ASR. Make one with `from_pretrained`."""
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        *,
+        max_new_tokens: int = 512,
+        max_inference_batch_size: int = 8,
+        max_utterance_seconds: float = 30.0,
+    ) -> None:
+        self.recognizer = recognizer
+        self.max_new_tokens = max_new_tokens
+        self._batch = max_inference_batch_size if max_inference_batch_size > 0 else 1 << 30
+        self._longest = int(max_utterance_seconds * SAMPLE_RATE)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        dtype: torch.dtype | str = "auto",
+        device_map: str | torch.device | None = None,
+        max_new_tokens: int = 512,
+        max_inference_batch_size: int = 8,
+        max_utterance_seconds: float = 30.0,
+    ) -> "Qwen3ASRModel":
+        """Load a checkpoint: a hub id, a folder (either layout), "demo" or "auto".
+
+        device_map: "cuda:0", "mps", "cpu"; None or "auto" takes the best there is. max_new_tokens bounds an utterance,
+        max_inference_batch_size the pieces that are transcribed together. Audio longer than max_utterance_seconds is
+        cut at the quietest point of the last seconds. Raises `CheckpointError`, or `BadConfig` for the device.
+        """
+        recognizer = load_recognizer(
+            str(pretrained_model_name_or_path),
+            str(device_map or "auto"),
+            str(dtype).removeprefix("torch."),
+        )
+        return cls(
+            recognizer,
+            max_new_tokens=max_new_tokens,
+            max_inference_batch_size=max_inference_batch_size,
+            max_utterance_seconds=max_utterance_seconds,
+        )
+
+    @staticmethod
+    def get_supported_languages() -> list[str]:
+        """The thirty language names."""
+        return list(LANGUAGES.values())
+
+    def transcribe(
+        self,
+        audio: AudioLike | Sequence[AudioLike],
+        context: str | Sequence[str] = "",
+        language: str | Sequence[str | None] | None = None,
+    ) -> list[Transcription]:
+        """Transcribe one audio or a list of them: a path, URL, base64 text, file bytes or `(samples, rate)` each.
+
+        `context` and `language` count for all, or are lists of the same length. Always returns a list. Raises
+        `AudioError` for what is no audio, `UnknownLanguage`, and `BadInput` when the lists do not match.
+        """
+        audios = list(audio) if isinstance(audio, Sequence) and not _is_one(audio) else [audio]
+        contexts = _broadcast(context, len(audios), "context")
+        languages = [resolve_language(name) for name in _broadcast(language, len(audios), "language")]
+        clips = [load_audio(one) for one in audios]  # type: ignore[arg-type]  # `_is_one` told them apart
+        pieces = [
+            (index, piece)
+            for index, clip in enumerate(clips)
+            for piece in _pieces(clip, self._longest)
+        ]
+        found: list[list[Hypothesis]] = [[] for _ in audios]
+        waiting = iter(pieces)
+        while batch := list(islice(waiting, self._batch)):
+            utterances = [
+                self._utterance(piece, contexts[index] or "", languages[index]) for index, piece in batch
+            ]
+            hypotheses = run_steps(self.recognizer, [utterance.step() for utterance in utterances])
+            for (index, _), hypothesis in zip(batch, hypotheses, strict=True):
+                found[index].append(hypothesis)
+        return [
+            Transcription(_join_languages(parts), join_texts([part.text for part in parts])) for parts in found
+        ]
+
+    def init_streaming_state(
+        self,
+        context: str = "",
+        language: str | None = None,
+        unfixed_chunk_num: int = 2,
+        unfixed_token_num: int = 5,
+        chunk_size_sec: float = 2.0,
+    ) -> StreamingState:
+        """A new stream. `unfixed_chunk_num` and `unfixed_token_num` are taken so that old code runs: the engine checks
+        the whole hypothesis at every step and needs neither. Raises `BadInput` when chunk_size_sec is not over 0."""
+        if not chunk_size_sec > 0:
+            raise BadInput(f"chunk_size_sec must be more than 0 seconds, got {chunk_size_sec}.")
+        settings = {
+            "context": context,
+            "language": resolve_language(language),
+            "max_new_tokens": self.max_new_tokens,
+        }
+        return StreamingState(
+            self.recognizer, settings, max(round(chunk_size_sec * SAMPLE_RATE), 1), self._longest
+        )
+
+    def streaming_transcribe(self, pcm16k: NDArray[Any], state: StreamingState) -> StreamingState:
+        """Feed mono samples at 16 kHz, float or int16, any length; `state` is brought up to date and returned."""
+        state.feed(to_mono(np.asarray(pcm16k).reshape(-1)))
+        return state
+
+    def finish_streaming_transcribe(self, state: StreamingState) -> StreamingState:
+        """Transcribe what is left; `state.text` is then what `transcribe` gives for the same samples."""
+        state.finish()
+        return state
+
+    def _utterance(self, samples: NDArray[np.float32], context: str, language: str | None) -> Utterance:
+        utterance = Utterance(
+            self.recognizer, context=context, language=language, max_new_tokens=self.max_new_tokens
+        )
+        utterance.append(samples)
+        return utterance
+
+
+def cut_point(samples: NDArray[np.float32], longest: int) -> int:
+    """Where audio of more than `longest` samples is cut: the quietest point of the last seconds before `longest`."""
+    begin = max(longest - int(CUT_SECONDS * SAMPLE_RATE), longest // 2)
+    return begin + quietest(samples[begin:longest])
+
+
+def _pieces(samples: NDArray[np.float32], longest: int) -> Iterator[NDArray[np.float32]]:
+    while len(samples) > longest:
+        cut = cut_point(samples, longest)
+        yield samples[:cut]
+        samples = samples[cut:]
+    yield samples
+
+
+def _is_one(audio: object) -> bool:
+    """Whether this is one audio: text, bytes, or a pair of samples and rate."""
+    if isinstance(audio, str | bytes | Path):
+        return True
+    return isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], int | np.integer)
+
+
+def _broadcast(value: str | Sequence[str | None] | None, count: int, name: str) -> list[str | None]:
+    values = [value] if value is None or isinstance(value, str) else list(value)
+    if len(values) == 1:
+        return values * count
+    if len(values) != count:
+        raise BadInput(f"There are {count} audios but {len(values)} values of {name}: give one for all, or one each.")
+    return values
+
+
+def _join_languages(hypotheses: list[Hypothesis]) -> str:
+    """The languages in order, each named once as long as it goes on."""
+    names: list[str] = []
+    for hypothesis in hypotheses:
+        if hypothesis.language and hypothesis.language not in names[-1:]:
+            names.append(hypothesis.language)
+    return ",".join(names)

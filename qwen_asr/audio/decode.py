@@ -1,0 +1,248 @@
+"""Any sound to float32 mono 16 kHz: files, bytes, URLs, base64 text, arrays.
+
+PyAV (FFmpeg) reads what people have: wav, flac, mp3, m4a, ogg, opus, webm, the sound of an mp4. Channels are
+averaged and the rate is changed by the same code as live audio, so a file and a microphone give the same samples.
+
+A file that is damaged or cut off gives what can be decoded of it; broken packets are left out, and counted in a
+log warning. Where more packets are broken than whole, or nothing at all is left, `AudioError` is raised.
+"""
+
+import base64
+import binascii
+import io
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import unquote_to_bytes
+
+import av
+import httpx
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from numpy.typing import NDArray
+
+from qwen_asr.audio.resample import StreamingResampler, to_mono
+from qwen_asr.errors import AudioError
+
+log = logging.getLogger(__name__)
+
+FETCH_SECONDS = 60.0  # for a whole download
+FETCH_BYTES = 512 * 1024 * 1024
+_EXPECTED = "expected a recording such as wav, flac, mp3, m4a, ogg, webm or mp4"
+# Only these are opened: FFmpeg also reads playlists and scripts that name other files and addresses, and what
+# somebody uploads must not make this machine fetch them.
+_FORMATS = (
+    "wav,w64,rf64,flac,mp3,mov,mp4,m4a,3gp,3g2,mj2,ogg,matroska,webm,aac,ac3,eac3,aiff,caf,au,amr,amrnb,amrwb,asf,"
+    "avi,flv,mpeg,mpegts,ape,wv,tta,dts,dsf,gsm,voc,oma,mpc,mpc8,tak,loas,spx"
+)
+
+
+def load_audio(source: str | Path | bytes | tuple[NDArray[Any], int]) -> NDArray[np.float32]:
+    """The whole clip, float32 mono 16 kHz, shape (samples,), samples >= 1.
+
+    `source` is a path, an http(s) URL, a `data:` URL, base64 text, the bytes of a file, or (samples, rate) with
+    samples of shape (n,) or (n, channels). URLs are fetched from where this runs: pass none on from strangers.
+    Raises `AudioError` for anything that is no audio.
+    """
+    if isinstance(source, tuple):
+        return _from_samples(source)
+    if isinstance(source, str):
+        source = _from_text(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        blocks = decode_blocks(io.BytesIO(source))
+    elif isinstance(source, Path):
+        blocks = decode_blocks(source)
+    else:
+        raise AudioError(
+            f"Audio of type {type(source).__name__} cannot be read; expected a path, URL, base64 text, bytes or "
+            "(samples, rate)."
+        )
+    return _joined(list(blocks))
+
+
+def decode_blocks(source: Path | BinaryIO) -> Iterator[NDArray[np.float32]]:
+    """Decode a file, or an open and seekable one, block by block: float32 mono 16 kHz, memory constant.
+
+    Raises `AudioError`, at the first block where it can, for: missing file, folder, empty file, no audio, a format
+    that is not read, no sound in it, nothing decodable.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        with _open(path) as file:
+            yield from _decode(file, f"{path.name!r}")
+    else:
+        yield from _decode(source, "The audio")
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open `path`. FFmpeg is never given a name, only an open file: it takes names for protocols."""
+    try:
+        if path.is_dir():
+            raise AudioError(f"{str(path)!r} is a folder; {_EXPECTED}: name a file in it.")
+        return path.open("rb")
+    except FileNotFoundError:
+        raise AudioError(f"There is no file {str(path)!r}; {_EXPECTED}: check the path.") from None
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise AudioError(f"{str(path)!r} cannot be opened ({reason}); check the path and its permissions.") from None
+
+
+def _decode(file: BinaryIO, name: str) -> Iterator[NDArray[np.float32]]:
+    """The blocks of an open file; `name` is what messages call it."""
+    if not file.read(1):
+        raise AudioError(f"{name} is empty; {_EXPECTED}.")
+    file.seek(0)
+    try:
+        container = av.open(file, mode="r", options={"format_whitelist": _FORMATS}, metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as problem:
+        raise AudioError(f"{name} is no audio that can be read ({_reason(problem)}); {_EXPECTED}.") from None
+    with container:
+        stream = _sound_of(container, name)
+        resampler: StreamingResampler | None = None
+        for frame in _frames(container, stream, name):
+            if resampler is None or resampler.rate != frame.sample_rate:  # the parts of a chained ogg may differ
+                if resampler is not None:
+                    yield from _some(resampler.finish())
+                resampler = StreamingResampler(frame.sample_rate)
+            yield from _some(resampler.feed(to_mono(_samples_of(frame))))
+        if resampler is not None:
+            yield from _some(resampler.finish())
+
+
+def _sound_of(container: InputContainer, name: str) -> AudioStream:
+    """The audio stream to decode: FFmpeg's choice where there are several."""
+    best = container.streams.best("audio")
+    if not isinstance(best, AudioStream):
+        raise AudioError(f"{name} has no sound in it; {_EXPECTED} with an audio track.")
+    if best.codec_context is None:
+        raise AudioError(f"{name} is in an audio format that cannot be decoded; convert it to wav, flac or mp3.")
+    return best
+
+
+def _frames(container: InputContainer, stream: AudioStream, name: str) -> Iterator[AudioFrame]:
+    """Every frame that can be decoded; broken packets are counted, and reported at the end."""
+    whole = broken = frames = 0
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            break
+        except av.FFmpegError as problem:  # the container itself is damaged: nothing behind this can be found
+            log.warning("%s is damaged: reading stopped early (%s)", name, _reason(problem))
+            broken += 1
+            break
+        try:
+            decoded = packet.decode()
+        except av.FFmpegError:
+            broken += 1
+            continue
+        whole += 1
+        for frame in decoded:
+            if isinstance(frame, AudioFrame) and frame.samples:
+                frames += 1
+                yield frame
+    if not frames:
+        raise AudioError(f"{name} holds no sound that can be decoded; it is empty or damaged: record it anew.")
+    if broken > whole:
+        raise AudioError(f"{name} is damaged: {broken} of {broken + whole} packets cannot be decoded; export it anew.")
+    if broken:
+        log.warning("%s is damaged: %d of %d packets could not be decoded", name, broken, broken + whole)
+
+
+def _samples_of(frame: AudioFrame) -> NDArray[Any]:
+    """A frame as (n, channels) in its own sample type."""
+    array = frame.to_ndarray()
+    return array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
+
+
+def _some(samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    if len(samples):
+        yield samples
+
+
+def _from_samples(source: tuple[NDArray[Any], int]) -> NDArray[np.float32]:
+    """(samples, rate) → float32 mono 16 kHz."""
+    if len(source) != 2 or np.ndim(source[0]) == 0:
+        raise AudioError("A pair of audio must be (samples, rate), samples an array and rate a number, in this order.")
+    samples, rate = source
+    mono = to_mono(np.asarray(samples))
+    resampler = StreamingResampler(rate)
+    return _joined([resampler.feed(mono), resampler.finish()])
+
+
+def _joined(blocks: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """One clip of all blocks; `AudioError` if nothing is in them (one sample at 48 kHz is less than one at 16)."""
+    if not sum(map(len, blocks)):
+        raise AudioError("The audio has no samples; expected at least one at 16 kHz: record it anew.")
+    return np.concatenate(blocks)
+
+
+def _from_text(text: str) -> Path | bytes:
+    """What a string names: a URL's content, a data URL's, a file, or base64 text."""
+    scheme = text[:8].lower()
+    if scheme.startswith(("http://", "https://")):
+        return _fetch(text)
+    if scheme.startswith("data:"):
+        return _from_data_url(text)
+    path = Path(text)
+    try:
+        if path.exists():
+            return path
+    except (OSError, ValueError):  # too long for a name, or a zero byte in it
+        pass
+    # A mistyped path is told from base64 by its length and its dot.
+    if len(text) >= 64 and "." not in text:
+        return _from_base64(text)
+    return path
+
+
+def _from_data_url(text: str) -> bytes:
+    head, comma, body = text.partition(",")
+    if not comma:
+        raise AudioError("The data URL has no comma; expected data:audio/wav;base64,… with the file behind the comma.")
+    data = unquote_to_bytes(body)
+    return _from_base64(data.decode("ascii", "replace")) if head.lower().endswith(";base64") else data
+
+
+def _from_base64(text: str) -> bytes:
+    """Base64 (ordinary or URL-safe, line breaks allowed, padding optional) → bytes."""
+    packed = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise AudioError(
+            f"A text of {len(text)} characters is neither an existing file nor base64; expected a path, a URL or the "
+            "base64 of an audio file."
+        ) from None
+
+
+def _fetch(url: str) -> bytes:
+    """The body of an http(s) URL, at most `FETCH_BYTES` in `FETCH_SECONDS`."""
+    deadline = time.monotonic() + FETCH_SECONDS
+    body = bytearray()
+    try:
+        with httpx.stream("GET", url, follow_redirects=True, timeout=min(20.0, FETCH_SECONDS)) as response:
+            if response.status_code != httpx.codes.OK:
+                raise AudioError(f"The address {url} answered {response.status_code}; expected an audio file there.")
+            for part in response.iter_bytes():
+                body += part
+                if len(body) > FETCH_BYTES:
+                    raise AudioError(f"The file at {url} is over {FETCH_BYTES} bytes; download it and pass a path.")
+                if time.monotonic() > deadline:
+                    raise AudioError(f"The file at {url} took over {FETCH_SECONDS:g} s; download it and pass a path.")
+    except (httpx.HTTPError, httpx.InvalidURL) as problem:
+        raise AudioError(
+            f"The address {url} cannot be fetched ({problem or type(problem).__name__}); check it and the network."
+        ) from None
+    return bytes(body)
+
+
+def _reason(problem: Exception) -> str:
+    """FFmpeg's own words, without its error number and file name."""
+    return str(getattr(problem, "strerror", None) or problem)

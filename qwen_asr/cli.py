@@ -1,0 +1,193 @@
+"""The command line: `qwen-asr-serve-websocket` (and app.py) serve; `qwen-asr` does single jobs.
+
+Every foreseen failure becomes one sentence on stderr and an exit code, here and nowhere else. What is heavy (torch,
+Gradio) is imported where it is used, so that `--help` and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from qwen_asr.config import Config, add_options, from_options
+from qwen_asr.errors import AudioError, BadConfig, QwenASRError
+
+if TYPE_CHECKING:
+    from qwen_asr.live.events import Final
+
+log = logging.getLogger(__name__)
+
+FORMATS = ("txt", "srt", "vtt", "json")
+_OF_FILES = (
+    "asr_model_path",
+    "device",
+    "dtype",
+    "vad_threshold",
+    "silence_threshold",
+    "min_speech_duration",
+    "max_utterance_seconds",
+    "max_new_tokens",
+    "log_level",
+)
+
+_SERVE_EXAMPLES = """examples:
+  %(prog)s --generate-self-signed-cert
+      HTTPS on all addresses of this machine; the log lists them
+  %(prog)s --asr-model-path Qwen/Qwen3-ASR-0.6B --device cpu
+      a model of your choice; it is never replaced by another
+  %(prog)s --default-language German --default-context "Grünau, Frau Özdemir"
+      what is spoken, and names that will come up
+  %(prog)s --chunk-size-sec 2 --silence-threshold 1.2
+      for a slow machine and a speaker who thinks in between
+
+Each option can be given in the environment too: QWEN_ASR_PORT=8443, QWEN_ASR_MODEL_PATH=demo,
+QWEN_ASR_GENERATE_SELF_SIGNED_CERT=1. The command line wins.
+"""
+
+_TRANSCRIBE_EXAMPLES = """examples:
+  %(prog)s interview.m4a
+  %(prog)s --language German --context "Grünau, Frau Özdemir" *.mp3
+  %(prog)s --asr-model-path ./Qwen3-ASR-0.6B --device cpu --format srt talk.webm > talk.srt
+
+A line of text is an utterance; with several files it is FILE: TEXT. A file that cannot be read is said on stderr,
+the others are transcribed all the same, and the exit code is not 0.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until it is stopped; returns the exit code. `argv` are the arguments without the program's name."""
+    parser = _parser("Live speech recognition with Qwen3-ASR: a page to speak into and to read.", _SERVE_EXAMPLES)
+    add_options(parser)
+    return _run(parser, argv, _serve)
+
+
+def tool(argv: Sequence[str] | None = None) -> int:
+    """`qwen-asr`: the command with subcommands; returns the exit code."""
+    parser = _parser("Speech recognition with Qwen3-ASR.", "")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = _subparser(commands, "serve", "serve the page", _SERVE_EXAMPLES)
+    add_options(serve)
+    serve.set_defaults(action=_serve)
+    transcribe = _subparser(commands, "transcribe", "print the text of audio files", _TRANSCRIBE_EXAMPLES)
+    _add_transcribe_options(transcribe)
+    transcribe.set_defaults(action=_transcribe)
+    return _run(parser, argv, None)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake as BadConfig: one sentence, instead of the usage and a sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises BadConfig with argparse's own message made a sentence."""
+        raise BadConfig(f"{message[:1].upper()}{message[1:]}: see {self.prog} --help.")
+
+
+def _parser(description: str, epilog: str) -> _Parser:
+    # No abbreviations: an option that is added later would change what `--max` means.
+    return _Parser(
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _subparser(commands: Any, name: str, help: str, epilog: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    return parser
+
+
+def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="audio or video, in any common format")
+    parser.add_argument("--language", metavar="LANGUAGE", help="language that is spoken (default: recognised)")
+    parser.add_argument("--context", default="", metavar="TEXT", help="names and terms that are spoken")
+    parser.add_argument("--format", default="txt", choices=FORMATS, help="what to print (default: txt)")
+    add_options(parser, *_OF_FILES)
+
+
+def _run(parser: _Parser, argv: Sequence[str] | None, action: Callable[[dict[str, Any]], int] | None) -> int:
+    """Parses and acts; the one place where errors become exit codes."""
+    try:
+        options = vars(parser.parse_args(argv))
+        chosen = action or options["action"]
+        return int(chosen(options))
+    except QwenASRError as error:
+        _complain(parser.prog, error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130  # as a shell counts a program ended by SIGINT
+    except BrokenPipeError:
+        # Whoever read our output (`| head`) has seen enough. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _complain(program: str, error: QwenASRError) -> None:
+    print(f"{program}: error: {error}", file=sys.stderr)  # noqa: T201 - what a command line says goes to stderr
+
+
+def _serve(options: dict[str, Any]) -> int:
+    config = from_options(options, os.environ)
+    _start_logging(config)
+    _check_language(config.default_language)
+    if config.unneeded:
+        log.info("%s: accepted for old scripts; this engine needs no such setting.", ", ".join(config.unneeded))
+    from qwen_asr.web.server import serve  # heavy: Gradio and torch
+
+    return serve(config)
+
+
+def _transcribe(options: dict[str, Any]) -> int:
+    config = from_options(options, os.environ)
+    _start_logging(config)
+    _check_language(options["language"])
+    from qwen_asr.files import FileTranscriber  # heavy: torch and transformers
+
+    transcriber = FileTranscriber(config, language=options["language"], context=options["context"])
+    files: list[str] = options["files"]
+    exit_code = 0
+    for name in files:
+        try:
+            _print_file(transcriber.finals(Path(name)), options["format"], "" if len(files) == 1 else f"{name}: ")
+        except AudioError as error:
+            _complain("qwen-asr transcribe", error)
+            exit_code = error.exit_code
+    return exit_code
+
+
+def _print_file(finals: Iterator[Final], form: str, prefix: str) -> None:
+    from qwen_asr.live import subtitles
+
+    if form == "txt":
+        for final in finals:  # each as soon as it is known
+            text = subtitles.txt([final])
+            if text:
+                print(prefix + text, end="", flush=True)  # noqa: T201 - the text is the output
+        return
+    whole = {"srt": subtitles.srt, "vtt": subtitles.vtt, "json": subtitles.as_json}[form](finals)
+    print(whole, end="", flush=True)  # noqa: T201 - the text is the output
+
+
+def _check_language(language: str | None) -> None:
+    """Raises UnknownLanguage now, instead of when the first person speaks."""
+    if language is not None:
+        from qwen_asr.engine.languages import resolve_language  # heavy: transformers keeps the list
+
+        resolve_language(language)
+
+
+def _start_logging(config: Config) -> None:
+    """Our own messages from the chosen level on, those of libraries from warnings on; both to stderr."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("qwen_asr").setLevel(config.log_level.upper())

@@ -1,0 +1,262 @@
+"""Where the weights come from: the hub, a folder, Qwen's original layout, or the bundled demo checkpoint.
+
+The original layout (`Qwen/Qwen3-ASR-0.6B`) keeps its weights under `thinker.` and its configuration under
+`thinker_config`; the renaming below is that of transformers' `convert_qwen3_asr_to_hf.py`.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError
+from transformers import (
+    GenerationConfig,
+    Qwen3ASRConfig,
+    Qwen3ASRFeatureExtractor,
+    Qwen3ASRForConditionalGeneration,
+    Qwen3ASRProcessor,
+)
+from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
+
+from qwen_asr.engine.recognizer import Recognizer
+from qwen_asr.errors import BadCheckpoint, BadConfig, CheckpointError, CheckpointNotFound, WrongArchitecture
+
+logger = logging.getLogger(__name__)
+
+DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "checkpoint"
+LARGE, SMALL = "Qwen/Qwen3-ASR-1.7B", "Qwen/Qwen3-ASR-0.6B"
+LARGE_NEEDS_BYTES = 6 * 1024**3  # 1.7 billion weights in 16 bits, and room for sessions
+NEEDED_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+
+RENAMED = {
+    r"^thinker\.model\.": "model.language_model.",
+    r"^thinker\.lm_head\.": "lm_head.",
+    r"^thinker\.audio_tower\.proj1\.": "model.multi_modal_projector.linear_1.",
+    r"^thinker\.audio_tower\.proj2\.": "model.multi_modal_projector.linear_2.",
+    r"^thinker\.audio_tower\.": "model.audio_tower.",
+}
+AUDIO_KEYS = (
+    "num_mel_bins", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "d_model", "activation_function",
+    "scale_embedding", "n_window", "output_dim", "n_window_infer", "downsample_hidden_size",
+)
+TEXT_KEYS = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps", "rope_theta",
+    "attention_bias", "tie_word_embeddings",
+)
+TOKEN_NAMES = {"audio_token": "<|audio_pad|>", "audio_bos_token": "<|audio_start|>", "audio_eos_token": "<|audio_end|>"}
+
+# What Qwen3-ASR's template renders: one system turn (the context), one user turn (the audio), and the assistant's
+# turn as it was given, for transformers' `apply_chat_template(continue_final_message=True)`.
+CHAT_TEMPLATE = """
+{%- macro text_of(content) -%}
+{%- if content is string -%}{{- content -}}
+{%- else -%}{%- for part in content if part.type == 'text' -%}{{- part.text -}}{%- endfor -%}{%- endif -%}
+{%- endmacro -%}
+{{- '<|im_start|>system\\n' -}}
+{%- for message in messages if message.role == 'system' -%}{{- text_of(message.content) -}}{%- endfor -%}
+{{- '<|im_end|>\\n<|im_start|>user\\n' -}}
+{%- for message in messages if message.content is not string -%}
+{%- for part in message.content if part.type == 'audio' -%}
+{{- '<|audio_start|><|audio_pad|><|audio_end|>' -}}
+{%- endfor -%}{%- endfor -%}
+{{- '<|im_end|>\\n' -}}
+{%- for message in messages if message.role == 'assistant' -%}
+{{- '<|im_start|>assistant\\n' + text_of(message.content) + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+""".strip()
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint on disk: its `folder` and the `name` that a person knows it by."""
+
+    folder: Path
+    name: str
+    is_demo: bool = False
+
+
+def load_recognizer(
+    path: str = "auto", device: str = "auto", dtype: str = "auto", progress: Progress | None = None
+) -> Recognizer:
+    """Find, fetch and load a checkpoint.
+
+    path: a hub id, a folder, "demo", or "auto" (the best Qwen3-ASR that the device holds, else the demo). device:
+    "auto", "cuda", "cuda:1", "mps", "cpu". dtype: "auto", "bfloat16", "float16", "float32". `progress` is told in
+    plain words what goes on. Raises `CheckpointNotFound`, `WrongArchitecture` or `BadCheckpoint`; `BadConfig` for a
+    device that is not there. A checkpoint that the user names is never replaced by another.
+    """
+    tell = progress or logger.info
+    place = pick_device(device)
+    source = find(path, place, tell)
+    precision = pick_dtype(dtype, place, source)
+    tell(f"Loading {source.name} on {place} in {str(precision).removeprefix('torch.')}")
+    try:
+        model, processor = _load(source.folder, precision)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadCheckpoint(
+            f"The checkpoint in {source.folder} cannot be loaded ({reason}). Fetch or copy it again."
+        ) from error
+    tell(f"Moving {source.name} to {place}")
+    return Recognizer(model.to(place), processor, source.name, is_demo=source.is_demo)
+
+
+def find(path: str, device: torch.device, tell: Progress) -> Source:
+    """The folder of the checkpoint called `path`, fetched from the hub if need be."""
+    if path == "demo":
+        return Source(DEMO_FOLDER, "demo", is_demo=True)
+    if path != "auto":
+        return _named(path, tell)
+    for name in (LARGE, SMALL) if _holds_large(device) else (SMALL,):
+        try:
+            return Source(_fetch(name, tell), name)
+        except CheckpointNotFound as error:
+            logger.warning("%s", error)
+    tell("No Qwen3-ASR weights are cached and none can be fetched: using the bundled demo checkpoint")
+    return Source(DEMO_FOLDER, "demo", is_demo=True)
+
+
+def _named(path: str, tell: Progress) -> Source:
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return Source(folder, folder.resolve().name)
+    if folder.exists():
+        raise CheckpointNotFound(f"{path} is a file. Give the folder with config.json and the weights, or a hub id.")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", path) or path.startswith("."):
+        raise CheckpointNotFound(f"There is no folder {path}. Give an existing folder, or a hub id such as {SMALL}.")
+    return Source(_fetch(path, tell), path)
+
+
+def _fetch(name: str, tell: Progress) -> Path:
+    """The hub's snapshot of `name`: from the cache when it is whole, else downloaded."""
+    try:
+        return Path(snapshot_download(name, allow_patterns=NEEDED_FILES, local_files_only=True))
+    except (OSError, ValueError):
+        tell(f"Fetching {name} from the Hugging Face hub (several GB the first time)")
+    try:
+        return Path(snapshot_download(name, allow_patterns=NEEDED_FILES, etag_timeout=5))
+    except GatedRepoError as error:
+        raise CheckpointNotFound(f"{name} needs an accepted licence: run `hf auth login`, then try again.") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise CheckpointNotFound(f"There is neither a folder nor a checkpoint {name}. Check its spelling.") from error
+    except Exception as error:  # whatever the network does, from a time-out to a proxy's page, it means the same here
+        raise CheckpointNotFound(
+            f"{name} is not in the cache and cannot be fetched from the Hugging Face hub ({type(error).__name__}). "
+            "Check the network, or give a folder with --asr-model-path."
+        ) from error
+
+
+def pick_device(device: str) -> torch.device:
+    """ "auto" → CUDA, else MPS, else CPU. Raises `BadConfig` for a device that this machine does not have."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise BadConfig(f"Unknown device {device!r}. Give auto, cuda, cuda:N, mps or cpu.") from error
+    missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    if missing.get(place.type, place.type != "cpu"):
+        raise BadConfig(f"This machine has no {place.type} that PyTorch can use. Give --device cpu or auto.")
+    return place
+
+
+def pick_dtype(dtype: str, device: torch.device, source: Source) -> torch.dtype:
+    """ "auto" → 16 bits where the device is quick with them, else float32; always float32 for the demo."""
+    names = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+    if dtype != "auto":
+        if dtype not in names:
+            raise BadConfig(f"Unknown dtype {dtype!r}. Give auto, {', '.join(names)}.")
+        return names[dtype]
+    if source.is_demo:
+        return torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "mps":
+        return torch.float16
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def _holds_large(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] > LARGE_NEEDS_BYTES
+    return device.type == "mps"
+
+
+def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    config = read_config(folder)
+    if "thinker_config" in config:
+        return _load_original(folder, config, dtype)
+    if config.get("model_type") != "qwen3_asr":
+        found = config.get("model_type") or config.get("architectures") or "unknown"
+        raise WrongArchitecture(f"{folder} holds a checkpoint of type {found}, not qwen3_asr. Give a Qwen3-ASR one.")
+    return _load_weights(folder, dtype=dtype), Qwen3ASRProcessor.from_pretrained(folder)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a checkpoint. Raises `CheckpointNotFound` or `BadCheckpoint`."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointNotFound(f"{folder} is no checkpoint: it has no config.json. Give a Qwen3-ASR's folder or id.")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadCheckpoint(f"{file} is not valid JSON ({error}). Fetch or copy the checkpoint again.") from error
+    if not isinstance(config, dict):
+        raise BadCheckpoint(f"{file} holds no JSON object. Fetch or copy the checkpoint again.")
+    return config
+
+
+def _load_weights(folder: Path, **options: Any) -> Any:
+    """The model, whole: transformers only warns of missing weights and makes up random ones."""
+    loaded: Any = Qwen3ASRForConditionalGeneration.from_pretrained(folder, output_loading_info=True, **options)
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise BadCheckpoint(
+            f"The checkpoint in {folder} lacks {len(missing)} weights (the first is {missing[0]}). Fetch it again."
+        )
+    return model
+
+
+def _load_original(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
+    thinker = config["thinker_config"]
+    if config.get("model_type", "qwen3_asr") != "qwen3_asr" or "classify_num" in thinker:
+        raise WrongArchitecture(f"{folder} holds no Qwen3-ASR recogniser but a forced aligner or another Qwen.")
+    converted = convert_config(thinker)
+    model = _load_weights(folder, config=converted, dtype=dtype, key_mapping=RENAMED)
+    tokenizer = Qwen2Tokenizer.from_pretrained(folder, extra_special_tokens=TOKEN_NAMES)
+    model.generation_config = GenerationConfig(
+        eos_token_id=[tokenizer.convert_tokens_to_ids(token) for token in ("<|endoftext|>", "<|im_end|>")],
+        pad_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        do_sample=False,
+    )
+    extractor = Qwen3ASRFeatureExtractor(feature_size=model.config.audio_config.num_mel_bins)
+    return model, Qwen3ASRProcessor(extractor, tokenizer, chat_template=CHAT_TEMPLATE)
+
+
+def convert_config(thinker: dict[str, Any]) -> Qwen3ASRConfig:
+    """`thinker_config` of the original layout → transformers' configuration."""
+    audio, text = thinker["audio_config"], thinker["text_config"]
+    text_config = {key: text[key] for key in TEXT_KEYS if key in text}
+    tied = text_config.setdefault("tie_word_embeddings", thinker.get("tie_word_embeddings", True))
+    return Qwen3ASRConfig(
+        audio_config={key: audio[key] for key in AUDIO_KEYS if key in audio},
+        text_config=text_config,
+        tie_word_embeddings=tied,
+        **({"audio_token_id": thinker["audio_token_id"]} if "audio_token_id" in thinker else {}),
+    )

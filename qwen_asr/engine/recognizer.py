@@ -1,0 +1,105 @@
+"""A loaded Qwen3-ASR: its parts, its prompt and its output form, shared by all utterances."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qwen_asr.engine.decoder import Decoder, Row
+from qwen_asr.engine.encoder import Encoder
+from qwen_asr.engine.languages import LANGUAGES
+from qwen_asr.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Encode:
+    """A pass that a step needs: log-mel windows, each (bins, frames), to embeddings."""
+
+    windows: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Predict:
+    """A pass that a step needs: the likeliest next tokens of one decoder row."""
+
+    row: Row
+
+
+Pass = Encode | Predict
+
+
+class Recognizer:
+    """The checkpoint on its device. `model` and `processor` are transformers' own, for whoever needs them.
+
+    name: what a person is shown. is_demo: it is the bundled demo checkpoint.
+    """
+
+    def __init__(self, model: Any, processor: Any, name: str, *, is_demo: bool = False) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.name = name
+        self.is_demo = is_demo
+        self.extractor = processor.feature_extractor
+        self.encoder = Encoder(model)
+        self.decoder = Decoder(model)
+        self.languages = tuple(LANGUAGES.values())
+        end = model.generation_config.eos_token_id
+        self.end_tokens = frozenset([end] if isinstance(end, int) else end or ())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return torch.device(self.model.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' precision."""
+        return self.model.dtype  # type: ignore[no-any-return]  # transformers leaves it untyped
+
+    def prompt(self, context: str, language: str | None) -> tuple[list[int], list[int]]:
+        """The processor's own prompt as token ids, before and behind the audio's place.
+
+        Raises `BadInput` when `context` holds one of the model's control tokens, which would break the prompt.
+        """
+        tokenizer = self.processor.tokenizer
+        for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()):
+            if token in context:
+                raise BadInput(f"The context holds {token!r}, which is a control token of the model. Take it out.")
+        silence = np.zeros(1, dtype=np.float32)
+        text = self.processor.apply_transcription_request(silence, language=language, prompt=context, tokenize=False)
+        text = text if isinstance(text, str) else text[0]
+        head, tail = text.split(self.processor.audio_token)
+        return [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (head, tail)]  # type: ignore[return-value]
+
+    def parse(self, tokens: list[int]) -> tuple[str, str | None, str]:
+        """Generated ids → (raw text, language, transcription), by the processor's own `parse_output`."""
+        raw: str = self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
+        parsed = self.processor.parse_output(raw)
+        return raw, parsed["language"], parsed["transcription"]
+
+    def run(self, passes: list[Pass]) -> list[Any]:
+        """Run passes of any number of utterances, those of a kind together. Results in the order of `passes`."""
+        results: dict[int, Any] = {}
+        encodes = [(index, wanted) for index, wanted in enumerate(passes) if isinstance(wanted, Encode)]
+        if encodes:
+            embeddings = iter(self.encoder.encode([window for _, wanted in encodes for window in wanted.windows]))
+            for index, wanted in encodes:
+                results[index] = [next(embeddings) for _ in wanted.windows]
+        predicts = [(index, wanted) for index, wanted in enumerate(passes) if isinstance(wanted, Predict)]
+        if predicts:
+            tokens = self.decoder.predict([wanted.row for _, wanted in predicts])
+            results.update({index: found for (index, _), found in zip(predicts, tokens, strict=True)})
+        return [results[index] for index in range(len(passes))]
+
+    @staticmethod
+    def cache_lengths(passes: list[Pass]) -> list[int]:
+        """What `restore` needs to undo a failed `run`."""
+        return [wanted.row.cache.length if isinstance(wanted, Predict) else 0 for wanted in passes]
+
+    @staticmethod
+    def restore(wanted: Pass, length: int) -> None:
+        """Undo what a failed `run` may have done for this pass, so that it can be run again."""
+        if isinstance(wanted, Predict):
+            wanted.row.cache.crop(length)

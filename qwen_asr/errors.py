@@ -1,0 +1,111 @@
+"""Every error that this package raises on purpose, as one tree.
+
+::
+
+    QwenASRError                500  1011  exit 1   anything below
+    ├── BadInput                400  1007  exit 2   what was sent or typed cannot be used
+    │   ├── AudioError          415                 no audio, empty, or in a format that cannot be read
+    │   ├── UnknownLanguage     400                 a language that the model does not know
+    │   └── BadConfig           400  1008           an option or setting out of its range
+    ├── CheckpointError         503        exit 1   the model's weights
+    │   ├── CheckpointNotFound                      neither a folder, nor cached, nor to be fetched
+    │   ├── WrongArchitecture                       a checkpoint, but not a Qwen3-ASR
+    │   └── BadCheckpoint                           a Qwen3-ASR with files missing or broken
+    ├── NotReady                503  1013           the checkpoint is still loading
+    ├── LimitExceeded           429  1013           more than the server was told to take on
+    ├── StepFailed              500  1011           the model failed on one step; the session goes on
+    └── StartupError                       exit 1   the server cannot start
+        ├── PortInUse                               somebody else listens there
+        ├── CertificateError                        a certificate or key that cannot be used or written
+        └── ShareUnavailable                        no public link is to be had
+
+The columns are the HTTP status, the WebSocket close code and the exit code of the command line; a blank one is
+that of the parent. ``str(error)`` is one clear sentence: what was wrong, what was expected, what to do. It is
+shown to people as it is, so it holds no traceback and no secret.
+"""
+
+from __future__ import annotations
+
+
+class QwenASRError(Exception):
+    """The root. Catch this one to catch every failure that the package foresees."""
+
+    http_status: int = 500
+    close_code: int = 1011
+    exit_code: int = 1
+
+
+class BadInput(QwenASRError):
+    """What was sent or typed cannot be used; the sender can mend it."""
+
+    http_status = 400
+    close_code = 1007
+    exit_code = 2
+
+
+class AudioError(BadInput):
+    """Not audio, empty, without an audio stream, or in a format that cannot be read."""
+
+    http_status = 415
+
+
+class UnknownLanguage(BadInput):
+    """A language name or code that the model does not know."""
+
+
+class BadConfig(BadInput):
+    """An option or a session setting that is not one of those allowed."""
+
+    close_code = 1008
+
+
+class CheckpointError(QwenASRError):
+    """The model's weights cannot be had."""
+
+    http_status = 503
+
+
+class CheckpointNotFound(CheckpointError):
+    """Neither a folder, nor in the cache, nor to be fetched."""
+
+
+class WrongArchitecture(CheckpointError):
+    """A checkpoint, but of another architecture than Qwen3-ASR."""
+
+
+class BadCheckpoint(CheckpointError):
+    """A Qwen3-ASR checkpoint with files missing or broken."""
+
+
+class NotReady(QwenASRError):
+    """The checkpoint is still loading; the same request succeeds a little later."""
+
+    http_status = 503
+    close_code = 1013
+
+
+class LimitExceeded(QwenASRError):
+    """More sessions, audio or requests than the server was told to take on."""
+
+    http_status = 429
+    close_code = 1013
+
+
+class StepFailed(QwenASRError):
+    """The model failed on one step of one utterance; the session itself goes on."""
+
+
+class StartupError(QwenASRError):
+    """The server cannot start as it was asked to."""
+
+
+class PortInUse(StartupError):
+    """Somebody else listens on that address and port."""
+
+
+class CertificateError(StartupError):
+    """A certificate or key that cannot be used, read or written."""
+
+
+class ShareUnavailable(StartupError):
+    """No public link is to be had; the server itself can still run locally."""

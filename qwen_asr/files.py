@@ -1,0 +1,75 @@
+"""Audio files in, finals out: the session that the page drives, driven by a file. What `qwen-asr transcribe` does.
+
+A file is read block by block, so its length does not matter; its silence is skipped, and its utterances come out one
+after the other while the rest is still to be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from qwen_asr.audio.decode import decode_blocks
+from qwen_asr.audio.utterance import EndpointConfig, UtteranceDetector
+from qwen_asr.audio.vad import Silero, VoiceActivity
+from qwen_asr.config import Config
+from qwen_asr.engine.checkpoint import load_recognizer
+from qwen_asr.engine.recognizer import Recognizer
+from qwen_asr.engine.streaming import Utterance
+from qwen_asr.errors import AudioError, StepFailed
+from qwen_asr.live.events import Failed, Final
+from qwen_asr.live.runner import run_session
+from qwen_asr.live.session import Session
+
+
+class FileTranscriber:
+    """Transcribes files with one model, which it loads when the first file that is audio comes."""
+
+    def __init__(self, config: Config, *, language: str | None = None, context: str = "") -> None:
+        self._config = config
+        self._language = language
+        self._context = context
+        self._silero = Silero()
+        self._recognizer: Recognizer | None = None
+
+    def finals(self, path: Path) -> Iterator[Final]:
+        """The utterances of a file, in order, as soon as each is known.
+
+        Raises AudioError for what is no audio (before any model is loaded), CheckpointError where there is no model,
+        and StepFailed where the model failed.
+        """
+        blocks = decode_blocks(path)
+        first = next(blocks, None)
+        if first is None:
+            raise AudioError(f"{path.name!r} holds no sound at all; expected an audio or video file.")
+        for event in run_session(self._session(), chain([first], blocks)):
+            if isinstance(event, Failed):
+                raise StepFailed(event.message)
+            if isinstance(event, Final):
+                yield event
+
+    def _session(self) -> Session:
+        config = self._config
+        if self._recognizer is None:
+            self._recognizer = load_recognizer(config.asr_model_path, config.device, config.dtype)
+        endpoints = EndpointConfig(
+            threshold=config.vad_threshold,
+            silence_seconds=config.silence_threshold,
+            min_speech_seconds=config.min_speech_duration,
+            longest_seconds=config.max_utterance_seconds,
+        )
+        return Session(
+            self._new_utterance,
+            UtteranceDetector(endpoints, VoiceActivity(self._silero)),
+            # Nobody watches a file's text grow: each utterance is decoded once, at its end.
+            chunk_seconds=config.max_utterance_seconds + 1,
+            context=self._context,
+            language=self._language,
+            max_new_tokens=config.max_new_tokens,
+        )
+
+    def _new_utterance(self, context: str, language: str | None, max_new_tokens: int) -> Utterance:
+        if self._recognizer is None:
+            raise RuntimeError("a session is made only once the model is loaded")
+        return Utterance(self._recognizer, context=context, language=language, max_new_tokens=max_new_tokens)

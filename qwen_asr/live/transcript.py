@@ -1,0 +1,160 @@
+"""Text as it settles while an utterance runs, and the history of a session's finals."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.live.events import Final
+
+# Scripts that put no space between words, as ranges of code points: a unit of agreement is one character there.
+# Hangul is absent on purpose, Korean has spaces.
+_UNSPACED = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x3000, 0x30FF),  # CJK punctuation, kana
+    (0x31F0, 0x31FF),  # small katakana
+    (0x3400, 0x4DBF),  # CJK extension A
+    (0x4E00, 0x9FFF),  # CJK
+    (0xF900, 0xFAFF),  # CJK compatibility
+    (0xFF01, 0xFF9F),  # full-width forms, half-width katakana
+    (0x20000, 0x323AF),  # CJK extensions B to H
+)
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether the character belongs to a script that is written without spaces between words."""
+    code = ord(character)
+    return code >= 0x0E00 and any(first <= code <= last for first, last in _UNSPACED)
+
+
+def split_units(text: str) -> list[str]:
+    """Cut text into the units on which hypotheses agree or not: words, or characters where no spaces are written.
+
+    A unit carries the white space before it, so `"".join(split_units(text)) == text.rstrip()`.
+    """
+    units: list[str] = []
+    gap = ""
+    joins = False  # whether the next character belongs to the unit before it
+    for character in text:
+        if character.isspace():
+            gap += character
+            joins = False
+        elif units and not gap and unicodedata.category(character).startswith("M"):
+            units[-1] += character  # a vowel sign or tone mark never stands alone
+        elif joins and not is_unspaced(character):
+            units[-1] += character
+        else:
+            units.append(gap + character)
+            gap = ""
+            joins = not is_unspaced(character)
+    return units
+
+
+def _without_closing_marks(text: str) -> str:
+    """`text` without the punctuation at its end."""
+    while text and unicodedata.category(text[-1]).startswith("P"):
+        text = text[:-1]
+    return text
+
+
+class Settling:
+    """LocalAgreement over the last two hypotheses of one utterance (Liu et al. 2020, as in whisper_streaming).
+
+    What both begin with is settled. A model closes every hypothesis with a full stop that goes away when more is said,
+    so the punctuation at the very end of a hypothesis stays tentative.
+    """
+
+    def __init__(self) -> None:
+        self.settled = ""
+        self._previous: list[str] = []
+
+    def update(self, text: str) -> tuple[str, int]:
+        """Take the next hypothesis; return the text to show and how many of its characters are settled.
+
+        `shown[:stable]` is always what was settled before, or longer. A hypothesis that contradicts settled text is
+        shown from the unit after the settled ones, all of it tentative, and settles nothing.
+        """
+        units = split_units(text)
+        agreed = self._agreed(units)
+        self._previous = units
+        if text.startswith(self.settled) and len(agreed) > len(self.settled):
+            self.settled = agreed
+        return self.view(text)
+
+    def view(self, text: str) -> tuple[str, int]:
+        """The same for a text that settles nothing and is no evidence for the next."""
+        if text.startswith(self.settled):
+            return text, len(self.settled)
+        rest = split_units(text)[len(split_units(self.settled)) :]
+        return self.settled + "".join(rest), len(self.settled)
+
+    def corrects(self, final: str) -> bool:
+        """Whether the final text takes back something that was settled."""
+        return not final.startswith(self.settled)
+
+    def _agreed(self, units: list[str]) -> str:
+        count = 0
+        for new, old in zip(units, self._previous, strict=False):
+            if new != old:
+                break
+            count += 1
+        agreed = "".join(units[:count])
+        return _without_closing_marks(agreed) if count == len(units) else agreed
+
+
+def join_texts(texts: Iterable[str]) -> str:
+    """Texts of successive utterances as one: with a space between them where the script has spaces."""
+    whole = ""
+    for text in filter(None, texts):
+        unspaced = whole and is_unspaced(whole[-1]) and is_unspaced(text[0])
+        whole += ("" if not whole or unspaced else " ") + text
+    return whole
+
+
+class Transcript:
+    """The finals of a session, in order."""
+
+    def __init__(self, finals: Iterable[Final] = ()) -> None:
+        self._finals = list(finals)
+
+    def add(self, final: Final) -> None:
+        """Append the next final."""
+        self._finals.append(final)
+
+    @property
+    def finals(self) -> tuple[Final, ...]:
+        """Every final so far, those with empty text among them."""
+        return tuple(self._finals)
+
+    @property
+    def text(self) -> str:
+        """The whole text so far."""
+        return join_texts(final.text for final in self._finals)
+
+    @property
+    def language(self) -> str | None:
+        """The language of most of the audio that had text, None before there is any."""
+        spoken: Counter[str] = Counter()
+        for final in self._finals:
+            if final.text and final.language is not None:
+                spoken[final.language] += final.end - final.start
+        return spoken.most_common(1)[0][0] if spoken else None
+
+    def as_dict(self) -> dict[str, object]:
+        """`text`, `language` and `utterances` (those with text; `start` and `end` in seconds), ready for JSON."""
+        utterances = [
+            {
+                "utterance": final.utterance,
+                "start": final.start / SAMPLE_RATE,
+                "end": final.end / SAMPLE_RATE,
+                "language": final.language,
+                "text": final.text,
+            }
+            for final in self._finals
+            if final.text
+        ]
+        return {"text": self.text, "language": self.language, "utterances": utterances}

@@ -1,0 +1,171 @@
+"""A real Chromium that hears a WAV file as its microphone, and a real server for it: what browser tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+import time
+import wave
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from numpy.typing import NDArray
+from playwright.sync_api import Browser, Locator, Page, Playwright
+
+from qwen_asr.config import Config
+from qwen_asr.tls.self_signed import ensure_self_signed
+from qwen_asr.web.server import Server, bind, create_app
+from qwen_asr.web.service import Service
+from qwen_asr.web.speaker import Speakers
+
+PATIENCE = 60_000  # ms; a busy machine is slow, and no test is about speed
+
+
+def chromium_path() -> str:
+    """Where Chromium is. Skips the test without one; where CI is set, fails it."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None and os.environ.get("CI"):
+        pytest.fail("Chromium is not installed, and CI must have it")
+    if path is None:
+        pytest.skip("Chromium is not installed: no browser test runs")
+    return path
+
+
+def start_chromium(playwright: Playwright, sound: Path | None, *, asks: bool = False) -> Browser:
+    """A Chromium whose microphone is `sound`, played once from the start of each recording; None: it has no microphone.
+
+    `asks`: it asks whether the page may use the microphone, which without a person means no.
+    """
+    flags = ["--no-sandbox", "--disable-dev-shm-usage"]
+    if sound is not None:
+        flags += ["--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={sound}%noloop"]
+    if not asks:
+        flags.append("--use-fake-ui-for-media-stream")
+    return playwright.chromium.launch(executable_path=chromium_path(), headless=True, args=flags)
+
+
+def write_wav(path: Path, samples: NDArray[np.float32], rate: int) -> Path:
+    """Writes mono float samples as int16."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return path
+
+
+@dataclass
+class Served:
+    """A server that runs in this process."""
+
+    url: str
+    service: Service
+    speakers: Speakers
+
+
+@contextlib.contextmanager
+def serving(service: Service, certificates: Path | None, *around: Any) -> Iterator[Served]:
+    """Serves the app on a free port, over HTTPS where a folder for the certificate is given.
+
+    `around` are ASGI middlewares, each a function of the app.
+    """
+    app = create_app(service.config, service)
+    inner = app
+    for wrap in around:
+        app = wrap(app)
+    tls = {}
+    if certificates is not None:
+        files = ensure_self_signed(certificates)
+        tls = {"ssl_certfile": str(files.certfile), "ssl_keyfile": str(files.keyfile)}
+    listening = bind("127.0.0.1", 0)
+    options: dict[str, Any] = {"ws": "none", "log_level": "warning", "timeout_graceful_shutdown": 1, **tls}
+    server = Server(uvicorn.Config(app, **options))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        port = listening.getsockname()[1]
+        yield Served(f"http{'s' if tls else ''}://localhost:{port}", service, inner.state.speakers)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listening.close()
+        service.close()
+    assert not thread.is_alive()
+
+
+class Tab:
+    """One open page, spoken of as a person sees it."""
+
+    def __init__(self, browser: Browser, url: str, script: str = "", **context: Any) -> None:
+        self.context = browser.new_context(ignore_https_errors=True, **context)
+        self.context.set_default_timeout(PATIENCE)
+        self.page: Page = self.context.new_page()
+        self.problems: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        if script:
+            self.page.add_init_script(script)
+        self.page.goto(f"{url}/?debug")
+
+    def __enter__(self) -> Tab:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+    def button(self, name: str) -> Locator:
+        """A button by its exact accessible name."""
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def status(self) -> str:
+        """What #status says."""
+        return self.page.locator("#status").inner_text()
+
+    def wait_status(self, text: str) -> None:
+        """Waits until #status says something with `text` in it."""
+        self.page.locator("#status", has_text=text).wait_for()
+
+    def texts(self, part: str = "") -> list[str]:
+        """The text of each utterance, or of its `.settled` or `.tentative` part."""
+        return self.page.locator(f"#transcript .utterance {part or '.words'}").all_inner_texts()
+
+    def record(self) -> None:
+        """Presses Record as soon as the page lets it, and waits until it listens."""
+        self.button("Record").click()
+        self.wait_status("Listening")
+
+    def stop(self) -> None:
+        """Presses Stop."""
+        self.button("Stop").click()
+
+    def proof(self) -> dict[str, str]:
+        """Waits until the recording is over; what was hashed: bytes, rate, sha256 (browser), serverSha256, base."""
+        self.page.wait_for_function("document.querySelector('#microphone').dataset.sha256", timeout=PATIENCE)
+        return dict(self.page.evaluate("({...document.querySelector('#microphone').dataset})"))
+
+    def offline(self, off: bool) -> None:
+        """Takes the network away from this tab, or gives it back."""
+        self.context.set_offline(off)
+
+
+def until(condition: Any, seconds: float = 30) -> bool:
+    """Whether `condition()` comes true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def small_config(**options: Any) -> Config:
+    """What tests serve with."""
+    return Config(**{"host": "127.0.0.1", "chunk_size_sec": 0.5, "max_new_tokens": 40, **options})

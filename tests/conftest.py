@@ -1,0 +1,41 @@
+"""What all tests share: where the repository is, and what becomes of a missing program."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], str]:
+    """`program(name)` is the path of an installed program. Without it the test skips; where CI is set it fails."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None and os.environ.get("CI"):
+            pytest.fail(f"{name} is not installed, and CI must have it")
+        if path is None:
+            pytest.skip(f"{name} is not installed")
+        return path
+
+    return find
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No option of the developer's own environment reaches a test."""
+    for name in os.environ:
+        if name.startswith("QWEN_ASR_") or name == "SPACE_ID":
+            monkeypatch.delenv(name)

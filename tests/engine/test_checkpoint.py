@@ -1,0 +1,153 @@
+"""Both layouts load and answer alike; everything else is one clear sentence."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from qwen_asr.engine.checkpoint import load_recognizer, pick_device
+from qwen_asr.engine.languages import LANGUAGES, resolve_language
+from qwen_asr.engine.streaming import Utterance
+from qwen_asr.errors import BadCheckpoint, BadConfig, CheckpointNotFound, UnknownLanguage, WrongArchitecture
+from tests.checkpoints import DEMO, demo_recognizer, spoken
+
+
+def load(path: Path | str) -> Any:
+    return load_recognizer(str(path), "cpu", "float32")
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(DEMO, tmp_path / "checkpoint"))
+
+
+def to_original_layout(folder: Path) -> None:
+    """Rename a folder's weights and configuration to what `Qwen/Qwen3-ASR-0.6B` holds."""
+    renamed = {}
+    for key, weight in load_file(folder / "model.safetensors").items():
+        key = key.replace("model.multi_modal_projector.linear_", "thinker.audio_tower.proj")
+        key = key.replace("model.audio_tower.", "thinker.audio_tower.")
+        key = key.replace("model.language_model.", "thinker.model.")
+        renamed[key] = weight
+    renamed["thinker.lm_head.weight"] = renamed["thinker.model.embed_tokens.weight"].clone()
+    (folder / "model.safetensors").unlink()
+    keys = sorted(renamed)
+    shards = {"model-00001-of-00002.safetensors": keys[::2], "model-00002-of-00002.safetensors": keys[1::2]}
+    for name, part in shards.items():
+        save_file({key: renamed[key] for key in part}, folder / name, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {key: name for name, part in shards.items() for key in part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = json.loads((folder / "config.json").read_text())
+    text = config["text_config"]
+    rope = text.pop("rope_parameters", None) or {}
+    text |= {"rope_theta": rope.get("rope_theta", 10_000.0)}
+    text["rope_scaling"] = {"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    audio = config["audio_config"] | {"max_source_positions": 1500, "model_type": "qwen3_asr_audio_encoder"}
+    thinker = {"audio_config": audio, "text_config": text, "audio_token_id": config["audio_token_id"]}
+    original = {"model_type": "qwen3_asr", "architectures": ["Qwen3ASRForConditionalGeneration"]}
+    (folder / "config.json").write_text(json.dumps(original | {"thinker_config": thinker}))
+    for name in ("processor_config.json", "chat_template.jinja", "generation_config.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def test_the_original_layout_answers_like_the_hf_one(copied: Path) -> None:
+    to_original_layout(copied)
+    samples = spoken("The green umbrella is in the hall.", 2)
+    for language, context in ((None, ""), ("English", "umbrella")):
+        answers = [
+            Utterance(recognizer, language=language, context=context).feed(samples)
+            for recognizer in (demo_recognizer(), load(copied))
+        ]
+        assert answers[0].tokens == answers[1].tokens
+        assert answers[0].text == answers[1].text != ""
+
+
+def test_the_demo_is_bundled_and_small() -> None:
+    recognizer = load_recognizer("demo", "cpu")
+    assert recognizer.is_demo
+    assert recognizer.dtype == torch.float32
+    assert sum(file.stat().st_size for file in DEMO.iterdir()) < 8_000_000
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sixteen_bit_weights_transcribe_too(dtype: str) -> None:
+    utterance = Utterance(load_recognizer("demo", "cpu", dtype))
+    exact = Utterance(demo_recognizer()).feed(spoken("Turn on the kitchen light."))
+    assert utterance.feed(spoken("Turn on the kitchen light.")).text == exact.text
+
+
+def test_auto_without_a_hub_takes_the_demo_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    told: list[str] = []
+    assert load_recognizer("auto", "cpu", progress=told.append).is_demo
+    assert any("demo checkpoint" in line for line in told)
+
+
+def test_a_named_checkpoint_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointNotFound, match="is not in the cache"):
+        load("Qwen/Qwen3-ASR-0.6B")
+
+
+def test_what_is_no_checkpoint(tmp_path: Path, copied: Path) -> None:
+    file = tmp_path / "weights.bin"
+    file.write_bytes(b"x")
+    for path, words in (
+        (tmp_path / "nowhere", "There is no folder"),
+        (file, "is a file"),
+        (tmp_path, "no config.json"),
+        ("not/a/hub/id", "There is no folder"),
+    ):
+        with pytest.raises(CheckpointNotFound, match=words):
+            load(path)
+
+
+def test_another_architecture(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "whisper"}))
+    with pytest.raises(WrongArchitecture, match="whisper, not qwen3_asr"):
+        load(tmp_path)
+
+
+def test_broken_checkpoints(copied: Path) -> None:
+    config = (copied / "config.json").read_text()
+    (copied / "config.json").write_text("{")
+    with pytest.raises(BadCheckpoint, match="not valid JSON"):
+        load(copied)
+    (copied / "config.json").write_text(config)
+    weights = load_file(copied / "model.safetensors")
+    del weights["model.audio_tower.conv2d1.weight"]
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadCheckpoint, match="lacks 1 weights"):
+        load(copied)
+    (copied / "model.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(BadCheckpoint, match="cannot be loaded"):
+        load(copied)
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(BadCheckpoint, match="cannot be loaded"):
+        load(copied)
+
+
+def test_devices_that_are_not_there() -> None:
+    with pytest.raises(BadConfig, match="Unknown device"):
+        pick_device("abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(BadConfig, match="no cuda"):
+            pick_device("cuda:0")
+    with pytest.raises(BadConfig, match="Unknown dtype"):
+        load_recognizer("demo", "cpu", "int3")
+
+
+def test_languages() -> None:
+    assert len(LANGUAGES) == 30
+    for written in ("English", "english", "en", "EN-us", " en "):
+        assert resolve_language(written) == "English"
+    for automatic in (None, "", "auto"):
+        assert resolve_language(automatic) is None
+    with pytest.raises(UnknownLanguage, match=r"Klingon.*English \(en\)"):
+        resolve_language("Klingon")

@@ -1,0 +1,142 @@
+"""Promise 1: after every step the hypothesis is `generate` on the audio so far, token for token, in float32."""
+
+import numpy as np
+import pytest
+
+from qwen_asr.engine.recognizer import Recognizer
+from qwen_asr.engine.streaming import Utterance
+from qwen_asr.errors import BadInput
+from tests.checkpoints import (
+    Samples,
+    demo_recognizer,
+    generate,
+    long_speech,
+    random_recognizer,
+    random_sizes,
+    spoken,
+)
+
+RECOGNIZERS = {"random": random_recognizer, "demo": demo_recognizer}
+
+
+@pytest.fixture(params=["random", "demo"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def recognizer(name: str) -> Recognizer:
+    return RECOGNIZERS[name]()
+
+
+def check_every_step(name: str, samples: Samples, sizes: list[int], max_new_tokens: int, stride: int = 1) -> Utterance:
+    """Feed in `sizes`; compare with `generate` at every `stride`-th step and the last."""
+    utterance = Utterance(RECOGNIZERS[name](), max_new_tokens=max_new_tokens)
+    position = 0
+    for step, size in enumerate(sizes):
+        hypothesis = utterance.feed(samples[position : position + size])
+        position += size
+        assert hypothesis.samples == position
+        if step % stride == 0 or position == len(samples):
+            expected = generate(name, samples[:position], max_new_tokens=max_new_tokens)
+            assert hypothesis.tokens == expected, f"differs after {position} samples"
+    assert utterance.finish().tokens == generate(name, samples, max_new_tokens=max_new_tokens)
+    return utterance
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_hypothesis_is_generate_on_the_audio_so_far(name: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    samples = long_speech(rng, rng.uniform(2, 14))
+    check_every_step(name, samples, random_sizes(rng, len(samples)), 48)
+
+
+def test_forty_seconds(name: str) -> None:
+    rng = np.random.default_rng(40)
+    samples = long_speech(rng, 40.0)
+    utterance = check_every_step(name, samples, random_sizes(rng, len(samples)), 200, stride=5)
+    assert utterance.work.accepted > 0
+
+
+@pytest.mark.parametrize("kind", ["zeros", "hiss", "click"])
+def test_silence(name: str, kind: str) -> None:
+    rng = np.random.default_rng(1)
+    samples = np.zeros(50_000, dtype=np.float32)
+    if kind == "hiss":
+        samples = (rng.standard_normal(50_000) * 1e-3).astype(np.float32)
+    if kind == "click":
+        samples[25_000] = 1.0
+    check_every_step(name, samples, [1, 1, 7_997, 1, 1, 21_999, 20_000], 24)
+
+
+def test_a_louder_voice_encodes_quiet_windows_again(recognizer: Recognizer, name: str) -> None:
+    quiet = long_speech(np.random.default_rng(5), 9.0) * 1e-4
+    loud = spoken("Open the garage door.")
+    samples = np.concatenate([quiet, loud]).astype(np.float32)
+    recognizer.encoder.frames_encoded = 0
+    check_every_step(name, samples, [len(quiet), len(loud)], 32)
+    floor_moved = recognizer.encoder.frames_encoded
+    recognizer.encoder.frames_encoded = 0
+    check_every_step(name, np.concatenate([loud, quiet]), [len(loud), len(quiet)], 32)
+    assert floor_moved >= recognizer.encoder.frames_encoded + 800 - len(loud) // 160
+
+
+def test_a_completed_window_is_encoded_once(recognizer: Recognizer) -> None:
+    samples = (np.random.default_rng(2).standard_normal(16_000 * 20) * 0.1).astype(np.float32)
+    utterance = Utterance(recognizer, max_new_tokens=4)
+    utterance.feed(samples[: 16_000 * 17])
+    recognizer.encoder.frames_encoded = 0
+    utterance.feed(samples[16_000 * 17 :])
+    assert recognizer.encoder.frames_encoded == 400  # the open window alone: 16 s to 20 s
+
+
+def test_language_and_context_are_the_processors(recognizer: Recognizer, name: str) -> None:
+    samples = spoken("Set a timer for ten minutes.", 3)
+    for language, context in ((None, "kitchen timer"), ("English", ""), ("German", "Anna, Peter")):
+        utterance = Utterance(recognizer, language=language, context=context, max_new_tokens=40)
+        utterance.feed(samples[:20_000])
+        hypothesis = utterance.feed(samples[20_000:])
+        expected = generate(name, samples, language=language, context=context, max_new_tokens=40)
+        assert hypothesis.tokens == expected
+        assert language is None or hypothesis.language == language
+
+
+def test_token_limit_is_that_of_generate(recognizer: Recognizer, name: str) -> None:
+    samples = spoken("The meeting is on Monday the tenth of May.")
+    for limit in (1, 2, 5):
+        utterance = Utterance(recognizer, max_new_tokens=limit)
+        utterance.feed(samples[:16_000])
+        hypothesis = utterance.feed(samples[16_000:])
+        assert hypothesis.tokens == generate(name, samples, max_new_tokens=limit)
+        assert hypothesis.truncated
+
+
+@pytest.mark.parametrize("cut", [1, 7_000, 60_000, 128_000, 130_000, 159_999])
+def test_truncating_equals_never_having_heard_the_rest(recognizer: Recognizer, name: str, cut: int) -> None:
+    samples = long_speech(np.random.default_rng(8), 11.0)
+    utterance = Utterance(recognizer, max_new_tokens=32)
+    for start in range(0, len(samples), 40_000):
+        utterance.feed(samples[start : start + 40_000])
+    utterance.truncate(cut)
+    assert utterance.length == cut
+    assert utterance.finish().tokens == generate(name, samples[:cut], max_new_tokens=32)
+    grown = utterance.feed(samples[cut : cut + 30_000])
+    assert grown.tokens == generate(name, samples[: cut + 30_000], max_new_tokens=32)
+
+
+def test_finish_without_news_costs_nothing(recognizer: Recognizer) -> None:
+    utterance = Utterance(recognizer, max_new_tokens=16)
+    utterance.feed(spoken("Stop the music."))
+    frames = recognizer.encoder.frames_encoded
+    assert utterance.finish() is utterance.hypothesis
+    assert recognizer.encoder.frames_encoded == frames
+
+
+def test_an_empty_utterance_has_an_empty_hypothesis(recognizer: Recognizer) -> None:
+    assert Utterance(recognizer).finish().text == ""
+
+
+def test_control_tokens_in_the_context_are_refused(recognizer: Recognizer) -> None:
+    for token in ("<|audio_pad|>", "<|im_end|>", "<asr_text>"):
+        with pytest.raises(BadInput, match="control token"):
+            Utterance(recognizer, context=f"Anna {token} Peter")

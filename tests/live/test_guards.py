@@ -1,0 +1,237 @@
+"""The guards: what they catch, what they must leave alone, and that the session reports each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_asr.audio.utterance import EndpointConfig
+from qwen_asr.engine.streaming import Hypothesis
+from qwen_asr.live import guards
+from qwen_asr.live.events import Event, Final, Partial
+from qwen_asr.live.runner import run_session
+
+from .speech import Samples, Say, new_session, plainly, sound
+
+SECOND = 16000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no no no no",
+        "No, no, no, no, no, no!",
+        "4 4 4 4 4",
+        "one two three four five",
+        "1 2 1 2 1 2 1 2 1 2 1 2",
+        "ha ha ha ha ha ha ha ha",
+        "I have a dream. I have a dream. I have a dream.",
+        "哈哈哈哈哈哈",
+        "好的好的好的好的好的好的",
+        "",
+        "...",
+    ],
+)
+def test_what_people_say_again_and_again_stays(text: str) -> None:
+    assert guards.cut_repetition(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("thank you " * 6, "thank you"),
+        (
+            "Well then. Thank you very much. " + "thank you very much, " * 7 + "thank you",
+            "Well then. Thank you very much.",
+        ),
+        ("so " + "the " * 15, "so the"),
+        ("0 " * 14, "0"),
+        ("是的，我知道。" * 6, "是的，我知道"),
+        ("a b c d e f " * 6 + "a b c", "a b c d e f"),
+    ],
+)
+def test_a_loop_at_the_end_becomes_one_round(text: str, kept: str) -> None:
+    assert guards.cut_repetition(text.strip()) == kept
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c.", "北", "1"]), max_size=60))
+def test_cutting_a_loop_only_shortens_and_keeps_the_beginning(words: list[str]) -> None:
+    text = " ".join(words)
+    assert text.startswith(guards.cut_repetition(text))
+
+
+def test_silence_is_known_by_its_loudest_moment() -> None:
+    quiet = np.full(5 * SECOND, 3e-4, np.float32)
+    assert guards.is_silent(quiet)
+    assert guards.is_silent(np.zeros(0, np.float32))
+    assert guards.is_silent(np.zeros(7, np.float32))
+    quiet[30_000:30_800] = 0.01
+    assert not guards.is_silent(quiet)
+
+
+def test_tokens_follow_the_audio_up_to_what_was_configured() -> None:
+    assert guards.token_limit(0, 512) == 24
+    assert guards.token_limit(10 * SECOND, 512) == 224
+    assert guards.token_limit(60 * SECOND, 512) == 512
+    assert guards.token_limit(60 * SECOND, 10) == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "context", "echo"),
+    [
+        ("Gradio, Silero, Qwen and espeak", "Gradio, Silero, Qwen and espeak.", True),
+        ("the words gradio silero qwen espeak", "Gradio, Silero, Qwen, espeak, flite", False),
+        ("gradio silero qwen espeak", "Names: Gradio, Silero, Qwen, espeak, flite", True),
+        ("Qwen", "Gradio, Silero, Qwen, espeak, flite", False),
+        ("Qwen", "Qwen", True),
+        ("Qwen", "", False),
+        ("", "Qwen", False),
+        ("会议在星期一", "今天的会议在星期一上午", True),
+    ],
+)
+def test_echo(text: str, context: str, echo: bool) -> None:
+    assert guards.echoes(text, context) == echo
+
+
+def events_of(say: Say, audio: Samples, **options: object) -> list[Event]:
+    session = new_session(say, EndpointConfig(), **options)
+    return list(run_session(session, np.array_split(audio, max(1, len(audio) // 1600))))
+
+
+def finals_of(say: Say, audio: Samples, **options: object) -> list[Final]:
+    return [event for event in events_of(say, audio, **options) if isinstance(event, Final)]
+
+
+def saying(text: str, language: str | None = "English", **changes: object) -> Say:
+    def say(samples: Samples, context: str, forced: str | None) -> Hypothesis:
+        return replace(plainly(samples, context, forced), text=text, language=forced or language, **changes)
+
+    return say
+
+
+ONE = sound([(True, 2 * SECOND), (False, SECOND)])
+
+
+def test_a_loop_is_cut_and_reported() -> None:
+    events = events_of(saying("Good. " + "It is fine. " * 8), ONE)
+    assert {type(event) for event in events} == {Partial, Final}
+    for event in events:
+        assert isinstance(event, Partial | Final)
+        assert event.text == "Good. It is fine."
+        assert [warning.split(":")[0] for warning in event.warnings] == ["repetition"]
+
+
+def test_the_token_limit_is_reported() -> None:
+    (final,) = finals_of(saying("word", truncated=True), ONE)
+    assert final.warnings[0].startswith("tokens: the text stops at ")
+    assert "seconds of speech" in final.warnings[0]
+    (final,) = finals_of(saying("word", truncated=True), ONE, max_new_tokens=10)
+    assert final.warnings == ("tokens: the text stops at 10 tokens, the configured maximum.",)
+
+
+def test_text_for_silence_is_dropped() -> None:
+    class Deaf:
+        def feed(self, samples: Samples) -> Samples:
+            return np.ones(len(samples) // 512, np.float32)  # a detector that takes everything for speech
+
+    from qwen_asr.audio.utterance import UtteranceDetector
+    from qwen_asr.live.session import Session
+
+    from .speech import Double
+
+    hiss = sound([(False, 3 * SECOND)]) / 10
+    say = saying("Thank you for watching.")
+    detector = UtteranceDetector(EndpointConfig(), Deaf())
+    session = Session(lambda *options: Double(say, *options), detector)  # type: ignore[arg-type, return-value]
+    events = list(run_session(session, np.array_split(hiss, 30)))
+    assert events
+    for event in events:
+        assert isinstance(event, Partial | Final)
+        assert event.text == ""
+        assert event.warnings[0].startswith("silence:")
+
+
+NAMES = "Gradio, Silero, Qwen and espeak"
+
+
+def test_a_context_read_back_is_decoded_again_without_it() -> None:
+    def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
+        return replace(plainly(samples, context, language), text=context or "Open the door.")
+
+    events = events_of(say, ONE, context=NAMES)
+    *partials, final = events
+    assert isinstance(final, Final)
+    assert final.text == "Open the door."
+    assert [warning.split(":")[0] for warning in final.warnings] == ["context"]
+    assert not final.corrected
+    assert partials
+    for partial in partials:
+        assert isinstance(partial, Partial)
+        assert partial.stable == 0
+        assert partial.warnings[0].startswith("context:")
+
+
+def test_a_context_that_was_really_said_stays() -> None:
+    def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
+        return replace(plainly(samples, context, language), text=context or "Gradio, Solero, Quen and E-Speak")
+
+    (final,) = finals_of(say, ONE, context=NAMES)
+    assert final.text == NAMES
+    assert final.warnings == ()
+
+
+def test_a_second_decoding_that_fails_leaves_the_first() -> None:
+    def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
+        if not context:
+            raise RuntimeError("out of memory")
+        return replace(plainly(samples, context, language), text=context)
+
+    (final,) = finals_of(say, ONE, context=NAMES)
+    assert final.text == NAMES
+    assert "decoding it again failed" in final.warnings[0]
+
+
+TWO = sound([(True, 3 * SECOND), (False, SECOND), (True, SECOND // 2), (False, SECOND), (True, 3 * SECOND)])
+
+
+def by_length(samples: Samples, context: str, language: str | None) -> Hypothesis:
+    """Takes anything short for Dutch."""
+    spoken = language or ("English" if len(samples) > 2 * SECOND else "Dutch")
+    return replace(plainly(samples, context, language), text=f"{spoken} words", language=spoken)
+
+
+def test_the_language_does_not_flip_on_one_second() -> None:
+    finals = finals_of(by_length, TWO)
+    assert [final.language for final in finals] == ["English"] * 3
+    assert [final.text for final in finals] == ["English words"] * 3
+    assert [bool(final.warnings) for final in finals] == [False, True, False]
+    assert finals[1].warnings[0].startswith("language: Dutch")
+
+
+def test_the_language_may_be_anything_while_none_is_established() -> None:
+    finals = finals_of(by_length, TWO[4 * SECOND :])
+    assert [final.language for final in finals] == ["Dutch", "English"]
+
+
+def test_a_word_that_the_established_language_lacks_stays() -> None:
+    def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
+        hypothesis = by_length(samples, context, language)
+        return hypothesis if language is None else replace(hypothesis, text="")
+
+    assert [final.text for final in finals_of(say, TWO)] == ["English words", "Dutch words", "English words"]
+
+
+def test_a_longer_utterance_may_change_the_language() -> None:
+    def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
+        return replace(
+            plainly(samples, context, language), language="Dutch" if len(samples) > 4 * SECOND else "English"
+        )
+
+    audio = sound([(True, 3 * SECOND), (False, SECOND), (True, 5 * SECOND), (False, SECOND)])
+    finals = finals_of(say, audio)
+    assert [final.language for final in finals] == ["English", "Dutch"]
+    assert all(final.warnings == () for final in finals)

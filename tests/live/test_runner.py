@@ -1,0 +1,257 @@
+"""The runner among threads: order, completeness, and that nothing stops it but `close`."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qwen_asr.engine.streaming import Hypothesis
+from qwen_asr.errors import StepFailed
+from qwen_asr.live.events import Event, Failed, Final
+from qwen_asr.live.runner import Runner, run_session
+
+from .speech import Double, Witness, heard, new_session, sound
+
+SECOND = 16000
+SEVERAL = [(True, 40_000), (False, 9_000), (True, 12_000), (False, 20_000), (True, 30_000), (False, 4_000)]
+
+
+class RandomDevice:
+    """Steps of random duration on a pool of threads; some fail if so asked. At most one at a time for an utterance."""
+
+    def __init__(self, seed: int, failing: float = 0.0, longest: float = 0.004) -> None:
+        self._random = random.Random(seed)
+        self._failing = failing
+        self._longest = longest
+        self._pool = ThreadPoolExecutor(4)
+        self.steps = 0
+
+    def submit(self, utterance: Double) -> Future[Hypothesis]:
+        assert not utterance.busy
+        utterance.busy = True
+        self.steps += 1
+        return self._pool.submit(
+            self._step, utterance, self._random.uniform(0, self._longest), self._random.random() < self._failing
+        )
+
+    def _step(self, utterance: Double, seconds: float, fails: bool) -> Hypothesis:
+        time.sleep(seconds)
+        utterance.busy = False
+        if fails:
+            raise StepFailed("It broke.")
+        return utterance.finish()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+class Listener:
+    """Checks that calls never overlap, and passes the events to a witness."""
+
+    def __init__(self) -> None:
+        self.witness = Witness()
+        self._inside = threading.Lock()
+        self.problems: list[BaseException] = []
+
+    def __call__(self, events: list[Event]) -> None:
+        assert events
+        assert self._inside.acquire(blocking=False), "two calls at once"
+        try:
+            self.witness.take(events)
+        except AssertionError as error:
+            self.problems.append(error)
+            raise
+        finally:
+            self._inside.release()
+
+
+def run(session: Any, device: Any, blocks: list[Any], on_events: Any) -> Runner:
+    runner = Runner(session, device, on_events)
+    for block in blocks:
+        runner.feed(block)
+    return runner
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("failing", [0.0, 0.3])
+def test_every_event_arrives_in_order_whatever_the_device_does(seed: int, failing: float) -> None:
+    rng = np.random.default_rng(seed)
+    audio = sound(SEVERAL, seed)
+    session, listener, device = new_session(chunk_seconds=0.2), Listener(), RandomDevice(seed, failing)
+    runner = Runner(session, device, listener)  # type: ignore[arg-type]
+    watched = threading.Event()
+    lags: list[float] = []
+
+    def watch() -> None:
+        while not watched.wait(0.0005):
+            lags.append(runner.lag)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for block in np.split(audio, np.sort(rng.integers(0, len(audio), 40))):
+        runner.feed(block)
+        time.sleep(rng.uniform(0, 0.002))
+    finished = runner.finish()
+    assert runner.finish() is finished
+    assert finished.result(timeout=20) is None
+    watched.set()
+    watcher.join()
+    device.close()
+    assert not listener.problems
+    listener.witness.check_complete(session)
+    assert runner.received == len(audio)
+    assert min(lags) >= 0
+    for final in listener.witness.finals:
+        assert final.text == heard(audio[final.start : final.end])
+
+
+def test_many_speakers_share_a_device() -> None:
+    device = RandomDevice(0)
+    speakers = []
+    for seed in range(10):
+        session, listener = new_session(chunk_seconds=0.2), Listener()
+        speakers.append((session, listener, Runner(session, device, listener), sound(SEVERAL, seed)))  # type: ignore[arg-type]
+
+    def speak(speaker: Any) -> None:
+        _, _, runner, audio = speaker
+        for block in np.array_split(audio, 30):
+            runner.feed(block)
+        runner.finish().result(timeout=20)
+
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(speak, speakers))
+    device.close()
+    for session, listener, _, _ in speakers:
+        assert not listener.problems
+        listener.witness.check_complete(session)
+
+
+class Refusing:
+    def submit(self, utterance: Double) -> Future[Hypothesis]:
+        raise StepFailed("The recogniser was stopped.")
+
+
+class FailsAtOnce:
+    def submit(self, utterance: Double) -> Future[Hypothesis]:
+        future: Future[Hypothesis] = Future()
+        future.set_exception(ValueError("secret detail"))
+        return future
+
+
+class AnswersAtOnce:
+    def submit(self, utterance: Double) -> Future[Hypothesis]:
+        future: Future[Hypothesis] = Future()
+        future.set_result(utterance.finish())
+        return future
+
+
+MANY = [(True, 4000), (False, 6000)] * 600
+
+
+@pytest.mark.parametrize(("device", "ending"), [(Refusing, Failed), (FailsAtOnce, Failed), (AnswersAtOnce, Final)])
+def test_a_device_that_answers_at_once_makes_no_deep_recursion(device: Any, ending: type) -> None:
+    session, listener = new_session(chunk_seconds=0.2), Listener()
+    runner = run(session, device(), [sound(MANY)], listener)
+    runner.finish().result(timeout=20)
+    assert len(listener.witness.closed) == 600
+    assert all(type(event) is ending for event in listener.witness.closed)
+    listener.witness.check_complete(session)
+
+
+def test_people_see_a_sentence_and_the_log_the_detail(caplog: pytest.LogCaptureFixture) -> None:
+    listener = Listener()
+    run(new_session(), FailsAtOnce(), [sound([(True, SECOND)])], listener).finish().result(timeout=20)
+    (failed,) = listener.witness.closed
+    assert isinstance(failed, Failed)
+    assert "secret" not in failed.message
+    assert "secret detail" in caplog.text
+
+
+def test_a_listener_that_fails_stops_nobody_and_is_told_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[int] = []
+
+    def listen(events: list[Event]) -> None:
+        calls.append(len(events))
+        raise KeyError("page is gone")
+
+    session, device = new_session(chunk_seconds=0.2), RandomDevice(1)
+    runner = run(session, device, np.array_split(sound(SEVERAL), 30), listen)
+    with pytest.raises(KeyError, match="page is gone"):
+        runner.finish().result(timeout=20)
+    device.close()
+    assert len(calls) > 3
+    assert session.done
+    assert "listener" in caplog.text
+
+
+def test_a_listener_may_call_back() -> None:
+    session, device, witness = new_session(chunk_seconds=0.2), RandomDevice(2), Witness()
+    rest = [sound([(True, 20_000)], seed) for seed in range(3)]
+    ended = threading.Event()
+
+    def listen(events: list[Event]) -> None:
+        witness.take(events)
+        if rest:
+            runner.feed(rest.pop())
+        elif not ended.is_set():
+            runner.finish().add_done_callback(lambda _: ended.set())
+
+    runner = Runner(session, device, listen)  # type: ignore[arg-type]
+    runner.feed(sound([(True, 20_000)]))
+    assert ended.wait(20)
+    device.close()
+    witness.check_complete(session)
+    assert session.received == 80_000
+
+
+def test_close_drops_everything_at_any_moment() -> None:
+    for moment in range(20):
+        device, told = RandomDevice(moment, longest=0.002), []
+        runner = run(new_session(chunk_seconds=0.1), device, np.array_split(sound(SEVERAL), 30), told.append)
+        finished = runner.finish() if moment % 2 else None
+        time.sleep(moment / 4000)
+        runner.close()
+        runner.close()
+        runner.feed(sound([(True, SECOND)]))  # a late block of a page that is gone
+        if finished is not None and not finished.cancelled():
+            finished.result(timeout=20)
+        later = runner.finish()
+        assert later.done()
+        if finished is None:
+            with pytest.raises(CancelledError):
+                later.result()
+        device.close()
+        count = len(told)
+        time.sleep(0.002)
+        assert len(told) == count
+        assert runner.lag == 0
+
+
+def test_who_cancels_the_end_stops_nothing() -> None:
+    session, device, witness = new_session(), RandomDevice(3), Witness()
+    runner = run(session, device, [sound(SEVERAL)], witness.take)
+    runner.finish().cancel()
+    deadline = time.monotonic() + 20
+    while not session.done:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    device.close()
+    witness.check_complete(session)
+
+
+def test_synchronously_a_failing_step_is_an_event_too(caplog: pytest.LogCaptureFixture) -> None:
+    def say(samples: Any, context: str, language: str | None) -> Hypothesis:
+        raise ValueError("secret detail")
+
+    session, witness = new_session(say, chunk_seconds=0.2), Witness()
+    witness.take(list(run_session(session, np.array_split(sound(SEVERAL), 30))))
+    witness.check_complete(session)
+    assert len(witness.closed) > 2
+    assert all(isinstance(event, Failed) for event in witness.closed)
+    assert "secret detail" in caplog.text

@@ -1,0 +1,311 @@
+"""The session's state machine under any order of audio, completions and failures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwen_asr.audio.utterance import EndpointConfig
+from qwen_asr.engine.streaming import Hypothesis
+from qwen_asr.errors import AudioError, BadConfig
+from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.live.runner import run_session
+from qwen_asr.live.session import Session, Step
+
+from .speech import QUICK, Samples, Witness, heard, new_session, plainly, sound
+
+SECOND = 16000
+CONTEXT = "alpha bravo charlie delta echo"
+
+
+class Driver:
+    """Carries out what a test decides, checking after each move what holds at every moment."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.witness = Witness()
+        self.step: Step | None = None
+        self.failures = 0
+
+    def take(self, events: list[Event]) -> None:
+        self.witness.take(events)
+        assert 0 <= self.session.lag <= self.session.received / SECOND
+
+    def begin(self) -> None:
+        step = self.session.next_step()
+        if self.step is not None:
+            assert step is None  # never two at once
+        elif step is not None:
+            self.step = step
+            step.utterance.busy = True  # type: ignore[attr-defined]  # the double's own
+
+    def end(self, failing: bool = False) -> None:
+        if self.step is None:
+            return
+        step, self.step = self.step, None
+        step.utterance.busy = False  # type: ignore[attr-defined]
+        if failing:
+            self.failures += 1
+            self.take(self.session.failed(step, "It broke."))
+        else:
+            self.take(self.session.completed(step, step.utterance.finish()))
+
+    def move(self, name: str) -> None:
+        if name == "begin":
+            self.begin()
+        elif name != "wait":
+            self.end(failing=name == "fail")
+
+
+def echoing(samples: Samples, context: str, language: str | None) -> Hypothesis:
+    """A faulty model: it reads a context back now and then, and takes short utterances for another language."""
+    if context and len(samples) % 3 == 0:
+        return Hypothesis((1,), "raw", language or "English", context, len(samples))
+    spoken = language or ("Dutch" if len(samples) % 2 else "English")
+    return Hypothesis((1,), "raw", spoken, heard(samples), len(samples))
+
+
+moves = st.sampled_from(["wait", "begin", "begin", "complete", "complete", "fail"])
+segments = st.lists(st.tuples(st.booleans(), st.integers(1, 30_000)), max_size=8)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    segments=segments,
+    sizes=st.lists(st.integers(0, 9000), min_size=1, max_size=30),
+    moves=st.lists(moves, min_size=1, max_size=60),
+    chunk=st.sampled_from([0.05, 0.3, 1.0]),
+    finish_at=st.floats(0, 1),
+    faulty=st.booleans(),
+)
+def test_every_utterance_is_told_once_and_every_sample_counted(
+    segments: list[tuple[bool, int]],
+    sizes: list[int],
+    moves: list[str],
+    chunk: float,
+    finish_at: float,
+    faulty: bool,
+) -> None:
+    audio = sound(segments)
+    audio = audio[: round(len(audio) * finish_at)]
+    session = new_session(echoing if faulty else plainly, chunk_seconds=chunk, context=CONTEXT if faulty else "")
+    driver = Driver(session)
+    position = turn = 0
+    while position < len(audio):
+        # A size of 0 must not stop the test: from the second round on the sizes grow.
+        size = sizes[turn % len(sizes)] + turn // len(sizes)
+        driver.take(session.feed(audio[position : position + size]))
+        position += size
+        driver.move(moves[turn % len(moves)])
+        turn += 1
+    session.finish()
+    limit = turn + 10_000
+    while not session.done:
+        driver.begin()
+        driver.move(moves[turn % len(moves)])
+        driver.end()
+        turn += 1
+        assert turn < limit
+    driver.witness.check_complete(session)
+    assert session.next_step() is None
+    for final in driver.witness.finals:
+        said = heard(audio[final.start : final.end])
+        assert final.text == said or (faulty and driver.failures and final.text == CONTEXT)
+    if not driver.failures:
+        assert len(driver.witness.finals) == len(driver.witness.closed)
+
+
+@settings(max_examples=30, deadline=None)
+@given(segments=segments, sizes=st.lists(st.integers(1, 20_000), min_size=1, max_size=10))
+def test_finals_do_not_depend_on_how_the_audio_came(segments: list[tuple[bool, int]], sizes: list[int]) -> None:
+    audio = sound(segments)
+
+    def finals(blocks: list[Samples]) -> list[tuple[int, int, str]]:
+        events = run_session(new_session(chunk_seconds=0.3), blocks)
+        return [(event.start, event.end, event.text) for event in events if isinstance(event, Final)]
+
+    blocks, position, turn = [], 0, 0
+    while position < len(audio):
+        blocks.append(audio[position : position + sizes[turn % len(sizes)]])
+        position += len(blocks[-1])
+        turn += 1
+    assert finals(blocks) == finals([audio])
+
+
+def test_a_slow_device_makes_longer_steps_and_never_a_queue_of_them() -> None:
+    endpoints = EndpointConfig(longest_seconds=30)
+    session = new_session(endpoints=endpoints, chunk_seconds=0.5)
+    audio = sound([(True, 6 * SECOND)])
+    covered = []
+    step = None
+    for tick, start in enumerate(range(0, len(audio), 1600)):
+        session.feed(audio[start : start + 1600])
+        if step is not None and tick % 20 == 19:  # a step takes two seconds
+            hypothesis = step.utterance.finish()
+            covered.append(hypothesis.samples)
+            session.completed(step, hypothesis)
+            step = None
+        step = step or session.next_step()
+    assert covered[0] < SECOND  # the first step came with the first chunk
+    assert covered[1] - covered[0] > 1.4 * SECOND  # the second took all that had come meanwhile
+    assert session.lag < 2.6
+
+
+def test_a_partial_step_is_due_with_each_chunk_of_new_audio() -> None:
+    session = new_session(endpoints=EndpointConfig(longest_seconds=30), chunk_seconds=1.0)
+    ends = [
+        event.end - event.start
+        for event in run_session(session, np.split(sound([(True, 5 * SECOND)]), 50))
+        if isinstance(event, Partial)
+    ]
+    assert ends == [1 * SECOND, 2 * SECOND, 3 * SECOND, 4 * SECOND, 5 * SECOND]
+
+
+def test_lag_is_zero_in_silence_and_counts_speech_until_it_is_covered() -> None:
+    session = new_session(endpoints=EndpointConfig(longest_seconds=30))
+    session.feed(sound([(False, 5 * SECOND)]))
+    assert session.lag == 0
+    session.feed(sound([(True, 2 * SECOND)]))
+    assert session.lag == pytest.approx(2.3, abs=0.05)  # with the pre-roll
+    step = session.next_step()
+    assert step is not None
+    session.feed(sound([(True, SECOND)]))
+    (partial,) = session.completed(step, step.utterance.finish())
+    assert partial.lag == pytest.approx(1.0, abs=0.1)
+    session.feed(sound([(False, SECOND // 2)]))  # held back: it may belong to the utterance or not
+    assert session.lag == pytest.approx(1.3, abs=0.1)  # the third second and the hang-over
+
+
+def test_samples_behind_a_cut_are_forgotten_by_the_first_utterance_and_heard_by_the_second() -> None:
+    session = new_session(chunk_seconds=0.2)
+    audio = sound([(True, 2 * SECOND)])
+    witness = Witness()
+    session.feed(audio[:23_000])
+    step = session.next_step()
+    session.feed(audio[23_000:])  # the limit of 1.5 s lies here, while the step is under way
+    assert step is not None
+    witness.take(session.completed(step, step.utterance.finish()))
+    assert witness.events == []  # it covered samples that are the next utterance's now
+    session.finish()
+    while (step := session.next_step()) is not None:
+        witness.take(session.completed(step, step.utterance.finish()))
+    witness.check_complete(session)
+    first, second = witness.finals
+    assert first.end < 23_000
+    assert first.end == second.start
+    assert [first.text, second.text] == [heard(audio[: first.end]), heard(audio[first.end :])]
+
+
+def test_words_that_a_cut_may_move_do_not_settle() -> None:
+    session = new_session(chunk_seconds=0.1)
+    corrected = [
+        event.corrected
+        for event in run_session(session, np.split(sound([(True, 10 * SECOND)]), 100))
+        if isinstance(event, Final)
+    ]
+    assert len(corrected) > 5
+    assert not any(corrected)
+
+
+def test_a_step_that_covered_the_whole_utterance_is_its_final_step() -> None:
+    session = new_session(chunk_seconds=0.5)
+    session.feed(sound([(True, SECOND), (False, 3000)]))
+    step = session.next_step()
+    assert step is not None
+    assert not step.final
+    session.feed(sound([(False, SECOND)]))  # the end was in what the step covers, only nobody knew
+    (final,) = session.completed(step, step.utterance.finish())
+    assert isinstance(final, Final)
+    assert session.next_step() is None
+
+
+def test_a_failed_partial_costs_nothing_but_itself() -> None:
+    session = new_session(chunk_seconds=0.5)
+    audio = sound([(True, SECOND)])
+    session.feed(audio)
+    step = session.next_step()
+    assert step is not None
+    assert session.failed(step, "It broke.") == []
+    assert session.next_step() is None  # not before the next chunk: no hot loop on a broken device
+    session.finish()
+    again = session.next_step()
+    assert again is not None
+    assert again.utterance is not step.utterance
+    (final,) = session.completed(again, again.utterance.finish())
+    assert isinstance(final, Final)
+    assert final.text == heard(audio[final.start : final.end])
+    assert final.warnings == ("step: It broke.",)
+
+
+def test_a_failed_final_step_fails_its_utterance_and_the_next_goes_on() -> None:
+    session = new_session(chunk_seconds=5)
+    session.feed(sound([(True, SECOND), (False, SECOND), (True, SECOND), (False, SECOND)]))
+    session.finish()
+    first = session.next_step()
+    assert first is not None
+    (failed,) = session.failed(first, "It broke.")
+    assert failed == Failed(0, failed.start, failed.end, "It broke.", session.lag)
+    assert failed.end > failed.start
+    second = session.next_step()
+    assert second is not None
+    assert second.number == 1
+    (final,) = session.completed(second, second.utterance.finish())
+    assert isinstance(final, Final)
+    assert session.done
+
+
+def test_misuse_is_said() -> None:
+    with pytest.raises(BadConfig, match="above 0"):
+        new_session(chunk_seconds=0)
+    session = new_session(chunk_seconds=0.1)
+    for wrong in (np.zeros((2, 100), np.float32), np.array([0.1, np.nan], np.float32)):
+        with pytest.raises(AudioError, match="one row of finite samples"):
+            session.feed(wrong)
+    assert session.received == 0
+    session.feed(sound([(True, SECOND)]))
+    step = session.next_step()
+    assert step is not None
+    with pytest.raises(ValueError, match="not the one under way"):
+        session.completed(Step(step.utterance, 0, False), Hypothesis())
+    session.finish()
+    session.finish()
+    with pytest.raises(RuntimeError, match="after finish"):
+        session.feed(np.zeros(1, np.float32))
+
+
+def test_a_session_that_cannot_speak_does_not_start() -> None:
+    def refuse(context: str, language: str | None, max_new_tokens: int) -> Hypothesis:
+        raise BadConfig("No.")
+
+    from qwen_asr.audio.utterance import UtteranceDetector
+
+    from .speech import Loudness
+
+    with pytest.raises(BadConfig):
+        Session(refuse, UtteranceDetector(QUICK, Loudness()))  # type: ignore[arg-type]
+
+
+def test_tokens_are_bounded_by_the_length_of_the_audio() -> None:
+    session = new_session(endpoints=EndpointConfig(longest_seconds=60), chunk_seconds=1.0, max_new_tokens=100)
+    limits = []
+    for _ in range(5):
+        session.feed(sound([(True, SECOND)]))
+        step = session.next_step()
+        assert step is not None
+        limits.append(step.utterance.max_new_tokens)
+        session.completed(step, step.utterance.finish())
+    assert limits[:3] == sorted(limits[:3])
+    assert limits[0] < 24 + 20 * 1.1
+    assert limits[-1] == 100
+
+
+def test_drop_forgets_everything() -> None:
+    session = new_session(chunk_seconds=0.1)
+    session.feed(sound([(True, SECOND)]))
+    assert session.next_step() is not None
+    session.drop()
+    assert session.done
+    assert session.next_step() is None
+    assert session.lag == 0

@@ -1,0 +1,314 @@
+"""The certificate: what is in it as openssl and Python's ssl see it, when it is made anew, and who may read the key."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import ssl
+import stat
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwen_asr.errors import CertificateError
+from qwen_asr.tls.addresses import Names, names_of, own_names
+from qwen_asr.tls.self_signed import CERTIFICATE_NAME, KEY_NAME, ensure_self_signed, new_key, self_sign
+
+NOW = datetime(2030, 5, 17, 12, 0, tzinfo=UTC)
+NAMES = names_of([ipaddress.ip_address("192.0.2.7"), ipaddress.ip_address("fd00::7")], ["studio", "studio.local"])
+
+
+@pytest.fixture(autouse=True)
+def _umask_as_it_was() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def openssl(program: Callable[[str], str]) -> Callable[..., str]:
+    """`openssl(arguments…)` runs it and returns what it prints; fails where it does."""
+    path = program("openssl")
+
+    def run(*arguments: str | Path) -> str:
+        done = subprocess.run([path, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_openssl_reads_in_it_what_it_should_say(tmp_path: Path, openssl: Callable[..., str]) -> None:
+    files = ensure_self_signed(tmp_path, names=NAMES, now=NOW)
+    text = openssl("x509", "-in", files.certfile, "-noout", "-text")
+    flat = " ".join(text.split())
+    for wanted in (
+        "Version: 3",
+        "Public Key Algorithm: id-ecPublicKey",
+        "ASN1 OID: prime256v1",
+        "Signature Algorithm: ecdsa-with-SHA256",
+        "Basic Constraints: critical CA:FALSE",
+        "Key Usage: critical Digital Signature X509v3",
+        "Extended Key Usage: TLS Web Server Authentication",
+        "DNS:localhost, DNS:studio, DNS:studio.local, IP Address:127.0.0.1, IP Address:0:0:0:0:0:0:0:1, "
+        "IP Address:192.0.2.7, IP Address:FD00:0:0:0:0:0:0:7",
+        "Subject Key Identifier",
+        "Not Before: May 17 11:00:00 2030 GMT Not After : May 17 11:00:00 2031 GMT",  # 365 days
+    ):
+        assert wanted in flat
+
+
+def test_openssl_verifies_it_strictly_for_each_name(tmp_path: Path, openssl: Callable[..., str]) -> None:
+    files = ensure_self_signed(tmp_path, names=NAMES)
+    trusted = ("-CAfile", files.certfile, "-x509_strict", "-purpose", "sslserver")
+    for name in NAMES.dns:
+        assert openssl("verify", *trusted, "-verify_hostname", name, files.certfile).endswith("OK\n")
+    for address in NAMES.ips:
+        assert openssl("verify", *trusted, "-verify_ip", str(address), files.certfile).endswith("OK\n")
+    assert "Key is valid" in openssl("pkey", "-in", files.keyfile, "-check", "-noout")
+
+
+def test_a_client_that_trusts_it_connects_by_name_and_by_address(tmp_path: Path) -> None:
+    files = ensure_self_signed(tmp_path)
+    client = ssl.create_default_context(cafile=str(files.certfile))
+    client.verify_flags |= ssl.VERIFY_X509_STRICT
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(files.certfile, files.keyfile)
+    for name in ("localhost", "127.0.0.1"):
+        assert _handshake(server, client, name)
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"example\.org"):
+        _handshake(server, client, "example.org")
+
+
+def _handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> str | None:
+    ours, theirs = socket.socketpair()
+
+    def answer() -> None:
+        try:
+            with server.wrap_socket(theirs, server_side=True):
+                pass
+        except OSError:
+            theirs.close()  # the client hung up on us, which is what some of these tests are about
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        with ours, client.wrap_socket(ours, server_hostname=name) as connection:
+            return connection.version()
+    finally:
+        thread.join()
+
+
+def test_it_is_used_again_while_it_fits(tmp_path: Path) -> None:
+    made = ensure_self_signed(tmp_path, names=NAMES, now=NOW)
+    before = made.certfile.read_bytes(), made.keyfile.read_bytes()
+    again = ensure_self_signed(tmp_path, names=NAMES, now=NOW + timedelta(days=334))
+    assert (made.made, again.made) == (True, False)
+    assert again.fingerprint == made.fingerprint
+    assert (again.certfile.read_bytes(), again.keyfile.read_bytes()) == before
+
+
+@pytest.mark.parametrize("days", [336, 364, 400, -1])
+def test_it_is_made_anew_near_its_end_and_outside_its_time(tmp_path: Path, days: int) -> None:
+    made = ensure_self_signed(tmp_path, names=NAMES, now=NOW)
+    assert ensure_self_signed(tmp_path, names=NAMES, now=NOW + timedelta(days=days)).fingerprint != made.fingerprint
+
+
+def test_a_new_address_or_name_makes_it_anew_and_a_lost_one_does_not(tmp_path: Path) -> None:
+    made = ensure_self_signed(tmp_path, names=NAMES, now=NOW)
+    fewer = Names(NAMES.dns[:1], NAMES.ips[:2])
+    assert not ensure_self_signed(tmp_path, names=fewer, now=NOW).made
+    moved = names_of([ipaddress.ip_address("192.0.2.8")], NAMES.dns)
+    renewed = ensure_self_signed(tmp_path, names=moved, now=NOW)
+    assert renewed.made
+    assert renewed.fingerprint != made.fingerprint
+    assert ensure_self_signed(tmp_path, names=Names((*NAMES.dns, "other"), moved.ips), now=NOW).made
+
+
+def test_this_machine_uses_its_own_again(tmp_path: Path) -> None:
+    assert ensure_self_signed(tmp_path / "certs").made
+    assert not ensure_self_signed(tmp_path / "certs").made
+    certificate = x509.load_pem_x509_certificate((tmp_path / "certs" / CERTIFICATE_NAME).read_bytes())
+    named = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert set(named.get_values_for_type(x509.IPAddress)) == set(own_names().ips)
+
+
+def _key_of_another(folder: Path) -> None:
+    other = ensure_self_signed(folder / "other", names=NAMES, now=NOW)
+    other.keyfile.replace(folder / KEY_NAME)
+
+
+def _damaged_key(folder: Path) -> None:
+    path = folder / KEY_NAME
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / KEY_NAME).unlink(),
+        lambda folder: (folder / CERTIFICATE_NAME).unlink(),
+        lambda folder: (folder / KEY_NAME).chmod(0o640),
+        _key_of_another,
+        _damaged_key,
+    ],
+    ids=["no key", "no certificate", "key readable by others", "key of another", "damaged key"],
+)
+def test_a_pair_that_is_not_whole_is_made_anew(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    ensure_self_signed(tmp_path, names=NAMES, now=NOW)
+    change(tmp_path)
+    renewed = ensure_self_signed(tmp_path, names=NAMES, now=NOW)
+    assert renewed.made
+    _serves(renewed.certfile, renewed.keyfile)
+    assert not ensure_self_signed(tmp_path, names=NAMES, now=NOW).made
+
+
+def _serves(certfile: Path, keyfile: Path) -> None:
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o377, 0o777])
+def test_under_any_umask_nobody_else_ever_reads_the_key(tmp_path: Path, umask: int) -> None:
+    folder = tmp_path / "certs"
+    folder.mkdir()
+    seen: set[int] = set()
+    watched = threading.Event()
+
+    def watch() -> None:
+        while not watched.is_set():
+            seen.update(_mode(path) for path in folder.glob(f"*{KEY_NAME}*") if path.exists())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    os.umask(umask)
+    try:
+        files = [ensure_self_signed(folder, names=NAMES, now=NOW + timedelta(days=400 * n)) for n in range(20)]
+    finally:
+        os.umask(0o022)
+        watched.set()
+        watcher.join()
+    assert not any(mode & 0o077 for mode in seen)
+    assert _mode(files[-1].keyfile) == 0o600
+    assert _mode(files[-1].certfile) == 0o644
+    assert sorted(path.name for path in folder.iterdir()) == [CERTIFICATE_NAME, KEY_NAME]
+
+
+def _mode(path: Path) -> int:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:  # it took its place between the two calls
+        return 0
+
+
+def _foreign_pair(certfile: Path, keyfile: Path) -> None:
+    """A certificate and key as somebody else makes them, self-signed too."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.ORGANIZATION_NAME, "Somebody")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(NOW).not_valid_after(NOW + timedelta(days=90))
+    certfile.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    keyfile.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+@pytest.mark.parametrize("kept", [[CERTIFICATE_NAME], [KEY_NAME], [CERTIFICATE_NAME, KEY_NAME]])
+def test_what_somebody_else_made_is_never_touched(tmp_path: Path, kept: list[str]) -> None:
+    _foreign_pair(tmp_path / CERTIFICATE_NAME, tmp_path / KEY_NAME)
+    for name in {CERTIFICATE_NAME, KEY_NAME} - set(kept):
+        (tmp_path / name).unlink()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CertificateError, match=f"{kept[0]} was not made by .* move it away"):
+        ensure_self_signed(tmp_path, names=NAMES)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_certificate_that_only_bears_our_name_is_not_ours(tmp_path: Path) -> None:
+    ours = self_sign(new_key(), NAMES, NOW)
+    builder = x509.CertificateBuilder().subject_name(ours.subject).issuer_name(ours.subject)
+    builder = builder.public_key(new_key().public_key()).serial_number(1)
+    builder = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(days=90))
+    # Signed by another key than its own: somebody's authority of that name.
+    (tmp_path / CERTIFICATE_NAME).write_bytes(builder.sign(new_key(), hashes.SHA256()).public_bytes(Encoding.PEM))
+    with pytest.raises(CertificateError, match="left untouched"):
+        ensure_self_signed(tmp_path, names=NAMES)
+
+
+@given(content=st.binary(max_size=200), name=st.sampled_from([CERTIFICATE_NAME, KEY_NAME]))
+@settings(deadline=None, max_examples=50)
+def test_any_other_content_is_left_as_it_is(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str
+) -> None:
+    folder = tmp_path_factory.mktemp("certs")
+    (folder / name).write_bytes(content)
+    with pytest.raises(CertificateError, match="left untouched"):
+        ensure_self_signed(folder, names=NAMES)
+    assert [path.read_bytes() for path in folder.iterdir()] == [content]
+
+
+def test_a_link_is_somebody_elses(tmp_path: Path) -> None:
+    (tmp_path / KEY_NAME).symlink_to(tmp_path / "not there yet")
+    with pytest.raises(CertificateError, match="left untouched"):
+        ensure_self_signed(tmp_path, names=NAMES)
+    assert (tmp_path / KEY_NAME).is_symlink()
+
+
+def test_a_place_that_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CertificateError, match="file"):
+        ensure_self_signed(tmp_path / "file", names=NAMES)
+    (tmp_path / CERTIFICATE_NAME).mkdir()
+    with pytest.raises(CertificateError, match=f"{CERTIFICATE_NAME} cannot be read: Is a directory"):
+        ensure_self_signed(tmp_path, names=NAMES)
+
+
+def test_an_encrypted_key_under_our_mark_is_replaced_not_asked_for(tmp_path: Path) -> None:
+    files = ensure_self_signed(tmp_path, names=NAMES, now=NOW)
+    mark = files.keyfile.read_bytes().splitlines(keepends=True)[0]
+    secret = new_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    files.keyfile.write_bytes(mark + secret)
+    assert ensure_self_signed(tmp_path, names=NAMES, now=NOW).made
+
+
+@given(
+    st.lists(st.ip_addresses(), max_size=30),
+    st.lists(st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?\.local", fullmatch=True), max_size=5),
+)
+@settings(deadline=None, max_examples=50)
+def test_whatever_the_machine_is_called_the_certificate_names_it(
+    addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address], hosts: list[str]
+) -> None:
+    names = names_of(addresses, hosts)
+    key = new_key()
+    certificate = self_sign(key, names, NOW)
+    certificate.verify_directly_issued_by(certificate)
+    named = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert tuple(named.get_values_for_type(x509.IPAddress)) == names.ips
+    assert tuple(named.get_values_for_type(x509.DNSName)) == names.dns
+    assert certificate.not_valid_after_utc - certificate.not_valid_before_utc == timedelta(days=365)
+    assert 0 < certificate.serial_number.bit_length() <= 159
+
+
+def test_serial_numbers_and_keys_are_never_the_same(tmp_path: Path) -> None:
+    made = [ensure_self_signed(tmp_path / str(n), names=NAMES, now=NOW) for n in range(5)]
+    serials = {x509.load_pem_x509_certificate(files.certfile.read_bytes()).serial_number for files in made}
+    keys = {load_pem_private_key(files.keyfile.read_bytes(), None).private_bytes(*_RAW) for files in made}
+    assert (len(serials), len(keys)) == (5, 5)
+
+
+_RAW = (Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
