@@ -17,6 +17,7 @@ text is what `transcribe` gives for the same samples.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,14 @@ from numpy.typing import NDArray
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import load_audio
 from qwen_asr.audio.resample import to_mono
-from qwen_asr.audio.utterance import CUT_SECONDS, quietest
+from qwen_asr.audio.utterance import CUT_SECONDS, EndpointConfig, UtteranceDetector, quietest
+from qwen_asr.audio.vad import Silero, VoiceActivity
 from qwen_asr.engine.checkpoint import load_recognizer
 from qwen_asr.engine.languages import LANGUAGES, resolve_language
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import Hypothesis, Utterance, run_steps
 from qwen_asr.errors import BadInput
+from qwen_asr.live.session import Session
 from qwen_asr.live.transcript import join_texts
 
 AudioLike = str | Path | bytes | tuple[NDArray[Any], int]
@@ -214,6 +217,29 @@ class Qwen3ASRModel:
         state.finish()
         return state
 
+    def session(
+        self,
+        context: str = "",
+        language: str | None = None,
+        chunk_size_sec: float = 1.0,
+        endpoints: EndpointConfig | None = None,
+    ) -> Session:
+        """One speaker with utterances and events: give it to `run_session` with blocks of 16 kHz samples.
+
+        Each `Final` carries what `transcribe` gives for the samples from its `start` to its `end`, but for the guards
+        that its `warnings` name. Raises `UnknownLanguage`, and `BadConfig` for settings out of range.
+        """
+        return Session(
+            lambda context, language, limit: Utterance(
+                self.recognizer, context=context, language=language, max_new_tokens=limit
+            ),
+            UtteranceDetector(endpoints or EndpointConfig(longest_seconds=self._longest / SAMPLE_RATE), _voice()),
+            chunk_seconds=chunk_size_sec,
+            context=context,
+            language=resolve_language(language),
+            max_new_tokens=self.max_new_tokens,
+        )
+
     def _utterance(self, samples: NDArray[np.float32], context: str, language: str | None) -> Utterance:
         utterance = Utterance(
             self.recognizer, context=context, language=language, max_new_tokens=self.max_new_tokens
@@ -226,6 +252,15 @@ def cut_point(samples: NDArray[np.float32], longest: int) -> int:
     """Where audio of more than `longest` samples is cut: the quietest point of the last seconds before `longest`."""
     begin = max(longest - int(CUT_SECONDS * SAMPLE_RATE), longest // 2)
     return begin + quietest(samples[begin:longest])
+
+
+@cache
+def _silero() -> Silero:
+    return Silero()
+
+
+def _voice() -> VoiceActivity:
+    return VoiceActivity(_silero())
 
 
 def _pieces(samples: NDArray[np.float32], longest: int) -> Iterator[NDArray[np.float32]]:

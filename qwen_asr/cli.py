@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from qwen_asr.config import Config, add_options, from_options
+from qwen_asr.config import add_options, from_options
 from qwen_asr.errors import AudioError, BadConfig, QwenASRError
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ _OF_FILES = (
     "min_speech_duration",
     "max_utterance_seconds",
     "max_new_tokens",
-    "log_level",
 )
 
 _SERVE_EXAMPLES = """examples:
@@ -113,6 +112,7 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", metavar="LANGUAGE", help="language that is spoken (default: recognised)")
     parser.add_argument("--context", default="", metavar="TEXT", help="names and terms that are spoken")
     parser.add_argument("--format", default="txt", choices=FORMATS, help="what to print (default: txt)")
+    parser.add_argument("--verbose", action="store_true", help="say on stderr what is being done")
     add_options(parser, *_OF_FILES)
 
 
@@ -139,7 +139,7 @@ def _complain(program: str, error: QwenASRError) -> None:
 
 def _serve(options: dict[str, Any]) -> int:
     config = from_options(options, os.environ)
-    _start_logging(config)
+    _start_logging(config.log_level)
     _check_language(config.default_language)
     if config.unneeded:
         log.info("%s: accepted for old scripts; this engine needs no such setting.", ", ".join(config.unneeded))
@@ -150,10 +150,14 @@ def _serve(options: dict[str, Any]) -> int:
 
 def _transcribe(options: dict[str, Any]) -> int:
     config = from_options(options, os.environ)
-    _start_logging(config)
+    _start_logging("info" if options["verbose"] else "warning")
     _check_language(options["language"])
-    from qwen_asr.files import FileTranscriber  # heavy: torch and transformers
+    from transformers.utils.logging import disable_progress_bar  # heavy, as the next
 
+    from qwen_asr.files import FileTranscriber
+
+    if not options["verbose"]:
+        disable_progress_bar()  # it shows one even where stderr is a file
     transcriber = FileTranscriber(config, language=options["language"], context=options["context"])
     files: list[str] = options["files"]
     exit_code = 0
@@ -187,7 +191,7 @@ def _check_language(language: str | None) -> None:
         resolve_language(language)
 
 
-def _start_logging(config: Config) -> None:
-    """Our own messages from the chosen level on, those of libraries from warnings on; both to stderr."""
+def _start_logging(level: str) -> None:
+    """Our own messages from `level` on, those of libraries from warnings on; both to stderr."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("qwen_asr").setLevel(config.log_level.upper())
+    logging.getLogger("qwen_asr").setLevel(level.upper())

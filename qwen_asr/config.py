@@ -17,7 +17,6 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from qwen_asr.errors import BadConfig
@@ -35,9 +34,6 @@ ALL_HOSTS = "0.0.0.0"  # noqa: S104 - the address that "all addresses" is writte
 DEFAULT_PORT = 8000
 SPACE_PORT = 7860
 """The port that a Hugging Face Space forwards to the outside."""
-
-CERTIFICATE_FOLDER = Path("certs")
-"""Where certificates that are made here land, seen from where the server is started."""
 
 ENV_PREFIX = "QWEN_ASR_"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -26,6 +27,22 @@ def run(*command: str, folder: Path | None = None, **environ: str) -> subprocess
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
+
+
+@pytest.fixture
+def tool(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """`tool(arguments…)` is `qwen-asr` in this process, where torch is imported once and not for each command."""
+
+    def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        code = cli.tool([str(argument) for argument in arguments])
+        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
+
+    level = logging.getLogger("qwen_asr").level
+    yield call
+    logging.getLogger("qwen_asr").setLevel(level)
+
+
+Tool = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def complaint(done: subprocess.CompletedProcess[str]) -> str:
@@ -107,11 +124,12 @@ def test_a_value_of_the_environment_is_checked_too() -> None:
     assert complaint(run(*SERVE, QWEN_ASR_PORT="web")).startswith("QWEN_ASR_PORT was given 'web'")
 
 
-@pytest.mark.parametrize("command", [[*SERVE, "--default-language"], [*TOOL, "transcribe", "a.wav", "--language"]])
-def test_an_unknown_language(command: list[str]) -> None:
-    sentence = complaint(run(*command, "Klingon"))
-    assert "Klingon" in sentence
-    assert "German" in sentence
+@pytest.mark.parametrize("arguments", [["serve", "--default-language"], ["transcribe", "a.wav", "--language"]])
+def test_an_unknown_language(tool: Tool, arguments: list[str]) -> None:
+    done = tool(*arguments, "Klingon")
+    assert done.returncode == 2
+    assert "Klingon" in complaint(done)
+    assert "German" in complaint(done)
 
 
 def test_a_port_in_use(taken_port: int, tmp_path: Path) -> None:
@@ -139,8 +157,10 @@ def no_audio(tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", ["text.wav", "empty.wav", "missing.wav", "folder.wav", "noise.mp3"])
-def test_a_file_that_is_no_audio(no_audio: dict[str, Path], name: str) -> None:
-    assert name in complaint(run(*TOOL, "transcribe", str(no_audio[name])))
+def test_a_file_that_is_no_audio(tool: Tool, no_audio: dict[str, Path], name: str) -> None:
+    done = tool("transcribe", no_audio[name])
+    assert done.returncode == 2
+    assert name in complaint(done)
 
 
 def test_of_several_files_each_that_is_no_audio_is_named(no_audio: dict[str, Path]) -> None:
@@ -159,7 +179,7 @@ def speech(tmp_path: Path, program: Callable[[str], str]) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["empty folder", "other architecture", "broken configuration", "no weights"])
-def test_a_folder_that_is_no_checkpoint(speech: Path, tmp_path: Path, kind: str) -> None:
+def test_a_folder_that_is_no_checkpoint(tool: Tool, speech: Path, tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     config = {
@@ -170,8 +190,8 @@ def test_a_folder_that_is_no_checkpoint(speech: Path, tmp_path: Path, kind: str)
     }[kind]
     if config is not None:
         (folder / "config.json").write_text(config)
-    sentence = complaint(run(*TOOL, "transcribe", "--asr-model-path", str(folder), str(speech)))
-    assert "checkpoint" in sentence
+    sentence = complaint(tool("transcribe", "--asr-model-path", folder, speech))
+    assert str(folder) in sentence
     if kind == "other architecture":
         assert "whisper" in sentence
 
@@ -185,27 +205,28 @@ def test_the_server_too_says_what_is_wrong_with_a_checkpoint(tmp_path: Path) -> 
     done = run(*SERVE, "--asr-model-path", str(tmp_path), "--port", "0", folder=tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert str(tmp_path) in done.stderr
+    said = [line for line in done.stderr.splitlines() if " INFO " not in line]
+    assert len(said) == 1
+    assert said[0].startswith(f"app.py: error: {tmp_path} is no checkpoint")
 
 
 @pytest.mark.parametrize("form", cli.FORMATS)
-def test_speech_becomes_text_in_each_format(speech: Path, form: str) -> None:
-    done = run(*TOOL, "transcribe", "--asr-model-path", "demo", "--device", "cpu", "--format", form, str(speech))
-    assert done.returncode == 0, done.stderr
+def test_speech_becomes_text_in_each_format(tool: Tool, speech: Path, form: str) -> None:
+    done = tool("transcribe", "--asr-model-path", "demo", "--device", "cpu", "--format", form, speech)
+    assert (done.returncode, done.stderr) == (0, "")
     assert "kitchen" in done.stdout
     beginning = {"txt": "Turn", "srt": "1\n00:00:0", "vtt": "WEBVTT\n\n00:00:0", "json": "{\n"}[form]
     assert done.stdout.startswith(beginning)
 
 
-def test_several_files_are_named_and_a_bad_one_stops_none(speech: Path, tmp_path: Path) -> None:
+def test_several_files_are_named_and_a_bad_one_stops_none(tool: Tool, speech: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.wav"
     empty.touch()
-    done = run(*TOOL, "transcribe", "--asr-model-path", "demo", str(empty), str(speech))
+    done = tool("transcribe", "--asr-model-path", "demo", empty, speech)
     assert done.returncode == 2
     assert done.stdout.startswith(f"{speech}: Turn")
     assert "empty.wav" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(speech: Path) -> None:

@@ -1,6 +1,6 @@
 """The training speech: single sentences synthesised once, then joined, levelled and spoilt at random.
 
-    python -m qwen_asr.demo.corpus CORPUS_DIR [--sentences 9000]
+    python -m qwen_asr.demo.corpus CORPUS_DIR [--sentences 12000]
 
 writes `sentences.npz`: every sentence's int16 samples back to back, their lengths and texts.
 """
@@ -28,6 +28,7 @@ from qwen_asr.demo.voices import (
 
 LONGEST_SECONDS = 30.0
 FLITE_SHARE = 0.3
+SENTENCES = 12_000
 
 
 def draw_voice(rng: random.Random) -> Voice:
@@ -38,11 +39,21 @@ def draw_voice(rng: random.Random) -> Voice:
     return Voice("espeak", name, rng.randint(130, 195), rng.randint(25, 75))
 
 
+def training_jobs(count: int, seed: int = 1) -> list[tuple[str, Voice]]:
+    """The sentences and voices of a training corpus."""
+    rng = random.Random(seed)
+    return [(sentence(rng), draw_voice(rng)) for _ in range(count)]
+
+
+def training_sentences() -> list[str]:
+    """The sentences that the bundled checkpoint was trained on."""
+    return [text for text, _ in training_jobs(SENTENCES)]
+
+
 def synthesise(folder: Path, count: int, seed: int = 1) -> None:
     """Speak `count` sentences into `folder/sentences.npz`, two at a time, with progress on the terminal."""
     require("espeak-ng", "flite")
-    rng = random.Random(seed)
-    jobs = [(sentence(rng), draw_voice(rng)) for _ in range(count)]
+    jobs = training_jobs(count, seed)
     clips: list[NDArray[np.int16]] = []
     with ThreadPoolExecutor(2) as pool:
         for index, samples in enumerate(pool.map(lambda job: speak(*job), jobs)):
@@ -161,7 +172,7 @@ def spoil(samples: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
 def main() -> None:
     parser = argparse.ArgumentParser(description="Synthesise the demo checkpoint's training sentences.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--sentences", type=int, default=9000)
+    parser.add_argument("--sentences", type=int, default=SENTENCES)
     arguments = parser.parse_args()
     synthesise(arguments.folder, arguments.sentences)
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils.tqdm import tqdm
 from safetensors import SafetensorError
 from transformers import (
     GenerationConfig,
@@ -24,6 +25,7 @@ from transformers import (
     Qwen3ASRProcessor,
 )
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.errors import BadCheckpoint, BadConfig, CheckpointError, CheckpointNotFound, WrongArchitecture
@@ -100,7 +102,8 @@ def load_recognizer(
     place = pick_device(device)
     source = find(path, place, tell)
     precision = pick_dtype(dtype, place, source)
-    tell(f"Loading {source.name} on {place} in {str(precision).removeprefix('torch.')}")
+    size = sum(file.stat().st_size for file in source.folder.glob("*.safetensors"))
+    tell(f"Loading {source.name} ({size / 1e6:.0f} MB) on {place} in {str(precision).removeprefix('torch.')}")
     try:
         model, processor = _load(source.folder, precision)
     except CheckpointError:
@@ -147,7 +150,8 @@ def _fetch(name: str, tell: Progress) -> Path:
     except (OSError, ValueError):
         tell(f"Fetching {name} from the Hugging Face hub (several GB the first time)")
     try:
-        return Path(snapshot_download(name, allow_patterns=NEEDED_FILES, etag_timeout=5))
+        bar = download_bar(name, tell)
+        return Path(snapshot_download(name, allow_patterns=NEEDED_FILES, etag_timeout=5, tqdm_class=bar))
     except GatedRepoError as error:
         raise CheckpointNotFound(f"{name} needs an accepted licence: run `hf auth login`, then try again.") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
@@ -157,6 +161,23 @@ def _fetch(name: str, tell: Progress) -> Path:
             f"{name} is not in the cache and cannot be fetched from the Hugging Face hub ({type(error).__name__}). "
             "Check the network, or give a folder with --asr-model-path."
         ) from error
+
+
+def download_bar(name: str, tell: Progress) -> type[tqdm]:
+    """A progress bar for `snapshot_download` that tells each whole percent in words instead of drawing."""
+
+    class Bar(tqdm):
+        told = -1
+
+        def display(self, *_: Any, **__: Any) -> None:
+            if self.unit != "B" or not self.total:  # the other bar counts files
+                return
+            percent = int(100 * self.n / self.total)
+            if percent != self.told:
+                self.told = percent
+                tell(f"Fetching {name}: {percent} % of {self.total / 1e9:.1f} GB")
+
+    return Bar
 
 
 def pick_device(device: str) -> torch.device:
@@ -223,7 +244,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _load_weights(folder: Path, **options: Any) -> Any:
     """The model, whole: transformers only warns of missing weights and makes up random ones."""
-    loaded: Any = Qwen3ASRForConditionalGeneration.from_pretrained(folder, output_loading_info=True, **options)
+    drawn = is_progress_bar_enabled()
+    disable_progress_bar()  # `progress` tells it; a bar on the server's terminal would break its log
+    try:
+        loaded: Any = Qwen3ASRForConditionalGeneration.from_pretrained(folder, output_loading_info=True, **options)
+    finally:
+        if drawn:
+            enable_progress_bar()
     model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:

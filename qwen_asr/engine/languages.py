@@ -1,10 +1,40 @@
 """The thirty languages of Qwen3-ASR, by code and by the English name that the model was trained with."""
 
-from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
-
 from qwen_asr.errors import UnknownLanguage
 
-LANGUAGES: dict[str, str] = dict(sorted(LANGUAGE_CODE_TO_NAME.items(), key=lambda item: item[1]))
+# As in transformers' processing_qwen3_asr.py, which takes seconds to import; a test holds that they are the same.
+LANGUAGES: dict[str, str] = {
+    "ar": "Arabic",
+    "yue": "Cantonese",
+    "zh": "Chinese",
+    "cs": "Czech",
+    "da": "Danish",
+    "nl": "Dutch",
+    "en": "English",
+    "fil": "Filipino",
+    "fi": "Finnish",
+    "fr": "French",
+    "de": "German",
+    "el": "Greek",
+    "hi": "Hindi",
+    "hu": "Hungarian",
+    "id": "Indonesian",
+    "it": "Italian",
+    "ja": "Japanese",
+    "ko": "Korean",
+    "mk": "Macedonian",
+    "ms": "Malay",
+    "fa": "Persian",
+    "pl": "Polish",
+    "pt": "Portuguese",
+    "ro": "Romanian",
+    "ru": "Russian",
+    "es": "Spanish",
+    "sv": "Swedish",
+    "th": "Thai",
+    "tr": "Turkish",
+    "vi": "Vietnamese",
+}
 AUTOMATIC = ("", "auto", "automatic", "none")
 
 

@@ -71,7 +71,8 @@ class Recognizer:
         text = self.processor.apply_transcription_request(silence, language=language, prompt=context, tokenize=False)
         text = text if isinstance(text, str) else text[0]
         head, tail = text.split(self.processor.audio_token)
-        return [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (head, tail)]  # type: ignore[return-value]
+        before, behind = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (head, tail))
+        return before, behind
 
     def parse(self, tokens: list[int]) -> tuple[str, str | None, str]:
         """Generated ids → (raw text, language, transcription), by the processor's own `parse_output`."""

@@ -57,7 +57,7 @@ class _Speaking:
     context: str
     length: int = 0  # handed on by the detector; once ended, the utterance's true length
     ended: bool = False
-    waiting: list[NDArray[np.float32]] = field(default_factory=list)  # not yet appended to the engine's utterance
+    waiting: deque[NDArray[np.float32]] = field(default_factory=deque)  # not yet appended to the engine's utterance
     submitted: int = 0  # length at the last step
     covered: int = 0  # length of the last hypothesis
     audible: bool = False
@@ -77,9 +77,9 @@ class _Speaking:
 
     def hand_over(self) -> None:
         """Give the engine's utterance what waited here; forget what lies behind a cut."""
-        for samples in self.waiting:
-            self.engine.append(samples)
-        self.waiting.clear()
+        while self.waiting:
+            self.engine.append(self.waiting[0])
+            self.waiting.popleft()
         if self.ended and self.engine.length > self.length:
             self.engine.truncate(self.length)
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
 
-from qwen_asr.engine.checkpoint import load_recognizer, pick_device
+from qwen_asr.engine.checkpoint import download_bar, load_recognizer, pick_device
 from qwen_asr.engine.languages import LANGUAGES, resolve_language
 from qwen_asr.engine.streaming import Utterance
 from qwen_asr.errors import BadCheckpoint, BadConfig, CheckpointNotFound, UnknownLanguage, WrongArchitecture
@@ -95,6 +96,15 @@ def test_a_named_checkpoint_is_never_replaced(tmp_path: Path, monkeypatch: pytes
         load("Qwen/Qwen3-ASR-0.6B")
 
 
+def test_a_download_is_told_in_percent() -> None:
+    told: list[str] = []
+    with download_bar("Qwen/Qwen3-ASR-0.6B", told.append)(total=2_000_000_000, unit="B", mininterval=0) as bar:
+        for _ in range(4):
+            bar.update(500_000_000)
+    assert told[-1] == "Fetching Qwen/Qwen3-ASR-0.6B: 100 % of 2.0 GB"
+    assert "Fetching Qwen/Qwen3-ASR-0.6B: 50 % of 2.0 GB" in told
+
+
 def test_what_is_no_checkpoint(tmp_path: Path, copied: Path) -> None:
     file = tmp_path / "weights.bin"
     file.write_bytes(b"x")
@@ -144,6 +154,7 @@ def test_devices_that_are_not_there() -> None:
 
 
 def test_languages() -> None:
+    assert LANGUAGES == LANGUAGE_CODE_TO_NAME
     assert len(LANGUAGES) == 30
     for written in ("English", "english", "en", "EN-us", " en "):
         assert resolve_language(written) == "English"

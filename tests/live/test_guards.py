@@ -146,7 +146,7 @@ def test_text_for_silence_is_dropped() -> None:
     hiss = sound([(False, 3 * SECOND)]) / 10
     say = saying("Thank you for watching.")
     detector = UtteranceDetector(EndpointConfig(), Deaf())
-    session = Session(lambda *options: Double(say, *options), detector)  # type: ignore[arg-type, return-value]
+    session = Session(lambda *options: Double(say, *options), detector)
     events = list(run_session(session, np.array_split(hiss, 30)))
     assert events
     for event in events:
@@ -215,6 +215,16 @@ def test_the_language_does_not_flip_on_one_second() -> None:
 def test_the_language_may_be_anything_while_none_is_established() -> None:
     finals = finals_of(by_length, TWO[4 * SECOND :])
     assert [final.language for final in finals] == ["Dutch", "English"]
+
+
+def test_a_short_utterance_establishes_no_language() -> None:
+    def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
+        return replace(plainly(samples, context, language), language="Dutch" if len(samples) > SECOND else "English")
+
+    audio = sound([(True, 4000), (False, SECOND), (True, 12_000), (False, SECOND)] * 4)
+    finals = finals_of(say, audio)
+    assert [final.language for final in finals] == ["English", "Dutch"] * 4
+    assert all(final.warnings == () for final in finals)
 
 
 def test_a_word_that_the_established_language_lacks_stays() -> None:

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qwen_asr.audio.utterance import EndpointConfig, UtteranceDetector
 from qwen_asr.engine.streaming import Hypothesis
 from qwen_asr.errors import StepFailed
 from qwen_asr.live.events import Event, Failed, Final
 from qwen_asr.live.runner import Runner, run_session
+from qwen_asr.live.session import Session
 
-from .speech import Double, Witness, heard, new_session, sound
+from .speech import Double, Loudness, Witness, heard, new_session, plainly, sound
 
 SECOND = 16000
 SEVERAL = [(True, 40_000), (False, 9_000), (True, 12_000), (False, 20_000), (True, 30_000), (False, 4_000)]
@@ -84,7 +86,7 @@ def test_every_event_arrives_in_order_whatever_the_device_does(seed: int, failin
     rng = np.random.default_rng(seed)
     audio = sound(SEVERAL, seed)
     session, listener, device = new_session(chunk_seconds=0.2), Listener(), RandomDevice(seed, failing)
-    runner = Runner(session, device, listener)  # type: ignore[arg-type]
+    runner = Runner(session, device, listener)
     watched = threading.Event()
     lags: list[float] = []
 
@@ -116,7 +118,7 @@ def test_many_speakers_share_a_device() -> None:
     speakers = []
     for seed in range(10):
         session, listener = new_session(chunk_seconds=0.2), Listener()
-        speakers.append((session, listener, Runner(session, device, listener), sound(SEVERAL, seed)))  # type: ignore[arg-type]
+        speakers.append((session, listener, Runner(session, device, listener), sound(SEVERAL, seed)))
 
     def speak(speaker: Any) -> None:
         _, _, runner, audio = speaker
@@ -202,7 +204,7 @@ def test_a_listener_may_call_back() -> None:
         elif not ended.is_set():
             runner.finish().add_done_callback(lambda _: ended.set())
 
-    runner = Runner(session, device, listen)  # type: ignore[arg-type]
+    runner = Runner(session, device, listen)
     runner.feed(sound([(True, 20_000)]))
     assert ended.wait(20)
     device.close()
@@ -231,6 +233,27 @@ def test_close_drops_everything_at_any_moment() -> None:
         time.sleep(0.002)
         assert len(told) == count
         assert runner.lag == 0
+
+
+def test_an_error_on_the_way_to_the_device_does_not_stop_the_session_for_good() -> None:
+    full = [MemoryError("for a moment")]
+
+    class Tight(Double):
+        def append(self, samples: Any) -> None:
+            if full:
+                raise full.pop()
+            super().append(samples)
+
+    audio, witness, device = sound([(True, 30_000)]), Witness(), AnswersAtOnce()
+    detector = UtteranceDetector(EndpointConfig(), Loudness())
+    session = Session(lambda *options: Tight(plainly, *options), detector)
+    runner = Runner(session, device, witness.take)
+    with pytest.raises(MemoryError):
+        runner.feed(audio[:20_000])
+    runner.feed(audio[20_000:])
+    runner.finish().result(timeout=20)
+    witness.check_complete(session)
+    assert [final.text for final in witness.finals] == [heard(audio)]
 
 
 def test_who_cancels_the_end_stops_nothing() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,7 +47,7 @@ class Driver:
         if self.step is None:
             return
         step, self.step = self.step, None
-        step.utterance.busy = False  # type: ignore[attr-defined]
+        step.utterance.busy = False
         if failing:
             self.failures += 1
             self.take(self.session.failed(step, "It broke."))
@@ -239,6 +241,38 @@ def test_a_failed_partial_costs_nothing_but_itself() -> None:
     assert final.warnings == ("step: It broke.",)
 
 
+def test_a_warning_is_told_once() -> None:
+    session = new_session(endpoints=EndpointConfig(longest_seconds=30), chunk_seconds=0.5)
+    warnings = []
+    for number, block in enumerate(np.split(sound([(True, 24_000)]), 3)):
+        session.feed(block)
+        step = session.next_step()
+        assert step is not None
+        if number == 0:
+            session.failed(step, "It broke.")
+        else:
+            (partial,) = session.completed(step, step.utterance.finish())
+            assert isinstance(partial, Partial)
+            warnings.append(partial.warnings)
+    assert warnings == [("step: It broke.",), ()]
+
+
+def test_audio_whose_text_was_rejected_counts_as_not_covered() -> None:
+    session = new_session(
+        lambda samples, context, _: replace(plainly(samples, "", None), text=context), context=CONTEXT
+    )
+    session.feed(sound([(True, 8000)]))
+    session.finish()
+    step = session.next_step()
+    assert step is not None
+    assert session.completed(step, step.utterance.finish()) == []
+    assert session.lag == pytest.approx(0.5, abs=0.05)
+    again = session.next_step()
+    assert again is not None
+    (final,) = session.completed(again, again.utterance.finish())
+    assert final.lag == 0
+
+
 def test_a_failed_final_step_fails_its_utterance_and_the_next_goes_on() -> None:
     session = new_session(chunk_seconds=5)
     session.feed(sound([(True, SECOND), (False, SECOND), (True, SECOND), (False, SECOND)]))
@@ -284,7 +318,7 @@ def test_a_session_that_cannot_speak_does_not_start() -> None:
     from .speech import Loudness
 
     with pytest.raises(BadConfig):
-        Session(refuse, UtteranceDetector(QUICK, Loudness()))  # type: ignore[arg-type]
+        Session(refuse, UtteranceDetector(QUICK, Loudness()))
 
 
 def test_tokens_are_bounded_by_the_length_of_the_audio() -> None:

@@ -1,0 +1,145 @@
+"""Code that was written for Qwen's own package runs unchanged, and streaming ends where offline does."""
+
+import base64
+import threading
+import wave
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import qwen_asr
+from qwen_asr import Final, Partial, Qwen3ASRModel, run_session
+from qwen_asr.errors import AudioError, BadInput, UnknownLanguage
+from tests.checkpoints import DEMO, Samples, demo_recognizer, generate, long_speech, spoken
+
+torch.set_num_threads(1)
+TEXT = "Turn on the kitchen light."
+
+
+@pytest.fixture(scope="module")
+def model() -> Qwen3ASRModel:
+    return Qwen3ASRModel.from_pretrained(str(DEMO), dtype=torch.float32, device_map="cpu", max_new_tokens=256)
+
+
+def write_wave(path: Path, samples: Samples) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return path
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nothing on the terminal."""
+
+
+def test_every_way_to_give_one_audio(model: Qwen3ASRModel, tmp_path: Path) -> None:
+    samples = spoken(TEXT)
+    path = write_wave(tmp_path / "one.wav", samples)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    data = path.read_bytes()
+    encoded = base64.b64encode(data).decode()
+    ways = [
+        str(path), path, data, encoded, f"data:audio/wav;base64,{encoded}", (samples, 16_000),
+        ((samples * 32767).astype(np.int16), 16_000), f"http://127.0.0.1:{server.server_port}/one.wav",
+    ]
+    try:
+        answers = [model.transcribe(way)[0] for way in ways]
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert answers[0].text == TEXT
+    assert answers[0].language == "English"
+    assert {answer.text for answer in answers} == {TEXT}
+
+
+def test_a_list_is_answered_in_order_with_its_own_settings(model: Qwen3ASRModel) -> None:
+    clips = [(spoken(text, voice), 16_000) for voice, text in enumerate((TEXT, "Open the window.", TEXT))]
+    answers = model.transcribe(clips, context=["", "window", ""], language=["English", None, "de"])
+    assert answers[0].text == TEXT
+    assert "window" in answers[1].text
+    assert answers[2].language == "German"
+    assert [model.transcribe(clip)[0].text for clip in clips[:2]] == [answer.text for answer in answers[:2]]
+
+
+def test_offline_is_generate(model: Qwen3ASRModel) -> None:
+    samples = long_speech(np.random.default_rng(1), 20.0)
+    utterance = model.init_streaming_state(chunk_size_sec=100)
+    model.streaming_transcribe(samples, utterance)
+    model.finish_streaming_transcribe(utterance)
+    assert utterance.utterance.hypothesis.tokens == generate("demo", samples, max_new_tokens=256)
+    assert model.transcribe((samples, 16_000))[0].text == utterance.text
+
+
+@pytest.mark.parametrize("seconds", [0.01, 3.0, 29.9, 75.0])
+def test_streaming_ends_with_the_offline_text(model: Qwen3ASRModel, seconds: float) -> None:
+    rng = np.random.default_rng(int(seconds))
+    samples = long_speech(rng, seconds)
+    state = model.init_streaming_state(unfixed_chunk_num=2, unfixed_token_num=5, chunk_size_sec=1.0)
+    position = 0
+    while position < len(samples):
+        size = int(rng.integers(0, 40_000))
+        assert model.streaming_transcribe(samples[position : position + size], state) is state
+        position += size
+    model.finish_streaming_transcribe(state)
+    offline = model.transcribe((samples, 16_000))[0]
+    assert state.text == offline.text
+    assert state.language == offline.language
+
+
+def test_a_step_comes_at_each_full_chunk_and_not_before(model: Qwen3ASRModel) -> None:
+    samples = spoken("The meeting is on Monday the tenth of May.")
+    state = model.init_streaming_state(chunk_size_sec=1.0)
+    model.streaming_transcribe(samples[:15_999], state)
+    assert state.utterance.work.steps == 0
+    model.streaming_transcribe((samples[15_999:33_000] * 32767).astype(np.int16), state)
+    assert state.utterance.work.steps == 2
+    model.finish_streaming_transcribe(state)
+    assert state.text.startswith("The meeting")
+
+
+def test_a_session_tells_utterances_as_they_are_spoken(model: Qwen3ASRModel) -> None:
+    pause = np.zeros(24_000, dtype=np.float32)
+    samples = np.concatenate([pause, spoken(TEXT), pause, spoken("Open the window.", 1), pause])
+    blocks = [samples[start : start + 1_600] for start in range(0, len(samples), 1_600)]
+    events = list(run_session(model.session(chunk_size_sec=0.5), blocks))
+    finals = [event for event in events if isinstance(event, Final)]
+    assert [final.utterance for final in finals] == [0, 1]
+    assert isinstance(events[0], Partial)
+    for final in finals:
+        assert final.text == model.transcribe((samples[final.start : final.end], 16_000))[0].text
+    assert finals[0].text == TEXT
+
+
+def test_what_cannot_be_done_is_said(model: Qwen3ASRModel, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no sound here")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    for bad in ("notes.txt", "empty.wav", "missing.wav"):
+        with pytest.raises(AudioError, match=bad):
+            model.transcribe(str(tmp_path / bad))
+    clip = (spoken(TEXT), 16_000)
+    with pytest.raises(UnknownLanguage, match="Klingon"):
+        model.transcribe(clip, language="Klingon")
+    with pytest.raises(BadInput, match="2 audios but 3 values of context"):
+        model.transcribe([clip, clip], context=["a", "b", "c"])
+    with pytest.raises(BadInput, match="chunk_size_sec"):
+        model.init_streaming_state(chunk_size_sec=0)
+
+
+def test_the_package_exports_what_it_says() -> None:
+    for name in qwen_asr.__all__:
+        assert getattr(qwen_asr, name).__name__ == name
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = qwen_asr.nothing
+
+
+def test_thirty_languages(model: Qwen3ASRModel) -> None:
+    assert len(model.get_supported_languages()) == 30
+    assert model.recognizer.languages == demo_recognizer().languages

@@ -1,0 +1,175 @@
+"""Every command in the README is run: those in blocks exactly as they stand, in an environment without a hub."""
+
+import os
+import re
+import shlex
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.checkpoints import spoken
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
+INLINE = [
+    " ".join(code.split())
+    for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
+    if re.match(r"(python|scripts/|qwen-asr|pip|\.ci/)\S* ?", code)
+]
+NOT_RUN = {
+    "scripts/test": "it is what runs this test",
+    ".ci/run": "it is what runs this test on a new machine",
+    "scripts/run": "run with its option",
+    "python app.py": "run with options, here and in tests/web",
+    "python app.py --share": "tests/web/test_server.py runs the tunnel's part; a real link would be public",
+    "qwen-asr": "run with its subcommand",
+    "qwen-asr-serve-websocket": "tests/test_cli.py holds that it is the same as app.py",
+    "pip install .": "tests/test_structure.py holds that the console scripts lead to functions",
+}
+
+
+def environment(port: int) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("QWEN_ASR_")}
+    return kept | {"QWEN_ASR_PORT": str(port), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    """Whether the page is there, under the certificate that was made (which may not be there yet)."""
+    try:
+        trusted = ssl.create_default_context(cafile=str(ROOT / "certs" / "qwen_asr_cert.pem"))
+        return httpx.get(url, verify=trusted, timeout=5).status_code == 200
+    except (OSError, httpx.HTTPError):
+        return False
+
+
+@contextmanager
+def running(command: str, port: int) -> Iterator[subprocess.Popen[str]]:
+    words = shlex.split(command)
+    words[0] = sys.executable if words[0] == "python" else words[0]
+    with subprocess.Popen(
+        words, cwd=ROOT, env=environment(port), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.3)
+    return False
+
+
+def test_every_command_is_known_here() -> None:
+    known = {*NOT_RUN, *(command for command, _ in SERVING), NAMED, TRANSCRIBE, *MODULES}
+    assert {*BLOCKS, *INLINE} == known
+
+
+SERVING = [
+    ("scripts/run --generate-self-signed-cert", "https"),
+    ("python app.py --generate-self-signed-cert --asr-model-path demo", "https"),
+    ("python app.py --generate-self-signed-cert", "https"),
+]
+
+
+@pytest.mark.parametrize("command", [command for command, _ in SERVING])
+def test_it_serves_over_https_and_stops_when_told(command: str) -> None:
+    port = free_port()
+    with running(command, port) as process:
+        assert until(lambda: answers(f"https://localhost:{port}/") or process.poll() is not None, 200)
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert f"https://localhost:{port}" in output
+    assert "Traceback" not in output
+
+
+NAMED = "python app.py --generate-self-signed-cert --asr-model-path Qwen/Qwen3-ASR-0.6B"
+
+
+def test_a_named_checkpoint_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with running(NAMED, free_port()) as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Qwen/Qwen3-ASR-0.6B is not in the cache" in output
+    assert "Traceback" not in output
+
+
+TRANSCRIBE = "qwen-asr transcribe interview.m4a"
+
+
+def test_transcribe(tmp_path: Path, program: Callable[[str], str]) -> None:
+    write_wave(tmp_path / "interview.wav")
+    convert = [program("ffmpeg"), "-loglevel", "error", "-i", "interview.wav", "interview.m4a"]
+    subprocess.run(convert, cwd=tmp_path, check=True)
+    script = "import sys; from qwen_asr.cli import tool; sys.exit(tool())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *shlex.split(TRANSCRIBE)[1:]],
+        cwd=tmp_path, env=environment(0) | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+    )
+    assert done.stdout.strip() == "Turn on the kitchen light."
+
+
+MODULES = {
+    "python -m benchmarks.steps": "--seconds 3 --repeats 1",
+    "python -m benchmarks.accuracy": "--clips 4",
+    "python -m qwen_asr.demo.corpus build/corpus": "--sentences 40",
+    "python -m qwen_asr.demo.train build/corpus build/demo --minutes 100": "--minutes 0.02",
+}
+
+
+def test_benchmarks_and_training_run(tmp_path: Path) -> None:
+    for command, smaller in MODULES.items():
+        words = [sys.executable, *shlex.split(command)[1:], *shlex.split(smaller)]
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environment(0) | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    assert (tmp_path / "build" / "demo" / "model.safetensors").stat().st_size < 8_000_000
+
+
+def write_wave(path: Path) -> np.ndarray:
+    samples = (spoken("Turn on the kitchen light.") * 32767).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(samples.tobytes())
+    return samples
+
+
+def test_the_python_in_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    samples = write_wave(tmp_path / "speech.wav")
+    monkeypatch.chdir(tmp_path)
+    names = {"blocks": [samples[start : start + 3_200] for start in range(0, len(samples), 3_200)]}
+    first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(first, names)  # noqa: S102 - our own README
+    assert capsys.readouterr().out.splitlines()[0] == "Turn on the kitchen light."
+    assert names["state"].text == "Turn on the kitchen light."
+    names["blocks"] = [block.astype(np.float32) / 32768 for block in names["blocks"]]
+    exec(second, names)  # noqa: S102 - our own README
+    assert capsys.readouterr().out.endswith("Turn on the kitchen light.\n")
