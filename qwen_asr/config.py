@@ -24,6 +24,9 @@ from qwen_asr.errors import BadConfig
 # Limits that are nobody's option. Each stands here once, with its unit in its name.
 IDLE_SECONDS = 60.0
 """A page from which nothing was heard for so long is gone (a silent network death); its session is freed."""
+LEAVING_SECONDS = 8.0
+"""How long a page whose connection ended may come back before its session is freed. A phone that changes from Wi-Fi to
+mobile drops every connection at once and is back seconds later; a closed tab never is."""
 MAX_BLOCK_BYTES = 1 << 20
 """The most audio that the page posts at once; more is split, so that one request never fills the memory."""
 MAX_BACKLOG_SECONDS = 600.0

@@ -8,23 +8,28 @@ import shutil
 import threading
 import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 from numpy.typing import NDArray
 from playwright.sync_api import Browser, Locator, Page, Playwright
 
 from qwen_asr.config import Config
 from qwen_asr.tls.self_signed import ensure_self_signed
-from qwen_asr.web.server import Server, bind, create_app
+from qwen_asr.web.server import bind, create_app, create_server
 from qwen_asr.web.service import Service
-from qwen_asr.web.speaker import Speakers
+from qwen_asr.web.speaker import Speaker, Speakers
 
+MARKS = [
+    pytest.mark.browser,
+    # Gradio's own, on its own threads: an option of pandas that is going away, files that it leaves to the collector.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 PATIENCE = 60_000  # ms; a busy machine is slow, and no test is about speed
 
 
@@ -38,12 +43,14 @@ def chromium_path() -> str:
     return path
 
 
-def start_chromium(playwright: Playwright, sound: Path | None, *, asks: bool = False) -> Browser:
+def start_chromium(
+    playwright: Playwright, sound: Path | None, *, asks: bool = False, flags: Sequence[str] = ()
+) -> Browser:
     """A Chromium whose microphone is `sound`, played once from the start of each recording; None: it has no microphone.
 
     `asks`: it asks whether the page may use the microphone, which without a person means no.
     """
-    flags = ["--no-sandbox", "--disable-dev-shm-usage"]
+    flags = ["--no-sandbox", "--disable-dev-shm-usage", *flags]
     if sound is not None:
         flags += ["--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={sound}%noloop"]
     if not asks:
@@ -71,33 +78,42 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(service: Service, certificates: Path | None, *around: Any) -> Iterator[Served]:
+def serving(
+    service: Service, certificates: Path | None, around: Callable[[Any], Any] = lambda app: app, **settings: Any
+) -> Iterator[Served]:
     """Serves the app on a free port, over HTTPS where a folder for the certificate is given.
 
-    `around` are ASGI middlewares, each a function of the app.
+    `around` is ASGI middleware, a function of the app; `settings` are those of the page's microphone.
     """
-    app = create_app(service.config, service)
-    inner = app
-    for wrap in around:
-        app = wrap(app)
+    app = create_app(service.config, service, **settings)
     tls = {}
     if certificates is not None:
         files = ensure_self_signed(certificates)
         tls = {"ssl_certfile": str(files.certfile), "ssl_keyfile": str(files.keyfile)}
     listening = bind("127.0.0.1", 0)
-    options: dict[str, Any] = {"ws": "none", "log_level": "warning", "timeout_graceful_shutdown": 1, **tls}
-    server = Server(uvicorn.Config(app, **options))
+    server = create_server(app, around, timeout_graceful_shutdown=1, **tls)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
         port = listening.getsockname()[1]
-        yield Served(f"http{'s' if tls else ''}://localhost:{port}", service, inner.state.speakers)
+        yield Served(f"http{'s' if tls else ''}://localhost:{port}", service, app.state.speakers)
     finally:
         server.should_exit = True
         thread.join(30)
         listening.close()
         service.close()
     assert not thread.is_alive()
+
+
+def talking(served: Served) -> Speaker:
+    """The one recording that is going on, as soon as the server knows of it."""
+
+    def unfinished() -> list[Speaker]:
+        speakers = [served.speakers.get(*key) for key in served.speakers.open_now()]
+        return [speaker for speaker in speakers if speaker is not None and not speaker.done]
+
+    assert until(lambda: len(unfinished()) == 1)
+    return unfinished()[0]
 
 
 class Tab:

@@ -113,7 +113,7 @@ class Corpus:
         texts: list[str] = []
         index = first
         while True:
-            clip = stretch(self.clips[index].astype(np.float32) / np.float32(32768), rng.uniform(0.88, 1.14))
+            clip = stretch(self.clips[index].astype(np.float32) / np.float32(32768), rng.uniform(0.92, 1.09))
             if texts and length + len(clip) > longest * SAMPLE_RATE:
                 break
             parts += [clip * 10 ** rng.uniform(-0.25, 0.0), silence(rng, 0.1, 1.2)]
@@ -158,13 +158,13 @@ def background(rng: np.random.Generator, seconds: float) -> NDArray[np.float32]:
 
 
 def spoil(samples: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Tilt the spectrum, add noise at 8 to 45 dB, and set a level of -30 to 0 dB."""
+    """Tilt the spectrum, add noise at 14 to 45 dB, and set a level of -30 to 0 dB."""
     if rng.random() < 0.5:
         samples = lfilter([1.0, rng.uniform(-0.6, 0.6)], [1.0], samples).astype(np.float32)
-    if rng.random() < 0.7:
+    if rng.random() < 0.6:
         level = float(np.sqrt(np.mean(samples**2))) or 0.01
         noise = background(rng, len(samples) / SAMPLE_RATE + 0.01)[: len(samples)] / 0.05
-        samples = samples + noise * level * 10 ** (-rng.uniform(8, 45) / 20)
+        samples = samples + noise * level * 10 ** (-rng.uniform(14, 45) / 20)
     peak = float(np.abs(samples).max(initial=0)) or 1.0
     return np.asarray(samples / peak * 10 ** rng.uniform(-1.5, 0.0), dtype=np.float32)
 

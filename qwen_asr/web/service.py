@@ -1,0 +1,161 @@
+"""The recognizer behind the page: loaded in the background, shared by all speakers.
+
+The page is there at once and shows what goes on; whoever speaks too early is told so (`NotReady`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from qwen_asr.audio.utterance import EndpointConfig, UtteranceDetector
+from qwen_asr.audio.vad import Silero, VoiceActivity
+from qwen_asr.config import Config
+from qwen_asr.errors import NotReady, QwenASRError
+from qwen_asr.live.events import Event
+from qwen_asr.live.runner import Runner
+from qwen_asr.live.session import Session
+from qwen_asr.web.news import Bell
+from qwen_asr.web.speaker import Wishes
+
+if TYPE_CHECKING:
+    from qwen_asr.engine.recognizer import Recognizer
+    from qwen_asr.engine.scheduler import Scheduler
+    from qwen_asr.engine.streaming import Utterance
+
+log = logging.getLogger(__name__)
+
+DEMO_NOTE = (
+    "A small demo that understands simple English sentences about rooms, devices, times, days and names, "
+    "such as “Turn on the kitchen light.” For everything else start the server with a Qwen3-ASR checkpoint."
+)
+
+
+class Service:
+    """`start` loads; `state` is "loading", "ready" or "failed", `text` says it to people, `error` is why it failed.
+
+    A recognizer that is loaded already can be handed in; the state is then "ready" from the beginning.
+    """
+
+    def __init__(self, config: Config, recognizer: Recognizer | None = None) -> None:
+        self.config = config
+        self.bell = Bell()
+        self.state = "loading"
+        self.text = "Loading …"
+        self.error: QwenASRError | None = None
+        self._scheduler: Scheduler | None = None
+        self._silero: Silero | None = None
+        self._settled = threading.Event()
+        self._endpoints = EndpointConfig(
+            threshold=config.vad_threshold,
+            silence_seconds=config.silence_threshold,
+            min_speech_seconds=config.min_speech_duration,
+            longest_seconds=config.max_utterance_seconds,
+        )
+        if recognizer is not None:
+            self._take(recognizer)
+
+    def start(self, when_settled: Callable[[], None] = lambda: None) -> None:
+        """Begins to load; calls `when_settled` once it is ready or has failed. Nothing to do when it was handed in."""
+
+        def load() -> None:
+            if self.state == "loading":
+                self._load()
+            when_settled()
+
+        threading.Thread(target=load, name="qwen-asr-loading", daemon=True).start()
+
+    def wait(self, seconds: float | None = None) -> str:
+        """Waits until the state is no longer "loading"; returns the state."""
+        self._settled.wait(seconds)
+        return self.state
+
+    def as_dict(self) -> dict[str, Any]:
+        """The state for the page: `state`, `text`, the model's name and one line on what it understands."""
+        recognizer = self._scheduler.recognizer if self._scheduler else None
+        return {
+            "state": self.state,
+            "text": self.text,
+            "model": f"Checkpoint: {recognizer.name}" if recognizer else "",
+            "note": DEMO_NOTE if recognizer and recognizer.is_demo else "",
+        }
+
+    def new_session(
+        self, context: str = "", language: str | None = None, chunk_seconds: float | None = None
+    ) -> Session:
+        """A session of one speaker. Raises NotReady while loading, UnknownLanguage for a language of no model.
+
+        Where the speaker names no context or language, the server's defaults apply.
+        """
+        from qwen_asr.engine.languages import resolve_language  # heavy: transformers keeps the list
+
+        _, silero = self._ready()
+        config = self.config
+        return Session(
+            self._new_utterance,
+            UtteranceDetector(self._endpoints, VoiceActivity(silero)),
+            chunk_seconds=chunk_seconds or config.chunk_size_sec,
+            context=context or config.context,
+            language=resolve_language(language or config.default_language),
+            max_new_tokens=config.max_new_tokens,
+        )
+
+    def listen(self, wishes: Wishes, on_events: Callable[[list[Event]], None]) -> Runner:
+        """A session that runs: what `Speakers` needs to open a recording. Raises as `new_session` does."""
+        scheduler, _ = self._ready()
+        return Runner(self.new_session(wishes.context, wishes.language), scheduler, on_events)
+
+    def close(self) -> None:
+        """Stops the recognizer's thread; sessions that still run are told that it has stopped."""
+        if self._scheduler is not None:
+            self._scheduler.close()
+
+    def _ready(self) -> tuple[Scheduler, Silero]:
+        if self._scheduler is None or self._silero is None:
+            raise NotReady(self.text)
+        return self._scheduler, self._silero
+
+    def _new_utterance(self, context: str, language: str | None, max_new_tokens: int) -> Utterance:
+        from qwen_asr.engine.streaming import Utterance  # heavy: torch
+
+        scheduler, _ = self._ready()
+        return Utterance(scheduler.recognizer, context=context, language=language, max_new_tokens=max_new_tokens)
+
+    def _load(self) -> None:
+        try:
+            from qwen_asr.engine.checkpoint import load_recognizer  # heavy: takes seconds, and the page is up meanwhile
+
+            config = self.config
+            self._take(load_recognizer(config.asr_model_path, config.device, config.dtype, self._progress))
+        except QwenASRError as error:
+            self._fail(error)
+        except Exception as error:
+            log.exception("the checkpoint could not be loaded")
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            self._fail(QwenASRError(f"The checkpoint could not be loaded ({reason}). The server's log says more."))
+
+    def _take(self, recognizer: Recognizer) -> None:
+        from qwen_asr.engine.scheduler import Scheduler  # heavy: torch
+
+        self._silero = Silero()
+        self._scheduler = Scheduler(recognizer)
+        log.info("Ready: %s on %s (%s)", recognizer.name, recognizer.device, recognizer.dtype)
+        self._settle("ready", "Ready")
+
+    def _progress(self, text: str) -> None:
+        log.info("%s", text)
+        self._say(self.state, text.rstrip(" .…") + " …")
+
+    def _fail(self, error: QwenASRError) -> None:
+        self.error = error
+        self._settle("failed", str(error))
+
+    def _settle(self, state: str, text: str) -> None:
+        self._say(state, text)
+        self._settled.set()
+
+    def _say(self, state: str, text: str) -> None:
+        self.state, self.text = state, text
+        self.bell.ring()

@@ -1,0 +1,325 @@
+"""One recording of one page, as the server sees it: bytes go in at offsets, the text for the page comes out.
+
+The page numbers its bytes. Whatever the network does - a reply lost, a block sent twice, a block sent late - a byte
+at an offset counts once, and the answer is always "I have everything up to here". So nothing is lost, nothing is used
+twice, and both sides can prove it with one SHA-256.
+
+``Speaker`` is one recording, ``Speakers`` all that are open. Who recognises is handed in as a function that starts a
+``Listener``, so this module knows no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.audio.resample import StreamingResampler, to_mono
+from qwen_asr.config import IDLE_SECONDS, LEAVING_SECONDS
+from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.web.news import Bell
+
+log = logging.getLogger(__name__)
+
+BYTES_PER_SAMPLE = 2
+"""The page sends int16, little endian, one channel."""
+SKIPPED_MARGIN_SECONDS = 1.0
+"""How much audio before the present the page keeps although it was silence: longer than any pre-roll."""
+
+
+class Listener(Protocol):
+    """Who listens to a speaker: takes 16 kHz float32 mono as it comes, tells events to the function it was given."""
+
+    @property
+    def lag(self) -> float:
+        """Seconds of audio taken that no text covers yet."""
+
+    def feed(self, samples: NDArray[np.float32]) -> None:
+        """Takes more audio. Must not block on the model."""
+
+    def finish(self) -> Future[None]:
+        """No more audio comes. The future is done once the last event was told."""
+
+    def close(self) -> None:
+        """Forget everything; nobody reads any more."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a recording is opened with: sampling rate in Hz, and what the model is told."""
+
+    rate: int
+    context: str = ""
+    language: str | None = None
+
+
+StartListener = Callable[[Wishes, Callable[[list[Event]], None]], Listener]
+
+
+@dataclass
+class _Line:
+    """An utterance as the page shows it; `revision` is that of its last change."""
+
+    revision: int
+    event: Partial | Final | Failed
+
+    def shown(self) -> dict[str, Any]:
+        event = self.event
+        text = "" if isinstance(event, Failed) else event.text
+        stable = event.stable if isinstance(event, Partial) else len(text)
+        return {
+            "number": event.utterance,
+            "settled": text[:stable],
+            "tentative": text[stable:],
+            "start": event.start / SAMPLE_RATE,
+            "end": event.end / SAMPLE_RATE,
+            "final": not isinstance(event, Partial),
+            "language": None if isinstance(event, Failed) else event.language,
+            "error": event.message if isinstance(event, Failed) else None,
+        }
+
+
+class Speaker:
+    """One recording. Safe to call from any thread.
+
+    `received` counts the bytes taken, `sha256` is over exactly those.
+    """
+
+    def __init__(self, wishes: Wishes, start: StartListener, clock: Callable[[], float] = time.monotonic) -> None:
+        self.wishes = wishes
+        self.received = 0
+        self.heard_at = clock()
+        self.error: str | None = None
+        self.bell = Bell()
+        self._clock = clock
+        self._digest = hashlib.sha256()
+        self._resampler = StreamingResampler(wishes.rate)
+        self._taking = threading.Lock()  # one block at a time: a late duplicate may arrive beside its repetition
+        self._lines: dict[int, _Line] = {}
+        self._lines_lock = threading.Lock()
+        self._revision = 0
+        self._safe_at = 0  # samples at 16 kHz
+        self._finished: Future[None] | None = None
+        self._listener = start(wishes, self._tell)
+
+    @property
+    def sha256(self) -> str:
+        """Of all bytes received so far, as hex."""
+        return self._digest.hexdigest()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the page has said that no more comes."""
+        return self._finished is not None
+
+    @property
+    def done(self) -> bool:
+        """Whether all audio is in and all text is out."""
+        return self.error is not None or (self._finished is not None and self._finished.done())
+
+    def receive(self, offset: int, audio: bytes) -> int:
+        """Takes the bytes at [offset, offset + len) that are new; returns the offset up to which all is here.
+
+        Bytes received before are ignored. A block that starts beyond what is here is refused whole: the returned
+        offset is then smaller than `offset`, and the page sends again from there.
+        """
+        with self._taking:
+            self.heard_at = self._clock()
+            known = self.received - offset
+            if known < 0 or self.finished or self.error:
+                return self.received
+            fresh = audio[known:]
+            fresh = fresh[: len(fresh) - len(fresh) % BYTES_PER_SAMPLE]
+            if fresh:
+                self.received += len(fresh)
+                self._digest.update(fresh)
+                self._feed(to_mono(np.frombuffer(fresh, dtype="<i2")))
+            return self.received
+
+    def append(self, audio: bytes) -> int:
+        """Takes bytes that carry no offset (the stock recorder's): they are what comes next."""
+        return self.receive(self.received, audio)
+
+    def finish(self, total: int) -> None:
+        """The recording ends at `total` bytes. Nothing happens before all of them are here; may be said often."""
+        with self._taking:
+            self.heard_at = self._clock()
+            if self.received < total or self.finished or self.error:
+                return
+            try:
+                self._listener.feed(self._resampler.finish())
+                self._finished = self._listener.finish()
+            except Exception:
+                self._fail()
+                return
+        self._finished.add_done_callback(lambda _: self.bell.ring())
+
+    def close(self) -> None:
+        """Frees what the recording holds; no event is told after it."""
+        self._listener.close()
+        self.bell.ring()
+
+    def view(self, revision: int) -> dict[str, Any]:
+        """What changed after `revision`, for the page: only so a long session costs no more than a short one."""
+        # Asked first: when it says done, the lines read after it are the last ones.
+        done = self.done
+        with self._lines_lock:
+            changed = [line.shown() for line in self._lines.values() if line.revision > revision]
+            safe = self._safe()
+            newest = self._revision
+        view: dict[str, Any] = {
+            "received": self.received,
+            "safe": safe,
+            "seconds": round(self.received / BYTES_PER_SAMPLE / self.wishes.rate, 2),
+            "revision": newest,
+            "utterances": changed,
+            "lag": round(self._listener.lag, 2),
+            "done": done,
+            "error": self.error,
+        }
+        return view | {"sha256": self.sha256} if done else view
+
+    def has_news(self, revision: int) -> bool:
+        """Whether `view(revision)` would say anything new."""
+        return self._revision > revision or self.done
+
+    def _feed(self, samples: NDArray[np.float32]) -> None:
+        try:
+            self._listener.feed(self._resampler.feed(samples))
+        except Exception:
+            self._fail()
+
+    def _fail(self) -> None:
+        # The page must not send the same bytes again and again into the same failure.
+        log.exception("a recording was ended by an error")
+        self.error = "The server failed on this recording and ended it. The text above stays; press Record to go on."
+        self.bell.ring()
+
+    def _tell(self, events: list[Event]) -> None:
+        with self._lines_lock:
+            for event in events:
+                self._revision += 1
+                self._lines[event.utterance] = _Line(self._revision, event)
+        self.bell.ring()
+
+    def _safe(self) -> int:
+        """Bytes from the start that the page need not keep: their text is final, or there is none.
+
+        Everything after it can be given to another session, so that not even a restart of the server loses a word.
+        """
+        open_at = [line.event.start for line in self._lines.values() if isinstance(line.event, Partial)]
+        ended = max((line.event.end for line in self._lines.values() if not isinstance(line.event, Partial)), default=0)
+        if open_at:
+            self._safe_at = max(self._safe_at, min(open_at))
+        elif self._listener.lag > 0:  # speech waits for its first text; where it began is not known here
+            self._safe_at = max(self._safe_at, ended)
+        else:
+            heard = self.received // BYTES_PER_SAMPLE * SAMPLE_RATE // self.wishes.rate
+            self._safe_at = max(self._safe_at, ended, heard - round(SKIPPED_MARGIN_SECONDS * SAMPLE_RATE))
+        return min(self._safe_at * self.wishes.rate // SAMPLE_RATE * BYTES_PER_SAMPLE, self.received)
+
+
+class Speakers:
+    """All open recordings, each bound to its tab: nobody reads another's text by guessing a name.
+
+    A tab is Gradio's session hash, a recording the 128-bit random name that the page gave it.
+    """
+
+    def __init__(
+        self,
+        start: StartListener,
+        *,
+        idle_seconds: float = IDLE_SECONDS,
+        leaving_seconds: float = LEAVING_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._start = start
+        self._idle_seconds = idle_seconds
+        self.leaving_seconds = leaving_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._speakers: dict[tuple[str, str], Speaker] = {}
+        self._left: dict[str, float] = {}
+        self._closing = threading.Event()
+        threading.Thread(target=self._sweep, name="qwen-asr-reaper", daemon=True).start()
+
+    def __len__(self) -> int:
+        return len(self._speakers)
+
+    def open_now(self) -> list[tuple[str, str]]:
+        """The open recordings, as (tab, recording)."""
+        with self._lock:
+            return list(self._speakers)
+
+    def get(self, tab: str, recording: str) -> Speaker | None:
+        """The open recording of that tab, None where there is none (any more)."""
+        with self._lock:
+            self._left.pop(tab, None)  # it speaks, so it has not left
+            return self._speakers.get((tab, recording))
+
+    def open(self, tab: str, recording: str, wishes: Wishes) -> Speaker:
+        """Opens a recording; that tab's finished ones are forgotten. Raises what the listener raises, e.g. NotReady."""
+        with self._lock:
+            speaker = self._speakers.get((tab, recording))
+            if speaker is not None:
+                return speaker
+            speaker = self._speakers[tab, recording] = Speaker(wishes, self._start, self._clock)
+            old = [key for key, other in self._speakers.items() if key[0] == tab and other.done]
+            finished = [self._speakers.pop(key) for key in old]
+        for other in finished:
+            other.close()
+        return speaker
+
+    def forget(self, tab: str, recording: str) -> None:
+        """Frees one recording, if it is there."""
+        with self._lock:
+            speaker = self._speakers.pop((tab, recording), None)
+        if speaker is not None:
+            speaker.close()
+
+    def leave(self, tab: str) -> None:
+        """The tab's connection ended: its recordings are freed unless it is heard again shortly."""
+        with self._lock:
+            if any(key[0] == tab for key in self._speakers):
+                self._left[tab] = self._clock()
+
+    def reap(self) -> int:
+        """Frees the recordings of tabs that left, and of those not heard for long; returns how many."""
+        now = self._clock()
+        with self._lock:
+            left = {tab for tab, since in self._left.items() if now - since > self.leaving_seconds}
+            for tab in left:
+                del self._left[tab]
+            gone = [
+                key
+                for key, speaker in self._speakers.items()
+                if key[0] in left or now - speaker.heard_at > self._idle_seconds
+            ]
+            freed = [self._speakers.pop(key) for key in gone]
+        for speaker in freed:
+            speaker.close()
+        return len(freed)
+
+    def close(self) -> None:
+        """Frees everything, when the server stops."""
+        self._closing.set()
+        with self._lock:
+            speakers, self._speakers = list(self._speakers.values()), {}
+        for speaker in speakers:
+            speaker.close()
+
+    def _sweep(self) -> None:
+        while not self._closing.wait(min(1.0, self.leaving_seconds / 4)):
+            try:
+                self.reap()
+            except Exception:
+                log.exception("could not free a recording")

@@ -1,0 +1,61 @@
+"""One Chromium and one server for all browser tests that need nothing special."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Playwright, sync_playwright
+from scipy.signal import resample_poly
+
+from tests.browser import Served, chromium_path, serving, small_config, start_chromium, write_wav
+from tests.checkpoints import random_recognizer, spoken
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Playwright]:
+    """The driver of browsers; skips, or fails in CI, where there is no Chromium.
+
+    For a module, not the session: while it lives an event loop runs in the tests' thread, and others need their own.
+    """
+    chromium_path()
+    with sync_playwright() as driver:
+        yield driver
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Some seconds of speech as WAV files at 48 and 44.1 kHz."""
+    folder = tmp_path_factory.mktemp("speech")
+    sentences = ["Turn on the kitchen light.", "The meeting is on Monday the tenth of May."]
+    gap = np.zeros(4_000, np.float32)
+    samples = np.concatenate([part for text in sentences for part in (spoken(text), gap)])
+    return {
+        rate: write_wav(folder / f"{rate}.wav", resample_poly(samples, rate // 100, 160).astype(np.float32), rate)
+        for rate in (48_000, 44_100)
+    }
+
+
+@pytest.fixture(scope="module")
+def chromium(playwright: Playwright, speech: dict[int, Path]) -> Iterator[Browser]:
+    """A Chromium that hears speech at 48 kHz."""
+    browser = start_chromium(playwright, speech[48_000])
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the certificate of all servers."""
+    return tmp_path_factory.mktemp("certs")
+
+
+@pytest.fixture(scope="module")
+def served(certificates: Path) -> Iterator[Served]:
+    """A server over HTTPS with a small random model: its words mean nothing, everything else is real."""
+    from qwen_asr.web.service import Service
+
+    with serving(Service(small_config(), random_recognizer()), certificates) as server:
+        yield server

@@ -1,0 +1,82 @@
+"""The main job: a sentence is spoken into a browser's microphone, and its text stands on the page."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Playwright, expect
+from scipy.signal import resample_poly
+
+from qwen_asr import Qwen3ASRModel
+from qwen_asr.audio.resample import StreamingResampler, to_mono
+from qwen_asr.web.service import Service
+from tests.browser import MARKS, Served, Tab, serving, small_config, start_chromium, write_wav
+from tests.checkpoints import DEMO, Samples, demo_recognizer, spoken
+
+pytestmark = [
+    *MARKS,
+    pytest.mark.skipif(not (DEMO / "config.json").exists(), reason="the demo checkpoint is not there"),
+]
+
+SENTENCE = "The meeting is on Monday the tenth of May."
+
+
+@pytest.fixture(scope="module")
+def listening(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A Chromium whose microphone hears the sentence, by a voice that the demo was not trained on, then silence."""
+    path = tmp_path_factory.mktemp("sentence") / "sentence.wav"
+    lead_in = np.zeros(8_000, np.float32)
+    samples = np.concatenate([lead_in, spoken(SENTENCE)])
+    browser = start_chromium(playwright, write_wav(path, resample_poly(samples, 3, 1).astype(np.float32), 48_000))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def served(certificates: Path) -> Iterator[Served]:
+    """The bundled demo over HTTPS."""
+    with serving(Service(small_config(), demo_recognizer()), certificates) as server:
+        yield server
+
+
+def heard(tab: Tab) -> Samples:
+    """What the browser's microphone gave, resampled to 16 kHz."""
+    script = "document.querySelector('#microphone').produced"
+    data = base64.b64decode(str(tab.page.evaluate(f"base64Of({script})")))
+    resampler = StreamingResampler(int(tab.proof()["rate"]))
+    mono = to_mono(np.frombuffer(data, "<i2"))
+    return np.concatenate([resampler.feed(mono), resampler.finish()])
+
+
+BASE64 = """window.base64Of = (bytes) => {
+  let text = "";
+  for (let i = 0; i < bytes.length; i += 32768) text += String.fromCharCode(...bytes.subarray(i, i + 32768));
+  return btoa(text);
+};"""
+
+
+def test_a_sentence_is_read_while_it_is_spoken(listening: Browser, served: Served) -> None:
+    length = len(spoken(SENTENCE)) / 16_000 + 0.5
+    with Tab(listening, served.url, BASE64) as tab:
+        expect(tab.page.locator("#model")).to_contain_text("Turn on the kitchen light")
+        tab.record()
+        began = time.monotonic()
+        tab.page.locator("#transcript .utterance .tentative:not(:empty)").first.wait_for()
+        assert time.monotonic() - began < length  # tentative text, while the sentence is still being spoken
+        time.sleep(max(0, began + length - time.monotonic()))
+        tab.stop()  # at once: the last word must not be lost
+        tab.proof()
+        [key] = served.speakers.open_now()
+        [line] = served.speakers.get(*key).view(0)["utterances"]  # type: ignore[union-attr]
+        utterance = heard(tab)[round(line["start"] * 16_000) : round(line["end"] * 16_000)]
+        model = Qwen3ASRModel(demo_recognizer())
+        [offline] = model.transcribe((utterance, 16_000))
+        assert tab.texts() == [offline.text]
+        assert tab.texts(".tentative") == [""]
+        assert tab.problems == []
+        print(f"said: {SENTENCE!r}, written: {offline.text!r}")

@@ -1,0 +1,134 @@
+"""The server as it is started: ports, signals, headers, and what it says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qwen_asr.config import Config
+from qwen_asr.errors import BadConfig, PortInUse, ShareUnavailable, StartupError
+from qwen_asr.web.server import bind, public_link, serve
+from tests.checkpoints import DEMO
+
+MAIN = "import sys; from qwen_asr.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+class Started:
+    """The server in a process of its own, in a folder of its own."""
+
+    def __init__(self, folder: Path, repository: Path, *options: str, **environ: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", MAIN, *options],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(repository), "HF_HUB_OFFLINE": "1", **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def line_with(self, text: str) -> str:
+        """The next line of its output that has `text` in it."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if text in line:
+                return line.strip()
+        raise AssertionError(f"it ended without saying {text!r}: {self.end()}")
+
+    def end(self, number: int | None = None) -> tuple[int, str]:
+        """Sends it a signal, if one is given, and waits: exit code and standard error."""
+        if number is not None:
+            self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=120)
+        return self.process.returncode, said
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield other.getsockname()[1]
+
+
+def test_a_port_in_use_is_said_before_anything_is_loaded(taken: int, tmp_path: Path, repository: Path) -> None:
+    with pytest.raises(PortInUse, match=f"Port {taken} on 127.0.0.1 is in use.*--port"):
+        serve(Config(port=taken))
+    began = time.monotonic()
+    code, said = Started(tmp_path, repository, "--port", str(taken)).end()
+    assert code == 1
+    assert said.count("\n") == 1
+    assert "in use" in said
+    assert time.monotonic() - began < 60
+
+
+def test_an_address_that_is_not_ours() -> None:
+    with pytest.raises(StartupError, match="no address of this machine"):
+        bind("192.0.2.1", 0)
+    with pytest.raises(StartupError, match="is no address"):
+        bind("no such host", 0)
+
+
+def test_share_and_own_https_do_not_go_together() -> None:
+    with pytest.raises(BadConfig, match="either --share or"):
+        serve(Config(share=True, generate_self_signed_cert=True, port=0))
+
+
+def test_without_a_tunnel_it_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The address of the service is one where nobody answers: the real way to it, without leaving this machine.
+    monkeypatch.setattr("gradio.networking.GRADIO_API_SERVER", "http://127.0.0.1:9/")
+    monkeypatch.setattr("gradio.networking.GRADIO_SHARE_SERVER_ADDRESS", None)
+    with pytest.raises(ShareUnavailable, match="No public link is to be had"):
+        public_link(8000)
+
+
+def test_a_folder_that_is_no_checkpoint_ends_the_server(tmp_path: Path, repository: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, said = Started(tmp_path, repository, "--port", "0", "--asr-model-path", "./empty").end()
+    assert code == 1
+    assert "error: empty is no checkpoint" in said
+    assert "Traceback" not in said
+
+
+def test_on_a_space_it_serves_as_spaces_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPACE_ID", "somebody/something")
+    config = Config()
+    assert (config.host, config.port, config.tls) == ("0.0.0.0", 7860, False)
+
+
+@pytest.mark.skipif(not (DEMO / "config.json").exists(), reason="the demo checkpoint is not there")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_https_and_stops_cleanly(number: int, tmp_path: Path, repository: Path) -> None:
+    started = Started(
+        tmp_path,
+        repository,
+        "--asr-model-path",
+        "demo",
+        "--generate-self-signed-cert",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+    )
+    url = started.line_with("https://")
+    started.line_with("Ready. Checkpoint: demo")
+    trust = ssl.create_default_context(cafile=str(tmp_path / "certs" / "qwen_asr_cert.pem"))
+    with urllib.request.urlopen(url, context=trust, timeout=30) as page:  # noqa: S310 - our own server
+        assert page.status == 200
+        assert "server" not in {name.lower() for name in page.headers}
+        body = page.read().decode()
+    assert "fonts.googleapis" not in body
+    with urllib.request.urlopen(f"{url}/gradio_api/heartbeat/x", context=trust, timeout=30) as stream:  # noqa: S310
+        assert stream.headers["X-Accel-Buffering"] == "no"
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        code, said = started.end(number)  # with a stream still open
+    assert code == 0, said
+    assert "Traceback" not in said
