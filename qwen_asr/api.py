@@ -29,13 +29,14 @@ from numpy.typing import NDArray
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import load_audio
 from qwen_asr.audio.resample import to_mono
-from qwen_asr.audio.utterance import CUT_SECONDS, EndpointConfig, UtteranceDetector, quietest
-from qwen_asr.audio.vad import Silero, VoiceActivity
+from qwen_asr.audio.utterance import CUT_SECONDS, EndpointConfig, quietest
+from qwen_asr.audio.vad import Silero
 from qwen_asr.engine.checkpoint import load_recognizer
 from qwen_asr.engine.languages import LANGUAGES, resolve_language
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import Hypothesis, Utterance, run_steps
 from qwen_asr.errors import BadInput
+from qwen_asr.live.opening import open_session
 from qwen_asr.live.session import Session
 from qwen_asr.live.transcript import join_texts
 
@@ -229,14 +230,13 @@ class Qwen3ASRModel:
         Each `Final` carries what `transcribe` gives for the samples from its `start` to its `end`, but for the guards
         that its `warnings` name. Raises `UnknownLanguage`, and `BadConfig` for settings out of range.
         """
-        return Session(
-            lambda context, language, limit: Utterance(
-                self.recognizer, context=context, language=language, max_new_tokens=limit
-            ),
-            UtteranceDetector(endpoints or EndpointConfig(longest_seconds=self._longest / SAMPLE_RATE), _voice()),
+        return open_session(
+            self.recognizer,
+            _silero(),
+            endpoints or EndpointConfig(longest_seconds=self._longest / SAMPLE_RATE),
             chunk_seconds=chunk_size_sec,
             context=context,
-            language=resolve_language(language),
+            language=language,
             max_new_tokens=self.max_new_tokens,
         )
 
@@ -257,10 +257,6 @@ def cut_point(samples: NDArray[np.float32], longest: int) -> int:
 @cache
 def _silero() -> Silero:
     return Silero()
-
-
-def _voice() -> VoiceActivity:
-    return VoiceActivity(_silero())
 
 
 def _pieces(samples: NDArray[np.float32], longest: int) -> Iterator[NDArray[np.float32]]:

@@ -186,7 +186,7 @@ def _print_file(finals: Iterator[Final], form: str, prefix: str) -> None:
 def _check_language(language: str | None) -> None:
     """Raises UnknownLanguage now, instead of when the first person speaks."""
     if language is not None:
-        from qwen_asr.engine.languages import resolve_language  # heavy: transformers keeps the list
+        from qwen_asr.engine.languages import resolve_language
 
         resolve_language(language)
 

@@ -207,10 +207,9 @@ class Config:
         """Whether the server itself speaks HTTPS."""
         return self.generate_self_signed_cert
 
-    @property
-    def context(self) -> str:
-        """What the model is told where a client names nothing: the prompt, a blank line, the context."""
-        return "\n\n".join(part for part in (self.default_prompt, self.default_context) if part)
+    def context_for(self, context: str = "") -> str:
+        """What the model is told: the prompt, a blank line, and a client's context or else the default one."""
+        return "\n\n".join(part for part in (self.default_prompt, context or self.default_context) if part)
 
     @property
     def unneeded(self) -> tuple[str, ...]:

@@ -11,14 +11,13 @@ from itertools import chain
 from pathlib import Path
 
 from qwen_asr.audio.decode import decode_blocks
-from qwen_asr.audio.utterance import EndpointConfig, UtteranceDetector
-from qwen_asr.audio.vad import Silero, VoiceActivity
+from qwen_asr.audio.vad import Silero
 from qwen_asr.config import Config
 from qwen_asr.engine.checkpoint import load_recognizer
 from qwen_asr.engine.recognizer import Recognizer
-from qwen_asr.engine.streaming import Utterance
 from qwen_asr.errors import AudioError, StepFailed
 from qwen_asr.live.events import Failed, Final
+from qwen_asr.live.opening import endpoints_of, open_session
 from qwen_asr.live.runner import run_session
 from qwen_asr.live.session import Session
 
@@ -53,23 +52,13 @@ class FileTranscriber:
         config = self._config
         if self._recognizer is None:
             self._recognizer = load_recognizer(config.asr_model_path, config.device, config.dtype)
-        endpoints = EndpointConfig(
-            threshold=config.vad_threshold,
-            silence_seconds=config.silence_threshold,
-            min_speech_seconds=config.min_speech_duration,
-            longest_seconds=config.max_utterance_seconds,
-        )
-        return Session(
-            self._new_utterance,
-            UtteranceDetector(endpoints, VoiceActivity(self._silero)),
+        return open_session(
+            self._recognizer,
+            self._silero,
+            endpoints_of(config),
             # Nobody watches a file's text grow: each utterance is decoded once, at its end.
             chunk_seconds=config.max_utterance_seconds + 1,
             context=self._context,
             language=self._language,
             max_new_tokens=config.max_new_tokens,
         )
-
-    def _new_utterance(self, context: str, language: str | None, max_new_tokens: int) -> Utterance:
-        if self._recognizer is None:
-            raise RuntimeError("a session is made only once the model is loaded")
-        return Utterance(self._recognizer, context=context, language=language, max_new_tokens=max_new_tokens)

@@ -1,7 +1,7 @@
 """The streaming microphone: one for Gradio that loses nothing, and the text beside it.
 
 A `gr.HTML` with a script, so it goes wherever Gradio goes (login, Spaces, share links, sub-paths) and needs no route,
-no package of its own and no build step. In the browser (`microphone.js`) an AudioWorklet makes int16 blocks at the
+no package of its own and no build step. In the browser (`capture.js`) an AudioWorklet makes int16 blocks at the
 native rate; they travel through Gradio's own ``server_functions``, one POST at a time:
 
     page → {tab, recording, offset, audio, last}      "bytes from here; the recording ends at `last`"
@@ -30,6 +30,7 @@ from qwen_asr.web.news import Bell
 from qwen_asr.web.speaker import Speaker, Speakers, Wishes
 
 HERE = Path(__file__).parent
+SCRIPTS = ("capture.js", "recording.js", "microphone.js")
 LONGEST_WAIT_SECONDS = 10.0
 """The longest that a request is held back, below the 30 s or so at which proxies give a silent request up."""
 RATES = range(8_000, 192_001)
@@ -132,7 +133,7 @@ def streaming_microphone(
     # Not a subclass of gr.HTML: Gradio writes a .pyi file beside the source of every class that is derived from it.
     return gr.HTML(
         html_template=_text("microphone.html"),
-        js_on_load=_text("microphone.js"),
+        js_on_load="\n".join(_text(name) for name in SCRIPTS),
         server_functions=[exchange, server_state],
         apply_default_css=False,
         elem_id=elem_id,

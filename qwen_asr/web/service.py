@@ -10,8 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from qwen_asr.audio.utterance import EndpointConfig, UtteranceDetector
-from qwen_asr.audio.vad import Silero, VoiceActivity
+from qwen_asr.audio.vad import Silero
 from qwen_asr.config import Config
 from qwen_asr.errors import NotReady, QwenASRError
 from qwen_asr.live.events import Event
@@ -23,7 +22,6 @@ from qwen_asr.web.speaker import Wishes
 if TYPE_CHECKING:
     from qwen_asr.engine.recognizer import Recognizer
     from qwen_asr.engine.scheduler import Scheduler
-    from qwen_asr.engine.streaming import Utterance
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +46,6 @@ class Service:
         self._scheduler: Scheduler | None = None
         self._silero: Silero | None = None
         self._settled = threading.Event()
-        self._endpoints = EndpointConfig(
-            threshold=config.vad_threshold,
-            silence_seconds=config.silence_threshold,
-            min_speech_seconds=config.min_speech_duration,
-            longest_seconds=config.max_utterance_seconds,
-        )
         if recognizer is not None:
             self._take(recognizer)
 
@@ -89,16 +81,17 @@ class Service:
 
         Where the speaker names no context or language, the server's defaults apply.
         """
-        from qwen_asr.engine.languages import resolve_language  # heavy: transformers keeps the list
+        from qwen_asr.live.opening import endpoints_of, open_session  # heavy: torch
 
-        _, silero = self._ready()
+        scheduler, silero = self._ready()
         config = self.config
-        return Session(
-            self._new_utterance,
-            UtteranceDetector(self._endpoints, VoiceActivity(silero)),
+        return open_session(
+            scheduler.recognizer,
+            silero,
+            endpoints_of(config),
             chunk_seconds=chunk_seconds or config.chunk_size_sec,
-            context=context or config.context,
-            language=resolve_language(language or config.default_language),
+            context=config.context_for(context),
+            language=language or config.default_language,
             max_new_tokens=config.max_new_tokens,
         )
 
@@ -117,12 +110,6 @@ class Service:
             raise NotReady(self.text)
         return self._scheduler, self._silero
 
-    def _new_utterance(self, context: str, language: str | None, max_new_tokens: int) -> Utterance:
-        from qwen_asr.engine.streaming import Utterance  # heavy: torch
-
-        scheduler, _ = self._ready()
-        return Utterance(scheduler.recognizer, context=context, language=language, max_new_tokens=max_new_tokens)
-
     def _load(self) -> None:
         try:
             from qwen_asr.engine.checkpoint import load_recognizer  # heavy: takes seconds, and the page is up meanwhile
@@ -137,8 +124,13 @@ class Service:
             self._fail(QwenASRError(f"The checkpoint could not be loaded ({reason}). The server's log says more."))
 
     def _take(self, recognizer: Recognizer) -> None:
-        from qwen_asr.engine.scheduler import Scheduler  # heavy: torch
+        import torch  # heavy, as is what follows
 
+        from qwen_asr.engine.scheduler import Scheduler
+
+        if recognizer.is_demo and recognizer.device.type == "cpu":
+            # So small a model loses more to threads that wait for each other than it gains by them.
+            torch.set_num_threads(1)
         self._silero = Silero()
         self._scheduler = Scheduler(recognizer)
         log.info("Ready: %s on %s (%s)", recognizer.name, recognizer.device, recognizer.dtype)

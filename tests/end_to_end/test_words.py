@@ -72,7 +72,7 @@ def test_a_sentence_is_read_while_it_is_spoken(listening: Browser, served: Serve
         tab.stop()  # at once: the last word must not be lost
         tab.proof()
         [key] = served.speakers.open_now()
-        [line] = served.speakers.get(*key).view(0)["utterances"]  # type: ignore[union-attr]
+        [line] = served.speakers.get(*key).view(0)["utterances"]
         utterance = heard(tab)[round(line["start"] * 16_000) : round(line["end"] * 16_000)]
         model = Qwen3ASRModel(demo_recognizer())
         [offline] = model.transcribe((utterance, 16_000))

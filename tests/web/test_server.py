@@ -126,7 +126,7 @@ def test_it_serves_https_and_stops_cleanly(number: int, tmp_path: Path, reposito
         assert "server" not in {name.lower() for name in page.headers}
         body = page.read().decode()
     assert "fonts.googleapis" not in body
-    with urllib.request.urlopen(f"{url}/gradio_api/heartbeat/x", context=trust, timeout=30) as stream:  # noqa: S310
+    with urllib.request.urlopen(f"{url}/gradio_api/heartbeat/x", context=trust, timeout=30) as stream:  # noqa: S310 - ours
         assert stream.headers["X-Accel-Buffering"] == "no"
         assert stream.headers["content-type"].startswith("text/event-stream")
         code, said = started.end(number)  # with a stream still open

@@ -168,7 +168,7 @@ def test_a_listener_that_breaks_ends_the_recording_with_a_sentence() -> None:
     def broken(_: NDArray[np.float32]) -> None:
         raise RuntimeError("secret detail")
 
-    heard.feed = broken  # type: ignore[method-assign]
+    heard.feed = broken
     assert speaker.receive(0, sound(100)) == 200
     view = speaker.view(0)
     assert view["done"]
