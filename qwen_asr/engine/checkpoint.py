@@ -101,6 +101,7 @@ def load_recognizer(
     tell = progress or logger.info
     place = pick_device(device)
     source = find(path, place, tell)
+    read_config(source.folder)  # before anything is said of loading
     precision = pick_dtype(dtype, place, source)
     size = sum(file.stat().st_size for file in source.folder.glob("*.safetensors"))
     tell(f"Loading {source.name} ({size / 1e6:.0f} MB) on {place} in {str(precision).removeprefix('torch.')}")

@@ -98,10 +98,11 @@ def test_every_event_arrives_in_order_whatever_the_device_does(seed: int, failin
     watcher.start()
     for block in np.split(audio, np.sort(rng.integers(0, len(audio), 40))):
         runner.feed(block)
+        lags.append(runner.lag)  # the watcher alone may not get a turn on a busy machine
         time.sleep(rng.uniform(0, 0.002))
     finished = runner.finish()
     assert runner.finish() is finished
-    assert finished.result(timeout=20) is None
+    assert finished.result(timeout=60) is None
     watched.set()
     watcher.join()
     device.close()
@@ -124,7 +125,7 @@ def test_many_speakers_share_a_device() -> None:
         _, _, runner, audio = speaker
         for block in np.array_split(audio, 30):
             runner.feed(block)
-        runner.finish().result(timeout=20)
+        runner.finish().result(timeout=60)
 
     with ThreadPoolExecutor(10) as pool:
         list(pool.map(speak, speakers))
@@ -160,7 +161,7 @@ MANY = [(True, 4000), (False, 6000)] * 600
 def test_a_device_that_answers_at_once_makes_no_deep_recursion(device: Any, ending: type) -> None:
     session, listener = new_session(chunk_seconds=0.2), Listener()
     runner = run(session, device(), [sound(MANY)], listener)
-    runner.finish().result(timeout=20)
+    runner.finish().result(timeout=60)
     assert len(listener.witness.closed) == 600
     assert all(type(event) is ending for event in listener.witness.closed)
     listener.witness.check_complete(session)
@@ -168,7 +169,7 @@ def test_a_device_that_answers_at_once_makes_no_deep_recursion(device: Any, endi
 
 def test_people_see_a_sentence_and_the_log_the_detail(caplog: pytest.LogCaptureFixture) -> None:
     listener = Listener()
-    run(new_session(), FailsAtOnce(), [sound([(True, SECOND)])], listener).finish().result(timeout=20)
+    run(new_session(), FailsAtOnce(), [sound([(True, SECOND)])], listener).finish().result(timeout=60)
     (failed,) = listener.witness.closed
     assert isinstance(failed, Failed)
     assert "secret" not in failed.message
@@ -185,7 +186,7 @@ def test_a_listener_that_fails_stops_nobody_and_is_told_at_the_end(caplog: pytes
     session, device = new_session(chunk_seconds=0.2), RandomDevice(1)
     runner = run(session, device, np.array_split(sound(SEVERAL), 30), listen)
     with pytest.raises(KeyError, match="page is gone"):
-        runner.finish().result(timeout=20)
+        runner.finish().result(timeout=60)
     device.close()
     assert len(calls) > 3
     assert session.done
@@ -206,7 +207,7 @@ def test_a_listener_may_call_back() -> None:
 
     runner = Runner(session, device, listen)
     runner.feed(sound([(True, 20_000)]))
-    assert ended.wait(20)
+    assert ended.wait(60)
     device.close()
     witness.check_complete(session)
     assert session.received == 80_000
@@ -222,7 +223,7 @@ def test_close_drops_everything_at_any_moment() -> None:
         runner.close()
         runner.feed(sound([(True, SECOND)]))  # a late block of a page that is gone
         if finished is not None and not finished.cancelled():
-            finished.result(timeout=20)
+            finished.result(timeout=60)
         later = runner.finish()
         assert later.done()
         if finished is None:
@@ -251,7 +252,7 @@ def test_an_error_on_the_way_to_the_device_does_not_stop_the_session_for_good() 
     with pytest.raises(MemoryError):
         runner.feed(audio[:20_000])
     runner.feed(audio[20_000:])
-    runner.finish().result(timeout=20)
+    runner.finish().result(timeout=60)
     witness.check_complete(session)
     assert [final.text for final in witness.finals] == [heard(audio)]
 
@@ -260,7 +261,7 @@ def test_who_cancels_the_end_stops_nothing() -> None:
     session, device, witness = new_session(), RandomDevice(3), Witness()
     runner = run(session, device, [sound(SEVERAL)], witness.take)
     runner.finish().cancel()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not session.done:
         assert time.monotonic() < deadline
         time.sleep(0.001)
