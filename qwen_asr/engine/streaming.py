@@ -83,6 +83,7 @@ class Utterance:
         self.work = Work()
         self._buffer = np.zeros(FIRST_CAPACITY, dtype=np.float32)
         self.length = 0
+        self._heard = 0  # how much of what is there now the hypothesis covers
         self._features = LogMel(recognizer.extractor)
         self._windows: list[CachedWindow] = []
         self._cache: KVCache | None = None
@@ -108,6 +109,7 @@ class Utterance:
         if length >= self.length:
             return
         self.length = length
+        self._heard = -1  # whatever is appended here next, the hypothesis does not cover it
         self._features.truncate(length)
         self._keep_windows(self._features.final_frames // self._recognizer.encoder.window_frames)
 
@@ -118,7 +120,7 @@ class Utterance:
 
     def finish(self) -> Hypothesis:
         """The hypothesis for everything appended: the offline transcription of the utterance."""
-        if self.hypothesis.samples == self.length and self.work.steps:
+        if self._heard == self.length:
             return self.hypothesis
         return run_steps(self._recognizer, [self.step()])[0]
 
@@ -131,6 +133,7 @@ class Utterance:
         embeddings = yield from self._encode(spectrum)
         tokens, ended = yield from self._decode(embeddings)
         self.work.steps += 1
+        self._heard = length
         self.hypothesis = self._parse(tokens, length, not ended)
         return self.hypothesis
 

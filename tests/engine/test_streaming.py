@@ -124,6 +124,16 @@ def test_truncating_equals_never_having_heard_the_rest(recognizer: Recognizer, n
     assert grown.tokens == generate(name, samples[: cut + 30_000], max_new_tokens=32)
 
 
+def test_other_samples_of_the_same_length_are_heard(recognizer: Recognizer, name: str) -> None:
+    first, second = spoken("Open the window."), spoken("Set a timer for ten minutes.", 3)
+    utterance = Utterance(recognizer, max_new_tokens=32)
+    utterance.feed(first)
+    utterance.truncate(100)
+    utterance.append(second[: len(first) - 100])
+    expected = generate(name, np.concatenate([first[:100], second[: len(first) - 100]]), max_new_tokens=32)
+    assert utterance.finish().tokens == expected
+
+
 def test_finish_without_news_costs_nothing(recognizer: Recognizer) -> None:
     utterance = Utterance(recognizer, max_new_tokens=16)
     utterance.feed(spoken("Stop the music."))

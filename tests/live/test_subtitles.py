@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_asr.live import subtitles
@@ -56,6 +56,7 @@ def test_nothing_said() -> None:
     assert subtitles.vtt([]) == "WEBVTT\n\n"
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.builds(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_asr.live.events import Final
@@ -11,6 +11,7 @@ from qwen_asr.live.transcript import Settling, Transcript, join_texts, split_uni
 words = st.text(st.sampled_from("ab .,北京กำ한ナ\n"), max_size=12)
 
 
+@settings(deadline=None)
 @given(words | st.text(max_size=30))
 def test_units_lose_nothing(text: str) -> None:
     assert "".join(split_units(text)) == text.rstrip()
@@ -23,6 +24,7 @@ def test_a_unit_is_a_word_or_a_character_where_there_are_no_spaces() -> None:
     assert split_units("ที่นี่") == ["ที่", "นี่"]  # vowel signs and tone marks stay on their letter
 
 
+@settings(deadline=None)
 @given(st.lists(words, max_size=8))
 def test_settled_text_only_grows(hypotheses: list[str]) -> None:
     settling, before = Settling(), ""
