@@ -28,6 +28,7 @@ _FRAME = 320
 # A phrase of two or more words said six times on end is a loop; a single word or a row of digits may be meant
 # ("no no no no", a code), up to twelve. The processor's parse_output cuts what repeats more than 20 times itself.
 PHRASE_REPEATS = 6
+MARKER = "<asr_text>"  # stands between the language and the text of an answer, and has no place in the text
 WORD_REPEATS = 12
 # One second of speech with the pre-roll and the hang-over (0.3 s each) that the detector leaves around it.
 SHORT_SAMPLES = int(1.6 * SAMPLE_RATE)
@@ -93,9 +94,14 @@ def cleaned(hypothesis: Hypothesis, silent: bool, configured: int) -> tuple[str,
         changed = "silence: the model wrote text for audio without sound; it was dropped."
         return "", [changed] if hypothesis.text else []
     warnings = []
-    text = cut_repetition(hypothesis.text)
-    if text != hypothesis.text:
+    # An ordinary token, so decoding keeps it; parse_output takes only the first away.
+    text, marker, _ = hypothesis.text.partition(MARKER)
+    if marker:
+        warnings.append(f"marker: the model wrote {MARKER} into its text; what stood behind it was dropped.")
+    once = cut_repetition(text.rstrip())
+    if once != text.rstrip():
         warnings.append("repetition: the model repeated the same words in a loop; one round was kept.")
+    text = once
     if hypothesis.truncated:
         limit = token_limit(hypothesis.samples, configured)
         why = (

@@ -54,6 +54,12 @@ class Runner:
             return self._session.lag
 
     @property
+    def busy(self) -> bool:
+        """`Session.busy`, from any thread."""
+        with self._state:
+            return self._session.busy
+
+    @property
     def received(self) -> int:
         """Samples fed so far."""
         return self._session.received

@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.audio.resample import to_mono
 from qwen_asr.audio.utterance import CUT_SECONDS, Ended, Skipped, Speech, Started
-from qwen_asr.errors import AudioError, BadConfig
+from qwen_asr.errors import BadConfig
 from qwen_asr.live import guards
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.transcript import Settling, Transcript
@@ -150,6 +151,11 @@ class Session:
         return sum(speaking.uncovered for speaking in self._queue) / SAMPLE_RATE
 
     @property
+    def busy(self) -> bool:
+        """Whether a step is under way. Where none is, only more audio, or `finish`, makes the lag smaller."""
+        return self._outstanding is not None
+
+    @property
     def done(self) -> bool:
         """Whether `finish` was called and every utterance has been reported."""
         return self._finished and not self._queue and self._outstanding is None
@@ -165,12 +171,7 @@ class Session:
         """The first, dear half of `feed`: voice detection. It touches the detector alone, no other state."""
         if self._finished:
             raise RuntimeError("The session is finished: feed() after finish().")
-        block = np.asarray(samples, dtype=np.float32)
-        if block.ndim != 1 or not np.isfinite(block).all():
-            raise AudioError(
-                f"A block of audio of shape {block.shape} cannot be used: it must be one row of finite samples "
-                "(float32, mono, 16 kHz)."
-            )
+        block = to_mono(samples)
         self._received += len(block)
         return self._detector.feed(block)
 

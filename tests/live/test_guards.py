@@ -246,3 +246,10 @@ def test_a_longer_utterance_may_change_the_language() -> None:
     finals = finals_of(say, audio)
     assert [final.language for final in finals] == ["English", "Dutch"]
     assert all(final.warnings == () for final in finals)
+
+
+def test_the_models_own_marker_is_no_text() -> None:
+    hypothesis = Hypothesis(text="Open the window.<asr_text>The interview", samples=SECOND)
+    text, warnings = guards.cleaned(hypothesis, silent=False, configured=512)
+    assert text == "Open the window."
+    assert [warning.split(":")[0] for warning in warnings] == ["marker"]
