@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ from qwen_asr.errors import BadInput
 from qwen_asr.live.opening import open_session
 from qwen_asr.live.session import Session
 from qwen_asr.live.transcript import join_texts
+
+_NO_WORD_TIMES = "Word times are not available yet"
 
 AudioLike = str | Path | bytes | tuple[NDArray[Any], int]
 
@@ -60,6 +62,7 @@ class StreamingState:
         self._chunk = chunk
         self._longest = longest
         self._finals: list[Hypothesis] = []
+        self._finished = False
         self._buffer = np.zeros(0, dtype=np.float32)
         self.utterance = self._new_utterance()
 
@@ -74,14 +77,17 @@ class StreamingState:
         return _join_languages(self._hypotheses())
 
     def feed(self, samples: NDArray[np.float32]) -> None:
-        """Take samples; a step at each full chunk."""
+        """Take samples; a step at each full chunk. Raises `BadInput` after `finish`."""
+        if self._finished:
+            raise BadInput("The stream is finished and takes no more audio: make a new one with init_streaming_state.")
         self._buffer = np.concatenate([self._buffer, samples])
         while len(self._buffer) >= self._chunk:
             self._step(self._buffer[: self._chunk])
             self._buffer = self._buffer[self._chunk :]
 
     def finish(self) -> None:
-        """A last step over what is left."""
+        """A last step over what is left; again, it does nothing."""
+        self._finished = True
         rest, self._buffer = self._buffer, np.zeros(0, dtype=np.float32)
         if len(rest):
             self._step(rest)
@@ -130,13 +136,26 @@ class Qwen3ASRModel:
         max_new_tokens: int = 512,
         max_inference_batch_size: int = 8,
         max_utterance_seconds: float = 30.0,
+        forced_aligner: str | Path | None = None,
+        forced_aligner_kwargs: dict[str, Any] | None = None,
+        attn_implementation: str | None = None,
+        **unknown: Any,
     ) -> "Qwen3ASRModel":
         """Load a checkpoint: a hub id, a folder (either layout), "demo" or "auto".
 
         device_map: "cuda:0", "mps", "cpu"; None or "auto" takes the best there is. max_new_tokens bounds an utterance,
         max_inference_batch_size the pieces that are transcribed together. Audio longer than max_utterance_seconds is
-        cut at the quietest point of the last seconds. Raises `CheckpointError`, or `BadConfig` for the device.
+        cut at the quietest point of the last seconds. attn_implementation is taken so that old code runs: the engine
+        has its own attention. Raises `CheckpointError`, `BadConfig` for the device, and `BadInput` for an argument
+        that is not known, or for a forced_aligner: it makes word times, and those there are not yet.
         """
+        if forced_aligner is not None or forced_aligner_kwargs is not None:
+            raise BadInput(f"{_NO_WORD_TIMES}: leave forced_aligner and forced_aligner_kwargs out.")
+        if unknown:
+            raise BadInput(
+                f"from_pretrained does not know {', '.join(unknown)}: it takes dtype, device_map, max_new_tokens, "
+                "max_inference_batch_size and max_utterance_seconds."
+            )
         recognizer = load_recognizer(
             str(pretrained_model_name_or_path),
             str(device_map or "auto"),
@@ -149,6 +168,14 @@ class Qwen3ASRModel:
             max_utterance_seconds=max_utterance_seconds,
         )
 
+    @classmethod
+    def LLM(cls, *_: Any, **__: Any) -> NoReturn:
+        """Qwen's way to a model on vLLM, which is not used here. Raises `BadInput`."""
+        raise BadInput(
+            "Qwen3ASRModel.LLM needs vLLM, which is not used here: load the model with Qwen3ASRModel.from_pretrained; "
+            "streaming works with that one too."
+        )
+
     @staticmethod
     def get_supported_languages() -> list[str]:
         """The thirty language names."""
@@ -159,12 +186,16 @@ class Qwen3ASRModel:
         audio: AudioLike | Sequence[AudioLike],
         context: str | Sequence[str] = "",
         language: str | Sequence[str | None] | None = None,
+        return_time_stamps: bool = False,
     ) -> list[Transcription]:
         """Transcribe one audio or a list of them: a path, URL, base64 text, file bytes or `(samples, rate)` each.
 
         `context` and `language` count for all, or are lists of the same length. Always returns a list. Raises
-        `AudioError` for what is no audio, `UnknownLanguage`, and `BadInput` when the lists do not match.
+        `AudioError` for what is no audio, `UnknownLanguage`, and `BadInput` when the lists do not match, or for
+        return_time_stamps: word times there are not yet.
         """
+        if return_time_stamps:
+            raise BadInput(f"{_NO_WORD_TIMES}: leave return_time_stamps out.")
         audios = list(audio) if isinstance(audio, Sequence) and not _is_one(audio) else [audio]
         contexts = _broadcast(context, len(audios), "context")
         languages = [resolve_language(name) for name in _broadcast(language, len(audios), "language")]
@@ -209,7 +240,10 @@ class Qwen3ASRModel:
         )
 
     def streaming_transcribe(self, pcm16k: NDArray[Any], state: StreamingState) -> StreamingState:
-        """Feed mono samples at 16 kHz, float or int16, any length; `state` is brought up to date and returned."""
+        """Feed mono samples at 16 kHz, float or int16, any length; `state` is brought up to date and returned.
+
+        Raises `BadInput` when the stream was finished.
+        """
         state.feed(to_mono(np.asarray(pcm16k).reshape(-1)))
         return state
 

@@ -7,14 +7,18 @@ Gradio) is imported where it is used, so that `--help` and a mistyped option ans
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from qwen_asr.config import add_options, from_options
+from qwen_asr import __version__
+from qwen_asr.config import Config, add_options, from_options, unknown_variables
 from qwen_asr.errors import AudioError, BadConfig, QwenASRError
 
 if TYPE_CHECKING:
@@ -52,9 +56,10 @@ _TRANSCRIBE_EXAMPLES = """examples:
   %(prog)s interview.m4a
   %(prog)s --language German --context "Grünau, Frau Özdemir" *.mp3
   %(prog)s --asr-model-path ./Qwen3-ASR-0.6B --device cpu --format srt talk.webm > talk.srt
+  ffmpeg -i talk.mkv -f wav - | %(prog)s -
 
-A line of text is an utterance; with several files it is FILE: TEXT. A file that cannot be read is said on stderr,
-the others are transcribed all the same, and the exit code is not 0.
+A line of text is an utterance; with several files it is FILE: TEXT, and JSON is an array of them. A file that cannot
+be read is said on stderr, the others are transcribed all the same, and the exit code is not 0.
 """
 
 
@@ -88,12 +93,14 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(description: str, epilog: str) -> _Parser:
     # No abbreviations: an option that is added later would change what `--max` means.
-    return _Parser(
+    parser = _Parser(
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    _add_version(parser)
+    return parser
 
 
 def _subparser(commands: Any, name: str, help: str, epilog: str) -> argparse.ArgumentParser:
@@ -104,11 +111,17 @@ def _subparser(commands: Any, name: str, help: str, epilog: str) -> argparse.Arg
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    _add_version(parser)
     return parser
 
 
+def _add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action="version", version=f"qwen-asr-live {__version__}")
+
+
 def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="audio or video, in any common format")
+    what = "audio or video, in any common format; - is standard input, an http(s) URL is fetched"
+    parser.add_argument("files", nargs="+", metavar="FILE", help=what)
     parser.add_argument("--language", metavar="LANGUAGE", help="language that is spoken (default: recognised)")
     parser.add_argument("--context", default="", metavar="TEXT", help="names and terms that are spoken")
     parser.add_argument("--format", default="txt", choices=FORMATS, help="what to print (default: txt)")
@@ -119,18 +132,35 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
 def _run(parser: _Parser, argv: Sequence[str] | None, action: Callable[[dict[str, Any]], int] | None) -> int:
     """Parses and acts; the one place where errors become exit codes."""
     try:
-        options = vars(parser.parse_args(argv))
-        chosen = action or options["action"]
-        return int(chosen(options))
+        with _ended_by_interrupt():
+            options = vars(parser.parse_args(argv))
+            chosen = action or options["action"]
+            return int(chosen(options))
     except QwenASRError as error:
         _complain(parser.prog, error)
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130  # as a shell counts a program ended by SIGINT
     except BrokenPipeError:
         # Whoever read our output (`| head`) has seen enough. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+@contextlib.contextmanager
+def _ended_by_interrupt() -> Iterator[None]:
+    """SIGINT ends the process at once, as SIGTERM does, until the server takes both to stop in order.
+
+    Python's KeyboardInterrupt, raised wherever the program happens to be, would come out of a half-done import as
+    another error, and not before a step of the model is over. A SIGINT that is ignored (a shell's `&`) stays ignored.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _complain(program: str, error: QwenASRError) -> None:
@@ -138,8 +168,7 @@ def _complain(program: str, error: QwenASRError) -> None:
 
 
 def _serve(options: dict[str, Any]) -> int:
-    config = from_options(options, os.environ)
-    _start_logging(config.log_level)
+    config = _configured(options, None)
     _check_language(config.default_language)
     if config.unneeded:
         log.info("%s: accepted for old scripts; this engine needs no such setting.", ", ".join(config.unneeded))
@@ -149,8 +178,13 @@ def _serve(options: dict[str, Any]) -> int:
 
 
 def _transcribe(options: dict[str, Any]) -> int:
-    config = from_options(options, os.environ)
-    _start_logging("info" if options["verbose"] else "warning")
+    files: list[str] = options["files"]
+    if len(files) > 1 and options["format"] in ("srt", "vtt"):
+        raise BadConfig(
+            f"--format {options['format']} was given with {len(files)} files, but has no place for their names: give "
+            "one file at a time, or --format txt or json."
+        )
+    config = _configured(options, "info" if options["verbose"] else "warning")
     _check_language(options["language"])
     from transformers.utils.logging import disable_progress_bar  # heavy, as the next
 
@@ -159,28 +193,55 @@ def _transcribe(options: dict[str, Any]) -> int:
     if not options["verbose"]:
         disable_progress_bar()  # it shows one even where stderr is a file
     transcriber = FileTranscriber(config, language=options["language"], context=options["context"])
-    files: list[str] = options["files"]
     exit_code = 0
+    whole: list[tuple[str, list[Final]]] = []  # but for txt, of which each line is printed as soon as it is known
     for name in files:
         try:
-            _print_file(transcriber.finals(Path(name)), options["format"], "" if len(files) == 1 else f"{name}: ")
+            finals = transcriber.finals(name)
+            if options["format"] == "txt":
+                finals = _print_lines(finals, "" if len(files) == 1 else f"{name}: ")
+            whole.append((name, list(finals)))
         except AudioError as error:
             _complain("qwen-asr transcribe", error)
             exit_code = error.exit_code
+            continue
+        if not any(final.text.strip() for final in whole[-1][1]):
+            print(f"No speech was found in {name}.", file=sys.stderr)  # noqa: T201 - as _complain
+    if options["format"] != "txt":
+        _print_whole(whole, options["format"], several=len(files) > 1)
     return exit_code
 
 
-def _print_file(finals: Iterator[Final], form: str, prefix: str) -> None:
-    from qwen_asr.live import subtitles
+def _print_lines(finals: Iterator[Final], prefix: str) -> Iterator[Final]:
+    """Prints each as it passes."""
+    from qwen_asr.live.subtitles import txt
 
-    if form == "txt":
-        for final in finals:  # each as soon as it is known
-            text = subtitles.txt([final])
-            if text:
-                print(prefix + text, end="", flush=True)  # noqa: T201 - the text is the output
-        return
-    whole = {"srt": subtitles.srt, "vtt": subtitles.vtt, "json": subtitles.as_json}[form](finals)
-    print(whole, end="", flush=True)  # noqa: T201 - the text is the output
+    for final in finals:
+        if line := txt([final]):
+            print(prefix + line, end="", flush=True)  # noqa: T201 - the text is the output
+        yield final
+
+
+def _print_whole(files: list[tuple[str, list[Final]]], form: str, *, several: bool) -> None:
+    from qwen_asr.live import subtitles
+    from qwen_asr.live.transcript import Transcript
+
+    if several:
+        objects = [{"file": name} | Transcript(finals).as_dict() for name, finals in files]
+        text = json.dumps(objects, ensure_ascii=False, indent=2) + "\n"
+    else:
+        write = {"srt": subtitles.srt, "vtt": subtitles.vtt, "json": subtitles.as_json}[form]
+        text = "".join(write(finals) for _, finals in files)
+    print(text, end="", flush=True)  # noqa: T201 - the text is the output
+
+
+def _configured(options: dict[str, Any], log_level: str | None) -> Config:
+    """The Config of the options and the environment; logging begins at `log_level`, by default the Config's."""
+    config = from_options(options, os.environ)
+    _start_logging(log_level or config.log_level)
+    if unknown := unknown_variables(os.environ):
+        log.warning("The environment has %s, which is no option: check the spelling.", ", ".join(unknown))
+    return config
 
 
 def _check_language(language: str | None) -> None:

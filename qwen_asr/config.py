@@ -31,6 +31,48 @@ MAX_BLOCK_BYTES = 1 << 20
 """The most audio that the page posts at once; more is split, so that one request never fills the memory."""
 MAX_BACKLOG_SECONDS = 600.0
 """How much audio the page keeps for a server that it cannot reach, before it stops recording and says so."""
+MAX_UPLOAD_BYTES = 512 << 20
+"""The largest audio file that the REST route takes; it lies on disk meanwhile. OpenAI's own server takes 25 MB."""
+MAX_FORM_BYTES = 1 << 20
+"""The most bytes of an upload's form beside the file itself: fields, headers, boundaries."""
+LINGER_SECONDS = 5.0
+"""How long the rest of a refused upload is still read and thrown away, so that the sender gets to read the answer."""
+RETRY_AFTER_SECONDS = 5
+"""When a client that came while the checkpoint was loading is told to come again."""
+MAX_AHEAD_SECONDS = 30.0
+"""How much ended speech of a file waits, decoded, for the recognizer before more of the file is read."""
+
+
+
+@dataclass(frozen=True, kw_only=True)
+class SocketLimits:
+    """What the server takes on over its WebSockets, with units in the names; each is nobody's option either."""
+
+    sessions: int = 64
+    """Sessions open at once; one more is refused."""
+    config_bytes: int = 1 << 16
+    """A text message. The longest context that Qwen3-ASR was trained with, 10,000 tokens, fits."""
+    message_bytes: int = 4 << 20
+    """A message of audio: a minute of float32 at 16 kHz. Whoever sends a file sends it in pieces."""
+    config_seconds: float = 10.0
+    """How long after the connection the first message may take."""
+    idle_seconds: float = IDLE_SECONDS
+    """How long nothing may come from a client that could send. It finds half-open connections too."""
+    session_seconds: float = 4 * 3600.0
+    """How long a session may last."""
+    ahead_seconds: float = 30.0
+    """How much speech may wait for its text before no more is read from that client."""
+    waiting_messages: int = 256
+    """How many messages may wait for a client that reads slowly before no more is read from it."""
+    send_seconds: float = 30.0
+    """How long a client may take to accept one message; it is then given up."""
+    close_seconds: float = 10.0
+    """How long a connection may still exist after its session ended: its last messages, and the answer to the close."""
+    ping_seconds: float = 20.0
+    """A connection without traffic is kept open, in proxies and routers between, by a ping so often."""
+    threads: int = 4
+    """Voice detection and resampling run on so many threads at once: these few, not the pool that pages need."""
+
 
 LOCAL_HOST = "127.0.0.1"
 ALL_HOSTS = "0.0.0.0"  # noqa: S104 - the address that "all addresses" is written as, bound only when asked for
@@ -92,7 +134,7 @@ class Config:
     asr_model_path: str = _option(
         "auto",
         "hub id, folder, or `demo`. `auto`: Qwen3-ASR-1.7B on a GPU that holds it, else 0.6B; where neither is cached "
-        "nor can be fetched, the bundled demo checkpoint, and the log and the page say so",
+        "nor can be fetched, the bundled demo checkpoint, and the log and the page say so (`transcribe` fails instead)",
         "model",
         metavar="PATH",
         env="QWEN_ASR_MODEL_PATH",
@@ -207,9 +249,10 @@ class Config:
         """Whether the server itself speaks HTTPS."""
         return self.generate_self_signed_cert
 
-    def context_for(self, context: str = "") -> str:
-        """What the model is told: the prompt, a blank line, and a client's context or else the default one."""
-        return "\n\n".join(part for part in (self.default_prompt, context or self.default_context) if part)
+    def context_for(self, context: str = "", prompt: str = "") -> str:
+        """What the model is told: prompt, a blank line, context; of each the client's, or else the default one."""
+        parts = (prompt or self.default_prompt, context or self.default_context)
+        return "\n\n".join(part for part in parts if part)
 
     @property
     def unneeded(self) -> tuple[str, ...]:
@@ -263,6 +306,12 @@ def from_options(options: Mapping[str, Any], environ: Mapping[str, str]) -> Conf
             name = environment_name(field)
             values[field.name] = _convert(field, environ[name], name)
     return Config(**values)
+
+
+def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The variables that look like an option of ours and are none, most likely mistyped; sorted."""
+    known = {environment_name(field) for field in dataclasses.fields(Config)}
+    return tuple(sorted(name for name in environ if name.startswith(ENV_PREFIX) and name not in known))
 
 
 def option_table() -> str:

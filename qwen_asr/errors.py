@@ -6,13 +6,17 @@
     ├── BadInput                400  1007  exit 2   what was sent or typed cannot be used
     │   ├── AudioError          415                 no audio, empty, or in a format that cannot be read
     │   ├── UnknownLanguage     400                 a language that the model does not know
-    │   └── BadConfig           400  1008           an option or setting out of its range
+    │   ├── BadConfig           400  1008           an option or setting out of its range
+    │   ├── BadField            400                 a field of a request that cannot be used
+    │   ├── TooLarge            413  1009           more bytes at once than the server takes
+    │   └── TimedOut            408  1008           nothing came for too long
     ├── CheckpointError         503        exit 1   the model's weights
     │   ├── CheckpointNotFound                      neither a folder, nor cached, nor to be fetched
     │   ├── WrongArchitecture                       a checkpoint, but not a Qwen3-ASR
     │   └── BadCheckpoint                           a Qwen3-ASR with files missing or broken
     ├── NotReady                503  1013           the checkpoint is still loading
     ├── LimitExceeded           429  1013           more than the server was told to take on
+    ├── StorageError            507                 the server's disk took no more
     ├── StepFailed              500  1011           the model failed on one step; the session goes on
     └── StartupError                       exit 1   the server cannot start
         ├── PortInUse                               somebody else listens there
@@ -59,6 +63,28 @@ class BadConfig(BadInput):
     close_code = 1008
 
 
+class BadField(BadInput):
+    """A field of a request that is missing or cannot be used; `param` is its name."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class TooLarge(BadInput):
+    """An upload or a message of more bytes than the server takes at once."""
+
+    http_status = 413
+    close_code = 1009
+
+
+class TimedOut(BadInput):
+    """The sender sent nothing for too long."""
+
+    http_status = 408
+    close_code = 1008
+
+
 class CheckpointError(QwenASRError):
     """The model's weights cannot be had."""
 
@@ -89,6 +115,12 @@ class LimitExceeded(QwenASRError):
 
     http_status = 429
     close_code = 1013
+
+
+class StorageError(QwenASRError):
+    """What was sent cannot be stored: the disk is full, or may not be written to."""
+
+    http_status = 507
 
 
 class StepFailed(QwenASRError):

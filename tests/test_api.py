@@ -133,6 +133,32 @@ def test_what_cannot_be_done_is_said(model: Qwen3ASRModel, tmp_path: Path) -> No
         model.init_streaming_state(chunk_size_sec=0)
 
 
+def test_what_the_original_has_and_this_has_not_is_said(model: Qwen3ASRModel) -> None:
+    clip = (spoken(TEXT), 16_000)
+    assert model.transcribe(clip, return_time_stamps=False)[0].text == TEXT
+    with pytest.raises(BadInput, match="Word times are not available yet"):
+        model.transcribe(clip, return_time_stamps=True)
+    for argument in ({"forced_aligner": "Qwen/Qwen3-ForcedAligner-0.6B"}, {"forced_aligner_kwargs": {}}):
+        with pytest.raises(BadInput, match="Word times are not available yet"):
+            Qwen3ASRModel.from_pretrained("demo", **argument)
+    with pytest.raises(BadInput, match="does not know tensor_parallel_size: it takes dtype"):
+        Qwen3ASRModel.from_pretrained("demo", tensor_parallel_size=2)
+    with pytest.raises(BadInput, match=r"Qwen3ASRModel\.from_pretrained"):
+        Qwen3ASRModel.LLM(model="Qwen/Qwen3-ASR-0.6B", gpu_memory_utilization=0.8)
+    accepted = {"forced_aligner": None, "forced_aligner_kwargs": None, "attn_implementation": "flash_attention_2"}
+    assert Qwen3ASRModel.from_pretrained("demo", **accepted).transcribe(clip)[0].text == TEXT
+
+
+def test_a_finished_stream_takes_no_more(model: Qwen3ASRModel) -> None:
+    samples = spoken(TEXT)
+    state = model.init_streaming_state()
+    model.streaming_transcribe(samples, state)
+    text = model.finish_streaming_transcribe(state).text
+    with pytest.raises(BadInput, match="stream is finished"):
+        model.streaming_transcribe(samples, state)
+    assert model.finish_streaming_transcribe(state).text == text == TEXT
+
+
 def test_the_package_exports_what_it_says() -> None:
     for name in qwen_asr.__all__:
         assert getattr(qwen_asr, name).__name__ == name

@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import wave
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from qwen_asr import cli
+from qwen_asr import __version__, cli
+from qwen_asr.config import Config
+from qwen_asr.web.server import _announce
 
 ROOT = Path(__file__).parents[1]
 SERVE = [sys.executable, str(ROOT / "app.py")]
@@ -141,7 +148,7 @@ def test_a_certificate_that_is_somebody_elses(tmp_path: Path) -> None:
     (tmp_path / "certs").mkdir()
     (tmp_path / "certs" / "qwen_asr_key.pem").write_text("mine\n")
     done = run(*SERVE, "--generate-self-signed-cert", "--host", "127.0.0.1", "--port", "0", folder=tmp_path)
-    assert "qwen_asr_key.pem was not made by --generate-self-signed-cert" in complaint(done)
+    assert "qwen_asr_key.pem is no key that can be read, and is left untouched" in complaint(done)
     assert (tmp_path / "certs" / "qwen_asr_key.pem").read_text() == "mine\n"
 
 
@@ -201,6 +208,40 @@ def test_a_model_that_is_named_is_never_replaced(speech: Path, tmp_path: Path) -
     assert "nobody/nothing" in complaint(done)
 
 
+def test_files_are_not_transcribed_by_the_demo_unless_it_is_named(speech: Path, tmp_path: Path) -> None:
+    done = run(*TOOL, "transcribe", str(speech), HF_HOME=str(tmp_path / "hub"), QWEN_ASR_MODEL_PATH="auto")
+    assert done.returncode == 1
+    assert complaint(done).startswith("No Qwen3-ASR weights are cached and none can be fetched")
+    assert "--asr-model-path demo" in done.stderr
+    done = run(*TOOL, "transcribe", str(speech), HF_HOME=str(tmp_path / "hub"), QWEN_ASR_MODEL_PATH="demo")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("command", [[*SERVE, "--port", "0"], [*TOOL, "transcribe", "-"]], ids=["serve", "transcribe"])
+def test_an_interrupt_while_it_starts_ends_it_quietly(command: list[str], seconds: float, tmp_path: Path) -> None:
+    environment = {**os.environ, **OFFLINE, "QWEN_ASR_MODEL_PATH": "demo"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:  # nothing comes in: it waits
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        code = process.wait(timeout=60)
+        assert process.stderr
+        said = process.stderr.read().decode()
+    assert code in (0, -signal.SIGINT)  # 0: it served already
+    assert "Traceback" not in said
+    assert "Error" not in said
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored(tool: Tool) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert "Klingon" in complaint(tool("transcribe", "a.wav", "--language", "Klingon"))
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_the_server_too_says_what_is_wrong_with_a_checkpoint(tmp_path: Path) -> None:
     done = run(*SERVE, "--asr-model-path", str(tmp_path), "--port", "0", folder=tmp_path)
     assert done.returncode == 1
@@ -217,6 +258,83 @@ def test_speech_becomes_text_in_each_format(tool: Tool, speech: Path, form: str)
     assert "kitchen" in done.stdout
     beginning = {"txt": "Turn", "srt": "1\n00:00:0", "vtt": "WEBVTT\n\n00:00:0", "json": "{\n"}[form]
     assert done.stdout.startswith(beginning)
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_a_pipe_is_transcribed(speech: Path, tmp_path: Path, name: str) -> None:
+    command = [*TOOL, "transcribe", "--asr-model-path", "demo", name]
+    environment = {**os.environ, **OFFLINE}
+    done = subprocess.run(command, env=environment, input=speech.read_bytes(), capture_output=True, check=True)
+    assert done.stdout.startswith(b"Turn")
+    done = subprocess.run(command, env=environment, input=b"", capture_output=True, check=False)
+    expected = "Standard input" if name == "-" else "'/dev/stdin'"
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert f"error: {expected} is empty" in done.stderr.decode()
+
+
+def test_an_address_is_fetched(tool: Tool, speech: Path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(speech.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        done = tool("transcribe", "--asr-model-path", "demo", f"{address}/speech.wav")
+        missing = tool("transcribe", "--asr-model-path", "demo", f"{address}/missing.wav")
+        server.shutdown()
+    assert done.stdout.startswith("Turn")
+    assert missing.returncode == 2
+    assert f"{address}/missing.wav answered 404" in missing.stderr
+
+
+def test_several_files_are_one_array_of_json(tool: Tool, speech: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").touch()
+    options = ["--asr-model-path", "demo", "--format", "json"]
+    done = tool("transcribe", *options, speech, tmp_path / "empty.wav", speech)
+    assert done.returncode == 2
+    both = json.loads(done.stdout)
+    assert [one.pop("file") for one in both] == [str(speech)] * 2
+    assert both == [json.loads(tool("transcribe", *options, speech).stdout)] * 2
+
+
+@pytest.mark.parametrize("form", ["srt", "vtt"])
+def test_subtitles_are_of_one_file(tool: Tool, form: str) -> None:
+    done = tool("transcribe", "--format", form, "a.wav", "b.wav")
+    assert done.returncode == 2
+    assert complaint(done).endswith("one file at a time, or --format txt or json.")
+
+
+@pytest.mark.parametrize("form", ["txt", "srt"])
+def test_a_file_without_speech_is_said(tool: Tool, tmp_path: Path, form: str) -> None:
+    path = tmp_path / "silence.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(64_000))
+    done = tool("transcribe", "--asr-model-path", "demo", "--format", form, path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"No speech was found in {path}.\n"
+
+
+@pytest.mark.parametrize("command", [cli.main, cli.tool])
+def test_the_version(command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        command(["--version"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out == f"qwen-asr-live {__version__}\n"
+
+
+def test_a_mistyped_variable_is_named_once(speech: Path) -> None:
+    done = run(*TOOL, "transcribe", "--asr-model-path", "demo", str(speech), QWEN_ASR_MODLE_PATH="x")
+    assert done.returncode == 0
+    assert done.stderr.count("QWEN_ASR_MODLE_PATH") == 1
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_where_there_is_no_microphone_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for config in (Config(host="192.0.2.7"), Config(), Config(host="192.0.2.7", generate_self_signed_cert=True)):
+        _announce(config, 8000)
+        said.append(capsys.readouterr().out)
+    assert ["--generate-self-signed-cert" in text for text in said] == [True, False, False]
+    assert ["Type the https://" in text for text in said] == [False, False, True]
 
 
 def test_several_files_are_named_and_a_bad_one_stops_none(tool: Tool, speech: Path, tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_asr.config import Config, add_options, environment_name, flag, from_options, option_table
+from qwen_asr.config import (
+    Config,
+    add_options,
+    environment_name,
+    flag,
+    from_options,
+    option_table,
+    unknown_variables,
+)
 from qwen_asr.errors import BadConfig
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -64,6 +72,12 @@ def test_what_is_wrong_in_the_environment_is_named() -> None:
         parsed(environ={"QWEN_ASR_PORT": "web"})
     with pytest.raises(BadConfig, match="QWEN_ASR_SHARE was given 'maybe'"):
         parsed(environ={"QWEN_ASR_SHARE": "maybe"})
+
+
+def test_variables_that_are_no_option_are_found() -> None:
+    known = {environment_name(field): "1" for field in FIELDS.values()}
+    assert unknown_variables({**known, "PATH": "/bin"}) == ()
+    assert unknown_variables({**known, "QWEN_ASR_PROT": "", "QWEN_ASR_HOSTS": "1"}) == ("QWEN_ASR_HOSTS", "QWEN_ASR_PROT")
 
 
 @pytest.mark.parametrize("name", RANGES)

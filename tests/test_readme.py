@@ -107,6 +107,18 @@ def test_it_serves_over_https_and_stops_when_told(command: str) -> None:
     assert "Traceback" not in output
 
 
+def test_the_openai_package_is_answered(tmp_path: Path) -> None:
+    write_wave(tmp_path / "speech.wav")
+    (tmp_path / "certs").symlink_to(ROOT / "certs")
+    port = free_port()
+    block = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[2].replace("localhost:8000", f"localhost:{port}")
+    with running("python app.py --generate-self-signed-cert --asr-model-path demo", port):
+        assert until(lambda: answers(f"https://localhost:{port}/readyz"), 200)
+        done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[2] == "Turn on the kitchen light."
+
+
 NAMED = "python app.py --generate-self-signed-cert --asr-model-path Qwen/Qwen3-ASR-0.6B"
 
 
@@ -129,7 +141,8 @@ def test_transcribe(tmp_path: Path, program: Callable[[str], str]) -> None:
     script = "import sys; from qwen_asr.cli import tool; sys.exit(tool())"
     done = subprocess.run(
         [sys.executable, "-c", script, *shlex.split(TRANSCRIBE)[1:]],
-        cwd=tmp_path, env=environment(0) | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+        cwd=tmp_path, env=environment(0) | {"PYTHONPATH": str(ROOT), "QWEN_ASR_MODEL_PATH": "demo"},
+        capture_output=True, text=True, check=True,
     )
     assert done.stdout.strip() == "Turn on the kitchen light."
 
@@ -167,10 +180,9 @@ def test_the_python_in_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     samples = write_wave(tmp_path / "speech.wav")
     monkeypatch.chdir(tmp_path)
     names = {"blocks": [samples[start : start + 3_200] for start in range(0, len(samples), 3_200)]}
-    first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    first, second, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(first, names)  # noqa: S102 - our own README
     assert capsys.readouterr().out.splitlines()[0] == "Turn on the kitchen light."
     assert names["state"].text == "Turn on the kitchen light."
-    names["blocks"] = [block.astype(np.float32) / 32768 for block in names["blocks"]]
     exec(second, names)  # noqa: S102 - our own README
     assert capsys.readouterr().out.endswith("Turn on the kitchen light.\n")

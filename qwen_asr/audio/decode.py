@@ -9,13 +9,16 @@ log warning. Where more packets are broken than whole, or nothing at all is left
 
 import base64
 import binascii
+import contextlib
 import io
 import logging
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes
 
 import av
@@ -65,18 +68,36 @@ def load_audio(source: str | Path | bytes | tuple[NDArray[Any], int]) -> NDArray
     return _joined(list(blocks))
 
 
-def decode_blocks(source: Path | BinaryIO) -> Iterator[NDArray[np.float32]]:
-    """Decode a file, or an open and seekable one, block by block: float32 mono 16 kHz, memory constant.
+def decode_blocks(source: Path | BinaryIO, name: str = "The audio") -> Iterator[NDArray[np.float32]]:
+    """Decode a file, or an open one, block by block: float32 mono 16 kHz, memory constant.
 
-    Raises `AudioError`, at the first block where it can, for: missing file, folder, empty file, no audio, a format
-    that is not read, no sound in it, nothing decodable.
+    What cannot be sought in, such as a pipe, is read to its end first, onto the disk. `name` is what messages call an
+    open file. Raises `AudioError`, at the first block where it can, for: missing file, folder, empty file, no audio,
+    a format that is not read, no sound in it, nothing decodable.
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         with _open(path) as file:
-            yield from _decode(file, f"{path.name!r}")
+            yield from decode_blocks(file, repr(str(path)))
+    elif source.seekable():
+        yield from _decode(source, name)
     else:
-        yield from _decode(source, "The audio")
+        with _spooled(source, name) as file:
+            yield from _decode(file, name)
+
+
+def _spooled(source: BinaryIO, name: str) -> BinaryIO:
+    """A temporary file with all that comes out of `source`. It has no name: the system removes it, whatever happens."""
+    try:
+        with contextlib.ExitStack() as opened:
+            file: Any = opened.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(source, file)
+            file.seek(0)
+            opened.pop_all()
+            return cast(BinaryIO, file)
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise AudioError(f"{name} cannot be read to its end ({reason}); save it as a file and give that.") from None
 
 
 def _open(path: Path) -> BinaryIO:
@@ -185,10 +206,9 @@ def _joined(blocks: list[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 def _from_text(text: str) -> Path | bytes:
     """What a string names: a URL's content, a data URL's, a file, or base64 text."""
-    scheme = text[:8].lower()
-    if scheme.startswith(("http://", "https://")):
-        return _fetch(text)
-    if scheme.startswith("data:"):
+    if is_address(text):
+        return fetch(text)
+    if text[:5].lower() == "data:":
         return _from_data_url(text)
     path = Path(text)
     try:
@@ -222,8 +242,13 @@ def _from_base64(text: str) -> bytes:
         ) from None
 
 
-def _fetch(url: str) -> bytes:
-    """The body of an http(s) URL, at most `FETCH_BYTES` in `FETCH_SECONDS`."""
+def is_address(text: str) -> bool:
+    """Whether a text is an http(s) URL, to be fetched."""
+    return text[:8].lower().startswith(("http://", "https://"))
+
+
+def fetch(url: str) -> bytes:
+    """The body of an http(s) URL, at most `FETCH_BYTES` in `FETCH_SECONDS`. Raises `AudioError`."""
     deadline = time.monotonic() + FETCH_SECONDS
     body = bytearray()
     try:

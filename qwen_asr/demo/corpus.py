@@ -28,6 +28,7 @@ from qwen_asr.demo.voices import (
 
 LONGEST_SECONDS = 30.0
 FLITE_SHARE = 0.3
+LENGTH_SKEW = 2.0  # an utterance is longest * u ** LENGTH_SKEW long: half are under a quarter of the longest
 SENTENCES = 12_000
 
 
@@ -107,7 +108,7 @@ class Corpus:
         """Compose one utterance of at most `longest` seconds (at least one sentence, whatever its length)."""
         if rng.random() < 0.04:
             return Example(spoil(background(rng, rng.uniform(0.3, min(longest, 12))), rng), "", "", False)
-        target = longest * SAMPLE_RATE * rng.random() ** 1.5
+        target = longest * SAMPLE_RATE * rng.random() ** LENGTH_SKEW
         first = int(rng.integers(len(self.clips)))
         parts, length = [self.edge(rng)], 0
         texts: list[str] = []

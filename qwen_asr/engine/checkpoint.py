@@ -89,18 +89,24 @@ class Source:
 
 
 def load_recognizer(
-    path: str = "auto", device: str = "auto", dtype: str = "auto", progress: Progress | None = None
+    path: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Progress | None = None,
+    *,
+    demo_instead: bool = True,
 ) -> Recognizer:
     """Find, fetch and load a checkpoint.
 
-    path: a hub id, a folder, "demo", or "auto" (the best Qwen3-ASR that the device holds, else the demo). device:
-    "auto", "cuda", "cuda:1", "mps", "cpu". dtype: "auto", "bfloat16", "float16", "float32". `progress` is told in
-    plain words what goes on. Raises `CheckpointNotFound`, `WrongArchitecture` or `BadCheckpoint`; `BadConfig` for a
-    device that is not there. A checkpoint that the user names is never replaced by another.
+    path: a hub id, a folder, "demo", or "auto" (the best Qwen3-ASR that the device holds, else the demo, or without
+    `demo_instead` an error). device: "auto", "cuda", "cuda:1", "mps", "cpu". dtype: "auto", "bfloat16", "float16",
+    "float32". `progress` is told in plain words what goes on. Raises `CheckpointNotFound`, `WrongArchitecture` or
+    `BadCheckpoint`; `BadConfig` for a device that is not there. A checkpoint that the user names is never replaced by
+    another.
     """
     tell = progress or logger.info
     place = pick_device(device)
-    source = find(path, place, tell)
+    source = find(path, place, tell, demo_instead)
     read_config(source.folder)  # before anything is said of loading
     precision = pick_dtype(dtype, place, source)
     size = sum(file.stat().st_size for file in source.folder.glob("*.safetensors"))
@@ -118,8 +124,8 @@ def load_recognizer(
     return Recognizer(model.to(place), processor, source.name, is_demo=source.is_demo)
 
 
-def find(path: str, device: torch.device, tell: Progress) -> Source:
-    """The folder of the checkpoint called `path`, fetched from the hub if need be."""
+def find(path: str, device: torch.device, tell: Progress, demo_instead: bool = True) -> Source:
+    """The folder of the checkpoint called `path`, fetched from the hub if need be; see `load_recognizer`."""
     if path == "demo":
         return Source(DEMO_FOLDER, "demo", is_demo=True)
     if path != "auto":
@@ -128,7 +134,12 @@ def find(path: str, device: torch.device, tell: Progress) -> Source:
         try:
             return Source(_fetch(name, tell), name)
         except CheckpointNotFound as error:
-            logger.warning("%s", error)
+            logger.log(logging.WARNING if demo_instead else logging.INFO, "%s", error)
+    if not demo_instead:
+        raise CheckpointNotFound(
+            "No Qwen3-ASR weights are cached and none can be fetched from the Hugging Face hub: check the network, "
+            "give a folder with --asr-model-path, or --asr-model-path demo to try the small bundled checkpoint."
+        )
     tell("No Qwen3-ASR weights are cached and none can be fetched: using the bundled demo checkpoint")
     return Source(DEMO_FOLDER, "demo", is_demo=True)
 
@@ -160,7 +171,7 @@ def _fetch(name: str, tell: Progress) -> Path:
     except Exception as error:  # whatever the network does, from a time-out to a proxy's page, it means the same here
         raise CheckpointNotFound(
             f"{name} is not in the cache and cannot be fetched from the Hugging Face hub ({type(error).__name__}). "
-            "Check the network, or give a folder with --asr-model-path."
+            "Check the network, or give a folder with the weights (--asr-model-path on the command line)."
         ) from error
 
 
@@ -193,7 +204,7 @@ def pick_device(device: str) -> torch.device:
         raise BadConfig(f"Unknown device {device!r}. Give auto, cuda, cuda:N, mps or cpu.") from error
     missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
     if missing.get(place.type, place.type != "cpu"):
-        raise BadConfig(f"This machine has no {place.type} that PyTorch can use. Give --device cpu or auto.")
+        raise BadConfig(f"This machine has no {place.type} that PyTorch can use. Give cpu or auto for the device.")
     return place
 
 

@@ -60,6 +60,15 @@ class Runner:
             return self._session.busy
 
     @property
+    def idle(self) -> bool:
+        """Whether all that is to be said of the audio fed so far was told, from any thread.
+
+        `lag` is 0 a little earlier: when the text is there, but `on_events` is still to return from being told it.
+        """
+        with self._state:
+            return not (self._driving or self._undelivered or self._session.busy or self._session.lag > 0)
+
+    @property
     def received(self) -> int:
         """Samples fed so far."""
         return self._session.received

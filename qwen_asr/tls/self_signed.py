@@ -77,6 +77,8 @@ def ensure_self_signed(folder: Path, *, names: Names | None = None, now: datetim
         # The key first: should we be stopped in between, what is left is two marked files, to be made anew.
         _write(keyfile, _KEY_MARK + _key_pem(key), mode=0o600)
         _write(certfile, certificate.public_bytes(Encoding.PEM), mode=0o644)
+    except FileExistsError:  # a link into nowhere
+        raise _no_folder(folder) from None
     except OSError as error:
         raise CertificateError(
             f"The certificate cannot be written to {folder}: {error.strerror}. Start the server from a folder that "
@@ -146,6 +148,9 @@ def _own_certificate(path: Path) -> x509.Certificate | None:
     try:
         certificate = x509.load_pem_x509_certificate(content)
         organisations = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    except (ValueError, TypeError):
+        raise _unknown(path, content, "certificate") from None
+    try:
         certificate.verify_directly_issued_by(certificate)
     except (ValueError, TypeError, InvalidSignature):
         raise _foreign(path) from None
@@ -160,7 +165,7 @@ def _own_key(path: Path) -> ec.EllipticCurvePrivateKey | None:
     if content is None:
         return None
     if not content.startswith(_KEY_MARK):
-        raise _foreign(path)
+        raise _foreign(path) if b"-----BEGIN " in content else _unknown(path, content, "key")
     try:
         key = load_pem_private_key(content, password=None)
     except (ValueError, TypeError):
@@ -176,6 +181,12 @@ def _read(path: Path) -> bytes | None:
         if path.is_symlink():
             raise _foreign(path) from None
         return None
+    except NotADirectoryError:
+        raise _no_folder(path.parent) from None
+    except IsADirectoryError:
+        raise CertificateError(
+            f"{path} is a folder, but the program keeps a file of that name: move it away to have one made."
+        ) from None
     except OSError as error:
         raise CertificateError(
             f"{path} cannot be read: {error.strerror}. Make it readable, or move it away to have a new one made."
@@ -185,6 +196,18 @@ def _read(path: Path) -> bytes | None:
 def _foreign(path: Path) -> CertificateError:
     return CertificateError(
         f"{path} was not made by --generate-self-signed-cert and is left untouched: move it away to have one made."
+    )
+
+
+def _unknown(path: Path, content: bytes, kind: str) -> CertificateError:
+    # Whose it was cannot be told any more, and a key may be the only one of its kind.
+    found = f"no {kind} that can be read" if content else "empty"
+    return CertificateError(f"{path} is {found}, and is left untouched: delete it or move it away to have one made.")
+
+
+def _no_folder(path: Path) -> CertificateError:
+    return CertificateError(
+        f"{path} is no folder, but the certificate is kept in a folder of that name: move it away or rename it."
     )
 
 

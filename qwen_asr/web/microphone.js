@@ -8,6 +8,11 @@ let trouble = "";      // a sentence that stays until the next press of Record
 let paused = "";
 let clock = 0;         // s recorded before, so that times go on over several recordings
 let lock = null;
+let begun = 0;         // ms on the page's clock, when the microphone's first sound began
+let loud = 0;          // ms, when it was last more than silence
+
+const SILENCE = 0.002; // a peak that even a quiet room exceeds
+const MUTED_AFTER = 6000; // ms
 
 function write(node, text) { if (node.textContent !== text) node.textContent = text; }
 
@@ -56,6 +61,23 @@ function statusText() {
   return isListening() ? "Listening" : "Finishing";
 }
 
+// What a person should know beside the status.
+function advice(status) {
+  const now = performance.now();
+  if (status === "Reconnecting" && !(recording instanceof Followed)) {
+    return capture ? "Keep speaking: nothing is lost." : "Keep this page open: nothing is lost.";
+  }
+  if (status !== "Listening" || !capture) return "";
+  const elapsed = (now - begun) / 1000;
+  if (elapsed - recording.duration > 2 + elapsed / 1000) { // two clocks: over hours they differ by a little
+    return "The browser has delivered less sound than time has passed, so words may be missing.";
+  }
+  return now - loud > MUTED_AFTER ? "No sound from the microphone: is it muted?" : "";
+}
+
+// Not `disabled`: that would take the keyboard's focus away from the button.
+function allow(node, allowed) { node.setAttribute("aria-disabled", !allowed); }
+
 function isListening() { return Boolean(capture) || (recording instanceof Followed && recording.last === null); }
 
 function showProgress() {
@@ -67,7 +89,12 @@ function showProgress() {
   root.dataset.state = kind;
   root.dataset.listening = isListening();
   write(button.querySelector(".name"), capture ? "Stop" : "Record");
-  button.disabled = opening || (recording ? !capture : !ready);
+  allow(button, !opening && (recording ? capture && !capture.closing : ready));
+  allow(find("[data-do=copy]"), find(".utterance:not(.failed)"));
+  allow(find("[data-do=clear]"), find(".utterance"));
+  write(find("#advice"), advice(text));
+  // Gradio's recorder would find the same obstacle, and say nothing of it.
+  document.getElementById("stock")?.toggleAttribute("hidden", obstacle() === INSECURE);
   write(find("#lag"), recording ? `${recording.behind.toFixed(1)} s behind` : "");
   write(find("#clock"), recording ? time(clock + recording.duration) : "");
   const demo = state.note ? ` ${state.note}` : "";
@@ -76,6 +103,7 @@ function showProgress() {
 
 async function record() {
   opening = true;
+  startClock();
   trouble = paused = "";
   root.dataset.sha256 = root.dataset.bytes = root.dataset.serverSha256 = "";
   showProgress();
@@ -96,7 +124,11 @@ async function record() {
   }
   opening = false;
   const mine = recording;
+  begun = loud = performance.now();
   take = (bytes, peak = 0) => {
+    const now = performance.now();
+    if (mine.kept.end === 0) begun = now - mine.seconds(bytes.length) * 1000;
+    if (peak >= SILENCE) loud = now;
     root.style.setProperty("--level", Math.min(1, Math.sqrt(peak)).toFixed(2));
     if (debug) produced.push(bytes);
     mine.push(bytes);
@@ -110,7 +142,7 @@ async function record() {
   keepAwake();
   showProgress();
   // On a phone the button lies over the end of the page: the text is moved up to where it is seen whole.
-  if (matchMedia("(max-width: 560px)").matches) find(".sheet").scrollIntoView({ block: "start" });
+  if (matchMedia("(max-width: 560px), (max-height: 480px)").matches) find(".sheet").scrollIntoView({ block: "start" });
   try {
     const reply = await mine.run();
     if (debug) await prove(produced, reply);
@@ -128,7 +160,7 @@ async function stop() {
   const closing = capture;
   if (!closing || closing.closing) return;
   closing.closing = true;
-  button.disabled = true;
+  showProgress();
   await closing.close();
   capture = null;
   root.style.setProperty("--level", 0);
@@ -152,12 +184,18 @@ async function keepAwake() { // a phone that sleeps takes the microphone away
   try { if (capture && !document.hidden) lock = await navigator.wakeLock?.request("screen"); } catch { /* low battery */ }
 }
 
+// Times go on from the text above. Where there is none they start anew.
+function startClock() { if (!find(".utterance")) clock = 0; }
+
 // Gradio's own recorder sends its sound itself and unnamed; only the text is fetched here, until all is there.
+const FIRST_SOUND = 10000; // ms from its button until the first block must be here; a slow device takes seconds
+
 class Followed extends Recording {
   begin(base) {
     super.begin(base);
     this.part.id = props.stock_recording;
     this.seen = false;
+    this.begun ??= performance.now();
   }
 
   get behind() { return this.lag; }
@@ -165,6 +203,10 @@ class Followed extends Recording {
   get duration() { return this.heard || 0; }
 
   take(reply) {
+    if (reply.done && !reply.error && this.last === null) { // the recording before this one, until new sound comes
+      this.restart();
+      return false;
+    }
     this.seen = true;
     this.heard = reply.seconds;
     const done = super.take(reply);
@@ -177,12 +219,16 @@ class Followed extends Recording {
   restart() { // nothing was sent yet, or the server has forgotten it
     if (this.seen) throw new Sentence("The server lost this recording. What is written stays; record again to go on.");
     if (this.last !== null) throw new Sentence("No sound came from the simple recorder. Try another browser.");
+    if (performance.now() - this.begun > FIRST_SOUND) {
+      throw new Sentence("No sound came from the simple recorder. Stop it there, allow the microphone, and record again.");
+    }
   }
 }
 
 async function followStock() {
   if (recording) return;
   trouble = "";
+  startClock();
   const mine = recording = new Followed(16000, {}, clock);
   showProgress();
   try {
@@ -218,12 +264,16 @@ const actions = {
     setTimeout(() => write(copy, "Copy"), 1500);
   },
   clear: () => { // the sentence that is being spoken stays
-    for (const line of transcript.querySelectorAll(".utterance")) if (line.dataset.final === "true") line.remove();
+    for (const line of transcript.querySelectorAll(".utterance")) if (!recording || line.dataset.final === "true") line.remove();
     write(find(".spoken"), "");
+    showProgress();
   },
 };
 
-element.addEventListener("click", (event) => actions[event.target.closest("[data-do]")?.dataset.do]?.());
+element.addEventListener("click", (event) => {
+  const node = event.target.closest("[data-do]");
+  if (node && node.getAttribute("aria-disabled") !== "true") actions[node.dataset.do]();
+});
 document.addEventListener("pointerdown", () => { if (paused) capture?.resume(); });
 document.addEventListener("visibilitychange", () => { keepAwake(); if (!document.hidden) capture?.resume(); });
 root.addEventListener("stock-start", followStock);

@@ -29,6 +29,8 @@ WISHES_JS = """(language, context) => {
   const microphone = document.getElementById("microphone");
   if (microphone) microphone.wishes = {language: language === "%s" ? null : language, context};
 }"""
+# Typing into the drop-down looks for a language; without this it would be added to the name that stands there.
+SELECT_JS = """() => document.addEventListener("click", (event) => event.target.closest("#language input")?.select())"""
 TELL_JS = """() => document.getElementById("microphone").dispatchEvent(new Event("%s"))"""
 
 
@@ -60,7 +62,12 @@ def build_page(
         gr.HTML(f"<header class='title'><h1>{TITLE}</h1><p>Press Record, speak, and read along.</p></header>")
         with gr.Row(elem_id="wishes"):
             spoken = gr.Dropdown(
-                [AUTOMATIC, *LANGUAGES.values()], value=language or AUTOMATIC, label="Language", min_width=180, scale=1
+                [AUTOMATIC, *LANGUAGES.values()],
+                value=language or AUTOMATIC,
+                label="Language",
+                elem_id="language",
+                min_width=180,
+                scale=1,
             )
             names = gr.Textbox(
                 context,
@@ -74,6 +81,7 @@ def build_page(
         streaming_microphone(speakers, state, **settings)
         _add_stock_recorder(speakers, spoken, names)
         keep = {"fn": None, "inputs": [spoken, names], "js": WISHES_JS % AUTOMATIC, "api_visibility": "private"}
+        page.load(None, js=SELECT_JS, api_visibility="private")
         gr.on([page.load, spoken.change, names.change], **keep)
 
         def leave(request: gr.Request) -> None:  # Gradio gives the request by this annotation

@@ -24,6 +24,7 @@ from starlette.routing import Mount
 
 from qwen_asr.config import Config
 from qwen_asr.errors import BadConfig, PortInUse, QwenASRError, ShareUnavailable, StartupError
+from qwen_asr.web.socket_protocol import socket_options
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -46,6 +47,7 @@ def create_app(config: Config, service: Service, **settings: Any) -> FastAPI:
     from fastapi import FastAPI
 
     from qwen_asr.engine.languages import resolve_language
+    from qwen_asr.web import asr_socket, rest
     from qwen_asr.web.page import CSS, build_page, theme
     from qwen_asr.web.speaker import Speakers
 
@@ -61,6 +63,8 @@ def create_app(config: Config, service: Service, **settings: Any) -> FastAPI:
     app.state.speakers = speakers
     app.state.service = service
     # Routes of our own go here: after the mount at "/" they would answer 404.
+    end_transcriptions = rest.add_routes(app, service)
+    asr_socket.add_route(app, service)
     page = build_page(
         speakers,
         service,
@@ -87,8 +91,13 @@ def create_app(config: Config, service: Service, **settings: Any) -> FastAPI:
     )
     gradio_app: Any
     [gradio_app] = [route.app for route in mounted.routes if isinstance(route, Mount) and route.path == ""]
-    # Each open page holds an event stream that ends by itself only at this sign.
-    app.state.end_streams = gradio_app.stop_event.set
+
+    def end_streams() -> None:
+        # Each open page holds an event stream that ends by itself only at this sign.
+        gradio_app.stop_event.set()
+        end_transcriptions()
+
+    app.state.end_streams = end_streams
     return mounted
 
 
@@ -107,6 +116,7 @@ def serve(config: Config) -> int:
     try:
         options = _tls_options(config)
         port = listening.getsockname()[1]
+        say("Starting ...")
         from qwen_asr.web.service import Service  # heavy; see above
 
         service = Service(config)
@@ -133,10 +143,9 @@ def create_server(app: FastAPI, around: Callable[[Any], Any] = lambda app: app, 
         "log_level": "warning",
         "access_log": False,
         "server_header": False,
-        "ws": "none",
         "timeout_graceful_shutdown": GRACE_SECONDS,
     }
-    return Server(uvicorn.Config(around(app), **settings | options), app.state.end_streams)
+    return Server(uvicorn.Config(around(app), **settings | socket_options() | options), app.state.end_streams)
 
 
 class Server(uvicorn.Server):
@@ -241,9 +250,13 @@ def _announce(config: Config, port: int) -> None:
     from qwen_asr.tls.addresses import page_urls
 
     say("The page is at:")
-    for url in page_urls(config.host, port, config.tls):
+    urls = page_urls(config.host, port, config.tls)
+    for url in urls:
         say(f"  {url}")
+    if not config.tls and not config.on_space and any("//localhost" not in url for url in urls):
+        say("But for localhost, browsers give the microphone over https only: see --generate-self-signed-cert.")
     if config.tls:
+        say("Type the https:// too: over plain http nothing answers.")
         say("The certificate is self-signed: the browser warns once; go on to the page there.")
 
 

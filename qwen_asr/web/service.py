@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEMO_NOTE = (
-    "A small demo that understands simple English sentences about rooms, devices, times, days and names, "
-    "such as “Turn on the kitchen light.” For everything else start the server with a Qwen3-ASR checkpoint."
+    "A small demo that knows everyday sentences of a fixed kind, such as “Turn on the kitchen light.”, “The meeting is "
+    "on Monday the tenth of May.”, “Wake me up at half past six.”, and nothing else. For real speech start the server "
+    "with a Qwen3-ASR checkpoint."
 )
 
 
@@ -75,11 +76,11 @@ class Service:
         }
 
     def new_session(
-        self, context: str = "", language: str | None = None, chunk_seconds: float | None = None
+        self, context: str = "", language: str | None = None, chunk_seconds: float | None = None, prompt: str = ""
     ) -> Session:
         """A session of one speaker. Raises NotReady while loading, UnknownLanguage for a language of no model.
 
-        Where the speaker names no context or language, the server's defaults apply.
+        Where the speaker names no prompt, context or language, the server's defaults apply.
         """
         from qwen_asr.live.opening import endpoints_of, open_session  # heavy: torch
 
@@ -90,7 +91,7 @@ class Service:
             silero,
             endpoints_of(config),
             chunk_seconds=chunk_seconds or config.chunk_size_sec,
-            context=config.context_for(context),
+            context=config.context_for(context, prompt),
             language=language or config.default_language,
             max_new_tokens=config.max_new_tokens,
         )
@@ -98,7 +99,20 @@ class Service:
     def listen(self, wishes: Wishes, on_events: Callable[[list[Event]], None]) -> Runner:
         """A session that runs: what `Speakers` needs to open a recording. Raises as `new_session` does."""
         scheduler, _ = self._ready()
-        return Runner(self.new_session(wishes.context, wishes.language), scheduler, on_events)
+        session = self.new_session(wishes.context, wishes.language, wishes.chunk_seconds, wishes.prompt)
+        return Runner(session, scheduler, on_events)
+
+    def transcribe(
+        self, context: str, language: str | None, chunk_seconds: float, on_events: Callable[[list[Event]], None]
+    ) -> Runner:
+        """A session that runs, its text brought up to date every `chunk_seconds`. Raises as `new_session` does."""
+        scheduler, _ = self._ready()
+        return Runner(self.new_session(context, language, chunk_seconds), scheduler, on_events)
+
+    @property
+    def model_name(self) -> str:
+        """What people know the checkpoint by. Raises NotReady while it is not loaded."""
+        return self._ready()[0].recognizer.name
 
     def close(self) -> None:
         """Stops the recognizer's thread; sessions that still run are told that it has stopped."""

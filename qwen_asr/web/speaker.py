@@ -43,6 +43,10 @@ class Listener(Protocol):
     def lag(self) -> float:
         """Seconds of audio taken that no text covers yet."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether everything heard so far has been told. With a `lag` of 0 the text may still be on its way."""
+
     def feed(self, samples: NDArray[np.float32]) -> None:
         """Takes more audio. Must not block on the model."""
 
@@ -55,11 +59,16 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a recording is opened with: sampling rate in Hz, and what the model is told."""
+    """What a recording is opened with: sampling rate in Hz, what the model is told, seconds from one text to the next.
+
+    What is left empty is the server's default.
+    """
 
     rate: int
     context: str = ""
     language: str | None = None
+    prompt: str = ""
+    chunk_seconds: float | None = None
 
 
 StartListener = Callable[[Wishes, Callable[[list[Event]], None]], Listener]
@@ -108,6 +117,7 @@ class Speaker:
         self._lines_lock = threading.Lock()
         self._revision = 0
         self._safe_at = 0  # samples at 16 kHz
+        self._listened = 0  # bytes that the listener has taken; behind `received` while it is taking a block
         self._finished: Future[None] | None = None
         self._listener = start(wishes, self._tell)
 
@@ -143,6 +153,7 @@ class Speaker:
                 self.received += len(fresh)
                 self._digest.update(fresh)
                 self._feed(to_mono(np.frombuffer(fresh, dtype="<i2")))
+                self._listened = self.received
             return self.received
 
     def append(self, audio: bytes) -> int:
@@ -172,9 +183,12 @@ class Speaker:
         """What changed after `revision`, for the page: only so a long session costs no more than a short one."""
         # Asked first: when it says done, the lines read after it are the last ones.
         done = self.done
+        # Likewise: what was listened to before the listener said that it is idle, and has told all of that by now.
+        listened = self._listened
+        idle = self._listener.idle
         with self._lines_lock:
             changed = [line.shown() for line in self._lines.values() if line.revision > revision]
-            safe = self._safe()
+            safe = self._safe(listened, idle)
             newest = self._revision
         view: dict[str, Any] = {
             "received": self.received,
@@ -211,8 +225,10 @@ class Speaker:
                 self._lines[event.utterance] = _Line(self._revision, event)
         self.bell.ring()
 
-    def _safe(self) -> int:
+    def _safe(self, listened: int, idle: bool) -> int:
         """Bytes from the start that the page need not keep: their text is final, or there is none.
+
+        `idle`: whether the listener has told all of the first `listened` bytes.
 
         Everything after it can be given to another session, so that not even a restart of the server loses a word.
         """
@@ -220,10 +236,10 @@ class Speaker:
         ended = max((line.event.end for line in self._lines.values() if not isinstance(line.event, Partial)), default=0)
         if open_at:
             self._safe_at = max(self._safe_at, min(open_at))
-        elif self._listener.lag > 0:  # speech waits for its first text; where it began is not known here
+        elif not idle:  # speech waits for its first text; where it began is not known here
             self._safe_at = max(self._safe_at, ended)
         else:
-            heard = self.received // BYTES_PER_SAMPLE * SAMPLE_RATE // self.wishes.rate
+            heard = listened // BYTES_PER_SAMPLE * SAMPLE_RATE // self.wishes.rate
             self._safe_at = max(self._safe_at, ended, heard - round(SKIPPED_MARGIN_SECONDS * SAMPLE_RATE))
         return min(self._safe_at * self.wishes.rate // SAMPLE_RATE * BYTES_PER_SAMPLE, self.received)
 

@@ -139,7 +139,7 @@ def test_a_film_without_sound_is_named(convert, tmp_path):
     path = convert(
         "silent.mp4", "-map", "0:v", "-an", "-t", "1", before=("-f", "lavfi", "-i", "testsrc=size=64x64:rate=10")
     )
-    with pytest.raises(AudioError, match=r"'silent\.mp4' has no sound in it"):
+    with pytest.raises(AudioError, match=r"silent\.mp4' has no sound in it"):
         load_audio(path)
 
 
@@ -198,7 +198,7 @@ def test_a_missing_file_a_folder_and_an_empty_file_are_named(tmp_path, as_text):
     with pytest.raises(AudioError, match="is a folder"):
         load_audio(kind(tmp_path))
     (tmp_path / "empty.wav").touch()
-    with pytest.raises(AudioError, match=r"'empty\.wav' is empty"):
+    with pytest.raises(AudioError, match=r"empty\.wav' is empty"):
         load_audio(kind(tmp_path / "empty.wav"))
 
 

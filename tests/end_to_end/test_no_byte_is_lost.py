@@ -67,6 +67,8 @@ def test_offline_for_three_seconds(chromium: Browser, served: Served) -> None:
         time.sleep(1)
         tab.offline(True)
         tab.wait_status("Reconnecting")
+        assert tab.status() == "Reconnecting"
+        expect(tab.page.locator("#advice")).to_have_text("Keep speaking: nothing is lost.")
         time.sleep(3)
         tab.offline(False)
         tab.wait_status("Listening")

@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from playwright.sync_api import Browser, Playwright, expect
 
 from qwen_asr.errors import CheckpointNotFound
 from qwen_asr.live.events import Event, Final, Partial
 from qwen_asr.web.service import Service
-from tests.browser import MARKS, Served, Tab, serving, small_config, start_chromium, talking
+from tests.browser import MARKS, Served, Tab, serving, small_config, start_chromium, talking, until, write_wav
 from tests.checkpoints import random_recognizer
 
 pytestmark = MARKS
 
+LISTENING_RED = "rgb(217, 54, 62)"
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 
 
@@ -102,6 +104,104 @@ def test_a_phone_has_one_big_button_and_nothing_sticks_out(chromium: Browser, se
         tab.proof()
 
 
+def test_a_phone_on_its_side_shows_text_while_it_listens(chromium: Browser, served: Served) -> None:
+    with Tab(chromium, served.url, **{**PHONE, "viewport": {"width": 740, "height": 360}}) as tab:
+        tab.record()
+        say(served)([Final(n, n * 16_000, n * 16_000, "English", f"Sentence {n}.", 0.0) for n in range(100, 130)])
+        newest = tab.page.locator("#transcript .utterance", has_text="Sentence 129").bounding_box()
+        stop = tab.button("Stop").bounding_box()
+        desk = tab.page.locator(".desk").bounding_box()
+        assert newest
+        assert stop
+        assert desk
+        assert newest["y"] >= 60
+        assert newest["y"] + newest["height"] <= desk["y"]
+        assert stop["y"] + stop["height"] <= 360
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= 740
+        tab.stop()
+        tab.proof()
+
+
+def test_the_keyboard_keeps_its_place_from_record_to_stop(chromium: Browser, served: Served) -> None:
+    slow = """const native = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    navigator.mediaDevices.getUserMedia = async (wish) => {
+      window.opened = (window.opened || 0) + 1;
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      return native(wish);
+    };"""
+    with Tab(chromium, served.url, slow) as tab:
+        tab.wait_status("Ready")
+        button = tab.page.locator("#microphone .record")
+        button.focus()
+        tab.page.keyboard.press("Space")
+        tab.wait_status("Waiting for the microphone")
+        expect(button).to_be_disabled()
+        tab.page.keyboard.press("Space")  # too early: it is opened once, and not stopped
+        tab.wait_status("Listening")
+        expect(button).to_be_focused()
+        expect(button).to_have_accessible_name("Stop")
+        tab.page.keyboard.press("Space")
+        proof = tab.proof()
+        assert proof["sha256"] == proof["serverSha256"]
+        expect(button).to_be_focused()
+        expect(tab.button("Record")).to_be_enabled()
+        assert tab.page.evaluate("opened") == 1
+
+
+def test_a_language_is_found_by_typing(chromium: Browser, served: Served) -> None:
+    with Tab(chromium, served.url) as tab:
+        language = tab.page.get_by_label("Language")
+        language.click()
+        tab.page.keyboard.type("germ")
+        assert tab.page.get_by_role("option").all_inner_texts() == ["German"]
+        tab.page.keyboard.press("Enter")
+        expect(language).to_have_value("German")
+        tab.page.wait_for_function("document.querySelector('#microphone').wishes?.language === 'German'")
+
+
+def test_copy_and_clear_wait_for_text_and_clear_starts_the_clock_anew(chromium: Browser, served: Served) -> None:
+    with Tab(chromium, served.url) as tab:
+        expect(tab.button("Copy")).to_be_disabled()
+        expect(tab.button("Clear")).to_be_disabled()
+        tab.record()
+        time.sleep(2)
+        say(served)([Final(100, 0, 16_000, "English", "One.", 0.0)])
+        expect(tab.button("Copy")).to_be_enabled()
+        expect(tab.button("Clear")).to_be_enabled()
+        tab.stop()
+        tab.proof()
+        tab.button("Clear").click()
+        expect(tab.button("Clear")).to_be_disabled()
+        expect(tab.button("Copy")).to_be_disabled()
+        tab.record()
+        say(served)([Final(100, 0, 16_000, "English", "Two.", 0.0)])
+        expect(tab.page.locator(".utterance", has_text="Two.").locator(".time")).to_have_text("0:00")
+        tab.stop()
+        tab.proof()
+
+
+def test_a_microphone_that_gives_no_sound_is_spoken_of(playwright: Playwright, served: Served, tmp_path: Path) -> None:
+    muted = start_chromium(playwright, write_wav(tmp_path / "muted.wav", np.zeros(48_000, np.float32), 48_000))
+    keep = """const Native = AudioContext;
+    window.AudioContext = class extends Native { kept = (window.heard = this); };"""
+    with Tab(muted, served.url, keep) as tab:
+        tab.record()
+        advice = tab.page.locator("#advice")
+        assert advice.inner_text() == ""
+        expect(advice).to_have_text("No sound from the microphone: is it muted?", timeout=20_000)
+        assert tab.status() == "Listening"
+        tab.page.evaluate("heard.suspend()")
+        tab.wait_status("paused")
+        time.sleep(3)
+        tab.page.evaluate("heard.resume()")
+        tab.wait_status("Listening")
+        expect(advice).to_contain_text("less sound than time has passed")
+        tab.stop()
+        tab.proof()
+        expect(advice).to_be_empty()
+    muted.close()
+
+
 def test_what_is_wrong_with_the_microphone_is_said(playwright: Playwright, served: Served) -> None:
     without = start_chromium(playwright, None)
     with Tab(without, served.url) as tab:
@@ -138,6 +238,7 @@ def test_an_insecure_address_says_where_to_go(playwright: Playwright) -> None:
         browser = start_chromium(playwright, None, flags=["--host-resolver-rules=MAP page.test 127.0.0.1"])
         with Tab(browser, url) as tab:
             tab.wait_status("https://")
+            expect(tab.page.locator("#stock")).to_be_hidden()  # it would get no microphone either
             assert tab.button("Record").is_disabled()
         browser.close()
 
@@ -161,10 +262,33 @@ def test_the_simple_recorder_feeds_the_same_page(chromium: Browser, served: Serv
         tab.page.get_by_role("button", name="Trouble with the microphone").click()
         tab.page.locator("#stock-recorder").get_by_role("button", name="Record").click()
         tab.wait_status("Listening")
+        big = tab.page.locator("#microphone .record")
+        expect(big).to_have_accessible_name("Record")
+        expect(big).to_be_disabled()
+        expect(big).not_to_have_css("background-color", LISTENING_RED)
+        expect(big.locator(".dot")).to_have_css("border-radius", "50%")
         speaker = talking(served)
-        time.sleep(5)
+        assert until(lambda: speaker.received / 2 / speaker.wishes.rate > 3)
         tab.page.locator("#stock-recorder").get_by_role("button", name="Stop").click()
         tab.wait_status("Ready")
         assert speaker.done
-        assert speaker.received / 2 / speaker.wishes.rate > 3
         assert len(tab.texts()) > 0
+        # Once more: the recording that has ended is not taken for the new one.
+        said = len(tab.texts())
+        tab.page.locator("#stock-recorder").get_by_role("button", name="Record").click()
+        tab.wait_status("Listening")
+        assert talking(served) is not speaker
+        time.sleep(1)
+        assert tab.status() == "Listening"
+        assert len(tab.texts()) >= said
+        tab.page.locator("#stock-recorder").get_by_role("button", name="Stop").click()
+        tab.wait_status("Ready")
+
+
+def test_a_simple_recorder_that_sends_nothing_is_given_up_with_a_sentence(chromium: Browser, served: Served) -> None:
+    with Tab(chromium, served.url) as tab:
+        tab.wait_status("Ready")
+        tab.page.evaluate("document.querySelector('#microphone').dispatchEvent(new Event('stock-start'))")
+        tab.wait_status("Listening")
+        tab.page.locator("#status", has_text="No sound came from the simple recorder").wait_for(timeout=20_000)
+        expect(tab.button("Record")).to_be_enabled()

@@ -114,6 +114,30 @@ def test_every_event_arrives_in_order_whatever_the_device_does(seed: int, failin
         assert final.text == heard(audio[final.start : final.end])
 
 
+def test_a_runner_is_idle_once_everything_was_told() -> None:
+    device, told, idle_while_telling = RandomDevice(0), threading.Event(), []
+    go_on = threading.Event()
+
+    def tell(_: list[Event]) -> None:
+        idle_while_telling.append((runner.lag, runner.idle))
+        told.set()
+        go_on.wait(30)
+
+    runner = Runner(new_session(chunk_seconds=0.2), device, tell)
+    assert runner.idle
+    listening = threading.Thread(target=runner.feed, args=(sound(SEVERAL, 0),))
+    listening.start()
+    assert told.wait(30)
+    assert not runner.idle
+    go_on.set()
+    listening.join()
+    runner.finish().result(timeout=60)
+    device.close()
+    assert runner.idle
+    assert not any(idle for _, idle in idle_while_telling)
+    assert idle_while_telling[-1] == (0, False)  # nothing lags, and yet it is just being told
+
+
 def test_many_speakers_share_a_device() -> None:
     device = RandomDevice(0)
     speakers = []

@@ -261,6 +261,16 @@ def test_any_other_content_is_left_as_it_is(
     assert [path.read_bytes() for path in folder.iterdir()] == [content]
 
 
+@pytest.mark.parametrize(("name", "kind"), [(CERTIFICATE_NAME, "certificate"), (KEY_NAME, "key")])
+def test_what_is_in_the_way_is_called_what_it_is(tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(CertificateError, match=f"{name} is empty, .* delete it"):
+        ensure_self_signed(tmp_path, names=NAMES)
+    (tmp_path / name).write_bytes(b"garbage\xff")
+    with pytest.raises(CertificateError, match=f"{name} is no {kind} that can be read, .* delete it"):
+        ensure_self_signed(tmp_path, names=NAMES)
+
+
 def test_a_link_is_somebody_elses(tmp_path: Path) -> None:
     (tmp_path / KEY_NAME).symlink_to(tmp_path / "not there yet")
     with pytest.raises(CertificateError, match="left untouched"):
@@ -270,10 +280,13 @@ def test_a_link_is_somebody_elses(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CertificateError, match="file"):
+    with pytest.raises(CertificateError, match=r"file is no folder, .* move it away or rename it"):
         ensure_self_signed(tmp_path / "file", names=NAMES)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CertificateError, match="link is no folder"):
+        ensure_self_signed(tmp_path / "link", names=NAMES)
     (tmp_path / CERTIFICATE_NAME).mkdir()
-    with pytest.raises(CertificateError, match=f"{CERTIFICATE_NAME} cannot be read: Is a directory"):
+    with pytest.raises(CertificateError, match=f"{CERTIFICATE_NAME} is a folder, .* move it away"):
         ensure_self_signed(tmp_path, names=NAMES)
 
 

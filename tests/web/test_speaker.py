@@ -29,6 +29,7 @@ class Collector:
         self.finished: Future[None] = Future()
         self.closed = False
         self.lag = 0.0
+        self.idle = True
 
     def feed(self, samples: NDArray[np.float32]) -> None:
         self.blocks.append(samples)
@@ -151,15 +152,35 @@ def test_what_the_page_may_forget_grows_and_never_passes_text_that_is_not_final(
     speaker, heard = open_speaker(48_000)
     second = 48_000 * 2
     speaker.receive(0, sound(48_000 * 10))
-    heard.lag = 2.0
+    heard.lag, heard.idle = 2.0, False
     assert speaker.view(0)["safe"] == 0  # speech waits, and nobody knows yet where it began
-    heard.lag = 0.0
+    heard.lag, heard.idle = 0.0, True
     heard.tell([Partial(0, 16_000 * 3, 16_000 * 9, None, "a", 0, 0.0)])
     assert speaker.view(0)["safe"] == 3 * second
     heard.tell([Final(0, 16_000 * 3, 16_000 * 9 + 8_000, None, "a", 0.0)])
     assert speaker.view(0)["safe"] == 9.5 * second
     heard.tell([Partial(1, 16_000 * 9 + 8_000, 16_000 * 10, None, "b", 0, 0.0)])
     assert speaker.view(0)["safe"] == 9.5 * second
+
+
+def test_the_page_keeps_speech_whose_text_is_known_but_not_told_yet() -> None:
+    speaker, heard = open_speaker(48_000)
+    heard.idle = False
+    speaker.receive(0, sound(48_000 * 10))
+    assert heard.lag == 0
+    assert speaker.view(0)["safe"] == 0
+    heard.tell([Partial(0, 16_000 * 3, 16_000 * 9, None, "a", 0, 0.0)])
+    heard.idle = True
+    assert speaker.view(0)["safe"] == 3 * 48_000 * 2
+
+
+def test_the_page_keeps_a_block_that_is_being_listened_to() -> None:
+    speaker, heard = open_speaker(48_000)
+    safe: list[int] = []
+    heard.feed = lambda _: safe.append(speaker.view(0)["safe"])
+    speaker.receive(0, sound(48_000 * 10))
+    assert safe == [0]
+    assert speaker.view(0)["safe"] == 9 * 48_000 * 2  # nothing was said in it
 
 
 def test_a_listener_that_breaks_ends_the_recording_with_a_sentence() -> None:

@@ -1,0 +1,47 @@
+"""Raw samples as they come over a network: bytes of any length in, float32 mono at 16 kHz out."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen_asr.audio.resample import StreamingResampler, to_mono
+from qwen_asr.errors import AudioError
+
+ENCODINGS = {"f32le": "<f4", "s16le": "<i2"}
+"""The sample formats by the names that clients use (ffmpeg's), little endian, and what numpy calls them."""
+
+
+class PcmStream:
+    """One stream of mono samples; `feed` gives what is now known, `finish` the rest.
+
+    A sample may be cut anywhere: the bytes that are left over wait for the next ones. `received` counts the samples
+    taken, at the stream's own rate. Raises `AudioError` for an unknown encoding or a rate that cannot be resampled.
+    """
+
+    def __init__(self, encoding: str = "f32le", rate: int = 16_000) -> None:
+        if encoding not in ENCODINGS:
+            raise AudioError(f"The encoding {encoding!r} is unknown; give one of {', '.join(ENCODINGS)}.")
+        self._type = np.dtype(ENCODINGS[encoding])
+        self._resampler = StreamingResampler(rate)
+        self._rest = b""
+        self.received = 0
+
+    @property
+    def bytes_a_second(self) -> int:
+        """How many bytes one second of audio has."""
+        return self._resampler.rate * self._type.itemsize
+
+    def feed(self, data: bytes) -> NDArray[np.float32]:
+        """Take any number of bytes; return the 16 kHz samples that are now certain, (m,), m >= 0.
+
+        Raises `AudioError` for NaN, infinity and floats beyond any recording; nothing of `data` is then taken.
+        """
+        data = self._rest + data
+        whole = len(data) // self._type.itemsize * self._type.itemsize
+        samples = to_mono(np.frombuffer(data[:whole], dtype=self._type))
+        self._rest = data[whole:]
+        self.received += len(samples)
+        return self._resampler.feed(samples)
+
+    def finish(self) -> NDArray[np.float32]:
+        """The samples that the resampler still held. Bytes of a sample that never became whole are dropped."""
+        return self._resampler.finish()

@@ -1,0 +1,220 @@
+"""The routes that speak plain HTTP: OpenAI's transcription and models, and what an operator's probes ask.
+
+Each failure is one sentence in OpenAI's envelope (`envelope.py`); no traceback leaves the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from qwen_asr.config import MAX_UPLOAD_BYTES, RETRY_AFTER_SECONDS
+from qwen_asr.errors import AudioError, BadField, BadInput, NotReady, UnknownLanguage
+from qwen_asr.web.envelope import envelope, error_object, error_response
+from qwen_asr.web.openai_answers import Deltas, event, whole_answer
+from qwen_asr.web.openai_form import Wish, wish_of
+from qwen_asr.web.transcribing import FileTranscription
+from qwen_asr.web.upload import Body, answer_early, received_form
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.datastructures import Headers
+    from starlette.types import Receive, Scope, Send
+
+    from qwen_asr.web.service import Service
+
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
+LAST_SECONDS = 0.5
+"""How long requests may still take when the server stops: well below its own grace, in which they have to be told."""
+T = TypeVar("T")
+EVENT_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+def add_routes(app: FastAPI, service: Service) -> Callable[[], None]:
+    """Adds the routes to `app`; to be called before anything is mounted at "/".
+
+    What is returned is to be called in the server's loop when it begins to stop: requests under way are then told so.
+    """
+    probes, models, transcriptions = Probes(service), Models(service), Transcriptions(service)
+    app.router.routes += [
+        Route("/healthz", probes.health),
+        Route("/readyz", probes.ready),
+        Route("/v1/models", answered(models.list)),
+        Route("/v1/models/{name:path}", answered(models.one)),  # path: a hub id has a slash
+        Route(TRANSCRIPTIONS, transcriptions, methods=["POST"]),
+        # Whatever else a client asks of the API is told so as it expects it, not by the page.
+        Route("/v1/{rest:path}", no_such_route, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
+    ]
+    return transcriptions.stop
+
+
+class Probes:
+    """What a container's or a load balancer's probes ask."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def health(self, _: Request) -> Response:
+        """200 while the process lives."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, _: Request) -> Response:
+        """200 once it can transcribe, until then 503 with what it is doing, or why it never will."""
+        service = self._service
+        is_ready = service.state == "ready"
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if service.state == "loading" else {}
+        return JSONResponse({"status": service.state, "text": service.text}, 200 if is_ready else 503, headers)
+
+
+class Models:
+    """The one model that there is, under the name that people know it by."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._created = int(time.time())  # a checkpoint does not say when it was made; this is when it began to serve
+
+    async def list(self, _: Request) -> Response:
+        """GET /v1/models."""
+        return JSONResponse({"object": "list", "data": [self._described()]})
+
+    async def one(self, request: Request) -> Response:
+        """GET /v1/models/{name}."""
+        model, asked = self._described(), request.path_params["name"]
+        if asked == model["id"]:
+            return JSONResponse(model)
+        said = f"The model {asked!r} is not served here; {model['id']!r} is, and answers under any name."
+        return JSONResponse(error_object(404, said, "model", "model_not_found"), 404)
+
+    def _described(self) -> dict[str, Any]:
+        check_ready(self._service)
+        return {"id": self._service.model_name, "object": "model", "created": self._created, "owned_by": "qwen-asr"}
+
+
+class Transcriptions:
+    """POST /v1/audio/transcriptions, as an ASGI app: the upload must outlive the stream of events about it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ends what is under way, in a moment. To be called in the server's loop, when it begins to stop."""
+        asyncio.get_running_loop().call_later(LAST_SECONDS, self._stopping.set)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request; a client that goes away ends its work."""
+        body = Body(receive)
+        with contextlib.suppress(ClientDisconnect):
+            try:
+                answer = self._answer(Request(scope).headers, body, send)
+                response = await unless(answer, self._stopping.wait(), stopping())
+            except ClientDisconnect:
+                raise
+            except Exception as error:
+                response = error_response(error)
+            if response is not None:
+                await answer_early(response, body, scope, receive, send)
+
+    async def _answer(self, headers: Headers, body: Body, send: Send) -> Response | None:
+        """The answer; None where it was sent already, as events."""
+        check_ready(self._service)  # before the upload, which would be for nothing
+        async with received_form(headers, body, MAX_UPLOAD_BYTES) as form:
+            wish = wish_of(form.fields)
+            work = FileTranscription(self._service, form.file, context=wish.prompt, language=wish.language)
+            with contextlib.closing(work):
+                return await unless(self._told(work, wish, send), body.gone(), ClientDisconnect())
+
+    async def _told(self, work: FileTranscription, wish: Wish, send: Send) -> Response | None:
+        await begun(work)
+        if wish.stream:
+            await stream(work, send)
+            return None
+        finals = [final async for final in work.finals()]
+        return whole_answer(wish.format, finals, work.seconds, wish.language)
+
+
+async def begun(work: FileTranscription) -> None:
+    """Begins the work; what the model cannot take as context is the fault of the prompt."""
+    try:
+        await work.begin()
+    except (AudioError, UnknownLanguage):
+        raise
+    except BadInput as error:
+        raise BadField("prompt", str(error)) from error
+
+
+async def stream(work: FileTranscription, send: Send) -> None:
+    """The answer as events, each utterance's text as soon as it is final; a failure is the last event.
+
+    Cancelled, it ends with such an event too, and returns: whoever still reads has been told.
+    """
+
+    async def tell(data: bytes, more: bool = True) -> None:
+        await send({"type": "http.response.body", "body": data, "more_body": more})
+
+    await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM})
+    deltas = Deltas()
+    try:
+        async for final in work.finals():
+            if data := deltas.delta(final):
+                await tell(data)
+    except asyncio.CancelledError:
+        await tell(event(envelope(stopping())), more=False)
+    except Exception as error:
+        await tell(event(envelope(error)), more=False)
+    else:
+        await tell(deltas.done(), more=False)
+
+
+async def unless(work: Coroutine[Any, Any, T], other: Coroutine[Any, Any, object], error: BaseException) -> T:
+    """The result of `work`, which is cancelled, and `error` raised, as soon as `other` is over.
+
+    Work that answers its cancellation with a result instead of passing it on is believed.
+    """
+    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(other)
+    try:
+        await asyncio.wait([working, waiting], return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError as cancellation:
+        error = cancellation
+    working.cancel()
+    waiting.cancel()
+    await asyncio.gather(working, waiting, return_exceptions=True)
+    if working.cancelled():
+        raise error
+    return working.result()
+
+
+def stopping() -> NotReady:
+    """What a request is told that the server's end cuts short."""
+    return NotReady("The server is stopping; send the request again a little later.")
+
+
+def check_ready(service: Service) -> None:
+    """Raises NotReady while the checkpoint loads, and what loading raised where it has failed."""
+    if service.state != "ready":
+        raise service.error or NotReady(service.text)
+
+
+def answered(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint, with its errors answered in the envelope."""
+
+    async def guarded(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except Exception as error:
+            return error_response(error)
+
+    return guarded
+
+
+async def no_such_route(request: Request) -> Response:
+    """404 for what OpenAI's API has and this server does not."""
+    said = f"There is no {request.method} {request.url.path} here; there are POST {TRANSCRIPTIONS} and GET /v1/models."
+    return JSONResponse(error_object(404, said, code="unknown_url"), 404)

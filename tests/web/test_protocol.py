@@ -1,0 +1,86 @@
+"""docs/protocol.md: its examples are what the server takes and sends, its numbers are the limits."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen_asr import errors
+from qwen_asr.config import SocketLimits
+from qwen_asr.live.events import Failed, Final, Partial
+from qwen_asr.web import asr_messages
+
+PARTIAL = Partial(0, 8_000, 24_000, "English", "Turn on the kit", 11, 0.25)
+FINAL = Final(0, 8_000, 40_000, "English", "Turn on the kitchen light.", 0.0)
+NOW = 1_767_225_600.25
+FAILED = Failed(0, 8_000, 40_000, "The recogniser failed on this utterance (RuntimeError). The next one goes on.", 0.0)
+
+
+@pytest.fixture(scope="module")
+def document(repository: Path) -> str:
+    return (repository / "docs" / "protocol.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def examples(document: str) -> dict[str, Any]:
+    """Name → message, of every example. There is no JSON in the document but examples."""
+    found = re.findall(r"<!-- example: (.+?) -->\n```json\n(.+?)\n```\n", document, re.DOTALL)
+    assert len(found) == document.count("```json")
+    return {name: json.loads(text) for name, text in found}
+
+
+def test_what_the_client_sends_is_taken(examples: dict[str, Any]) -> None:
+    config = examples.pop("client config")
+    settings = asr_messages.parse_config(json.dumps(config))
+    wishes = settings.wishes
+    told = (wishes.context, wishes.prompt, wishes.language, wishes.chunk_seconds, wishes.rate, settings.encoding)
+    keys = ("context", "prompt", "language", "chunk_size_sec", "sample_rate", "encoding")
+    assert told == tuple(config[key] for key in keys)
+    asr_messages.check_finalize(json.dumps(examples.pop("client finalize")))
+    assert all(name.startswith("server ") for name in examples)
+
+
+def test_what_the_server_sends_is_as_shown(examples: dict[str, Any]) -> None:
+    with pytest.raises(errors.BadConfig) as bad:
+        asr_messages.parse_config('{"type": "config", "chunk_size_sec": 0}')
+    sent = {
+        "session_created": asr_messages.session_created("t5Vq0Yx3dC9mXo2b1JrW8w"),
+        "partial": asr_messages.of_event(PARTIAL, 28_000, NOW),
+        "final": asr_messages.of_event(FINAL, 48_000, NOW + 1.25),
+        "error": asr_messages.of_error(bad.value),
+        "error of an utterance": asr_messages.of_event(FAILED, 48_000, NOW),
+    }
+    shown = {name.removeprefix("server "): example for name, example in examples.items() if name.startswith("server ")}
+    assert shown == sent
+    assert all(json.loads(asr_messages.encode(message)) == message for message in sent.values())
+
+
+def test_every_key_is_explained(document: str, examples: dict[str, Any]) -> None:
+    keys = {key for example in examples.values() for key in example} | {"warning"}
+    assert {key for key in keys if f"`{key}`" not in document} == set()
+
+
+def test_a_warning_has_a_line_for_each() -> None:
+    warned = Final(0, 0, 1, None, "", 0.0, warnings=("silence: nothing.", "step: again."))
+    assert asr_messages.of_event(warned, 1, NOW)["warning"] == "silence: nothing.\nstep: again."
+
+
+def test_the_codes_are_those_of_the_errors(document: str) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+|none) \|", document, re.MULTILINE)
+    assert len(rows) >= 10
+    for name, code in rows:
+        kind = getattr(errors, name)
+        assert code == ("none" if kind is errors.StepFailed else str(kind.close_code))
+
+
+def test_the_numbers_are_the_limits(document: str) -> None:
+    limits = SocketLimits()
+    assert f"above {limits.config_bytes >> 10} KiB, audio above {limits.message_bytes >> 20} MiB" in document
+    assert f"no config within {limits.config_seconds:g} s, or nothing at all for {limits.idle_seconds:g} s" in document
+    assert f"no further than {limits.ahead_seconds:g} s of speech ahead" in document
+    assert limits.session_seconds == 4 * 3600
+    assert "lasted four hours" in document
