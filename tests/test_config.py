@@ -77,7 +77,8 @@ def test_what_is_wrong_in_the_environment_is_named() -> None:
 def test_variables_that_are_no_option_are_found() -> None:
     known = {environment_name(field): "1" for field in FIELDS.values()}
     assert unknown_variables({**known, "PATH": "/bin"}) == ()
-    assert unknown_variables({**known, "QWEN_ASR_PROT": "", "QWEN_ASR_HOSTS": "1"}) == ("QWEN_ASR_HOSTS", "QWEN_ASR_PROT")
+    mistyped = {"QWEN_ASR_PROT": "", "QWEN_ASR_HOSTS": "1"}
+    assert unknown_variables({**known, **mistyped}) == ("QWEN_ASR_HOSTS", "QWEN_ASR_PROT")
 
 
 @pytest.mark.parametrize("name", RANGES)
