@@ -140,10 +140,12 @@ def main() -> None:
     parser.add_argument("--asr-model-path", default="demo")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--seconds", type=int, default=60, help="of each session, 10 or more (default: 60)")
     parser.add_argument("--repeats", type=int, default=3, help="sessions, whose costs are added (default: 3)")
     parser.add_argument("--output", type=Path, help="write the table to this file too")
     options = parser.parse_args()
+    if options.seconds < 10:
+        parser.error("--seconds: the first of the two steps compared is at 10 s, so give 10 or more")
     torch.set_num_threads(1)
     recognizer = load_recognizer(options.asr_model_path, options.device, options.dtype, print)
     strategies = {"engine": engine, "again": again, "official": official}

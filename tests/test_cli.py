@@ -222,6 +222,7 @@ def test_files_are_not_transcribed_by_the_demo_unless_it_is_named(speech: Path, 
 def test_an_interrupt_while_it_starts_ends_it_quietly(command: list[str], seconds: float, tmp_path: Path) -> None:
     environment = {**os.environ, **OFFLINE, "QWEN_ASR_MODEL_PATH": "demo"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background ignores it
     with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:  # nothing comes in: it waits
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)

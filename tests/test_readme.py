@@ -148,7 +148,7 @@ def test_transcribe(tmp_path: Path, program: Callable[[str], str]) -> None:
 
 
 MODULES = {
-    "python -m benchmarks.steps": "--seconds 3 --repeats 1",
+    "python -m benchmarks.steps": "--seconds 10 --repeats 1",
     "python -m benchmarks.accuracy": "--clips 4",
     "python -m benchmarks.exactness": "--clips 1 --seconds 4",
     "python -m qwen_asr.demo.corpus build/corpus": "--sentences 40",

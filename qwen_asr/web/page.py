@@ -94,7 +94,7 @@ def build_page(
 def _add_stock_recorder(speakers: Speakers, spoken: gr.Dropdown, names: gr.Textbox) -> None:
     """Gradio's own recorder, for browsers without AudioWorklet. It may lose sound; set up to lose little."""
     stock = StockRecorder(speakers)
-    with gr.Accordion("Trouble with the microphone? Use the simple recorder", open=False, elem_id="stock"):
+    with gr.Accordion("Trouble with the microphone? Open the fallback", open=False, elem_id="stock"):
         gr.Markdown(
             "It sends sound every half second and may lose some of it on a poor connection. The text appears above."
         )

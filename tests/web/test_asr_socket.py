@@ -27,10 +27,8 @@ from qwen_asr.audio.pcm import PcmStream
 from qwen_asr.config import Config, SocketLimits
 from qwen_asr.web.service import Service
 from tests.browser import serving
-from tests.checkpoints import DEMO, Samples, demo_recognizer, spoken
+from tests.checkpoints import Samples, demo_recognizer, spoken
 from tests.sockets import Client, Listening, client, listening, silence, until
-
-pytestmark = pytest.mark.skipif(not (DEMO / "config.json").exists(), reason="the demo checkpoint is not there")
 
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")
 PARTIAL_KEYS = {"type", "language", "text", "timestamp"}

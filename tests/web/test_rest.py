@@ -28,11 +28,10 @@ from qwen_asr.live.transcript import join_texts
 from qwen_asr.tls.self_signed import ensure_self_signed
 from qwen_asr.web.service import Service
 from tests.browser import serving
-from tests.checkpoints import DEMO, demo_recognizer
+from tests.checkpoints import demo_recognizer
 from tests.web.rest_client import Clients, form, offline, open_in, speech, until, wav
 
 pytestmark = [
-    pytest.mark.skipif(not (DEMO / "config.json").exists(), reason="the demo checkpoint is not there"),
     # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:unclosed (event loop|<socket|transport):ResourceWarning"),

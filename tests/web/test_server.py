@@ -18,7 +18,6 @@ import pytest
 from qwen_asr.config import Config
 from qwen_asr.errors import BadConfig, PortInUse, ShareUnavailable, StartupError
 from qwen_asr.web.server import bind, public_link, serve
-from tests.checkpoints import DEMO
 
 MAIN = "import sys; from qwen_asr.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -104,7 +103,6 @@ def test_on_a_space_it_serves_as_spaces_want_it(monkeypatch: pytest.MonkeyPatch)
     assert (config.host, config.port, config.tls) == ("0.0.0.0", 7860, False)
 
 
-@pytest.mark.skipif(not (DEMO / "config.json").exists(), reason="the demo checkpoint is not there")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_https_and_stops_cleanly(number: int, tmp_path: Path, repository: Path) -> None:
     started = Started(
