@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qwen_asr import __version__
-from qwen_asr.config import Config, add_options, from_options, unknown_variables
+from qwen_asr.config import Config
 from qwen_asr.errors import AudioError, BadConfig, QwenASRError
+from qwen_asr.options import add_options, from_options, unknown_variables
 
 if TYPE_CHECKING:
     from qwen_asr.live.events import Final
@@ -66,7 +67,7 @@ be read is said on stderr, the others are transcribed all the same, and the exit
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until it is stopped; returns the exit code. `argv` are the arguments without the program's name."""
     parser = _parser("Live speech recognition with Qwen3-ASR: a page to speak into and to read.", _SERVE_EXAMPLES)
-    add_options(parser)
+    add_options(parser, Config)
     return _run(parser, argv, _serve)
 
 
@@ -75,7 +76,7 @@ def tool(argv: Sequence[str] | None = None) -> int:
     parser = _parser("Speech recognition with Qwen3-ASR.", "")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = _subparser(commands, "serve", "serve the page", _SERVE_EXAMPLES)
-    add_options(serve)
+    add_options(serve, Config)
     serve.set_defaults(action=_serve)
     transcribe = _subparser(commands, "transcribe", "print the text of audio files", _TRANSCRIBE_EXAMPLES)
     _add_transcribe_options(transcribe)
@@ -126,7 +127,7 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", default="", metavar="TEXT", help="names and terms that are spoken")
     parser.add_argument("--format", default="txt", choices=FORMATS, help="what to print (default: txt)")
     parser.add_argument("--verbose", action="store_true", help="say on stderr what is being done")
-    add_options(parser, *_OF_FILES)
+    add_options(parser, Config, *_OF_FILES)
 
 
 def _run(parser: _Parser, argv: Sequence[str] | None, action: Callable[[dict[str, Any]], int] | None) -> int:
@@ -237,9 +238,9 @@ def _print_whole(files: list[tuple[str, list[Final]]], form: str, *, several: bo
 
 def _configured(options: dict[str, Any], log_level: str | None) -> Config:
     """The Config of the options and the environment; logging begins at `log_level`, by default the Config's."""
-    config = from_options(options, os.environ)
+    config = from_options(Config, options, os.environ)
     _start_logging(log_level or config.log_level)
-    if unknown := unknown_variables(os.environ):
+    if unknown := unknown_variables(Config, os.environ):
         log.warning("The environment has %s, which is no option: check the spelling.", ", ".join(unknown))
     return config
 

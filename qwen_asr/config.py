@@ -1,25 +1,22 @@
 """Every option and every limit of the server, once.
 
-`Config` is a frozen dataclass. Each field carries in its metadata what the command line and the README say about
-it, so `add_options` (argparse), `option_table` (the table in the README) and the checks cannot come to differ::
+`Config` is a frozen dataclass; of its fields `options` makes the command line and the table in the README::
 
-    config = Config(port=8443, generate_self_signed_cert=True)      # from Python; raises BadConfig
-    config = from_options(vars(parser.parse_args()), os.environ)    # from the command line and the environment
+    config = Config(port=8443, generate_self_signed_cert=True)              # from Python; raises BadConfig
+    config = from_options(Config, vars(parser.parse_args()), os.environ)    # from the command line and the environment
 
 A value is taken from the command line, else from the environment (`QWEN_ASR_…`, how a container or a Space is
-set up), else from the default. Nothing here imports another module of the package but the errors.
+set up), else from the default.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from qwen_asr.errors import BadConfig
+from qwen_asr.options import check, flag, option
 
 # Limits that are nobody's option. Each stands here once, with its unit in its name.
 IDLE_SECONDS = 60.0
@@ -80,49 +77,6 @@ DEFAULT_PORT = 8000
 SPACE_PORT = 7860
 """The port that a Hugging Face Space forwards to the outside."""
 
-ENV_PREFIX = "QWEN_ASR_"
-
-GROUPS = {
-    "model": "model",
-    "server": "address and HTTPS",
-    "endpointing": "where an utterance begins and ends",
-    "pacing": "pacing",
-    "defaults": "used where a client names none",
-    "other": "other",
-}
-
-
-def _option(
-    default: Any,
-    help: str,
-    group: str,
-    *,
-    metavar: str | None = None,
-    choices: tuple[str, ...] | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    env: str | None = None,
-    shown: str | None = None,
-) -> Any:
-    """A dataclass field that is also a command-line option.
-
-    `low` and `high` are the ends of the allowed range, both allowed. `shown` is how the default is written where
-    it is not simply the value. `env` is its environment variable, by default QWEN_ASR_ and the field's name.
-    """
-    return dataclasses.field(
-        default=default,
-        metadata={
-            "help": help,
-            "group": group,
-            "metavar": metavar,
-            "choices": choices,
-            "low": low,
-            "high": high,
-            "env": env,
-            "shown": shown,
-        },
-    )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -131,7 +85,7 @@ class Config:
     `host` and `port` may be left out; once made, a Config always holds the address that is really bound.
     """
 
-    asr_model_path: str = _option(
+    asr_model_path: str = option(
         "auto",
         "hub id, folder, or `demo`. `auto`: Qwen3-ASR-1.7B on a GPU that holds it, else 0.6B; where neither is cached "
         "nor can be fetched, the bundled demo checkpoint, and the log and the page say so (`transcribe` fails instead)",
@@ -139,26 +93,26 @@ class Config:
         metavar="PATH",
         env="QWEN_ASR_MODEL_PATH",
     )
-    device: str = _option(
+    device: str = option(
         "auto",
         "what the model runs on; `auto` takes the first of cuda, mps, cpu that is there",
         "model",
         choices=("auto", "cuda", "mps", "cpu"),
     )
-    dtype: str = _option(
+    dtype: str = option(
         "auto",
         "number format of the weights; `auto` is what suits the device",
         "model",
         choices=("auto", "bfloat16", "float16", "float32"),
     )
-    host: str = _option(
+    host: str = option(
         None,
         "address to listen on; `0.0.0.0` is all of them. Plain HTTP leaves the machine only if asked to",
         "server",
         metavar="ADDRESS",
         shown="`127.0.0.1`; `0.0.0.0` with HTTPS and on a Space",
     )
-    port: int = _option(
+    port: int = option(
         None,
         "port to listen on; 0 takes any that is free",
         "server",
@@ -167,23 +121,23 @@ class Config:
         high=65535,
         shown="`8000`; `7860` on a Space",
     )
-    generate_self_signed_cert: bool = _option(
+    generate_self_signed_cert: bool = option(
         False,
         "serve HTTPS with a certificate made here: `certs/qwen_asr_cert.pem`, `certs/qwen_asr_key.pem`, "
         "used again while they fit this machine's addresses",
         "server",
     )
-    share: bool = _option(False, "also make a public link through Gradio's tunnel, where it can be had", "server")
-    vad_threshold: float = _option(
+    share: bool = option(False, "also make a public link through Gradio's tunnel, where it can be had", "server")
+    vad_threshold: float = option(
         0.5, "speech probability from which a moment counts as speech", "endpointing", metavar="P", low=0.01, high=0.99
     )
-    silence_threshold: float = _option(
+    silence_threshold: float = option(
         0.8, "seconds of silence that end an utterance", "endpointing", metavar="SECONDS", low=0.1, high=10
     )
-    min_speech_duration: float = _option(
+    min_speech_duration: float = option(
         0.3, "seconds of speech below which a sound is no utterance", "endpointing", metavar="SECONDS", low=0, high=5
     )
-    max_utterance_seconds: float = _option(
+    max_utterance_seconds: float = option(
         30.0,
         "longest utterance; a longer one is cut at the quietest point of its last seconds",
         "endpointing",
@@ -191,7 +145,7 @@ class Config:
         low=6,
         high=300,
     )
-    chunk_size_sec: float = _option(
+    chunk_size_sec: float = option(
         1.0,
         "seconds of new audio after which the text is brought up to date",
         "pacing",
@@ -199,29 +153,29 @@ class Config:
         low=0.1,
         high=30,
     )
-    max_new_tokens: int = _option(
+    max_new_tokens: int = option(
         512, "most tokens that one utterance may have", "pacing", metavar="N", low=1, high=8192
     )
-    default_language: str | None = _option(
+    default_language: str | None = option(
         None,
         "language that is spoken, a name or a code such as `German` or `de`",
         "defaults",
         metavar="LANGUAGE",
         shown="recognised",
     )
-    default_prompt: str | None = _option(
+    default_prompt: str | None = option(
         None, "instruction in front of the context, for the model", "defaults", metavar="TEXT", shown="none"
     )
-    default_context: str | None = _option(
+    default_context: str | None = option(
         None, "names and terms that will be spoken, for the model", "defaults", metavar="TEXT", shown="none"
     )
-    unfixed_chunk_num: int | None = _option(
+    unfixed_chunk_num: int | None = option(
         None, "accepted for old scripts; the engine needs it not", "other", metavar="N", low=0, high=1000, shown="none"
     )
-    unfixed_token_num: int | None = _option(
+    unfixed_token_num: int | None = option(
         None, "accepted for old scripts; the engine needs it not", "other", metavar="N", low=0, high=1000, shown="none"
     )
-    log_level: str = _option(
+    log_level: str = option(
         "info", "how much is logged", "other", choices=("debug", "info", "warning", "error"), env="QWEN_ASR_LOG_LEVEL"
     )
 
@@ -237,7 +191,7 @@ class Config:
         if self.port is None:
             object.__setattr__(self, "port", SPACE_PORT if self.on_space else DEFAULT_PORT)
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+            check(field, getattr(self, field.name))
 
     @property
     def on_space(self) -> bool:
@@ -259,122 +213,3 @@ class Config:
         """The options that were given and that the engine has no need of, as they are written; said once in the log."""
         names = ("unfixed_chunk_num", "unfixed_token_num")
         return tuple(flag(name) for name in names if getattr(self, name) is not None)
-
-
-def flag(name: str) -> str:
-    """The option of a field as it is typed: ``chunk_size_sec`` → ``--chunk-size-sec``."""
-    return "--" + name.replace("_", "-")
-
-
-def environment_name(field: dataclasses.Field[Any]) -> str:
-    """The environment variable that sets a field."""
-    return field.metadata["env"] or ENV_PREFIX + field.name.upper()
-
-
-def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Adds the options of the fields called `names` (of all of them, where none is named) to `parser`.
-
-    What is typed stays text, and what is not typed leaves no trace: `from_options` converts and completes, so that
-    the environment goes through the very same checks.
-    """
-    for key, title in GROUPS.items():
-        fields = [field for field in dataclasses.fields(Config) if field.metadata["group"] == key]
-        chosen = [field for field in fields if not names or field.name in names]
-        if chosen:
-            section = parser.add_argument_group(title)
-            for field in chosen:
-                _add_option(section, field)
-
-
-def _add_option(section: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
-    help = f"{field.metadata['help']} (default: {_default(field)})".replace("`", "").replace("%", "%%")
-    if _kind(field) is bool:
-        section.add_argument(flag(field.name), action="store_true", default=argparse.SUPPRESS, help=help)
-        return
-    choices = field.metadata["choices"]
-    metavar = field.metadata["metavar"] or "{" + ",".join(choices) + "}"
-    section.add_argument(flag(field.name), default=argparse.SUPPRESS, metavar=metavar, help=help)
-
-
-def from_options(options: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
-    """A Config of parsed options (field name → text, or True) and of the environment; raises BadConfig."""
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(Config):
-        if field.name in options:
-            values[field.name] = _convert(field, options[field.name], flag(field.name))
-        elif environ.get(environment_name(field)):
-            name = environment_name(field)
-            values[field.name] = _convert(field, environ[name], name)
-    return Config(**values)
-
-
-def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The variables that look like an option of ours and are none, most likely mistyped; sorted."""
-    known = {environment_name(field) for field in dataclasses.fields(Config)}
-    return tuple(sorted(name for name in environ if name.startswith(ENV_PREFIX) and name not in known))
-
-
-def option_table() -> str:
-    """The options as a Markdown table, for the README; a test holds that it is the one printed there."""
-    lines = ["| option | default | meaning |", "|---|---|---|"]
-    for field in dataclasses.fields(Config):
-        values = field.metadata["choices"]
-        argument = field.metadata["metavar"] if not values else None
-        option = f"`{flag(field.name)}{' ' + argument if argument else ''}`"
-        meaning = field.metadata["help"] + ("; one of " + ", ".join(f"`{value}`" for value in values) if values else "")
-        lines.append(f"| {option} | {_default(field)} | {meaning} |")
-    return "\n".join(lines)
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    if field.metadata["shown"]:
-        return str(field.metadata["shown"])
-    if field.default is False:
-        return "off"
-    return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
-
-
-def _kind(field: dataclasses.Field[Any]) -> type:
-    """The type of a field's values, None aside."""
-    kinds: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
-    return kinds[str(field.type).removesuffix(" | None")]
-
-
-_ON, _OFF = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
-
-
-def _convert(field: dataclasses.Field[Any], given: Any, source: str) -> Any:
-    kind = _kind(field)
-    if given == "" and "None" in str(field.type):
-        return None
-    if isinstance(given, bool) or kind is str:
-        return given
-    if kind is bool:
-        if given.strip().lower() not in _ON | _OFF:
-            raise BadConfig(f"{source} was given {given!r}, but is switched by 1 or 0.")
-        return given.strip().lower() in _ON
-    try:
-        return kind(given)
-    except ValueError:
-        raise BadConfig(f"{source} was given {given!r}, but expects {_expected(field)}.") from None
-
-
-def _check(field: dataclasses.Field[Any], value: Any) -> None:
-    if value is None and "None" in str(field.type):
-        return
-    kind, low, high = _kind(field), field.metadata["low"], field.metadata["high"]
-    types = (int, float) if kind is float else kind
-    right_type = isinstance(value, types) and isinstance(value, bool) == (kind is bool)
-    in_choices = not field.metadata["choices"] or value in field.metadata["choices"]
-    # Written so that NaN, which compares false with everything, is refused too.
-    if not (right_type and in_choices and (low is None or low <= value <= high)) or value == "":
-        raise BadConfig(f"{flag(field.name)} was given {value!r}, but expects {_expected(field)}.")
-
-
-def _expected(field: dataclasses.Field[Any]) -> str:
-    if field.metadata["choices"]:
-        return "one of " + ", ".join(field.metadata["choices"])
-    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text that is not empty"}
-    text = names[_kind(field)]
-    low, high = field.metadata["low"], field.metadata["high"]
-    return text if low is None else f"{text} from {low:g} to {high:g}"

@@ -12,16 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_asr.config import (
-    Config,
+from qwen_asr.config import Config
+from qwen_asr.errors import BadConfig
+from qwen_asr.options import (
     add_options,
+    check,
     environment_name,
     flag,
     from_options,
+    option,
     option_table,
     unknown_variables,
 )
-from qwen_asr.errors import BadConfig
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 RANGES = [name for name, field in FIELDS.items() if field.metadata["low"] is not None]
@@ -30,8 +32,8 @@ CHOICES = [name for name, field in FIELDS.items() if field.metadata["choices"]]
 
 def parsed(*arguments: str, environ: dict[str, str] | None = None) -> Config:
     parser = argparse.ArgumentParser()
-    add_options(parser)
-    return from_options(vars(parser.parse_args(arguments)), environ or {})
+    add_options(parser, Config)
+    return from_options(Config, vars(parser.parse_args(arguments)), environ or {})
 
 
 def test_what_is_not_given_is_the_default() -> None:
@@ -76,9 +78,9 @@ def test_what_is_wrong_in_the_environment_is_named() -> None:
 
 def test_variables_that_are_no_option_are_found() -> None:
     known = {environment_name(field): "1" for field in FIELDS.values()}
-    assert unknown_variables({**known, "PATH": "/bin"}) == ()
+    assert unknown_variables(Config, {**known, "PATH": "/bin"}) == ()
     mistyped = {"QWEN_ASR_PROT": "", "QWEN_ASR_HOSTS": "1"}
-    assert unknown_variables({**known, **mistyped}) == ("QWEN_ASR_HOSTS", "QWEN_ASR_PROT")
+    assert unknown_variables(Config, {**known, **mistyped}) == ("QWEN_ASR_HOSTS", "QWEN_ASR_PROT")
 
 
 @pytest.mark.parametrize("name", RANGES)
@@ -107,7 +109,7 @@ def test_any_text_makes_a_config_or_one_clear_sentence(name: str, text: str) -> 
     given: Any = True if FIELDS[name].type == "bool" else text
     message = f"{flag(name)} was given nothing wrong."
     try:
-        from_options({name: given}, {})
+        from_options(Config, {name: given}, {})
     except BadConfig as error:
         message = str(error)
     assert message.startswith(f"{flag(name)} was given")
@@ -145,7 +147,7 @@ def test_each_option_has_help_a_group_and_a_variable_of_its_own() -> None:
     variables = [environment_name(field) for field in FIELDS.values()]
     assert len(set(variables)) == len(FIELDS)
     parser = argparse.ArgumentParser()
-    add_options(parser)
+    add_options(parser, Config)
     help = parser.format_help()
     for name, field in FIELDS.items():
         assert flag(name) in help
@@ -154,14 +156,48 @@ def test_each_option_has_help_a_group_and_a_variable_of_its_own() -> None:
 
 
 def test_the_table_has_a_row_for_each_option_and_breaks_in_none() -> None:
-    rows = option_table().splitlines()
+    rows = option_table(Config).splitlines()
     assert len(rows) == 2 + len(FIELDS)
     assert all(row.count("|") == 4 for row in rows)
-    assert "None" not in option_table()
+    assert "None" not in option_table(Config)
 
 
 def test_some_options_only() -> None:
     parser = argparse.ArgumentParser()
-    add_options(parser, "device", "dtype")
+    add_options(parser, Config, "device", "dtype")
     assert "--device" in parser.format_help()
     assert "--port" not in parser.format_help()
+
+
+@dataclasses.dataclass(frozen=True)
+class Keyed:
+    """What no option of Config's need be: given several times, and secret."""
+
+    api_key: tuple[str, ...] = option((), "a key", "access", metavar="KEY", secret=True)
+
+    def __post_init__(self) -> None:
+        check(dataclasses.fields(self)[0], self.api_key)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "keys"),
+    [
+        ([], {}, ()),
+        (["--api-key", "one", "--api-key", "two three"], {}, ("one", "two three")),
+        ([], {"QWEN_ASR_API_KEY": " one  two"}, ("one", "two")),
+        (["--api-key", "one"], {"QWEN_ASR_API_KEY": "two"}, ("one",)),
+    ],
+)
+def test_an_option_may_be_given_several_times(arguments: Sequence[str], environ: dict[str, str], keys: Any) -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser, Keyed)
+    keyed = from_options(Keyed, vars(parser.parse_args(arguments)), environ)
+    assert keyed.api_key == keys
+    assert not any(key in repr(keyed) for key in keys)
+    assert "| `--api-key KEY` | none | a key |" in option_table(Keyed)
+
+
+def test_a_secret_is_in_no_sentence_about_it() -> None:
+    with pytest.raises(BadConfig, match="texts that are not empty") as refused:
+        from_options(Keyed, {"api_key": ["hunter2", ""]}, {})
+    assert "hunter2" not in str(refused.value)

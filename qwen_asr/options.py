@@ -1,0 +1,199 @@
+"""How a field of a frozen dataclass is also a command-line option, an environment variable and a row of a table.
+
+The mechanism alone; what the options are stands in `config`. Each field carries in its metadata what the command line
+and the README say about it, so `add_options` (argparse), `option_table` and the checks cannot come to differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+from qwen_asr.errors import BadConfig
+
+ENV_PREFIX = "QWEN_ASR_"
+
+GROUPS = {
+    "model": "model",
+    "server": "address and HTTPS",
+    "proxy": "behind a proxy",
+    "access": "who may come in",
+    "limits": "how many, how much, how long",
+    "endpointing": "where an utterance begins and ends",
+    "pacing": "pacing",
+    "defaults": "used where a client names none",
+    "other": "other",
+}
+"""The sections of `--help`: what `group` of a field may be, and its title."""
+
+T = TypeVar("T")
+
+
+def option(
+    default: Any,
+    help: str,
+    group: str,
+    *,
+    metavar: str | None = None,
+    choices: tuple[str, ...] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    env: str | None = None,
+    shown: str | None = None,
+    secret: bool = False,
+) -> Any:
+    """A dataclass field that is also a command-line option.
+
+    `low` and `high` are the ends of the allowed range, both allowed. `shown` is how the default is written where
+    it is not simply the value. `env` is its environment variable, by default QWEN_ASR_ and the field's name. What is
+    `secret` is left out of the object's `repr` and of the sentences about it. A field of the type `tuple[str, ...]` may
+    be given several times; its environment variable holds the values with blanks between them.
+    """
+    return dataclasses.field(
+        default=default,
+        repr=not secret,
+        metadata={
+            "help": help,
+            "group": group,
+            "metavar": metavar,
+            "choices": choices,
+            "low": low,
+            "high": high,
+            "env": env,
+            "shown": shown,
+            "secret": secret,
+        },
+    )
+
+
+def flag(name: str) -> str:
+    """The option of a field as it is typed: ``chunk_size_sec`` → ``--chunk-size-sec``."""
+    return "--" + name.replace("_", "-")
+
+
+def environment_name(field: dataclasses.Field[Any]) -> str:
+    """The environment variable that sets a field."""
+    return field.metadata["env"] or ENV_PREFIX + field.name.upper()
+
+
+def add_options(parser: argparse.ArgumentParser, options: type, *names: str) -> None:
+    """Adds the options of the fields of `options` called `names` (of all, where none is named) to `parser`.
+
+    What is typed stays text, and what is not typed leaves no trace: `from_options` converts and completes, so that
+    the environment goes through the very same checks.
+    """
+    for key, title in GROUPS.items():
+        fields = [field for field in dataclasses.fields(options) if field.metadata["group"] == key]
+        chosen = [field for field in fields if not names or field.name in names]
+        if chosen:
+            section = parser.add_argument_group(title)
+            for field in chosen:
+                _add_option(section, field)
+
+
+def _add_option(section: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
+    help = f"{field.metadata['help']} (default: {_default(field)})".replace("`", "").replace("%", "%%")
+    if _kind(field) is bool:
+        section.add_argument(flag(field.name), action="store_true", default=argparse.SUPPRESS, help=help)
+        return
+    choices = field.metadata["choices"]
+    metavar = field.metadata["metavar"] or "{" + ",".join(choices) + "}"
+    action = "append" if _kind(field) is tuple else "store"
+    section.add_argument(flag(field.name), action=action, default=argparse.SUPPRESS, metavar=metavar, help=help)
+
+
+def from_options(kind: Callable[..., T], options: Mapping[str, Any], environ: Mapping[str, str]) -> T:
+    """An object of the dataclass `kind`, of parsed options (field name → text, texts, or True) and of the environment.
+
+    Raises BadConfig.
+    """
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cast(type, kind)):
+        if field.name in options:
+            values[field.name] = _convert(field, options[field.name], flag(field.name))
+        elif environ.get(environment_name(field)):
+            name = environment_name(field)
+            values[field.name] = _convert(field, environ[name], name)
+    return kind(**values)
+
+
+def unknown_variables(options: type, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The variables that look like an option of ours and are none, most likely mistyped; sorted."""
+    known = {environment_name(field) for field in dataclasses.fields(options)}
+    return tuple(sorted(name for name in environ if name.startswith(ENV_PREFIX) and name not in known))
+
+
+def option_table(options: type) -> str:
+    """The options as a Markdown table, for the README; a test holds that it is the one printed there."""
+    lines = ["| option | default | meaning |", "|---|---|---|"]
+    for field in dataclasses.fields(options):
+        values = field.metadata["choices"]
+        argument = field.metadata["metavar"] if not values else None
+        option = f"`{flag(field.name)}{' ' + argument if argument else ''}`"
+        meaning = field.metadata["help"] + ("; one of " + ", ".join(f"`{value}`" for value in values) if values else "")
+        lines.append(f"| {option} | {_default(field)} | {meaning} |")
+    return "\n".join(lines)
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.metadata["shown"]:
+        return str(field.metadata["shown"])
+    if field.default in (None, ()):
+        return "none"
+    if field.default is False:
+        return "off"
+    return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
+
+
+def _kind(field: dataclasses.Field[Any]) -> type:
+    """The type of a field's values, None aside."""
+    kinds = {"str": str, "int": int, "float": float, "bool": bool, "tuple[str, ...]": tuple}
+    return kinds[str(field.type).removesuffix(" | None")]
+
+
+_ON, _OFF = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+
+
+def _convert(field: dataclasses.Field[Any], given: Any, source: str) -> Any:
+    kind = _kind(field)
+    if given == "" and "None" in str(field.type):
+        return None
+    if kind is tuple:
+        return tuple(given.split()) if isinstance(given, str) else tuple(given)
+    if isinstance(given, bool) or kind is str:
+        return given
+    if kind is bool:
+        if given.strip().lower() not in _ON | _OFF:
+            raise BadConfig(f"{source} was given {given!r}, but is switched by 1 or 0.")
+        return given.strip().lower() in _ON
+    try:
+        return kind(given)
+    except ValueError:
+        raise BadConfig(f"{source} was given {given!r}, but expects {_expected(field)}.") from None
+
+
+def check(field: dataclasses.Field[Any], value: Any) -> None:
+    """Raises BadConfig where `value` is of another type than the field, or out of its range."""
+    if value is None and "None" in str(field.type):
+        return
+    kind, low, high = _kind(field), field.metadata["low"], field.metadata["high"]
+    empty = "" in value if isinstance(value, tuple) else value == ""
+    types = (int, float) if kind is float else kind
+    right_type = isinstance(value, types) and isinstance(value, bool) == (kind is bool)
+    in_choices = not field.metadata["choices"] or value in field.metadata["choices"]
+    # Written so that NaN, which compares false with everything, is refused too.
+    if not (right_type and in_choices and (low is None or low <= value <= high)) or empty:
+        shown = "a value" if field.metadata["secret"] else repr(value)
+        raise BadConfig(f"{flag(field.name)} was given {shown}, but expects {_expected(field)}.")
+
+
+def _expected(field: dataclasses.Field[Any]) -> str:
+    if field.metadata["choices"]:
+        return "one of " + ", ".join(field.metadata["choices"])
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text that is not empty"}
+    names[tuple] = "texts that are not empty"
+    text = names[_kind(field)]
+    low, high = field.metadata["low"], field.metadata["high"]
+    return text if low is None else f"{text} from {low:g} to {high:g}"
