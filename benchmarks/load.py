@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import psutil
@@ -30,10 +30,15 @@ READY_SECONDS = 120
 
 @dataclass
 class Running:
-    """A server that takes sessions: its socket's address, and its process for psutil."""
+    """A server that takes sessions: its address, and its process for psutil."""
 
-    url: str
+    base: str
     process: psutil.Process
+
+    @property
+    def url(self) -> str:
+        """Of `/ws/asr`."""
+        return self.base.replace("http", "ws") + "/ws/asr"
 
     @property
     def megabytes(self) -> float:
@@ -42,18 +47,18 @@ class Running:
 
 
 @contextlib.contextmanager
-def server(*options: str) -> Iterator[Running]:
-    """`app.py` with the options, on a free port of this machine, until the block ends."""
+def server(*options: str, log: IO[str] | None = None) -> Iterator[Running]:
+    """`app.py` with the options, on a free port of this machine, until the block ends; what it logs goes to `log`."""
     command = [sys.executable, str(ROOT / "app.py"), "--port", "0", "--log-level", "warning", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         try:
             said = process.stdout or ()
             found = next((match for line in said if (match := re.search(r"http://localhost:\d+", line))), None)
             if found is None:
                 raise RuntimeError("The server ended before it served; what it said stands above.")
             _wait_until_ready(found[0])
-            yield Running(found[0].replace("http", "ws") + "/ws/asr", psutil.Process(process.pid))
+            yield Running(found[0], psutil.Process(process.pid))
         finally:
             process.terminate()
 

@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from qwen_asr.config import MAX_UPLOAD_BYTES, RETRY_AFTER_SECONDS
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 LAST_SECONDS = 0.5
 """How long requests may still take when the server stops: well below its own grace, in which they have to be told."""
+OPENAPI = Path(__file__).with_name("openapi.json")
 T = TypeVar("T")
 EVENT_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
@@ -44,6 +46,7 @@ def add_routes(app: FastAPI, service: Service) -> Callable[[], None]:
     """
     probes, models, transcriptions = Probes(service), Models(service), Transcriptions(service)
     app.router.routes += [
+        Route("/openapi.json", described),
         Route("/healthz", probes.health),
         Route("/readyz", probes.ready),
         Route("/v1/models", answered(models.list)),
@@ -53,6 +56,11 @@ def add_routes(app: FastAPI, service: Service) -> Callable[[], None]:
         Route("/v1/{rest:path}", no_such_route, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
     ]
     return transcriptions.stop
+
+
+async def described(_: Request) -> Response:
+    """The routes here as an OpenAPI document, for programs that make clients of it."""
+    return FileResponse(OPENAPI, media_type="application/json")
 
 
 class Probes:

@@ -1,0 +1,196 @@
+"""Whatever is sent to the sockets and routes: no traceback, no 500, and afterwards all is as it was before.
+
+`scripts/fuzz` runs the same with many more frames; here are as many as a suite has time for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import urllib.parse
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from schemathesis.checks import CHECKS, load_all_checks
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from benchmarks.load import Running, server
+from qwen_asr.web import rest
+from tests.checkpoints import spoken
+
+FRAMES = int(os.environ.get("FUZZ_FRAMES", "400"))
+"""To each socket and each route."""
+FRAMES_A_CONNECTION = 8
+DOCUMENTED_CLOSES = {1000, 1007, 1008, 1009, 1013}
+GROWTH_MB = 40
+"""Of a server's 560, in half of the frames: allocators and the device's caches of shapes fill slowly."""
+pytestmark = pytest.mark.timeout(max(300, FRAMES))
+
+FUZZING = settings(deadline=None, database=None, suppress_health_check=[*HealthCheck])
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=40)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4)
+)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server's log goes."""
+    return tmp_path_factory.mktemp("log") / "server.log"
+
+
+@pytest.fixture(scope="module")
+def running(log: Path) -> Iterator[Running]:
+    """The server as it is started, with the demo checkpoint."""
+    options = ("--asr-model-path", "demo", "--device", "cpu", "--chunk-size-sec", "0.5")
+    with log.open("w") as written, server(*options, log=written) as started:
+        yield started
+
+
+def fuzz(running: Running, log: Path, examples: int, send: Callable[..., None], *strategies: st.SearchStrategy) -> None:
+    """Has `send` called with so many examples. Afterwards nothing is in the log, no session is left, and in the second
+    half of them the memory has grown no more than it may."""
+    for _ in range(2):
+        before = running.megabytes
+        settings(FUZZING, max_examples=max(1, examples // 2))(given(*strategies)(send))()
+    assert [line for line in log.read_text().splitlines() if " ERROR " in line or "Traceback" in line] == []
+    assert running.megabytes - before < GROWTH_MB
+
+
+def mutated(original: bytes) -> st.SearchStrategy[bytes]:
+    """The bytes with a piece replaced, taken out or doubled."""
+
+    def change(begin: int, size: int, put: bytes) -> bytes:
+        return original[:begin] + put + original[begin + size :]
+
+    place = st.integers(0, len(original))
+    return st.builds(change, place, st.integers(0, 60), st.binary(max_size=40))
+
+
+# --- /ws/asr
+
+ASR_KEYS = ["type", "context", "prompt", "language", "chunk_size_sec", "unfixed_chunk_num", "unfixed_token_num"]
+ASR_KEYS += ["sample_rate", "encoding", "words", "resume", "offset"]
+asr_settings = st.dictionaries(st.sampled_from(ASR_KEYS), values, max_size=5).map(
+    lambda given: {"type": "config"} | given
+)
+asr_messages = st.one_of(
+    st.just({"type": "config"}),
+    asr_settings,
+    st.builds(lambda kind: {"type": kind}, values),
+    st.just({"type": "finalize"}),
+).map(json.dumps)
+SPEECH = spoken("Turn on the kitchen light.")[8_000:24_000].astype("<f4").tobytes()
+
+
+def texts(messages: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Messages, mutated ones, and what is none."""
+    broken = messages.flatmap(
+        lambda message: mutated(message.encode()).map(lambda data: data.decode("utf-8", "replace"))
+    )
+    return messages | broken | st.text(max_size=200)
+
+
+asr_frames = texts(asr_messages) | st.binary(max_size=6_000) | st.just(SPEECH) | mutated(SPEECH)
+asr_exchanges = st.tuples(
+    st.lists(asr_frames, min_size=1, max_size=2 * FRAMES_A_CONNECTION),
+    st.booleans(),  # whether it begins as it should
+    st.sampled_from(["finalize", "leave", "cut"]),
+)
+
+
+async def exchange(url: str, frames: list[str | bytes], end: str | None) -> int | None:
+    """Sends the frames, then `end` as a text (or cuts the line, where it is None); returns the server's close code."""
+    async with connect(url, ping_timeout=None, close_timeout=5, max_queue=None) as connection:
+        with contextlib.suppress(ConnectionClosed):
+            for frame in frames:
+                await connection.send(frame)
+            if end is None:
+                connection.transport.abort()
+            elif end:
+                await connection.send(end)
+                async with asyncio.timeout(60):
+                    async for _ in connection:
+                        pass
+        await connection.close()
+    return connection.close_code
+
+
+def test_asr_socket(running: Running, log: Path) -> None:
+    def send(exchanged: tuple[list[str | bytes], bool, str]) -> None:
+        frames, begins, ending = exchanged
+        start: list[str | bytes] = ['{"type": "config"}'] if begins else []
+        end = {"finalize": '{"type": "finalize"}', "leave": "", "cut": None}[ending]
+        code = asyncio.run(exchange(running.url, start + frames, end))
+        assert code in ({1006} if end is None else set()) | DOCUMENTED_CLOSES
+
+    fuzz(running, log, FRAMES // FRAMES_A_CONNECTION, send, asr_exchanges)
+
+
+# --- REST
+
+SCHEMA = schemathesis.openapi.from_path(Path(rest.__file__).with_name("openapi.json"))
+OPERATIONS = [(path, method) for path in SCHEMA for method in SCHEMA[path]]
+load_all_checks()
+REST_CHECKS = [CHECKS.get_one(name) for name in (
+    "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance",
+)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "method"), OPERATIONS)
+def test_routes(running: Running, log: Path, path: str, method: str) -> None:
+    def send(case: Any) -> None:
+        name = urllib.parse.unquote(str(case.path_parameters.get("name", "")))
+        # Clients resolve dots themselves, and ask for another path; a line break ends the path for the router: 404.
+        assume(not {".", ".."} & set(name.split("/")) and "\n" not in name)
+        case.call_and_validate(base_url=running.base, checks=REST_CHECKS, timeout=60)
+
+    fuzz(running, log, FRAMES // len(OPERATIONS), send, SCHEMA[path][method].as_strategy())
+
+
+def upload() -> bytes:
+    """A form as a client sends it: half a second of speech as WAV, and two fields."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(16_000)
+        writer.writeframes((spoken("Turn on the kitchen light.")[8_000:16_000] * 32_000).astype("<i2").tobytes())
+    parts = [
+        ('name="language"', b"en"),
+        ('name="response_format"', b"json"),
+        ('name="file"; filename="a.wav"', file.getvalue()),
+    ]
+    body = b"".join(
+        b"--edge\r\nContent-Disposition: form-data; %s\r\n\r\n%s\r\n" % (name.encode(), data) for name, data in parts
+    )
+    return body + b"--edge--\r\n"
+
+
+FORM = upload()
+KIND = "multipart/form-data; boundary=edge"
+kinds = st.just(KIND) | st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60)
+
+
+def test_uploads(running: Running, log: Path) -> None:
+    def send(body: bytes, kind: str) -> None:
+        answer = client.post(rest.TRANSCRIPTIONS, content=body, headers={"content-type": kind})
+        assert answer.status_code in (200, 400, 413, 415)
+        if answer.status_code != 200:
+            assert answer.json()["error"]["message"]
+
+    begun = mutated(FORM[:300]).map(lambda head: head + FORM[300:])
+    with httpx.Client(base_url=running.base, timeout=60) as client:
+        assert client.post(rest.TRANSCRIPTIONS, content=FORM, headers={"content-type": KIND}).status_code == 200
+        fuzz(running, log, FRAMES // 4, send, begun | mutated(FORM) | st.binary(max_size=300), kinds)
