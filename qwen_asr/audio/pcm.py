@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from qwen_asr.audio.g711 import LAWS
 from qwen_asr.audio.resample import StreamingResampler, to_mono
 from qwen_asr.errors import AudioError
 
@@ -14,13 +15,16 @@ class PcmStream:
     """One stream of mono samples; `feed` gives what is now known, `finish` the rest.
 
     A sample may be cut anywhere: the bytes that are left over wait for the next ones. `received` counts the samples
-    taken, at the stream's own rate. Raises `AudioError` for an unknown encoding or a rate that cannot be resampled.
+    taken, at the stream's own rate. Beside `ENCODINGS` it takes the telephone's, `g711.LAWS`. Raises `AudioError` for
+    an unknown encoding or a rate that cannot be resampled.
     """
 
     def __init__(self, encoding: str = "f32le", rate: int = 16_000) -> None:
-        if encoding not in ENCODINGS:
-            raise AudioError(f"The encoding {encoding!r} is unknown; give one of {', '.join(ENCODINGS)}.")
-        self._type = np.dtype(ENCODINGS[encoding])
+        known = {**ENCODINGS, **dict.fromkeys(LAWS, "u1")}
+        if encoding not in known:
+            raise AudioError(f"The encoding {encoding!r} is unknown; give one of {', '.join(known)}.")
+        self._type = np.dtype(known[encoding])
+        self._law = LAWS.get(encoding)
         self._resampler = StreamingResampler(rate)
         self._rest = b""
         self.received = 0
@@ -37,7 +41,8 @@ class PcmStream:
         """
         data = self._rest + data
         whole = len(data) // self._type.itemsize * self._type.itemsize
-        samples = to_mono(np.frombuffer(data[:whole], dtype=self._type))
+        values = np.frombuffer(data[:whole], dtype=self._type)
+        samples = to_mono(values if self._law is None else self._law[values])
         self._rest = data[whole:]
         self.received += len(samples)
         return self._resampler.feed(samples)
