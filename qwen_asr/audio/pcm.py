@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.g711 import LAWS
 from qwen_asr.audio.resample import StreamingResampler, to_mono
 from qwen_asr.errors import AudioError
@@ -27,12 +28,18 @@ class PcmStream:
         self._law = LAWS.get(encoding)
         self._resampler = StreamingResampler(rate)
         self._rest = b""
+        self._given = 0
         self.received = 0
 
     @property
     def bytes_a_second(self) -> int:
         """How many bytes one second of audio has."""
         return self._resampler.rate * self._type.itemsize
+
+    @property
+    def held(self) -> int:
+        """How many samples at 16 kHz `finish` would give now."""
+        return (2 * self.received * SAMPLE_RATE + self._resampler.rate) // (2 * self._resampler.rate) - self._given
 
     def feed(self, data: bytes) -> NDArray[np.float32]:
         """Take any number of bytes; return the 16 kHz samples that are now certain, (m,), m >= 0.
@@ -45,8 +52,12 @@ class PcmStream:
         samples = to_mono(values if self._law is None else self._law[values])
         self._rest = data[whole:]
         self.received += len(samples)
-        return self._resampler.feed(samples)
+        known = self._resampler.feed(samples)
+        self._given += len(known)
+        return known
 
     def finish(self) -> NDArray[np.float32]:
         """The samples that the resampler still held. Bytes of a sample that never became whole are dropped."""
-        return self._resampler.finish()
+        rest = self._resampler.finish()
+        self._given += len(rest)
+        return rest
