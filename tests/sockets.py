@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import FastAPI
@@ -131,12 +131,17 @@ class Client:
         return self.connection.close_code
 
 
+AnyClient = TypeVar("AnyClient", bound=Client)
+
+
 @contextlib.asynccontextmanager
-async def client(url: str, trust: ssl.SSLContext | None = None, **options: Any) -> AsyncIterator[Client]:
-    """A connected client; `options` are those of `websockets`."""
+async def client(
+    url: str, trust: ssl.SSLContext | None = None, kind: type[AnyClient] = Client, **options: Any
+) -> AsyncIterator[AnyClient]:
+    """A connected client, of that `kind`; `options` are those of `websockets`."""
     # Its own pings would wait behind audio that the server does not read yet: docs/protocol.md.
     async with connect(url, ssl=trust, **{"ping_timeout": None, "close_timeout": 5, **options}) as connection:
-        yield Client(connection)
+        yield kind(connection)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 30) -> bool:

@@ -266,7 +266,7 @@ class RealtimeConversation:
     def _update(self, event: messages.ClientEvent) -> None:
         """Change the settings. A turn that is under way goes on as it began; of the audio's format that cannot wait."""
         settings = self._settings.updated(event.body, self._service.config)
-        if not settings.hears_as(self._settings):
+        if (settings.prompt, settings.language) != (self._settings.prompt, self._settings.language):
             self._check(settings, prompt_path(event.kind))
         if settings.format == self._settings.format:
             self._settings = settings
