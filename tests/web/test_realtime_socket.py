@@ -22,6 +22,7 @@ from qwen_asr.web import realtime_socket
 from qwen_asr.web.service import Service
 from tests.checkpoints import Samples, demo_recognizer, spoken
 from tests.sockets import Client, Listening, client, listening, silence, until
+from tests.web.realtime_fuzz import fuzz
 
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")
 COMMITTED = "input_audio_buffer.committed"
@@ -161,7 +162,8 @@ def test_each_wrong_event_is_answered_and_the_session_goes_on(served: Listening)
                 assert told["type"] == "invalid_request_error"
                 assert set(error) == {"type", "event_id", "error"}
                 assert set(told) == {"type", "code", "message", "param", "event_id"}
-            no_events = [b"\0", "no json", "[]", "[" * 100_000, '{"type": "x", "event_id": 7}', '{"event_id": "\\ud800"}']
+            no_events: list[str | bytes] = [b"\0", "no json", "[]"]
+            no_events += ["[" * 100_000, '{"type": "x", "event_id": 7}', '{"event_id": "\\ud800"}']
             for raw in no_events:
                 await speaker.connection.send(raw)
             error = await speaker.wait_for("error", len(WRONG) + len(no_events))
@@ -518,3 +520,12 @@ def test_turns_that_wait_for_their_texts_are_bounded(service: Service) -> None:
         speaker, most = asyncio.run(speak(server))
     assert most <= 3
     assert len({one["transcript"] for one in speaker.of_type(COMPLETED)}) == 1
+
+
+def test_random_messages_leave_nothing_behind(served: Listening) -> None:
+    told = asyncio.run(fuzz(served, 2_000, seed=1))
+    codes = {"invalid_value", "bad_input", "input_audio_buffer_commit_empty"}
+    assert codes <= set(told)
+    assert {COMPLETED, COMMITTED, DELTA, "session.updated", "transcription_session.updated"} <= set(told)
+    assert FAILED not in told
+    assert not any(name.startswith("closed 101") for name in told)
