@@ -61,6 +61,8 @@ class SocketLimits:
     """How much speech may wait for its text before no more is read from that client."""
     waiting_messages: int = 256
     """How many messages may wait for a client that reads slowly before no more is read from it."""
+    waiting_turns: int = 16
+    """How many committed turns of a realtime session may wait for their texts before no more is read from it."""
     send_seconds: float = 30.0
     """How long a client may take to accept one message; it is then given up."""
     close_seconds: float = 10.0

@@ -1,4 +1,4 @@
-"""A real server for `/ws/asr` and real clients of it: what tests of the socket share."""
+"""A real server for our WebSockets and real clients of it: what tests of the socket share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import FastAPI
@@ -18,7 +19,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from qwen_asr.config import SocketLimits
-from qwen_asr.web.asr_socket import AsrSocket, add_route
+from qwen_asr.web import asr_socket
+from qwen_asr.web.asr_socket import AsrSocket
+from qwen_asr.web.realtime_socket import RealtimeSocket
 from qwen_asr.web.server import Server, bind, create_server
 from qwen_asr.web.service import Service
 from qwen_asr.web.socket_protocol import socket_options
@@ -33,7 +36,7 @@ class Listening:
     """A server that runs in this process, with nothing but the socket."""
 
     url: str
-    socket: AsrSocket
+    socket: AsrSocket | RealtimeSocket
     server: Server
 
     @property
@@ -44,12 +47,18 @@ class Listening:
 
 @contextlib.contextmanager
 def listening(
-    service: Service, limits: SocketLimits | None = None, send_buffer: int | None = None
+    service: Service,
+    limits: SocketLimits | None = None,
+    send_buffer: int | None = None,
+    room: ModuleType = asr_socket,
 ) -> Iterator[Listening]:
-    """Serves the socket on a free port. `send_buffer` is the kernel's, in bytes, for each connection."""
+    """Serves the socket on a free port. `send_buffer` is the kernel's, in bytes, for each connection.
+
+    `room` is the module of the socket: `asr_socket` or `realtime_socket`.
+    """
     app = FastAPI()
     app.state.end_streams = lambda: None
-    route = add_route(app, service, limits)
+    route = room.add_route(app, service, limits)
     bound = bind("127.0.0.1", 0)
     if send_buffer is not None:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
@@ -57,7 +66,7 @@ def listening(
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
-        yield Listening(f"ws://localhost:{bound.getsockname()[1]}/ws/asr", route, server)
+        yield Listening(f"ws://localhost:{bound.getsockname()[1]}{room.PATH}", route, server)
     finally:
         server.should_exit = True
         thread.join(30)
@@ -122,12 +131,17 @@ class Client:
         return self.connection.close_code
 
 
+AnyClient = TypeVar("AnyClient", bound=Client)
+
+
 @contextlib.asynccontextmanager
-async def client(url: str, trust: ssl.SSLContext | None = None, **options: Any) -> AsyncIterator[Client]:
-    """A connected client; `options` are those of `websockets`."""
+async def client(
+    url: str, trust: ssl.SSLContext | None = None, kind: type[AnyClient] = Client, **options: Any
+) -> AsyncIterator[AnyClient]:
+    """A connected client, of that `kind`; `options` are those of `websockets`."""
     # Its own pings would wait behind audio that the server does not read yet: docs/protocol.md.
     async with connect(url, ssl=trust, **{"ping_timeout": None, "close_timeout": 5, **options}) as connection:
-        yield Client(connection)
+        yield kind(connection)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 30) -> bool:

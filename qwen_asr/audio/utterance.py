@@ -8,6 +8,7 @@ States: SILENCE (what is older than the pre-roll is skipped, window by window), 
 enough to count as speech), SPEECH (an utterance is open and its samples are handed on as they come).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal, Protocol
@@ -106,6 +107,18 @@ class Skipped:
 Event = Started | Speech | Ended | Skipped
 
 
+class Detector(Protocol):
+    """What a session needs of whoever finds its utterances; `UtteranceDetector` says what the events have to be."""
+
+    @property
+    def config(self) -> EndpointConfig:
+        """How they are found; of `longest_seconds` the session takes when no more may settle."""
+
+    def feed(self, samples: NDArray[np.float32], /) -> Sequence[Event]: ...
+
+    def finish(self) -> Sequence[Event]: ...
+
+
 class Voice(Protocol):
     """What the detector needs of a `VoiceActivity`: a probability for each completed window of 512 samples."""
 
@@ -150,6 +163,11 @@ class UtteranceDetector:
     def position(self) -> int:
         """Samples fed so far."""
         return self._tape.end
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no utterance is open, and none may be about to begin."""
+        return self._state is _State.SILENCE
 
     def feed(self, samples: NDArray[np.float32]) -> list[Event]:
         """Take samples (n,), n >= 0; return what they decide, in order. Raises `AudioError` for NaN or infinity."""

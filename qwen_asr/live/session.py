@@ -32,7 +32,7 @@ from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.transcript import Settling, Transcript
 
 if TYPE_CHECKING:  # the engine needs torch, this state machine does not
-    from qwen_asr.audio.utterance import UtteranceDetector
+    from qwen_asr.audio.utterance import Detector
     from qwen_asr.engine.streaming import Hypothesis, Utterance
 
 Detected = Started | Speech | Ended | Skipped
@@ -96,7 +96,7 @@ class Session:
     def __init__(
         self,
         new_utterance: NewUtterance,
-        detector: UtteranceDetector,
+        detector: Detector,
         *,
         chunk_seconds: float = 1.0,
         context: str = "",

@@ -47,7 +47,7 @@ def create_app(config: Config, service: Service, **settings: Any) -> FastAPI:
     from fastapi import FastAPI
 
     from qwen_asr.engine.languages import resolve_language
-    from qwen_asr.web import asr_socket, rest
+    from qwen_asr.web import asr_socket, realtime_socket, rest
     from qwen_asr.web.page import CSS, build_page, theme
     from qwen_asr.web.speaker import Speakers
 
@@ -65,6 +65,7 @@ def create_app(config: Config, service: Service, **settings: Any) -> FastAPI:
     # Routes of our own go here: after the mount at "/" they would answer 404.
     end_transcriptions = rest.add_routes(app, service)
     asr_socket.add_route(app, service)
+    realtime_socket.add_route(app, service)
     page = build_page(
         speakers,
         service,

@@ -22,6 +22,7 @@ from qwen_asr.web.speaker import Wishes
 if TYPE_CHECKING:
     from qwen_asr.engine.recognizer import Recognizer
     from qwen_asr.engine.scheduler import Scheduler
+    from qwen_asr.live.opening import Detection
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +77,17 @@ class Service:
         }
 
     def new_session(
-        self, context: str = "", language: str | None = None, chunk_seconds: float | None = None, prompt: str = ""
+        self,
+        context: str = "",
+        language: str | None = None,
+        chunk_seconds: float | None = None,
+        prompt: str = "",
+        detection: Detection | None = None,
     ) -> Session:
         """A session of one speaker. Raises NotReady while loading, UnknownLanguage for a language of no model.
 
-        Where the speaker names no prompt, context or language, the server's defaults apply.
+        Where the speaker names no prompt, context or language, the server's defaults apply; so do its endpoints, unless
+        `detection` makes another detector out of them.
         """
         from qwen_asr.live.opening import endpoints_of, open_session  # heavy: torch
 
@@ -94,12 +101,15 @@ class Service:
             context=config.context_for(context, prompt),
             language=language or config.default_language,
             max_new_tokens=config.max_new_tokens,
+            detection=detection,
         )
 
-    def listen(self, wishes: Wishes, on_events: Callable[[list[Event]], None]) -> Runner:
+    def listen(
+        self, wishes: Wishes, on_events: Callable[[list[Event]], None], detection: Detection | None = None
+    ) -> Runner:
         """A session that runs: what `Speakers` needs to open a recording. Raises as `new_session` does."""
         scheduler, _ = self._ready()
-        session = self.new_session(wishes.context, wishes.language, wishes.chunk_seconds, wishes.prompt)
+        session = self.new_session(wishes.context, wishes.language, wishes.chunk_seconds, wishes.prompt, detection)
         return Runner(session, scheduler, on_events)
 
     def transcribe(

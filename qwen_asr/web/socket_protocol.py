@@ -1,12 +1,18 @@
-"""How uvicorn serves WebSockets here, and the one thing that it does not do: end a connection for certain."""
+"""How uvicorn serves WebSockets here, and what it does not do: end each connection for certain, without a traceback."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from qwen_asr.config import SocketLimits
+
+log = logging.getLogger(__name__)
+_NO_TEXT = 1007  # RFC 6455 7.4.1: a text that is no UTF-8
 
 
 def socket_options(limits: SocketLimits | None = None) -> dict[str, Any]:
@@ -30,8 +36,25 @@ def _protocol(close_seconds: float) -> type[WebSocketsSansIOProtocol]:
     class Protocol(WebSocketsSansIOProtocol):
         """uvicorn's, with an end to every connection.
 
-        A transport is closed only once its buffer was sent; a peer that stopped reading would keep it for hours.
+        A transport is closed only once its buffer was sent; a peer that stopped reading would keep it for hours. A peer
+        that breaks the protocol is closed by uvicorn, which then takes the application's next message, on its way
+        already, for a mistake of the application; and it logs a text that is no UTF-8 as one of the server's.
         """
+
+        def send_receive_event_to_app(self) -> None:
+            data = b"".join(self.frames)
+            if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(data):
+                log.info("A client sent a text that is no UTF-8.")
+                self.frames = []
+                self.conn.send_close(_NO_TEXT)
+                self.handle_parser_exception()
+                return
+            super().send_receive_event_to_app()
+
+        async def send(self, message: ASGISendEvent) -> None:
+            if self.handshake_complete and self.close_sent:
+                raise ClientDisconnected
+            await super().send(message)
 
         async def run_asgi(self) -> None:
             await super().run_asgi()
@@ -39,3 +62,11 @@ def _protocol(close_seconds: float) -> type[WebSocketsSansIOProtocol]:
 
     Protocol.__module__ = __name__
     return Protocol
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -22,11 +22,14 @@ def test_chunked_is_whole(data: bytes, sizes: list[int], rate: int) -> None:
     for size in [*sizes, len(data)]:
         heard.append(stream.feed(data[begin : begin + size]))
         begin += size
+    held = stream.held
     whole = to_mono(np.frombuffer(data[: len(data) // 2 * 2], "<i2"))
     resampler = StreamingResampler(rate)
     expected = np.concatenate([resampler.feed(whole), resampler.finish()])
-    np.testing.assert_array_equal(np.concatenate([*heard, stream.finish()]), expected)
+    rest = stream.finish()
+    np.testing.assert_array_equal(np.concatenate([*heard, rest]), expected)
     assert stream.received == len(whole)
+    assert (len(rest), stream.held) == (held, 0)
 
 
 def test_a_float_cut_in_four_is_one_float() -> None:
