@@ -15,13 +15,12 @@ ANYBODY = "*"
 LOOPBACK = ("127.0.0.1", "::1")
 ALL_NETWORKS = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
-OWN_PATHS = frozenset(
-    # Ours,
-    ["v1", "ws", "healthz", "readyz", "metrics", "trust", "ca.pem"]
-    # and Gradio's.
-    + ["gradio_api", "assets", "static", "svelte", "config", "login", "logout", "monitoring", "theme.css"]
-    + ["robots.txt", "favicon.ico", "pwa_icon", "manifest.json", "openapi.json"]
+_OURS = ("v1", "ws", "healthz", "readyz", "metrics", "trust", "ca.pem")
+_GRADIOS = (
+    *("gradio_api", "assets", "static", "svelte", "config", "login", "logout", "monitoring", "theme.css"),
+    *("robots.txt", "favicon.ico", "pwa_icon", "manifest.json", "openapi.json"),
 )
+OWN_PATHS = frozenset(_OURS + _GRADIOS)
 """What addresses of the server itself begin with. A proxy may take the public path off or leave it on, and in a public
 path like one of these nobody could tell which it has done."""
 

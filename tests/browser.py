@@ -75,6 +75,7 @@ class Served:
     url: str
     service: Service
     speakers: Speakers
+    app: Any
 
 
 @contextlib.contextmanager
@@ -96,7 +97,7 @@ def serving(
     thread.start()
     try:
         port = listening.getsockname()[1]
-        yield Served(f"http{'s' if tls else ''}://localhost:{port}", service, app.state.speakers)
+        yield Served(f"http{'s' if tls else ''}://localhost:{port}", service, app.state.speakers, app)
     finally:
         server.should_exit = True
         thread.join(30)

@@ -8,7 +8,6 @@ import json
 import re
 import socket
 import ssl
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ class WordByWord:
                 nonlocal sent
                 if message["type"] == "http.response.body" and message.get("body"):
                     async with asyncio.timeout(60):
-                        while self.read < sent:
+                        while self.read < sent:  # noqa: ASYNC110 - the reader is in another thread
                             await asyncio.sleep(0.01)
                     sent += message["body"].count(b"\n\n")
                 await send(message)
@@ -143,7 +142,8 @@ def page_root(page: str) -> str:
 def test_from_the_microphone_to_text(behind: Behind, chromium: Browser) -> None:
     with Tab(chromium, behind.url) as tab:
         tab.record()
-        expect(tab.page.locator("#transcript")).to_contain_text("kitchen light")  # while it is being spoken
+        # While it is being spoken. Which words these are is not the proxy's affair: test_words.py asks for them.
+        expect(tab.page.locator("#transcript .words").first).to_contain_text(re.compile(r"[A-Z][a-z]+ [a-z]+"))
         tab.stop()
         proof = tab.proof()
         assert proof["sha256"] == proof["serverSha256"]
