@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 # (RFC 7239), -Port, -Prefix and X-Real-IP say nothing that the three and --root-path do not say.
 _FOR, _PROTO, _HOST = b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"
 _REMOVED = re.compile(rb"x-forwarded(-.*)?|forwarded|x-real-ip|x-gradio-server", re.DOTALL)
+_SCHEMES = {"http": False, "ws": False, "https": True, "wss": True}
 _HOST_AND_PORT = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._~-]{1,253})(?::([0-9]{1,5}))?", re.IGNORECASE)
+
+_MOST_WARNINGS = 10  # about so many peers, each once: whoever can send a header could fill the log
 
 
 class Forwarded:
@@ -38,7 +41,7 @@ class Forwarded:
         self._app = app
         self._trusted = trusted
         self._root_path = root_path
-        self._warned = False
+        self._warned: set[str | None] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on with its facts put right."""
@@ -56,9 +59,9 @@ class Forwarded:
         said: dict[bytes, list[bytes]] = {}
         kept: list[tuple[bytes, bytes]] = []
         for name, value in scope["headers"]:
-            plain = name.lower().replace(b"_", b"-")  # some servers behind take both for the same
-            if _REMOVED.fullmatch(plain):
-                said.setdefault(plain, []).append(value)
+            # Removed with underscores too, which some programs take for the same; believed only as it is meant to be.
+            if _REMOVED.fullmatch(name.lower().replace(b"_", b"-")):
+                said.setdefault(name.lower(), []).append(value)
             else:
                 kept.append((name, value))
         scope = {**scope, "headers": kept}
@@ -75,7 +78,7 @@ class Forwarded:
         # A list in several lines is one list (RFC 9110 5.3).
         if (forwarded_for := _text(said.get(_FOR, []))) and (client := self._trusted.client(peer or "", forwarded_for)):
             scope["client"] = (client, 0)
-        if (secure := _is_secure(_last(said.get(_PROTO, [])))) is not None:
+        if (secure := _is_secure(_text(said.get(_PROTO, [])))) is not None:
             name = "ws" if scope["type"] == "websocket" else "http"
             scope["scheme"] = name + "s" * secure
         host = _last(said.get(_HOST, []))
@@ -91,8 +94,8 @@ class Forwarded:
         scope["root_path"] = root
 
     def _warn(self, peer: str | None) -> None:
-        if not self._warned:
-            self._warned = True  # once: whoever can send a header could fill the log
+        if peer not in self._warned and len(self._warned) < _MOST_WARNINGS:
+            self._warned.add(peer)
             log.warning(
                 "Forwarded headers from %s were ignored. If that is your proxy, give --forwarded-allow-ips %s.",
                 peer,
@@ -108,8 +111,14 @@ def is_host(text: str) -> bool:
     return not text.startswith("[") or parse_address(found[1][1:-1]) is not None
 
 
-def _is_secure(scheme: str) -> bool | None:
-    return {"http": False, "ws": False, "https": True, "wss": True}.get(scheme.lower())
+def _is_secure(schemes: str) -> bool | None:
+    """Whether a browser's end of the way is HTTPS; None where that is not said.
+
+    Of several proxies those inside often speak plain HTTP with each other, and some append that. A client that makes
+    an `https` up has only its own links changed, and only where a proxy appends instead of replacing.
+    """
+    found = {_SCHEMES.get(scheme.strip(" \t").lower()) for scheme in schemes.split(",")}
+    return True in found if None not in found else None
 
 
 def _text(values: list[bytes]) -> str:

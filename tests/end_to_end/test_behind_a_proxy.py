@@ -37,6 +37,7 @@ SPOOFED = {
     "X-Forwarded-For": "203.0.113.9",
     "X-Forwarded-Host": "evil.example",
     "X-Forwarded-Proto": "http",
+    "X_Forwarded_Host": "evil.example",
     "X-Forwarded-Prefix": "/evil",
     "Forwarded": "for=203.0.113.9;host=evil.example;proto=http",
     "X-Real-IP": "203.0.113.9",
