@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from qwen_asr.errors import BadConfig
 from qwen_asr.options import check, flag, option
+from qwen_asr.proxies import ANYBODY, LOOPBACK, TrustedProxies, check_root_path
 
 # Limits that are nobody's option. Each stands here once, with its unit in its name.
 IDLE_SECONDS = 60.0
@@ -130,6 +131,21 @@ class Config:
         "server",
     )
     share: bool = option(False, "also make a public link through Gradio's tunnel, where it can be had", "server")
+    root_path: str | None = option(
+        None,
+        "path under which a proxy publishes the page, such as `/speech`; the proxy may take it off or leave it on",
+        "proxy",
+        metavar="PATH",
+        shown="none",
+    )
+    forwarded_allow_ips: tuple[str, ...] = option(
+        (),
+        "proxies whose `X-Forwarded-For`, `-Proto` and `-Host` count: addresses, networks, comma lists, or `*` for "
+        "whoever connects; may be given several times",
+        "proxy",
+        metavar="LIST",
+        shown="none; loopback with `--share`; `*` on a Space",
+    )
     vad_threshold: float = option(
         0.5, "speech probability from which a moment counts as speech", "endpointing", metavar="P", low=0.01, high=0.99
     )
@@ -194,6 +210,19 @@ class Config:
             object.__setattr__(self, "port", SPACE_PORT if self.on_space else DEFAULT_PORT)
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
+        if self.root_path is not None:
+            check_root_path(self.root_path)
+        TrustedProxies(self.forwarded_allow_ips)
+
+    @property
+    def trusted_proxies(self) -> TrustedProxies:
+        """Whose forwarded headers count.
+
+        Nobody's by default: a page of another site that a DNS trick brings to a local port is a loopback peer too. The
+        tunnel of `--share` ends on this machine, and to a Space only Hugging Face's proxy has a way.
+        """
+        default = (ANYBODY,) if self.on_space else LOOPBACK if self.share else ()
+        return TrustedProxies(self.forwarded_allow_ips or default)
 
     @property
     def on_space(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, Locator, Page, Playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright
 
 from qwen_asr.config import Config
 from qwen_asr.tls.self_signed import ensure_self_signed
@@ -125,8 +125,10 @@ class Tab:
         self.context.set_default_timeout(PATIENCE)
         self.page: Page = self.context.new_page()
         self.problems: list[str] = []
+        self.console_errors: list[str] = []
         self.requests: list[str] = []
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("console", self._console)
         self.page.on("request", lambda request: self.requests.append(request.url))
         if script:
             self.page.add_init_script(script)
@@ -137,6 +139,10 @@ class Tab:
 
     def __exit__(self, *_: object) -> None:
         self.context.close()
+
+    def _console(self, said: ConsoleMessage) -> None:
+        if said.type == "error":
+            self.console_errors.append(f"{said.location['url']}: {said.text}")
 
     def button(self, name: str) -> Locator:
         """A button by its exact accessible name."""

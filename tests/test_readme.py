@@ -83,7 +83,7 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def test_every_command_is_known_here() -> None:
-    known = {*NOT_RUN, *(command for command, _ in SERVING), NAMED, TRANSCRIBE, *MODULES}
+    known = {*NOT_RUN, *(command for command, _ in SERVING), PROXIED, NAMED, TRANSCRIBE, *MODULES}
     assert {*BLOCKS, *INLINE} == known
 
 
@@ -105,6 +105,25 @@ def test_it_serves_over_https_and_stops_when_told(command: str) -> None:
     assert process.returncode == 0, output
     assert f"https://localhost:{port}" in output
     assert "Traceback" not in output
+
+
+PROXIED = "python app.py --forwarded-allow-ips 127.0.0.1 --root-path /speech"
+
+
+def test_it_serves_a_proxy() -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/speech"
+    said = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "speech.example.com"}
+
+    def root() -> str | None:
+        try:
+            return str(httpx.get(f"{url}/config", headers=said, timeout=30).json()["root"])
+        except httpx.HTTPError:
+            return None
+
+    with running(PROXIED, port):
+        assert until(lambda: root() is not None, 200)
+        assert root() == "https://speech.example.com/speech"
 
 
 def test_the_openai_package_is_answered(tmp_path: Path) -> None:

@@ -28,11 +28,12 @@ LONGEST_MODULE = 400
 ROOMS = {
     "errors": set(),
     "options": {"errors"},
-    "config": {"errors", "options"},
+    "proxies": {"errors"},
+    "config": {"errors", "options", "proxies"},
     "audio": {"config", "errors"},
     "engine": {"config", "errors", "audio"},
     "live": {"config", "errors", "audio", "engine"},
-    "web": {"config", "errors", "audio", "engine", "live", "tls"},
+    "web": {"config", "errors", "proxies", "audio", "engine", "live", "tls"},
     "tls": {"config", "errors"},
     "demo": {"config", "errors", "audio", "engine"},  # makes the checkpoint, of which others only read the files
 }

@@ -48,6 +48,7 @@ def create_app(config: Config, service: Service, **settings: Any) -> FastAPI:
 
     from qwen_asr.engine.languages import resolve_language
     from qwen_asr.web import asr_socket, realtime_socket, rest
+    from qwen_asr.web.forwarded import Forwarded
     from qwen_asr.web.page import CSS, build_page, theme
     from qwen_asr.web.speaker import Speakers
 
@@ -87,9 +88,12 @@ def create_app(config: Config, service: Service, **settings: Any) -> FastAPI:
         ssr_mode=False,
         mcp_server=False,
         enable_monitoring=False,
+        root_path=config.root_path,
         # Gradio shows the text of any exception otherwise; what people may read is raised as gr.Error.
         show_error=False,
     )
+    # The last one added is the outermost: everything else goes by what it has put right.
+    app.add_middleware(Forwarded, trusted=config.trusted_proxies, root_path=config.root_path or "")
     gradio_app: Any
     [gradio_app] = [route.app for route in mounted.routes if isinstance(route, Mount) and route.path == ""]
 
@@ -144,6 +148,7 @@ def create_server(app: FastAPI, around: Callable[[Any], Any] = lambda app: app, 
         "log_level": "warning",
         "access_log": False,
         "server_header": False,
+        "proxy_headers": False,  # `Forwarded` does it, and more; nothing may be done twice
         "timeout_graceful_shutdown": GRACE_SECONDS,
     }
     return Server(uvicorn.Config(around(app), **settings | socket_options() | options), app.state.end_streams)
