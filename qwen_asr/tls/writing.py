@@ -12,7 +12,7 @@ from qwen_asr.errors import CertificateError
 
 
 def write_files(folder: Path, files: dict[str, tuple[bytes, int]]) -> None:
-    """Writes name → (content, mode) into `folder`, made where it is missing, in this order, each as `replace_file` does.
+    """Writes name → (content, mode) into `folder`, made where it is missing, in this order, by `replace_file`.
 
     Raises CertificateError where that cannot be.
     """
