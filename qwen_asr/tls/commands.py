@@ -25,7 +25,7 @@ from qwen_asr.tls.checks import (
 from qwen_asr.tls.chosen import FOLDER
 from qwen_asr.tls.own_files import fingerprint
 from qwen_asr.tls.pem import UNREADABLE, certificates_in, key_in, read_pem
-from qwen_asr.tls.preflight import chain_warnings, check_pair, leaf_of, load_context, same_key
+from qwen_asr.tls.preflight import chain_warnings, check_pair, leaf_of, load_context
 
 OWN_FILES = (
     self_signed.CERTIFICATE_NAME,
@@ -70,13 +70,13 @@ class _Known:
     """All that was given, and what is needed to judge it."""
 
     keys: list[_Key]
-    certificates: list[x509.Certificate]
+    certificates: list[tuple[x509.Certificate, ...]]  # of each file
     password: str | None
     now: datetime
 
     def is_orphan(self, key: _Key) -> bool:
-        """Whether none of the certificates is for that key."""
-        return not any(same_key(one.public_key(), key.key.public_key()) for one in self.certificates)
+        """Whether none of the files is for that key."""
+        return all(leaf_of(key.key.public_key(), found) is None for found in self.certificates)
 
 
 def show(names: Sequence[str], password: str | None, folder: Path = FOLDER, now: datetime | None = None) -> Report:
@@ -85,7 +85,7 @@ def show(names: Sequence[str], password: str | None, folder: Path = FOLDER, now:
     paths = [Path(name) for name in names] or _own_files(folder)
     report = Report()
     keys = [key for path in paths if (key := _readable_key(path, password)) is not None]
-    known = _Known(keys, [one for path in paths for one in _readable_certificates(path)], password, now)
+    known = _Known(keys, [one for path in paths if (one := _readable_certificates(path))], password, now)
     for path in paths:
         report.lines.append(f"{path}:")
         try:
@@ -145,7 +145,8 @@ def _show_certificate(report: Report, path: Path, known: _Known) -> None:
     report.fact("for", listed(dns_and_ip_names(leaf)) or common_name(leaf.subject))
     report.fact("from", " ← ".join(common_name(one.issuer) for one in (leaf, *chain.certificates)))
     begins, ends = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    report.fact("valid", f"{begins:%Y-%m-%d %H:%M} to {ends:%Y-%m-%d %H:%M} UTC, {max((ends - known.now).days, 0)} days left")
+    left = max((ends - known.now).days, 0)
+    report.fact("valid", f"{begins:%Y-%m-%d %H:%M} to {ends:%Y-%m-%d %H:%M} UTC, {left} days left")
     report.fact("key", key_type(leaf.public_key()))
     report.fact("SHA-256", fingerprint(leaf))
     if key is not None:

@@ -49,9 +49,6 @@ _PKCS7_SIGNED = bytes.fromhex("06092a864886f70d010702")
 UNREADABLE = (
     ValueError,
     TypeError,
-    AttributeError,
-    KeyError,
-    OverflowError,
     UnsupportedAlgorithm,
     InvalidSignature,
     x509.InvalidVersion,
