@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Iterable
 from ipaddress import ip_address
@@ -12,10 +13,10 @@ import segno
 
 
 def terminal_code(url: str) -> str:
-    """Lines of half blocks that show the code, dark on light whatever the colours of the terminal are."""
+    """Lines of half blocks that show the code, dark on light: white on black is asked for, as these draw the light."""
     drawn = io.StringIO()
     segno.make(url, error="l", micro=False).terminal(out=drawn, border=2, compact=True)
-    return drawn.getvalue().rstrip("\n")
+    return "\n".join(f"\x1b[97;40m{line}\x1b[0m" for line in drawn.getvalue().splitlines())
 
 
 def svg_code(url: str) -> str:
@@ -26,12 +27,12 @@ def svg_code(url: str) -> str:
 
 
 def can_show() -> bool:
-    """Whether standard output is a terminal that shows half blocks."""
+    """Whether standard output is a terminal that shows half blocks in colour."""
     try:
         "▀▄█".encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return False
-    return sys.stdout.isatty()
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def network_url(urls: Iterable[str]) -> str | None:
