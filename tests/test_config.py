@@ -84,7 +84,7 @@ def test_the_password_of_a_key_is_in_no_text_and_may_stand_in_the_environment() 
     environ = {"QWEN_ASR_SSL_KEYFILE_PASSWORD": "secret"}
     assert not parsed(environ=environ).tls  # alone it means nothing: other programs may share the environment
     config = parsed("--ssl-certfile", "a.pem", environ=environ)
-    assert config.ssl_keyfile_password == "secret"
+    assert config.ssl_keyfile_password == environ["QWEN_ASR_SSL_KEYFILE_PASSWORD"]
     assert "secret" not in repr(config)
 
 
