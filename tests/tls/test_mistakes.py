@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from qwen_asr.config import Config
+from qwen_asr.options import add_options, from_options
 from tests.tls.made import _HELD, MISTAKES, PASSWORD, issue, pattern_of, put
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +116,22 @@ def test_the_documents_have_a_row_for_each(told: dict[str, Any]) -> None:
             assert any(pattern_of(row).search(sentence) for row in rows), f"no row says {sentence}"
     unused = [row for row in rows if not any(pattern_of(row).search(sentence) for sentence in sentences.values())]
     assert [row for row in unused if "reserved for administrators" not in row] == []
+
+
+def test_the_commands_of_the_documents_are_understood() -> None:
+    text = (ROOT / "docs" / "https.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_options(parser, Config)
+    ways = []
+    for line in lines:
+        words = [word for word in shlex.split(line) if "=" not in word]
+        if words[:2] == ["python", "app.py"]:
+            ways.append(from_options(Config, vars(parser.parse_args(words[2:])), {}).tls)
+        else:  # tests/tls/test_commands.py runs these
+            assert words[:2] == ["qwen-asr", "cert"]
+            assert words[2] in ("show", "check", "renew")
+    assert ways == [True] * 4
 
 
 def test_a_password_is_never_asked_for(tmp_path: Path) -> None:
