@@ -64,6 +64,19 @@ be read is said on stderr, the others are transcribed all the same, and the exit
 """
 
 
+_CERT_EXAMPLES = """examples:
+  %(prog)s show
+      the files that the program has made in certs/: what they are, for which names, until when, and what to do
+  %(prog)s show fullchain.pem privkey.pem
+  %(prog)s check /etc/letsencrypt/live/asr.example.com/fullchain.pem /etc/letsencrypt/live/asr.example.com/privkey.pem
+      the same, and exit code 1 where a server could not start with them
+  %(prog)s renew
+      a new self-signed certificate, or a new one of the local CA, which itself stays
+
+The password of an encrypted key is taken from QWEN_ASR_SSL_KEYFILE_PASSWORD.
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until it is stopped; returns the exit code. `argv` are the arguments without the program's name."""
     parser = _parser("Live speech recognition with Qwen3-ASR: a page to speak into and to read.", _SERVE_EXAMPLES)
@@ -81,6 +94,7 @@ def tool(argv: Sequence[str] | None = None) -> int:
     transcribe = _subparser(commands, "transcribe", "print the text of audio files", _TRANSCRIBE_EXAMPLES)
     _add_transcribe_options(transcribe)
     transcribe.set_defaults(action=_transcribe)
+    _add_cert_commands(commands)
     return _run(parser, argv, None)
 
 
@@ -128,6 +142,21 @@ def _add_transcribe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", default="txt", choices=FORMATS, help="what to print (default: txt)")
     parser.add_argument("--verbose", action="store_true", help="say on stderr what is being done")
     add_options(parser, Config, *_OF_FILES)
+
+
+def _add_cert_commands(commands: Any) -> None:
+    cert = _subparser(commands, "cert", "show, check and renew certificates", _CERT_EXAMPLES)
+    verbs = cert.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    for verb, help, files in (
+        ("show", "say what files are, and whether they fit each other", "certificates and keys, PEM"),
+        ("check", "the same, with exit code 1 where something is wrong", "certificates and keys, PEM"),
+        ("renew", "make the certificates anew that the program made", "certificates that the program made"),
+    ):
+        parser = _subparser(verbs, verb, help, _CERT_EXAMPLES.replace("%(prog)s", "qwen-asr cert"))
+        parser.add_argument("files", nargs="*", metavar="FILE", help=f"{files} (default: those in certs/)")
+        if verb != "renew":
+            add_options(parser, Config, "ssl_keyfile_password")
+    cert.set_defaults(action=_cert)
 
 
 def _run(parser: _Parser, argv: Sequence[str] | None, action: Callable[[dict[str, Any]], int] | None) -> int:
@@ -211,6 +240,18 @@ def _transcribe(options: dict[str, Any]) -> int:
     if options["format"] != "txt":
         _print_whole(whole, options["format"], several=len(files) > 1)
     return exit_code
+
+
+def _cert(options: dict[str, Any]) -> int:
+    from qwen_asr.tls import commands
+
+    password = options.get("ssl_keyfile_password") or os.environ.get("QWEN_ASR_SSL_KEYFILE_PASSWORD")
+    if options["verb"] == "renew":
+        report = commands.renew(options["files"])
+    else:
+        report = commands.show(options["files"], password)
+    print(report.text)  # noqa: T201 - what was asked for is the output
+    return 1 if options["verb"] == "check" and report.problems else 0
 
 
 def _print_lines(finals: Iterator[Final], prefix: str) -> Iterator[Final]:

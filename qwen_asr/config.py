@@ -15,7 +15,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
-from qwen_asr.errors import BadConfig
+from qwen_asr.errors import HttpsConflict
 from qwen_asr.options import check, flag, option
 from qwen_asr.proxies import ANYBODY, LOOPBACK, TrustedProxies, check_root_path
 
@@ -130,6 +130,25 @@ class Config:
         "used again while they fit this machine's addresses",
         "server",
     )
+    ssl_certfile: str | None = option(
+        None, "serve HTTPS with this certificate, PEM, with its chain behind it", "server", metavar="FILE"
+    )
+    ssl_keyfile: str | None = option(
+        None, "the certificate's key, PEM; left out where it is in the certificate's file", "server", metavar="FILE"
+    )
+    ssl_keyfile_password: str | None = option(
+        None,
+        "the key's password; better in the environment, as `QWEN_ASR_SSL_KEYFILE_PASSWORD`",
+        "server",
+        metavar="PASSWORD",
+        secret=True,
+    )
+    local_ca: bool = option(
+        False,
+        "serve HTTPS with a certificate of a private authority, `certs/local_ca.pem`, made here: once installed on a "
+        "phone, as the page `/trust` explains, no browser there warns. It vouches for local names and addresses only",
+        "server",
+    )
     share: bool = option(False, "also make a public link through Gradio's tunnel, where it can be had", "server")
     root_path: str | None = option(
         None,
@@ -198,11 +217,6 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        if self.on_space and self.generate_self_signed_cert:
-            raise BadConfig(
-                "--generate-self-signed-cert was given on a Hugging Face Space, which has HTTPS of its own in front: "
-                "leave the option out there."
-            )
         # A frozen object is completed once, while it is made: from here on host and port are never None.
         if self.host is None:
             object.__setattr__(self, "host", ALL_HOSTS if self.tls or self.on_space else LOCAL_HOST)
@@ -213,6 +227,7 @@ class Config:
         if self.root_path is not None:
             check_root_path(self.root_path)
         TrustedProxies(self.forwarded_allow_ips)
+        self._check_https()
 
     @property
     def trusted_proxies(self) -> TrustedProxies:
@@ -224,6 +239,30 @@ class Config:
         default = (ANYBODY,) if self.on_space else LOOPBACK if self.share else ()
         return TrustedProxies(self.forwarded_allow_ips or default)
 
+    def _check_https(self) -> None:
+        given = self._https_options
+        if given and self.on_space:
+            raise HttpsConflict(
+                f"{given[0]} was given on a Hugging Face Space, which has HTTPS of its own in front: leave the "
+                "option out there."
+            )
+        if len(given) > 1:
+            both = " and ".join(given)
+            raise HttpsConflict(f"{both} were given, but one certificate is served: give only one of them.")
+        if self.ssl_keyfile and not self.ssl_certfile:
+            raise HttpsConflict("--ssl-keyfile was given without --ssl-certfile: give the key's certificate too.")
+        if given and self.share:
+            raise HttpsConflict(
+                "--share makes a public https address of its own and cannot reach a server that speaks HTTPS itself: "
+                f"give either --share or {given[0]}."
+            )
+
+    @property
+    def _https_options(self) -> list[str]:
+        """The options for a certificate that were given, as they are typed."""
+        names = ("generate_self_signed_cert", "ssl_certfile", "local_ca")
+        return [flag(name) for name in names if getattr(self, name)]
+
     @property
     def on_space(self) -> bool:
         """Whether this runs on a Hugging Face Space."""
@@ -232,7 +271,7 @@ class Config:
     @property
     def tls(self) -> bool:
         """Whether the server itself speaks HTTPS."""
-        return self.generate_self_signed_cert
+        return bool(self._https_options)
 
     def context_for(self, context: str = "", prompt: str = "") -> str:
         """What the model is told: prompt, a blank line, context; of each the client's, or else the default one."""

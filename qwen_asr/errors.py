@@ -7,6 +7,7 @@
     │   ├── AudioError          415                 no audio, empty, or in a format that cannot be read
     │   ├── UnknownLanguage     400                 a language that the model does not know
     │   ├── BadConfig           400  1008           an option or setting out of its range
+    │   │   └── HttpsConflict              exit 1   options for HTTPS that exclude or miss one another
     │   ├── BadField            400                 a field of a request that cannot be used
     │   ├── TooLarge            413  1009           more bytes at once than the server takes
     │   └── TimedOut            408  1008           nothing came for too long
@@ -61,6 +62,12 @@ class BadConfig(BadInput):
     """An option or a session setting that is not one of those allowed."""
 
     close_code = 1008
+
+
+class HttpsConflict(BadConfig):
+    """Options for HTTPS that exclude each other, or of which one needs another: found with the files' mistakes."""
+
+    exit_code = 1
 
 
 class BadField(BadInput):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright
 
 from qwen_asr.config import Config
+from qwen_asr.tls.chosen import Chosen
 from qwen_asr.tls.self_signed import ensure_self_signed
 from qwen_asr.web.server import bind, create_app, create_server
 from qwen_asr.web.service import Service
@@ -44,18 +45,18 @@ def chromium_path() -> str:
 
 
 def start_chromium(
-    playwright: Playwright, sound: Path | None, *, asks: bool = False, flags: Sequence[str] = ()
+    playwright: Playwright, sound: Path | None, *, asks: bool = False, flags: Sequence[str] = (), **options: Any
 ) -> Browser:
     """A Chromium whose microphone is `sound`, played once from the start of each recording; None: it has no microphone.
 
-    `asks`: it asks whether the page may use the microphone, which without a person means no.
+    `asks`: it asks whether the page may use the microphone, which without a person means no. `options`: Playwright's.
     """
     flags = ["--no-sandbox", "--disable-dev-shm-usage", *flags]
     if sound is not None:
         flags += ["--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={sound}%noloop"]
     if not asks:
         flags.append("--use-fake-ui-for-media-stream")
-    return playwright.chromium.launch(executable_path=chromium_path(), headless=True, args=flags)
+    return playwright.chromium.launch(executable_path=chromium_path(), headless=True, args=flags, **options)
 
 
 def write_wav(path: Path, samples: NDArray[np.float32], rate: int) -> Path:
@@ -80,14 +81,21 @@ class Served:
 
 @contextlib.contextmanager
 def serving(
-    service: Service, certificates: Path | None, around: Callable[[Any], Any] = lambda app: app, **settings: Any
+    service: Service,
+    certificates: Path | None,
+    around: Callable[[Any], Any] = lambda app: app,
+    *,
+    chosen: Chosen | None = None,
+    **settings: Any,
 ) -> Iterator[Served]:
-    """Serves the app on a free port, over HTTPS where a folder for the certificate is given.
+    """Serves the app on a free port, over HTTPS where a folder for the certificate is given, or one `chosen`.
 
     `around` is ASGI middleware, a function of the app; `settings` are those of the page's microphone.
     """
-    app = create_app(service.config, service, **settings)
-    tls = {}
+    app = create_app(service.config, service, chosen=chosen, **settings)
+    tls: dict[str, Any] = {}
+    if chosen is not None:
+        tls = {"ssl_context_factory": lambda *_: chosen.context}
     if certificates is not None:
         files = ensure_self_signed(certificates)
         tls = {"ssl_certfile": str(files.certfile), "ssl_keyfile": str(files.keyfile)}
@@ -121,7 +129,7 @@ class Tab:
     """One open page, spoken of as a person sees it."""
 
     def __init__(self, browser: Browser, url: str, script: str = "", **context: Any) -> None:
-        self.context = browser.new_context(ignore_https_errors=True, **context)
+        self.context = browser.new_context(**{"ignore_https_errors": True, **context})
         self.context.set_default_timeout(PATIENCE)
         self.page: Page = self.context.new_page()
         self.problems: list[str] = []

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_asr.config import Config
-from qwen_asr.errors import BadConfig
+from qwen_asr.errors import BadConfig, HttpsConflict
 from qwen_asr.options import (
     add_options,
     check,
@@ -46,6 +46,8 @@ def test_what_is_not_given_is_the_default() -> None:
         ([], "127.0.0.1", 8000),
         (["--generate-self-signed-cert"], "0.0.0.0", 8000),
         (["--generate-self-signed-cert", "--host", "127.0.0.1"], "127.0.0.1", 8000),
+        (["--local-ca"], "0.0.0.0", 8000),
+        (["--ssl-certfile", "both.pem", "--port", "443"], "0.0.0.0", 443),
         (["--host", "::", "--port", "0"], "::", 0),
     ],
 )
@@ -60,6 +62,30 @@ def test_a_space_is_reached_from_outside(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (config.host, config.port, config.tls) == ("0.0.0.0", 7860, False)
     with pytest.raises(BadConfig, match="leave the option out"):
         parsed("--generate-self-signed-cert")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--generate-self-signed-cert", "--local-ca"],
+        ["--generate-self-signed-cert", "--ssl-certfile", "a.pem"],
+        ["--local-ca", "--ssl-certfile", "a.pem"],
+        ["--ssl-keyfile", "b.pem"],
+        ["--share", "--local-ca"],
+    ],
+)
+def test_ways_to_https_that_exclude_each_other(given: list[str]) -> None:
+    with pytest.raises(HttpsConflict, match=r"give .*\.$") as refused:
+        parsed(*given)
+    assert refused.value.exit_code == 1  # as the mistakes that are in files
+
+
+def test_the_password_of_a_key_is_in_no_text_and_may_stand_in_the_environment() -> None:
+    environ = {"QWEN_ASR_SSL_KEYFILE_PASSWORD": "secret"}
+    assert not parsed(environ=environ).tls  # alone it means nothing: other programs may share the environment
+    config = parsed("--ssl-certfile", "a.pem", environ=environ)
+    assert config.ssl_keyfile_password == environ["QWEN_ASR_SSL_KEYFILE_PASSWORD"]
+    assert "secret" not in repr(config)
 
 
 def test_the_command_line_wins_over_the_environment() -> None:

@@ -35,6 +35,7 @@ NOT_RUN = {
     "python app.py": "run with options, here and in tests/web",
     "python app.py --share": "tests/web/test_server.py runs the tunnel's part; a real link would be public",
     "qwen-asr": "run with its subcommand",
+    "qwen-asr cert show": "tests/tls/test_commands.py runs it, as the others of `qwen-asr cert`",
     "qwen-asr-serve-websocket": "tests/test_cli.py holds that it is the same as app.py",
     "pip install .": "tests/test_structure.py holds that the console scripts lead to functions",
 }

@@ -15,7 +15,6 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -23,26 +22,29 @@ from starlette.datastructures import MutableHeaders
 from starlette.routing import Mount
 
 from qwen_asr.config import Config
-from qwen_asr.errors import BadConfig, PortInUse, QwenASRError, ShareUnavailable, StartupError
+from qwen_asr.errors import PortInUse, QwenASRError, ShareUnavailable, StartupError
 from qwen_asr.web.socket_protocol import socket_options
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from qwen_asr.tls.chosen import Chosen
     from qwen_asr.web.service import Service
 
 log = logging.getLogger(__name__)
 
-CERTIFICATES = Path("certs")
 GRACE_SECONDS = 2
 """How long open requests may take when the server stops; each open page holds one that would never end by itself."""
 FAREWELL_SECONDS = 1.5
 """How long a server that cannot load its checkpoint still tells open pages why, before it ends."""
 
 
-def create_app(config: Config, service: Service, **settings: Any) -> FastAPI:
-    """The app over `service`, which the caller starts and closes. `settings` are `streaming_microphone`'s."""
+def create_app(config: Config, service: Service, *, chosen: Chosen | None = None, **settings: Any) -> FastAPI:
+    """The app over `service`, which the caller starts and closes; `chosen` is the certificate that it is served with.
+
+    `settings` are `streaming_microphone`'s.
+    """
     import gradio as gr  # heavy; the port is taken before it is imported
     from fastapi import FastAPI
 
@@ -67,6 +69,10 @@ def create_app(config: Config, service: Service, **settings: Any) -> FastAPI:
     end_transcriptions = rest.add_routes(app, service)
     asr_socket.add_route(app, service)
     realtime_socket.add_route(app, service)
+    if chosen is not None and chosen.root is not None:
+        from qwen_asr.web import trust
+
+        trust.add_routes(app, chosen.root, config.host)
     page = build_page(
         speakers,
         service,
@@ -112,21 +118,18 @@ def serve(config: Config) -> int:
     Raises StartupError where it cannot start, and what loading raised where there is no checkpoint to serve with. On a
     Hugging Face Space that last is shown on the page instead: nobody there reads an exit code.
     """
-    if config.share and config.tls:
-        raise BadConfig(
-            "--share makes a public https address of its own and cannot reach a server that speaks HTTPS itself: "
-            "give either --share or --generate-self-signed-cert."
-        )
-    listening = bind(config.host, config.port)  # first: nobody wants to load for minutes and then hear of it
+    # First the certificate and the port: nobody wants to load for minutes and then hear of a mistake.
+    chosen = _certificate(config)
+    listening = bind(config.host, config.port)
     try:
-        options = _tls_options(config)
+        options = {"ssl_context_factory": lambda *_: chosen.context} if chosen else {}
         port = listening.getsockname()[1]
         say("Starting ...")
         from qwen_asr.web.service import Service  # heavy; see above
 
         service = Service(config)
-        server = create_server(create_app(config, service), **options)
-        _announce(config, port)
+        server = create_server(create_app(config, service, chosen=chosen), **options)
+        _announce(config, port, chosen)
         service.start(lambda: _loaded(config, service, server))
         if config.share and not config.on_space:
             threading.Thread(target=_share, args=(port,), name="qwen-asr-share", daemon=True).start()
@@ -236,34 +239,47 @@ def _bind_error(error: OSError, host: str, port: int) -> StartupError:
     if error.errno == errno.EADDRINUSE:
         return PortInUse(f"Port {port} on {host} is in use by another program: stop that, or give another with --port.")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return StartupError(f"Port {port} is reserved for administrators: give one of 1024 or above with --port.")
+        return StartupError(
+            f"Port {port} is reserved for administrators: give one of 1024 or above with --port, or give the server "
+            "the right to it (on Linux CAP_NET_BIND_SERVICE, as docs/https.md shows)."
+        )
     if error.errno == errno.EADDRNOTAVAIL:
         return StartupError(f"--host {host} is no address of this machine: give one that is, or 0.0.0.0 for all.")
     return StartupError(f"Cannot listen on {host}:{port} ({error.strerror}): give another --host or --port.")
 
 
-def _tls_options(config: Config) -> dict[str, Any]:
+def _certificate(config: Config) -> Chosen | None:
     if not config.tls:
-        return {}
-    from qwen_asr.tls.self_signed import ensure_self_signed
+        return None
+    from qwen_asr.tls.chosen import choose_certificate
 
-    files = ensure_self_signed(CERTIFICATES)
-    log.info("Certificate %s, SHA-256 fingerprint %s", files.certfile, files.fingerprint)
-    return {"ssl_certfile": str(files.certfile), "ssl_keyfile": str(files.keyfile)}
+    return choose_certificate(config)
 
 
-def _announce(config: Config, port: int) -> None:
+def _announce(config: Config, port: int, chosen: Chosen | None = None) -> None:
     from qwen_asr.tls.addresses import page_urls
+    from qwen_asr.web import qr
 
     say("The page is at:")
     urls = page_urls(config.host, port, config.tls)
+    if chosen is not None and not chosen.own:  # the names that it is for come first: only there no browser warns
+        names = (name for name in chosen.checked.names if "*" not in name and name != "localhost")
+        urls = tuple(dict.fromkeys((*(page_urls(name, port, True)[0] for name in names), *urls)))
     for url in urls:
         say(f"  {url}")
     if not config.tls and not config.on_space and any("//localhost" not in url for url in urls):
         say("But for localhost, browsers give the microphone over https only: see --generate-self-signed-cert.")
     if config.tls:
         say("Type the https:// too: over plain http nothing answers.")
+    if config.generate_self_signed_cert:
         say("The certificate is self-signed: the browser warns once; go on to the page there.")
+    if chosen is not None and chosen.root is not None:
+        say(f"So that no browser warns, install the authority once: {(qr.network_url(urls) or urls[0])}/trust")
+        say(f"Its SHA-256 fingerprint: {chosen.root.fingerprint}")
+    phone = qr.network_url(urls)
+    if config.tls and phone and qr.can_show():
+        say(qr.terminal_code(phone))
+        say(f"For a phone on the same network: {phone}")
 
 
 def say(text: str) -> None:

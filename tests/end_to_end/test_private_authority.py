@@ -1,0 +1,185 @@
+"""The private authority, installed as people do: page, microphone and wss with no flag about certificates."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Error, Playwright, expect
+
+from qwen_asr.config import Config
+from qwen_asr.tls.addresses import names_of
+from qwen_asr.tls.chosen import Chosen, choose_certificate
+from qwen_asr.tls.local_ca import CA_NAME, ensure_local_ca
+from qwen_asr.web.service import Service
+from tests.browser import MARKS, PATIENCE, Served, Tab, serving, small_config, start_chromium
+from tests.checkpoints import demo_recognizer
+from tests.tls.made import Issued, issue
+from tests.tls.test_local_ca import signer
+
+pytestmark = MARKS
+
+LAN, NAME = "192.168.77.7", "studio.local"
+BANK = "bank.example.com"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the authority is, made for a machine of that name and address."""
+    path = tmp_path_factory.mktemp("authority")
+    ensure_local_ca(path, names=names_of([ip_address(LAN)], ["studio", NAME]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def chosen(folder: Path) -> Chosen:
+    """Its certificate for the server. The machine of these tests has other names, so it is loaded as a user's own."""
+    config = Config(ssl_certfile=str(folder / "local_ca_leaf.pem"), ssl_keyfile=str(folder / "local_ca_leaf_key.pem"))
+    own = choose_certificate(config)
+    assert own is not None
+    root = ensure_local_ca(folder, names=names_of([], [])).root
+    return Chosen(own.checked, own.context, own=True, root=root)
+
+
+@pytest.fixture(scope="module")
+def served(chosen: Chosen) -> Iterator[Served]:
+    """The server with that certificate."""
+    with serving(Service(small_config(), demo_recognizer()), None, chosen=chosen) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def trusting(
+    playwright: Playwright,
+    folder: Path,
+    speech: dict[int, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    program: Callable[[str], str],
+) -> Iterator[Browser]:
+    """A Chromium whose user, with a home of their own, has installed the authority."""
+    home = tmp_path_factory.mktemp("home")
+    store = home / ".pki" / "nssdb"
+    store.mkdir(parents=True)
+    certutil = program("certutil")
+    for arguments in (["-N", "--empty-password"], ["-A", "-t", "C,,", "-n", "qwen-asr", "-i", str(folder / CA_NAME)]):
+        subprocess.run([certutil, "-d", f"sql:{store}", *arguments], check=True, capture_output=True)
+    browser = _chromium(playwright, home, speech[48_000])
+    yield browser
+    browser.close()
+
+
+def _chromium(playwright: Playwright, home: Path, sound: Path) -> Browser:
+    # These names lead here; nothing is said about certificates.
+    hosts = ", ".join(f"MAP {name} 127.0.0.1" for name in (LAN, NAME, BANK, "studio", "www.studio"))
+    environment: dict[str, str | float | bool] = {**os.environ, "HOME": str(home)}
+    return start_chromium(playwright, sound, flags=[f"--host-resolver-rules={hosts}"], env=environment)
+
+
+OPEN_SOCKET = """url => new Promise((resolve, reject) => {
+  const socket = new WebSocket(url);
+  socket.onopen = () => socket.send(JSON.stringify({type: 'config'}));
+  socket.onmessage = message => { resolve(JSON.parse(message.data).type); socket.close(); };
+  socket.onerror = () => reject(new Error('refused'));
+})"""
+
+
+@pytest.mark.parametrize("host", [LAN, NAME])
+def test_page_microphone_and_socket_work_without_a_warning(trusting: Browser, served: Served, host: str) -> None:
+    url = served.url.replace("localhost", host)
+    with Tab(trusting, url, ignore_https_errors=False) as tab:
+        tab.wait_status("Ready")
+        assert tab.page.evaluate("window.isSecureContext")
+        socket_url = url.replace("https://", "wss://") + "/ws/asr"
+        assert tab.page.evaluate(OPEN_SOCKET, socket_url) == "session_created"
+        tab.record()
+        expect(tab.page.locator("#transcript .settled", has_text="kitchen")).to_be_attached(timeout=PATIENCE)
+        tab.stop()
+        proof = tab.proof()
+        assert proof["sha256"] == proof["serverSha256"]
+        assert tab.problems == []
+
+
+def test_who_has_not_installed_it_is_warned(
+    playwright: Playwright, served: Served, speech: dict[int, Path], tmp_path: Path
+) -> None:
+    with closing(_chromium(playwright, tmp_path, speech[48_000])) as browser:
+        page = browser.new_page()
+        with pytest.raises(Error, match="ERR_CERT_AUTHORITY_INVALID"):
+            page.goto(served.url)
+
+
+@contextmanager
+def answering(made: Issued, folder: Path) -> Iterator[int]:
+    """A port on which a page is served with that certificate."""
+    (folder / "both.pem").write_bytes(made.pem + made.key_pem())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "both.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:  # closed: the test is over
+                    return
+                with connection:
+                    try:
+                        connection.settimeout(10)
+                        with context.wrap_socket(connection, server_side=True) as tls:
+                            tls.recv(1 << 16)
+                            tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
+                    except OSError:
+                        continue  # the browser hung up on us, which is what it is to do
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join(30)
+
+
+@pytest.mark.parametrize(("host", "accepted"), [(BANK, False), ("www.studio", False), ("studio", True), (NAME, True)])
+def test_what_a_thief_signs_for_other_names_is_refused(
+    trusting: Browser, folder: Path, tmp_path: Path, host: str, accepted: bool
+) -> None:
+    made = issue(host, signer(folder), names=[host])
+    with answering(made, tmp_path) as port, closing(trusting.new_page()) as page:
+        if accepted:
+            page.goto(f"https://{host}:{port}/")
+            assert page.inner_text("body") == "hi"
+        else:
+            with pytest.raises(Error, match="ERR_CERT_"):
+                page.goto(f"https://{host}:{port}/")
+
+
+PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+
+
+def test_the_page_about_it_needs_no_script_and_fits_a_phone(trusting: Browser, served: Served, chosen: Chosen) -> None:
+    assert chosen.root is not None
+    context = trusting.new_context(**PHONE, java_script_enabled=False)  # type: ignore[arg-type]  # of Playwright's types
+    with closing(context), closing(context.new_page()) as page:
+        page.goto(served.url + "/trust")
+        assert page.locator("#fingerprint").inner_text().replace("\n", "") == chosen.root.fingerprint
+        for system in ("ios", "android", "windows", "macos", "linux", "firefox"):
+            section = page.locator(f"details#{system}")
+            section.locator("summary").click()
+            assert section.locator("li").first.is_visible()
+        assert "full trust" in page.locator("#ios").inner_text()
+        code = page.locator("svg.code").bounding_box()
+        assert code is not None
+        assert code["width"] > 150
+        for box in page.locator("body *:visible").all()[:80]:
+            area = box.bounding_box()
+            assert area is None or area["x"] + area["width"] <= 361
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Get the certificate").click()
+        assert download.value.path().read_bytes() == chosen.root.certfile.read_bytes()
