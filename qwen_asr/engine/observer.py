@@ -1,9 +1,6 @@
 """What a scheduler tells of its work, for whoever measures it or watches over it. The engine itself reads no clock."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-from qwen_asr.engine.recognizer import Encode, Pass, Predict
 
 
 @dataclass(frozen=True)
@@ -17,16 +14,6 @@ class Load:
     rows: int
     frames: int
     positions: int
-
-    @classmethod
-    def of(cls, passes: Sequence[Pass]) -> "Load":
-        """The load of passes that run together."""
-        windows = [window for one in passes if isinstance(one, Encode) for window in one.windows]
-        return cls(
-            rows=len(passes),
-            frames=sum(window.shape[1] for window in windows),
-            positions=sum(len(one.row.embeds) for one in passes if isinstance(one, Predict)),
-        )
 
 
 class Observer:
@@ -44,11 +31,11 @@ class Observer:
     def turn_ends(self) -> None:
         """The results of this turn were handed on."""
 
-    def step_ends(self, step: object, failed: bool) -> None:
-        """A step that was announced by `step_begins` is over."""
-
     def step_begins(self, step: object) -> None:
         """A step was submitted, from any thread. `step` is the same object at its end."""
+
+    def step_ends(self, step: object, failed: bool) -> None:
+        """A step that was announced by `step_begins` is over, on any thread."""
 
     def out_of_memory(self) -> None:
         """The device, or this machine, had no memory for a pass."""

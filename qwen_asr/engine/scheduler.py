@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from qwen_asr.engine.observer import Load, Observer
-from qwen_asr.engine.recognizer import Pass, Recognizer
+from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
 from qwen_asr.engine.streaming import Hypothesis, Utterance
 from qwen_asr.errors import StepFailed
 
@@ -119,6 +119,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def _load(passes: list[Pass]) -> Load:
+    windows = [window for one in passes if isinstance(one, Encode) for window in one.windows]
+    return Load(
+        rows=len(passes),
+        frames=sum(window.shape[1] for window in windows),
+        positions=sum(len(one.row.embeds) for one in passes if isinstance(one, Predict)),
+    )
+
+
 class Scheduler:
     """Runs submitted steps; safe to call from any thread. Close it, or use it as a context manager."""
 
@@ -172,9 +181,10 @@ class Scheduler:
     def abandon(self, sentence: str, *, replace: bool) -> list[threading.Thread]:
         """Give up the pass that is running, and its thread: its steps fail with `sentence`. Returns the thread, if any.
 
-        With `replace` another thread goes on with the steps that were not in it. That is sound on the CPU, where threads
-        share weights that are only read and the one that is stuck touches nothing but utterances which were given up;
-        on a GPU it is not, since what is stuck there is the device. Without, all steps fail, and no more are taken.
+        With `replace` another thread goes on with the steps that were not in it. That is sound on the CPU, where
+        threads share weights that are only read, and the one that is stuck touches nothing but utterances which were
+        given up; on a GPU it is not, since what is stuck there is the device. Without, all steps fail, and no more are
+        taken.
         """
         with self._changed:
             stuck = self._worker
@@ -279,7 +289,7 @@ class Scheduler:
             return []
         wanted = [running.wanted for running in active if running.wanted is not None]
         lengths = self.recognizer.cache_lengths(wanted)
-        self._observer.pass_begins(Load.of(wanted))
+        self._observer.pass_begins(_load(wanted))
         try:
             return list(zip(active, self.recognizer.run(wanted), strict=True))
         except Exception as error:

@@ -460,7 +460,7 @@ def test_a_server_that_stops_tells_those_who_wait(certificates: Path, capfd: pyt
             assert not until(lambda: waits.done() or half_sent.done(), 1)
             running.close()
             slow.go_on.set()
-            with pytest.raises(openai.InternalServerError, match="The server is stopping") as refusal:
+            with pytest.raises(openai.InternalServerError, match="The server is restarting") as refusal:
                 waits.result(60)
             assert (refusal.value.status_code, refusal.value.code) == (503, "not_ready")
             with pytest.raises(openai.APIError, match="The server is stopping"):
