@@ -199,6 +199,8 @@ class Server(uvicorn.Server):
         hanging_up = asyncio.create_task(self._hang_up())
         await super().shutdown(sockets)
         hanging_up.cancel()
+        if self.force_exit:
+            await self.lifespan.shutdown()  # uvicorn leaves it out then, and the app's end would be a traceback
         self._abort()
         await asyncio.sleep(0.1)  # the loop's own turn, in which transports are really closed
 

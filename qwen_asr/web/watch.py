@@ -100,7 +100,7 @@ class Watch(Observer):
         """
         with self._reading:
             now = self._clock()
-            while len(self._readings) > 1 and now - self._readings[1][0] > _WINDOW:
+            while len(self._readings) > 1 and now - self._readings[1][0] >= _WINDOW:
                 self._readings.popleft()
             busy = self.busy_seconds
             since = self._readings[0] if self._readings else (0.0, 0.0, 0.0)
