@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
+import qwen_asr
 from qwen_asr import errors
 
 if TYPE_CHECKING:
@@ -100,9 +101,7 @@ class Readings(Collector):
         yield self._build()
 
     def _build(self) -> Metric:
-        from qwen_asr import __version__
-
-        values = {"version": __version__, "python": platform.python_version()}
+        values = {"version": qwen_asr.__version__, "python": platform.python_version()}
         if self._service.state == "ready":
             values["model"] = self._service.model_name
         return InfoMetricFamily("qwen_asr_build", "What runs here.", values)

@@ -42,7 +42,7 @@ CERTIFICATES = Path("certs")
 GRACE_SECONDS = 2
 """How long open requests may take when the server stops; each open page holds one that would never end by itself."""
 _LOOK_SECONDS = 0.1
-_QUIET_LOOKS = 5  # for what was written last to reach the other side
+_QUIET_LOOKS = 3  # for what was written last to reach the other side
 FAREWELL_SECONDS = 1.5
 """How long a server that cannot load its checkpoint still tells open pages why, before it ends."""
 
