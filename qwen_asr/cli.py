@@ -21,6 +21,7 @@ from qwen_asr import __version__
 from qwen_asr.config import Config
 from qwen_asr.errors import AudioError, BadConfig, QwenASRError
 from qwen_asr.options import add_options, from_options, unknown_variables
+from qwen_asr.web import logs
 
 if TYPE_CHECKING:
     from qwen_asr.live.events import Final
@@ -280,7 +281,7 @@ def _print_whole(files: list[tuple[str, list[Final]]], form: str, *, several: bo
 def _configured(options: dict[str, Any], log_level: str | None) -> Config:
     """The Config of the options and the environment; logging begins at `log_level`, by default the Config's."""
     config = from_options(Config, options, os.environ)
-    _start_logging(log_level or config.log_level)
+    logs.start(log_level or config.log_level, config.log_format)
     if unknown := unknown_variables(Config, os.environ):
         log.warning("The environment has %s, which is no option: check the spelling.", ", ".join(unknown))
     return config
@@ -292,9 +293,3 @@ def _check_language(language: str | None) -> None:
         from qwen_asr.engine.languages import resolve_language
 
         resolve_language(language)
-
-
-def _start_logging(level: str) -> None:
-    """Our own messages from `level` on, those of libraries from warnings on; both to stderr."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("qwen_asr").setLevel(level.upper())

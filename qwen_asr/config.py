@@ -39,6 +39,21 @@ RETRY_AFTER_SECONDS = 5
 """When a client that came while the checkpoint was loading is told to come again."""
 MAX_AHEAD_SECONDS = 30.0
 """How much ended speech of a file waits, decoded, for the recognizer before more of the file is read."""
+STOP_SECONDS = 10.0
+"""How long a server that stops still recognises what it has received, and tells it. What kills a server that does not
+stop (Docker after 10 s, Kubernetes after 30 s) has to be told of it: docs/operate.md."""
+STUCK_SECONDS = 30.0
+"""From when on a pass over the model that gets on with nothing counts as stuck, however little it has to do …"""
+STUCK_SECONDS_A_FRAME = 0.02
+"""… and how much longer it may take for each log-mel frame (10 ms) that it encodes, and for each position of the
+decoder: some twenty times what Qwen3-ASR-0.6B took on two CPU cores."""
+STUCK_SECONDS_A_POSITION = 0.2
+WATCH_SECONDS = 1.0
+"""How often that is looked at."""
+MOST_STUCK_THREADS = 2
+"""How many threads may be stuck, each on a core of its own, before the server takes no more work."""
+MEMORY_SECONDS = 10.0
+"""For how long after a pass found no memory nobody gets a new session."""
 
 
 
@@ -211,6 +226,9 @@ class Config:
     )
     unfixed_token_num: int | None = option(
         None, "accepted for old scripts; the engine needs it not", "other", metavar="N", low=0, high=1000, shown="none"
+    )
+    log_format: str = option(
+        "text", "lines for people, or a JSON object a line for machines", "other", choices=("text", "json")
     )
     log_level: str = option(
         "info", "how much is logged", "other", choices=("debug", "info", "warning", "error"), env="QWEN_ASR_LOG_LEVEL"

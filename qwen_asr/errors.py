@@ -16,6 +16,7 @@
     │   ├── WrongArchitecture                       a checkpoint, but not a Qwen3-ASR
     │   └── BadCheckpoint                           a Qwen3-ASR with files missing or broken
     ├── NotReady                503  1013           the checkpoint is still loading
+    │   └── ServerStopping           1012           the server is about to end, and likely to be restarted
     ├── LimitExceeded           429  1013           more than the server was told to take on
     ├── StorageError            507                 the server's disk took no more
     ├── StepFailed              500  1011           the model failed on one step; the session goes on
@@ -115,6 +116,15 @@ class NotReady(QwenASRError):
 
     http_status = 503
     close_code = 1013
+
+
+class ServerStopping(NotReady):
+    """The server is about to end; the same request succeeds once it, or another one, is there again."""
+
+    close_code = 1012
+
+    def __init__(self) -> None:
+        super().__init__("The server is restarting: connect again in a moment to go on.")
 
 
 class LimitExceeded(QwenASRError):

@@ -22,9 +22,11 @@ from qwen_asr.config import SocketLimits
 from qwen_asr.web import asr_socket
 from qwen_asr.web.asr_socket import AsrSocket
 from qwen_asr.web.realtime_socket import RealtimeSocket
+from qwen_asr.web.rest import add_routes
 from qwen_asr.web.server import Server, bind, create_server
 from qwen_asr.web.service import Service
 from qwen_asr.web.socket_protocol import socket_options
+from qwen_asr.web.stopping import Stopping
 from tests.checkpoints import Samples
 
 PATIENCE = 120.0  # seconds; a busy machine is slow, and no test is about speed
@@ -38,6 +40,12 @@ class Listening:
     url: str
     socket: AsrSocket | RealtimeSocket
     server: Server
+    service: Service
+
+    @property
+    def http(self) -> str:
+        """The address for plain HTTP."""
+        return self.url.replace("ws://", "http://").removesuffix("/ws/asr")
 
     @property
     def connections(self) -> set[Any]:
@@ -59,6 +67,8 @@ def listening(
     app = FastAPI()
     app.state.end_streams = lambda: None
     route = room.add_route(app, service, limits)
+    app.state.stopping = Stopping(service, route)
+    add_routes(app, service)
     bound = bind("127.0.0.1", 0)
     if send_buffer is not None:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
@@ -66,10 +76,11 @@ def listening(
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
-        yield Listening(f"ws://localhost:{bound.getsockname()[1]}{room.PATH}", route, server)
+        yield Listening(f"ws://localhost:{bound.getsockname()[1]}{room.PATH}", route, server, service)
     finally:
         server.should_exit = True
         thread.join(30)
+        service.stopping = False  # it may be served again
         bound.close()
     assert not thread.is_alive()
 

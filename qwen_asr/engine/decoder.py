@@ -47,7 +47,8 @@ class KVCache:
 
 @dataclass(frozen=True)
 class Row:
-    """One utterance's part of a pass: `embeds`, (n, width), go behind its cache; the last `wanted` are predicted on."""
+    """One utterance's part of a pass: `embeds`, (n, width), go behind its cache; the last `wanted`, or none, are
+    predicted on."""
 
     cache: KVCache
     embeds: Tensor

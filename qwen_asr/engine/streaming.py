@@ -25,6 +25,11 @@ from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
 Step = Generator[Pass, Any, "Hypothesis"]
 
 FIRST_CAPACITY = 16_000
+MOST_WINDOWS = 4
+"""Windows that one pass of a step encodes: the default's longest utterance. What has more takes several passes, and the
+sessions beside it their turns between them."""
+MOST_POSITIONS = 512
+"""Likewise of what one pass of a step prefills: such an utterance, and a prompt of ordinary length."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +152,9 @@ class Utterance:
         total = spectrum.raw.shape[1]
         bounds = [(start, min(start + size, total)) for start in range(held * size, total, size)]
         fresh: list[Tensor] = []
-        if bounds:
-            fresh = yield Encode([spectrum.window(start, end) for start, end in bounds])
+        for first in range(0, len(bounds), MOST_WINDOWS):
+            part = bounds[first : first + MOST_WINDOWS]
+            fresh += yield Encode([spectrum.window(start, end) for start, end in part])
         for (start, end), embeddings in zip(bounds, fresh, strict=True):
             if end == start + size and end <= spectrum.final_frames:
                 self._windows.append(CachedWindow(embeddings, spectrum.floor, spectrum.lowest(start, end)))
@@ -168,6 +174,9 @@ class Utterance:
         if not cache.length:
             behind = torch.cat([decoder.embed(self._head), behind])
         pending = torch.cat([behind, decoder.embed(self._tail)])
+        while len(pending) > MOST_POSITIONS:
+            yield Predict(Row(cache, pending[:MOST_POSITIONS], 0))
+            pending = pending[MOST_POSITIONS:]
         draft = Draft(self.hypothesis.tokens[: self.max_new_tokens - 1])
         proposal = draft.first()
         tokens: list[int] = []

@@ -22,9 +22,9 @@ import anyio.to_thread
 from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr.audio.pcm import PcmStream
-from qwen_asr.errors import BadConfig, LimitExceeded, QwenASRError, TimedOut, TooLarge
+from qwen_asr.errors import BadConfig, LimitExceeded, QwenASRError, ServerStopping, TimedOut, TooLarge
 from qwen_asr.live.events import Event, Partial
-from qwen_asr.web import asr_messages
+from qwen_asr.web import asr_messages, logs
 from qwen_asr.web.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from qwen_asr.config import SocketLimits
-    from qwen_asr.live.runner import Runner
+    from qwen_asr.web.seats import Seat
     from qwen_asr.web.service import Service
+    from qwen_asr.web.speaker import Wishes
 
 log = logging.getLogger(__name__)
 
@@ -59,28 +60,40 @@ class Conversation:
         self._gone = False
         self._tasks: TaskGroup
         self._audio: PcmStream
-        self._runner: Runner
+        self._runner: Seat
+        self._stopping = False
+        self._reading = self._finishing = anyio.CancelScope()
 
     @property
     def waiting(self) -> int:
         """Messages that the client has not taken yet."""
         return len(self._outbox)
 
+    def stop(self) -> None:
+        """Take nothing more. What was taken gets its finals, and the client is told that the server stops."""
+        self._stopping = True
+        self._reading.cancel()
+
+    def give_up(self) -> None:
+        """Behind `stop`, when the time is over: tell the client so without the finals that are still missing."""
+        self._finishing.cancel()
+
     async def refuse(self, error: QwenASRError) -> None:
         """Say why there is no session, and close. Raises WebSocketDisconnect when the client is gone."""
         log.info("A session was refused: %s", type(error).__name__)
+        self._service.instruments.count(error)
         with anyio.move_on_after(self._limits.send_seconds):
             await self._websocket.send_text(asr_messages.encode(asr_messages.of_error(error)))
             await self._websocket.close(error.close_code)
 
     async def run(self) -> None:
         """From the first message to the close. Raises WebSocketDisconnect for a client that left before its session."""
+        logs.set_session(self.session_id)
         try:
             await self._begin()
         except QwenASRError as error:
             await self.refuse(error)
             return
-        log.info("Session %s began.", self.session_id)
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
@@ -88,7 +101,6 @@ class Conversation:
                 tasks.start_soon(self._unless_gone, self._hear)
         finally:
             self._runner.close()
-            log.info("Session %s ended after %d samples.", self.session_id, self._audio.received)
         if not self._gone:
             with anyio.move_on_after(self._limits.send_seconds):
                 await self._websocket.close(self._close_code)
@@ -101,7 +113,7 @@ class Conversation:
         settings = asr_messages.parse_config(first)
         try:
             self._audio = await self._in_thread(PcmStream, settings.encoding, settings.wishes.rate)
-            self._runner = await self._in_thread(self._service.listen, settings.wishes, self._tell)
+            self._runner = await self._in_thread(self._listen, settings.wishes)
         except QwenASRError:
             raise
         except Exception as error:
@@ -114,7 +126,7 @@ class Conversation:
         try:
             await part()
         except (WebSocketDisconnect, TimeoutError) as gone:
-            log.info("Session %s: the client is gone (%s).", self.session_id, type(gone).__name__)
+            self._runner.why = f"the client is gone ({type(gone).__name__})"
             self._gone = True
             self._tasks.cancel_scope.cancel()
 
@@ -125,12 +137,15 @@ class Conversation:
         problem = await self._until_the_end()
         self._tasks.start_soon(self._unless_gone, self._notice_leaving)
         try:
-            await asyncio.wrap_future(await self._in_thread(self._finish))
+            with anyio.CancelScope() as self._finishing:
+                await asyncio.wrap_future(await self._in_thread(self._finish))
         except Exception:
-            log.exception("Session %s could not be finished.", self.session_id)
+            log.exception("The session could not be finished.")
             problem = QwenASRError("The server failed on the end of this session; its log says why.")
         if problem is not None:
             self._close_code = problem.close_code
+            self._runner.why = type(problem).__name__
+            self._service.instruments.count(problem)
             self._outbox.put(asr_messages.of_error(problem))
         elif not self._answered:
             self._outbox.put(asr_messages.nothing_said(self._runner.received, self._audio.received, time.time()))
@@ -148,7 +163,7 @@ class Conversation:
             except WebSocketDisconnect:
                 raise
             except Exception:
-                log.exception("Session %s failed.", self.session_id)
+                log.exception("The session failed.")
                 return QwenASRError("The server failed on this session; its log says why. Connect again to go on.")
             return None
         return LimitExceeded(
@@ -157,8 +172,12 @@ class Conversation:
         )
 
     async def _receive(self, seconds: float) -> str | bytes:
-        """The next message. Raises WebSocketDisconnect, TimedOut where none comes, TooLarge for one too long."""
-        with anyio.move_on_after(seconds):
+        """The next message. Raises WebSocketDisconnect, TimedOut where none comes, TooLarge for one too long.
+
+        And ServerStopping, as soon as the server stops.
+        """
+        self._check_stopping()
+        with anyio.move_on_after(seconds) as self._reading:
             message = await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message["code"], message.get("reason"))
@@ -168,6 +187,7 @@ class Conversation:
             if size > most:
                 raise TooLarge(f"A message has {size} bytes; this one may have {most}: send smaller ones.")
             return audio or b"" if text is None else str(text)
+        self._check_stopping()
         raise TimedOut(f"Nothing came for {seconds:g} seconds: connect again to go on.")
 
     async def _take(self, audio: bytes) -> None:
@@ -176,8 +196,13 @@ class Conversation:
         for begin in range(0, len(audio), second):
             ahead = await self._in_thread(self._feed, audio[begin : begin + second])
             while ahead:
+                self._check_stopping()
                 await anyio.sleep(_POLL_SECONDS)
                 ahead = await self._in_thread(self._is_ahead)
+
+    def _check_stopping(self) -> None:
+        if self._stopping:
+            raise ServerStopping
 
     async def _notice_leaving(self) -> None:
         """Read on and drop what comes, as long as the last texts are on their way. Raises WebSocketDisconnect."""
@@ -190,6 +215,9 @@ class Conversation:
 
     async def _in_thread(self, function: Callable[..., T], *values: Any) -> T:
         return await anyio.to_thread.run_sync(function, *values, limiter=self._threads)
+
+    def _listen(self, wishes: Wishes) -> Seat:
+        return self._service.listen(wishes, self._tell, "asr", self.session_id)
 
     def _feed(self, audio: bytes) -> bool:
         self._runner.feed(self._audio.feed(audio))

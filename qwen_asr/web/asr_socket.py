@@ -11,7 +11,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr.config import SocketLimits
-from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError
+from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
 from qwen_asr.web.access import same_origin
 from qwen_asr.web.asr_conversation import Conversation
 
@@ -63,8 +63,25 @@ class AsrSocket:
         except WebSocketDisconnect:
             log.info("A client left before it had its session, or its close.")
 
+    @property
+    def unfinished(self) -> int:
+        """How many conversations are going on (see `stopping.Part`)."""
+        return len(self.conversations)
+
+    async def stop(self) -> None:
+        """See `stopping.Part`."""
+        for conversation in list(self.conversations):
+            conversation.stop()
+
+    def give_up(self) -> None:
+        """See `stopping.Part`."""
+        for conversation in list(self.conversations):
+            conversation.give_up()
+
     def _refusal(self) -> QwenASRError | None:
         most = self._limits.sessions
+        if self._service.stopping:
+            return ServerStopping()
         if self._service.state != "ready":
             return NotReady(self._service.text)
         if len(self.conversations) >= most:

@@ -123,6 +123,8 @@ def streaming_microphone(
         except QwenASRError as error:
             return {"error": str(error)}
         await speaker.bell.wait(lambda: speaker.has_news(post.revision), post.wait)
+        if farewell := speaker.farewell(post.revision):
+            return {"retry": farewell}
         return speaker.view(post.revision)
 
     async def server_state(known: Any) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.pcm import PcmStream
-from qwen_asr.errors import BadField, BadInput, LimitExceeded, QwenASRError, TimedOut, TooLarge
+from qwen_asr.errors import BadField, BadInput, LimitExceeded, QwenASRError, ServerStopping, TimedOut, TooLarge
+from qwen_asr.web import logs
 from qwen_asr.web import realtime_messages as messages
 from qwen_asr.web.asr_messages import encode
 from qwen_asr.web.outbox import Outbox
@@ -67,12 +68,15 @@ class RealtimeConversation:
         self._outbox = Outbox(limits.waiting_messages)
         self._close_code = NORMAL_CLOSE
         self._gone = False
+        self._stopping = False
+        self._reading = self._finishing = anyio.CancelScope()
         self._tasks: TaskGroup
         # Below: what only one worker thread at a time touches, because the client's events are obeyed one by one.
         config = service.config
         self._settings = Settings(ServerVad.of(config), language=config.default_language)
         self._ledger = Ledger(lambda event: self._outbox.put(messages.numbered(event)))
         self._ledger.old = old
+        self._ledger.name = self.session_id
         self._stream = self._new_stream()
         self._turns: Turns | None = None  # those that hear the audio now
         self._ending: list[Turns] = []  # those before them whose texts are not all known
@@ -83,9 +87,19 @@ class RealtimeConversation:
         """Messages that the client has not taken yet."""
         return len(self._outbox)
 
+    def stop(self) -> None:
+        """Take nothing more. What was committed gets its texts, and the client is told that the server stops."""
+        self._stopping = True
+        self._reading.cancel()
+
+    def give_up(self) -> None:
+        """Behind `stop`, when the time is over: tell the client so without the texts that are still missing."""
+        self._finishing.cancel()
+
     async def refuse(self, error: QwenASRError) -> None:
         """Say why there is no session, and close. Raises WebSocketDisconnect when the client is gone."""
         log.info("A realtime session was refused: %s", type(error).__name__)
+        self._service.instruments.count(error)
         with anyio.move_on_after(self._limits.send_seconds):
             await self._websocket.send_text(encode(messages.numbered(messages.problem(error))))
             await self._websocket.close(error.close_code)
@@ -98,7 +112,8 @@ class RealtimeConversation:
         except QwenASRError as error:
             await self.refuse(error)
             return
-        log.info("Realtime session %s began.", self.session_id)
+        logs.set_session(self.session_id)
+        log.info("Realtime session began.")
         self._ledger.put(self._told.session("created", self._settings, self._ledger.old))
         try:
             async with anyio.create_task_group() as tasks:
@@ -108,7 +123,7 @@ class RealtimeConversation:
         finally:
             for turns in self._all_turns():
                 turns.close()
-            log.info("Realtime session %s ended.", self.session_id)
+            log.info("Realtime session ended.")
         if not self._gone:
             with anyio.move_on_after(self._limits.send_seconds):
                 await self._websocket.close(self._close_code)
@@ -118,7 +133,7 @@ class RealtimeConversation:
         try:
             await part()
         except (WebSocketDisconnect, TimeoutError) as gone:
-            log.info("Realtime session %s: the client is gone (%s).", self.session_id, type(gone).__name__)
+            log.info("The client is gone (%s).", type(gone).__name__)
             self._gone = True
             self._tasks.cancel_scope.cancel()
 
@@ -129,12 +144,14 @@ class RealtimeConversation:
         problem, code = await self._until_the_end()
         self._tasks.start_soon(self._unless_gone, self._notice_leaving)
         try:
-            for finished in await self._in_thread(self._finish):
-                await asyncio.wrap_future(finished)
+            with anyio.CancelScope() as self._finishing:
+                for finished in await self._in_thread(self._finish):
+                    await asyncio.wrap_future(finished)
         except Exception:
-            log.exception("Realtime session %s could not be finished.", self.session_id)
+            log.exception("The session could not be finished.")
             problem, code = QwenASRError("The server failed on the end of this session; its log says why."), None
         self._close_code = problem.close_code
+        self._service.instruments.count(problem)
         self._ledger.put(messages.problem(problem, code=code))
         self._outbox.end()
 
@@ -145,25 +162,30 @@ class RealtimeConversation:
                 while True:
                     await self._answer(await self._receive())
                     await self._wait(await self._in_thread(self._is_ahead))
-            except TimedOut as error:
+            except (TimedOut, ServerStopping) as error:
                 return error, None
             except WebSocketDisconnect:
                 raise
             except Exception:
-                log.exception("Realtime session %s failed.", self.session_id)
+                log.exception("The session failed.")
                 return QwenASRError("The server failed on this session; its log says why. Connect again."), None
         said = f"The session has lasted {self._limits.session_seconds:g} seconds, the most that this server allows."
         return LimitExceeded(f"{said} Connect again to go on."), "session_expired"
 
     async def _receive(self) -> str | bytes:
-        """The next message. Raises WebSocketDisconnect, and TimedOut where nothing comes and nothing is being done."""
+        """The next message.
+
+        Raises WebSocketDisconnect, TimedOut where nothing comes and nothing is being done, and ServerStopping.
+        """
         while True:
-            with anyio.move_on_after(self._limits.idle_seconds):
+            self._check_stopping()
+            with anyio.move_on_after(self._limits.idle_seconds) as self._reading:
                 message = await self._websocket.receive()
                 if message["type"] == "websocket.disconnect":
                     raise WebSocketDisconnect(message["code"], message.get("reason"))
                 text = message.get("text")
                 return bytes(message.get("bytes") or b"") if text is None else str(text)
+            self._check_stopping()
             if not await self._in_thread(self._is_busy):
                 raise TimedOut(f"Nothing came for {self._limits.idle_seconds:g} seconds: connect again to go on.")
 
@@ -181,7 +203,10 @@ class RealtimeConversation:
                 raise TooLarge(f"An event has {len(message)} bytes; one without audio may have {most}.")
             else:
                 await self._in_thread(self._obey, event)
+        except ServerStopping:
+            raise
         except QwenASRError as error:
+            self._service.instruments.count(error)
             self._ledger.put(messages.problem(error, event_id))
 
     async def _read(self, message: str | bytes) -> messages.Event:
@@ -205,8 +230,13 @@ class RealtimeConversation:
     async def _wait(self, ahead: bool) -> None:
         """Until the session is not ahead of the recogniser, or of the client's reading, any more."""
         while ahead:
+            self._check_stopping()
             await anyio.sleep(_POLL_SECONDS)
             ahead = await self._in_thread(self._is_ahead)
+
+    def _check_stopping(self) -> None:
+        if self._stopping:
+            raise ServerStopping
 
     async def _notice_leaving(self) -> None:
         """Read on and drop what comes, as long as the last texts are on their way. Raises WebSocketDisconnect."""
@@ -318,6 +348,9 @@ class RealtimeConversation:
         return [finished for turns in self._ending if (finished := turns.finish()) and not finished.cancelled()]
 
     def _is_ahead(self) -> bool:
+        for turns in self._ending:
+            if turns.done:
+                turns.close()
         self._ending = [turns for turns in self._ending if not turns.done]
         ahead = sum(turns.ahead for turns in self._all_turns())
         full = self._outbox.full or len(self._ending) > self._limits.waiting_turns

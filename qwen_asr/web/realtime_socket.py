@@ -11,7 +11,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr.config import SocketLimits
-from qwen_asr.errors import BadField, LimitExceeded, NotReady, QwenASRError
+from qwen_asr.errors import BadField, LimitExceeded, NotReady, QwenASRError, ServerStopping
 from qwen_asr.web.access import same_origin
 from qwen_asr.web.realtime_conversation import RealtimeConversation
 from qwen_asr.web.realtime_settings import shown
@@ -69,6 +69,21 @@ class RealtimeSocket:
         except WebSocketDisconnect:
             log.info("A client left before it had its session, or its close.")
 
+    @property
+    def unfinished(self) -> int:
+        """How many conversations are going on (see `stopping.Part`)."""
+        return len(self.conversations)
+
+    async def stop(self) -> None:
+        """See `stopping.Part`."""
+        for conversation in list(self.conversations):
+            conversation.stop()
+
+    def give_up(self) -> None:
+        """See `stopping.Part`."""
+        for conversation in list(self.conversations):
+            conversation.give_up()
+
     def _refusal(self, websocket: WebSocket) -> QwenASRError | None:
         most = self._limits.sessions
         intent = websocket.query_params.get("intent")
@@ -78,6 +93,8 @@ class RealtimeSocket:
                 f"The intent is {shown(intent)}; this server only transcribes: connect to "
                 f"{PATH}?intent=transcription.",
             )
+        if self._service.stopping:
+            return ServerStopping()
         if self._service.state != "ready":
             return NotReady(self._service.text)
         if len(self.conversations) >= most:

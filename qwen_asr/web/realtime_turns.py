@@ -40,6 +40,7 @@ class Ledger:
 
     def __init__(self, put: Callable[[messages.Event], None]) -> None:
         self.put = put
+        self.name = ""  # of its session, for the log
         self.old = False  # whether the client speaks the API as it was before
         self._last: str | None = None
 
@@ -106,7 +107,7 @@ class Turns:
         self._begin = begin
         self._finished: Future[None] | None = None
         wishes = Wishes(rate=SAMPLE_RATE, context=settings.prompt, language=settings.language or "auto")
-        self._runner: Runner = service.listen(wishes, self._hear, self._detector)
+        self._runner: Runner = service.listen(wishes, self._hear, "realtime", ledger.name, self._detector)
 
     @property
     def end(self) -> int:

@@ -1,4 +1,4 @@
-"""The routes that speak plain HTTP: OpenAI's transcription and models, and what an operator's probes ask.
+"""The routes that speak plain HTTP: OpenAI's transcription and models, and what an operator asks.
 
 Each failure is one sentence in OpenAI's envelope (`envelope.py`); no traceback leaves the server.
 """
@@ -16,11 +16,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from qwen_asr.config import MAX_UPLOAD_BYTES, RETRY_AFTER_SECONDS
-from qwen_asr.errors import AudioError, BadField, BadInput, NotReady, UnknownLanguage
+from qwen_asr.config import LINGER_SECONDS, MAX_UPLOAD_BYTES
+from qwen_asr.errors import AudioError, BadField, BadInput, NotReady, ServerStopping, StepFailed, UnknownLanguage
 from qwen_asr.web.envelope import envelope, error_object, error_response
+from qwen_asr.web.metrics import Metrics
 from qwen_asr.web.openai_answers import Deltas, event, whole_answer
 from qwen_asr.web.openai_form import Wish, wish_of
+from qwen_asr.web.probes import Probes
 from qwen_asr.web.transcribing import FileTranscription
 from qwen_asr.web.upload import Body, answer_early, received_form
 
@@ -32,53 +34,36 @@ if TYPE_CHECKING:
     from qwen_asr.web.service import Service
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
-LAST_SECONDS = 0.5
-"""How long requests may still take when the server stops: well below its own grace, in which they have to be told."""
 OPENAPI = Path(__file__).with_name("openapi.json")
+LAST_LINGER_SECONDS = 0.5
+"""How long the rest of an upload is still read when the server stops: less than its connections have then."""
 T = TypeVar("T")
 EVENT_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
-def add_routes(app: FastAPI, service: Service) -> Callable[[], None]:
+def add_routes(app: FastAPI, service: Service) -> Transcriptions:
     """Adds the routes to `app`; to be called before anything is mounted at "/".
 
-    What is returned is to be called in the server's loop when it begins to stop: requests under way are then told so.
+    What is returned is to be ended with the server (see `stopping.Part`).
     """
     probes, models, transcriptions = Probes(service), Models(service), Transcriptions(service)
     app.router.routes += [
         Route("/openapi.json", described),
         Route("/healthz", probes.health),
         Route("/readyz", probes.ready),
+        Route("/metrics", Metrics(service).show),
         Route("/v1/models", answered(models.list)),
         Route("/v1/models/{name:path}", answered(models.one)),  # path: a hub id has a slash
         Route(TRANSCRIPTIONS, transcriptions, methods=["POST"]),
         # Whatever else a client asks of the API is told so as it expects it, not by the page.
         Route("/v1/{rest:path}", no_such_route, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
     ]
-    return transcriptions.stop
+    return transcriptions
 
 
 async def described(_: Request) -> Response:
     """The routes here as an OpenAPI document, for programs that make clients of it."""
     return FileResponse(OPENAPI, media_type="application/json")
-
-
-class Probes:
-    """What a container's or a load balancer's probes ask."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    async def health(self, _: Request) -> Response:
-        """200 while the process lives."""
-        return JSONResponse({"status": "ok"})
-
-    async def ready(self, _: Request) -> Response:
-        """200 once it can transcribe, until then 503 with what it is doing, or why it never will."""
-        service = self._service
-        is_ready = service.state == "ready"
-        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if service.state == "loading" else {}
-        return JSONResponse({"status": service.state, "text": service.text}, 200 if is_ready else 503, headers)
 
 
 class Models:
@@ -111,24 +96,37 @@ class Transcriptions:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._stopping = asyncio.Event()
+        self.unfinished = 0
 
-    def stop(self) -> None:
-        """Ends what is under way, in a moment. To be called in the server's loop, when it begins to stop."""
-        asyncio.get_running_loop().call_later(LAST_SECONDS, self._stopping.set)
+    async def stop(self) -> None:
+        """See `stopping.Part`: new requests are refused already, those under way go on."""
+
+    def give_up(self) -> None:
+        """See `stopping.Part`: what is under way ends now."""
+        self._stopping.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; a client that goes away ends its work."""
+        self.unfinished += 1
+        try:
+            await self._serve(scope, receive, send)
+        finally:
+            self.unfinished -= 1
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = Body(receive)
         with contextlib.suppress(ClientDisconnect):
             try:
                 answer = self._answer(Request(scope).headers, body, send)
-                response = await unless(answer, self._stopping.wait(), stopping())
+                response = await unless(answer, self._stopping.wait(), ServerStopping())
             except ClientDisconnect:
                 raise
             except Exception as error:
+                self._count(error)
                 response = error_response(error)
             if response is not None:
-                await answer_early(response, body, scope, receive, send)
+                linger = LAST_LINGER_SECONDS if self._stopping.is_set() else LINGER_SECONDS
+                await answer_early(response, body, scope, receive, send, linger)
 
     async def _answer(self, headers: Headers, body: Body, send: Send) -> Response | None:
         """The answer; None where it was sent already, as events."""
@@ -139,10 +137,14 @@ class Transcriptions:
             with contextlib.closing(work):
                 return await unless(self._told(work, wish, send), body.gone(), ClientDisconnect())
 
+    def _count(self, error: Exception) -> None:
+        if not isinstance(error, StepFailed):  # counted where the step failed
+            self._service.instruments.count(error)
+
     async def _told(self, work: FileTranscription, wish: Wish, send: Send) -> Response | None:
         await begun(work)
         if wish.stream:
-            await stream(work, send)
+            await stream(work, send, self._count)
             return None
         finals = [final async for final in work.finals()]
         return whole_answer(wish.format, finals, work.seconds, wish.language)
@@ -158,10 +160,11 @@ async def begun(work: FileTranscription) -> None:
         raise BadField("prompt", str(error)) from error
 
 
-async def stream(work: FileTranscription, send: Send) -> None:
+async def stream(work: FileTranscription, send: Send, count: Callable[[Exception], None]) -> None:
     """The answer as events, each utterance's text as soon as it is final; a failure is the last event.
 
-    Cancelled, it ends with such an event too, and returns: whoever still reads has been told.
+    Cancelled, it ends with such an event too, and returns: whoever still reads has been told. `count` is given
+    each failure.
     """
 
     async def tell(data: bytes, more: bool = True) -> None:
@@ -174,8 +177,9 @@ async def stream(work: FileTranscription, send: Send) -> None:
             if data := deltas.delta(final):
                 await tell(data)
     except asyncio.CancelledError:
-        await tell(event(envelope(stopping())), more=False)
+        await tell(event(envelope(ServerStopping())), more=False)
     except Exception as error:
+        count(error)
         await tell(event(envelope(error)), more=False)
     else:
         await tell(deltas.done(), more=False)
@@ -199,13 +203,10 @@ async def unless(work: Coroutine[Any, Any, T], other: Coroutine[Any, Any, object
     return working.result()
 
 
-def stopping() -> NotReady:
-    """What a request is told that the server's end cuts short."""
-    return NotReady("The server is stopping; send the request again a little later.")
-
-
 def check_ready(service: Service) -> None:
-    """Raises NotReady while the checkpoint loads, and what loading raised where it has failed."""
+    """Raises NotReady while the checkpoint loads or the server stops, and what loading raised where it has failed."""
+    if service.stopping:
+        raise ServerStopping
     if service.state != "ready":
         raise service.error or NotReady(service.text)
 

@@ -29,13 +29,19 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from qwen_asr.live.events import Event
     from qwen_asr.tls.chosen import Chosen
+    from qwen_asr.web.seats import Seat
     from qwen_asr.web.service import Service
+    from qwen_asr.web.speaker import Wishes
+    from qwen_asr.web.stopping import Stopping
 
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 2
 """How long open requests may take when the server stops; each open page holds one that would never end by itself."""
+_LOOK_SECONDS = 0.1
+_QUIET_LOOKS = 3  # for what was written last to reach the other side
 FAREWELL_SECONDS = 1.5
 """How long a server that cannot load its checkpoint still tells open pages why, before it ends."""
 
@@ -53,8 +59,16 @@ def create_app(config: Config, service: Service, *, chosen: Chosen | None = None
     from qwen_asr.web.forwarded import Forwarded
     from qwen_asr.web.page import CSS, build_page, theme
     from qwen_asr.web.speaker import Speakers
+    from qwen_asr.web.stopping import Recordings, Stopping
 
-    speakers = Speakers(service.listen)
+    def listen(wishes: Wishes, on_events: Callable[[list[Event]], None]) -> Seat:
+        try:
+            return service.listen(wishes, on_events)
+        except Exception as error:
+            service.instruments.count(error)
+            raise
+
+    speakers = Speakers(listen)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> Any:
@@ -66,9 +80,9 @@ def create_app(config: Config, service: Service, *, chosen: Chosen | None = None
     app.state.speakers = speakers
     app.state.service = service
     # Routes of our own go here: after the mount at "/" they would answer 404.
-    end_transcriptions = rest.add_routes(app, service)
-    asr_socket.add_route(app, service)
-    realtime_socket.add_route(app, service)
+    transcriptions = rest.add_routes(app, service)
+    sockets = [room.add_route(app, service) for room in (asr_socket, realtime_socket)]
+    app.state.stopping = Stopping(service, Recordings(speakers), *sockets, transcriptions)
     if chosen is not None and chosen.root is not None:
         from qwen_asr.web import trust
 
@@ -106,7 +120,7 @@ def create_app(config: Config, service: Service, *, chosen: Chosen | None = None
     def end_streams() -> None:
         # Each open page holds an event stream that ends by itself only at this sign.
         gradio_app.stop_event.set()
-        end_transcriptions()
+        transcriptions.give_up()
 
     app.state.end_streams = end_streams
     return mounted
@@ -154,7 +168,8 @@ def create_server(app: FastAPI, around: Callable[[Any], Any] = lambda app: app, 
         "proxy_headers": False,  # `Forwarded` does it, and more; nothing may be done twice
         "timeout_graceful_shutdown": GRACE_SECONDS,
     }
-    return Server(uvicorn.Config(around(app), **settings | socket_options() | options), app.state.end_streams)
+    configured = uvicorn.Config(around(app), **settings | socket_options() | options)
+    return Server(configured, app.state.end_streams, getattr(app.state, "stopping", None))
 
 
 class Server(uvicorn.Server):
@@ -162,10 +177,14 @@ class Server(uvicorn.Server):
 
     stopped_by: int | None = None
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None] = lambda: None) -> None:
-        """`on_stop` is called in the server's loop as soon as it stops, before open requests are waited for."""
+    def __init__(
+        self, config: uvicorn.Config, on_stop: Callable[[], None] = lambda: None, stopping: Stopping | None = None
+    ) -> None:
+        """`stopping` ends the open sessions first, while all is still served; `on_stop` is called then, in the server's
+        loop, before open requests are waited for."""
         super().__init__(config)
         self._on_stop = on_stop
+        self._stopping = stopping
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -181,18 +200,37 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn's, then ends what is still open: a browser need not answer the end of TLS."""
+        """Ends the sessions, then the connections as uvicorn does, then what is still open."""
+        if self._stopping is not None:
+            await self._stopping.run(lambda: self.force_exit)
         self._on_stop()
+        hanging_up = asyncio.create_task(self._hang_up())
         await super().shutdown(sockets)
+        hanging_up.cancel()
+        if self.force_exit:
+            await self.lifespan.shutdown()  # uvicorn leaves it out then, and the app's end would be a traceback
+        self._abort()
+        await asyncio.sleep(0.1)  # the loop's own turn, in which transports are really closed
+
+    async def _hang_up(self) -> None:
+        """A browser need not answer the end of TLS, or of a socket: where nothing is left to say, nobody waits."""
+        quiet = 0
+        while quiet < _QUIET_LOOKS:
+            await asyncio.sleep(_LOOK_SECONDS)
+            quiet = 0 if self.server_state.tasks else quiet + 1
+        self._abort()
+
+    def _abort(self) -> None:
         for connection in list(self.server_state.connections):
             if (transport := getattr(connection, "transport", None)) is not None:
                 transport.abort()
-        await asyncio.sleep(0.1)  # the loop's own turn, in which transports are really closed
 
     def _stop(self, number: int, _: Any) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
         self.stopped_by = number
+        if self._stopping is not None:
+            self._stopping.announce()
 
 
 class Unbuffered:

@@ -6,18 +6,21 @@ The page is there at once and shows what goes on; whoever speaks too early is to
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from qwen_asr.audio.vad import Silero
-from qwen_asr.config import Config
-from qwen_asr.errors import NotReady, QwenASRError
+from qwen_asr.config import MOST_STUCK_THREADS, WATCH_SECONDS, Config
+from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
 from qwen_asr.live.events import Event
-from qwen_asr.live.runner import Runner
 from qwen_asr.live.session import Session
+from qwen_asr.web.metrics import Instruments, Readings
 from qwen_asr.web.news import Bell
+from qwen_asr.web.seats import Seat, Seats
 from qwen_asr.web.speaker import Wishes
+from qwen_asr.web.watch import Watch
 
 if TYPE_CHECKING:
     from qwen_asr.engine.recognizer import Recognizer
@@ -33,10 +36,18 @@ DEMO_NOTE = (
 )
 
 
+def short_of_memory() -> LimitExceeded:
+    """Why nobody gets a session while those that there are need all the memory."""
+    return LimitExceeded("The device is short of memory for one more session: try again a little later.")
+
+
 class Service:
     """`start` loads; `state` is "loading", "ready" or "failed", `text` says it to people, `error` is why it failed.
 
-    A recognizer that is loaded already can be handed in; the state is then "ready" from the beginning.
+    A recognizer that is loaded already can be handed in; the state is then "ready" from the beginning. `stopping` may
+    be set at any time: nobody gets a session any more. `waiting` tells how many clients wait for one and
+    `certificate_expiry` when the server's certificate expires (Unix time; None: there is none); both are for whoever
+    knows to replace.
     """
 
     def __init__(self, config: Config, recognizer: Recognizer | None = None) -> None:
@@ -48,6 +59,15 @@ class Service:
         self._scheduler: Scheduler | None = None
         self._silero: Silero | None = None
         self._settled = threading.Event()
+        self.stopping = False
+        self.waiting: Callable[[], int] = lambda: 0
+        self.certificate_expiry: Callable[[], float | None] = lambda: None
+        self.instruments = Instruments()
+        self.instruments.registry.register(Readings(self))
+        self.seats = Seats(self.instruments.lag.observe, lambda: self.instruments.count("StepFailed"))
+        self.watch = Watch(self.instruments)
+        self._stuck: list[threading.Thread] = []
+        self._closed = threading.Event()
         if recognizer is not None:
             self._take(recognizer)
 
@@ -69,9 +89,10 @@ class Service:
     def as_dict(self) -> dict[str, Any]:
         """The state for the page: `state`, `text`, the model's name and one line on what it understands."""
         recognizer = self._scheduler.recognizer if self._scheduler else None
+        state, text = self.readiness()
         return {
-            "state": self.state,
-            "text": self.text,
+            "state": "loading" if state == "stopping" else state,  # it will be ready again: the page asks on
+            "text": text,
             "model": f"Checkpoint: {recognizer.name}" if recognizer else "",
             "note": DEMO_NOTE if recognizer and recognizer.is_demo else "",
         }
@@ -105,33 +126,77 @@ class Service:
         )
 
     def listen(
-        self, wishes: Wishes, on_events: Callable[[list[Event]], None], detection: Detection | None = None
-    ) -> Runner:
-        """A session that runs: what `Speakers` needs to open a recording. Raises as `new_session` does."""
-        scheduler, _ = self._ready()
-        session = self.new_session(wishes.context, wishes.language, wishes.chunk_seconds, wishes.prompt, detection)
-        return Runner(session, scheduler, on_events)
+        self,
+        wishes: Wishes,
+        on_events: Callable[[list[Event]], None],
+        kind: str = "page",
+        name: str = "",
+        detection: Detection | None = None,
+    ) -> Seat:
+        """A session that runs, of one of `seats.KINDS`; `name` is its id, for the log. Raises as `new_session` does."""
+        return self._seat(
+            kind,
+            name,
+            on_events,
+            lambda: self.new_session(
+                wishes.context, wishes.language, wishes.chunk_seconds, wishes.prompt, detection
+            ),
+        )
 
     def transcribe(
         self, context: str, language: str | None, chunk_seconds: float, on_events: Callable[[list[Event]], None]
-    ) -> Runner:
+    ) -> Seat:
         """A session that runs, its text brought up to date every `chunk_seconds`. Raises as `new_session` does."""
+        return self._seat("rest", "", on_events, lambda: self.new_session(context, language, chunk_seconds))
+
+    def _seat(
+        self, kind: str, name: str, on_events: Callable[[list[Event]], None], new_session: Callable[[], Session]
+    ) -> Seat:
         scheduler, _ = self._ready()
-        return Runner(self.new_session(context, language, chunk_seconds), scheduler, on_events)
+        from qwen_asr.engine.scheduler import is_out_of_memory  # heavy; loaded by now
+
+        try:
+            return self.seats.take(kind, name or secrets.token_hex(4), new_session(), scheduler, on_events)
+        except Exception as error:
+            if is_out_of_memory(error):
+                self.watch.out_of_memory()
+                raise short_of_memory() from error
+            raise
+
+    def readiness(self) -> tuple[str, str]:
+        """The state, or "stopping", and its text: whether a session can be opened."""
+        return ("stopping", str(ServerStopping())) if self.stopping else (self.state, self.text)
+
+    def ailment(self) -> str | None:
+        """Why only a new process would help, in a sentence; None while all is well."""
+        stuck = sum(thread.is_alive() for thread in self._stuck)
+        if stuck:
+            return f"{stuck} of the recogniser's threads hang in a pass over the model that does not end."
+        working = self._scheduler is not None and self._scheduler.alive
+        if self.state == "ready" and not working and not self._closed.is_set():
+            return "The recogniser's thread has ended."
+        return None
 
     @property
     def model_name(self) -> str:
         """What people know the checkpoint by. Raises NotReady while it is not loaded."""
-        return self._ready()[0].recognizer.name
+        if self._scheduler is None:
+            raise NotReady(self.text)
+        return self._scheduler.recognizer.name
 
     def close(self) -> None:
         """Stops the recognizer's thread; sessions that still run are told that it has stopped."""
+        self._closed.set()
         if self._scheduler is not None:
             self._scheduler.close()
 
     def _ready(self) -> tuple[Scheduler, Silero]:
-        if self._scheduler is None or self._silero is None:
+        if self.stopping:
+            raise ServerStopping
+        if self._scheduler is None or self._silero is None or self.state != "ready":
             raise NotReady(self.text)
+        if self.watch.short_of_memory:
+            raise short_of_memory()
         return self._scheduler, self._silero
 
     def _load(self) -> None:
@@ -156,9 +221,33 @@ class Service:
             # So small a model loses more to threads that wait for each other than it gains by them.
             torch.set_num_threads(1)
         self._silero = Silero()
-        self._scheduler = Scheduler(recognizer)
+        self._scheduler = Scheduler(recognizer, self.watch)
+        threading.Thread(
+            target=self._watch_over, args=(self._scheduler,), name="qwen-asr-watchdog", daemon=True
+        ).start()
         log.info("Ready: %s on %s (%s)", recognizer.name, recognizer.device, recognizer.dtype)
         self._settle("ready", "Ready")
+
+    def _watch_over(self, scheduler: Scheduler) -> None:
+        while not self._closed.wait(WATCH_SECONDS):
+            if (seconds := self.watch.stuck) is not None:
+                self._give_up_on(scheduler, seconds)
+
+    def _give_up_on(self, scheduler: Scheduler, seconds: float) -> None:
+        """A pass does not end: its sessions are told, and the others go on where `Scheduler.abandon` calls it sound."""
+        hanging = sum(thread.is_alive() for thread in self._stuck)
+        replace = scheduler.recognizer.device.type == "cpu" and hanging + 1 < MOST_STUCK_THREADS
+        sentence = f"The recogniser hung on this part for {seconds:.0f} seconds and was given up."
+        given_up = scheduler.abandon(sentence, replace=replace)
+        self.watch.turn_ends()
+        self._stuck += given_up
+        if not given_up:
+            return
+        if replace:
+            log.error("A pass over the model did not end in %.0f s; another thread goes on without it.", seconds)
+        else:
+            log.error("A pass over the model did not end in %.0f s; the server has to be restarted.", seconds)
+            self._fail(NotReady("The recogniser hangs; the server has to be restarted."))
 
     def _progress(self, text: str) -> None:
         log.info("%s", text)

@@ -119,6 +119,8 @@ class Speaker:
         self._safe_at = 0  # samples at 16 kHz
         self._listened = 0  # bytes that the listener has taken; behind `received` while it is taking a block
         self._finished: Future[None] | None = None
+        self._concluded = False  # by the server, whatever the page was still to send
+        self.told = False  # whether the page was given everything that there will be
         self._listener = start(wishes, self._tell)
 
     @property
@@ -134,7 +136,7 @@ class Speaker:
     @property
     def done(self) -> bool:
         """Whether all audio is in and all text is out."""
-        return self.error is not None or (self._finished is not None and self._finished.done())
+        return self.error is not None or (not self._concluded and self._all_told())
 
     def receive(self, offset: int, audio: bytes) -> int:
         """Takes the bytes at [offset, offset + len) that are new; returns the offset up to which all is here.
@@ -164,15 +166,37 @@ class Speaker:
         """The recording ends at `total` bytes. Nothing happens before all of them are here; may be said often."""
         with self._taking:
             self.heard_at = self._clock()
-            if self.received < total or self.finished or self.error:
-                return
-            try:
-                self._listener.feed(self._resampler.finish())
-                self._finished = self._listener.finish()
-            except Exception:
-                self._fail()
-                return
+            if self.received >= total:
+                self._concluded = False  # what the server ended was the whole of it
+                self._finish()
+
+    def conclude(self) -> None:
+        """The server stops: the recording ends at what is here, and what the page sends from here on is not taken."""
+        with self._taking:
+            if not self.finished and not self.error:
+                self._concluded = True
+                self._finish()
+
+    def farewell(self, revision: int) -> str | None:
+        """What to tell a page that has everything up to `revision`, and will get no more from this server."""
+        if not (self._concluded and self._all_told()) or self._revision > revision:
+            return None
+        self.told = True
+        return "The server is restarting. Keep this page open: nothing is lost."
+
+    def _finish(self) -> None:
+        if self.finished or self.error:
+            return
+        try:
+            self._listener.feed(self._resampler.finish())
+            self._finished = self._listener.finish()
+        except Exception:
+            self._fail()
+            return
         self._finished.add_done_callback(lambda _: self.bell.ring())
+
+    def _all_told(self) -> bool:
+        return self._finished is not None and self._finished.done()
 
     def close(self) -> None:
         """Frees what the recording holds; no event is told after it."""
@@ -200,11 +224,12 @@ class Speaker:
             "done": done,
             "error": self.error,
         }
+        self.told = done
         return view | {"sha256": self.sha256} if done else view
 
     def has_news(self, revision: int) -> bool:
         """Whether `view(revision)` would say anything new."""
-        return self._revision > revision or self.done
+        return self._revision > revision or self.done or (self._concluded and self._all_told())
 
     def _feed(self, samples: NDArray[np.float32]) -> None:
         try:
@@ -275,6 +300,11 @@ class Speakers:
         """The open recordings, as (tab, recording)."""
         with self._lock:
             return list(self._speakers)
+
+    def all(self) -> list[Speaker]:
+        """The open recordings."""
+        with self._lock:
+            return list(self._speakers.values())
 
     def get(self, tab: str, recording: str) -> Speaker | None:
         """The open recording of that tab, None where there is none (any more)."""

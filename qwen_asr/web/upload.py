@@ -87,11 +87,13 @@ async def received_form(headers: Headers, body: Body, max_file_bytes: int, name:
         yield Form(file, parts.fields)
 
 
-async def answer_early(response: Response, body: Body, scope: Scope, receive: Receive, send: Send) -> None:
+async def answer_early(
+    response: Response, body: Body, scope: Scope, receive: Receive, send: Send, linger_seconds: float = LINGER_SECONDS
+) -> None:
     """Answers, though the client may still be sending.
 
     Most clients read no answer before they have sent all, and a connection closed at once would take the answer from
-    them: so it is given first, and then, for `LINGER_SECONDS`, what still comes is read and thrown away.
+    them: so it is given first, and then, for `linger_seconds`, what still comes is read and thrown away.
     """
     if body.ended:
         await response(scope, receive, send)
@@ -106,7 +108,7 @@ async def answer_early(response: Response, body: Body, scope: Scope, receive: Re
     await response(scope, receive, held_open)
     # A server that stops meanwhile cancels this; the answer is out already, only its end is missing.
     with contextlib.suppress(ClientDisconnect, TimeoutError, asyncio.CancelledError):
-        async with asyncio.timeout(LINGER_SECONDS):
+        async with asyncio.timeout(linger_seconds):
             while not body.ended:
                 await body.read()
     await send({"type": "http.response.body", "body": b"", "more_body": False})

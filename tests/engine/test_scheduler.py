@@ -1,16 +1,20 @@
 """Batched == alone; and what goes wrong in one session stays there."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from qwen_asr.engine.recognizer import Encode, Pass, Recognizer
+from qwen_asr.engine.observer import Load, Observer
+from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
 from qwen_asr.engine.scheduler import Scheduler
-from qwen_asr.engine.streaming import Utterance, run_steps
+from qwen_asr.engine.streaming import MOST_POSITIONS, MOST_WINDOWS, Utterance, run_steps
 from qwen_asr.errors import StepFailed
-from tests.checkpoints import demo_recognizer, generate, long_speech, random_parts, random_recognizer
+from tests.checkpoints import Samples, demo_recognizer, generate, long_speech, random_parts, random_recognizer
+from tests.faults import before_each_decoding
 
 
 @pytest.fixture(params=["random", "demo"])
@@ -81,3 +85,196 @@ def test_closing_fails_what_is_left_and_refuses_more() -> None:
     scheduler.close()
     with pytest.raises(StepFailed, match="stopped"):
         scheduler.submit(Utterance(scheduler.recognizer)).result(10)
+
+
+def speaking(recognizer: Recognizer, seed: int, seconds: float) -> tuple[Utterance, Samples]:
+    """An utterance that has heard a clip, and the clip."""
+    clip = long_speech(np.random.default_rng(seed), seconds)
+    utterance = Utterance(recognizer, max_new_tokens=20)
+    utterance.append(clip)
+    return utterance, clip
+
+
+def test_steps_that_find_no_memory_together_are_done_apart() -> None:
+    recognizer = random_recognizer()
+    pairs = [speaking(recognizer, seed, 3.0) for seed in range(20, 25)]
+    tried: list[int] = []
+
+    def allocate(rows: int) -> None:
+        tried.append(rows)
+        if rows > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with before_each_decoding(recognizer, allocate), Scheduler(recognizer) as scheduler:
+        for future, (_, clip) in zip([scheduler.submit(utterance) for utterance, _ in pairs], pairs, strict=True):
+            assert future.result(60).tokens == generate("random", clip, max_new_tokens=20)
+    assert max(tried) > 2
+
+
+class Counting(Observer):
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.begun: list[object] = []
+        self.ended: list[tuple[object, bool]] = []
+        self.passes: list[Load] = []
+        self.without_memory = 0
+
+    def step_begins(self, step: object) -> None:
+        self.begun.append(step)
+
+    def step_ends(self, step: object, failed: bool) -> None:
+        self.ended.append((step, failed))
+
+    def pass_begins(self, load: Load) -> None:
+        self.passes.append(load)
+
+    def out_of_memory(self) -> None:
+        self.without_memory += 1
+
+
+def test_a_step_that_finds_no_memory_alone_waits_for_another_to_end() -> None:
+    recognizer = random_recognizer()
+    (small, short), (large, long) = speaking(recognizer, 31, 1.0), speaking(recognizer, 32, 7.0)
+    observer = Counting()
+    small_is_over = threading.Event()
+
+    def full(passes: list[Pass]) -> None:
+        holds_long = any(isinstance(one, Encode) and one.windows[0].shape[1] > 500 for one in passes)
+        if holds_long and not small_is_over.is_set():
+            raise MemoryError
+
+    with Watched(recognizer, full), Scheduler(recognizer, observer) as scheduler:
+        with scheduler._changed:  # both are taken in one turn
+            first, second = scheduler.submit(small), scheduler.submit(large)
+            first.add_done_callback(lambda _: small_is_over.set())
+        assert first.result(60).tokens == generate("random", short, max_new_tokens=20)
+        assert second.result(60).tokens == generate("random", long, max_new_tokens=20)
+    assert observer.without_memory == 2  # together, and alone
+    assert {failed for _, failed in observer.ended} == {False}
+    assert {step for step, _ in observer.ended} == set(observer.begun)
+
+
+def test_a_step_for_which_there_is_never_memory_fails() -> None:
+    recognizer = random_recognizer()
+    utterance, clip = speaking(recognizer, 33, 1.0)
+
+    def full(_: list[Pass]) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+
+    with Scheduler(recognizer) as scheduler:
+        with Watched(recognizer, full), pytest.raises(StepFailed, match="ran out of memory"):
+            scheduler.submit(utterance).result(60)
+        assert scheduler.submit(utterance).result(60).tokens == generate("random", clip, max_new_tokens=20)
+
+
+class Watched:
+    """Calls `look` with the passes of each run of a recogniser, on its thread, within the block."""
+
+    def __init__(self, recognizer: Recognizer, look: Callable[[list[Pass]], None]) -> None:
+        self._recognizer = recognizer
+        self._look = look
+
+    def __enter__(self) -> None:
+        run = self._recognizer.run
+
+        def watched(passes: list[Pass]) -> list[Any]:
+            self._look(passes)
+            return run(passes)
+
+        self._recognizer.run = watched  # type: ignore[method-assign]  # taken away again below
+
+    def __exit__(self, *_: object) -> None:
+        del self._recognizer.run
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_thread_that_hangs_is_given_up(replace: bool) -> None:
+    recognizer = random_recognizer()
+    (ill, clip), (well, other) = speaking(recognizer, 41, 2.0), speaking(recognizer, 42, 1.0)
+    hangs, let_go = threading.Event(), threading.Event()
+
+    def hang(_: list[Pass]) -> None:
+        if not hangs.is_set():
+            hangs.set()
+            assert let_go.wait(60)
+
+    scheduler = Scheduler(recognizer)
+    with Watched(recognizer, hang):
+        stuck = scheduler.submit(ill)
+        assert hangs.wait(60)
+        waiting = scheduler.submit(well)
+        [thread] = scheduler.abandon("It hung.", replace=replace)
+        with pytest.raises(StepFailed, match="It hung"):
+            stuck.result(10)
+        if replace:
+            assert waiting.result(60).tokens == generate("random", other, max_new_tokens=20)
+        else:
+            with pytest.raises(StepFailed, match="It hung"):
+                waiting.result(10)
+            with pytest.raises(StepFailed, match="It hung"):
+                scheduler.submit(well).result(10)
+        assert scheduler.alive == replace
+        let_go.set()
+        thread.join(60)
+        assert not thread.is_alive()  # it came back, touched nothing, and ended
+    if replace:
+        fresh = Utterance(recognizer, max_new_tokens=20)
+        fresh.append(ill.samples)
+        assert scheduler.submit(fresh).result(60).tokens == generate("random", clip, max_new_tokens=20)
+    scheduler.close()
+
+
+def test_closing_does_not_wait_for_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen_asr.engine.scheduler._JOIN_SECONDS", 0.1)
+    recognizer = random_recognizer()
+    hangs, let_go = threading.Event(), threading.Event()
+
+    def hang(_: list[Pass]) -> None:
+        hangs.set()
+        assert let_go.wait(60)
+
+    scheduler = Scheduler(recognizer)
+    with Watched(recognizer, hang):
+        future = scheduler.submit(speaking(recognizer, 43, 1.0)[0])
+        assert hangs.wait(60)
+        scheduler.close()
+        with pytest.raises(StepFailed, match="was stopped"):
+            future.result(10)
+        let_go.set()
+
+
+def test_a_long_file_keeps_no_live_session_from_its_turns() -> None:
+    """Turns are counted, not time: beside a file, a live step takes part in every pass from its begin to its end, and
+    what it shares its passes with is bounded, however much of the file is waiting."""
+    recognizer = random_recognizer()
+    runs: list[list[Pass]] = []
+    file, recording = speaking(recognizer, 51, 90.0)  # one utterance of twelve windows, far beyond the longest
+    live = [speaking(recognizer, seed, 4.0)[0] for seed in (52, 53, 54)]
+
+    def turns_of(utterance: Utterance) -> int:
+        return sum(any(isinstance(one, Predict) and one.row.cache is utterance._cache for one in run) for run in runs)
+
+    with Watched(recognizer, lambda passes: runs.append(passes)), Scheduler(recognizer) as scheduler:
+        alone = []
+        for utterance in live:
+            scheduler.submit(utterance).result(60)
+            alone.append(len(runs))
+            runs.clear()
+        again = [speaking(recognizer, seed, 4.0)[0] for seed in (52, 53, 54)]
+        with scheduler._changed:  # all are taken in one turn, the file first
+            whole = scheduler.submit(file)
+            futures = [scheduler.submit(utterance) for utterance in again]
+        last_run = []
+        for future in futures:
+            future.add_done_callback(lambda _: last_run.append(len(runs)))
+        for future in futures:
+            future.result(60)
+        assert whole.result(120).tokens == generate("random", recording, max_new_tokens=20)
+    # A live step ends after exactly as many turns as alone, though the file's own has many more before it.
+    assert sorted(last_run) == sorted(alone)
+    assert turns_of(file) > max(last_run) / 2
+    for run in runs:
+        assert all(len(one.windows) <= MOST_WINDOWS for one in run if isinstance(one, Encode))
+        assert all(len(one.row.embeds) <= 2 * MOST_POSITIONS for one in run if isinstance(one, Predict))
+    assert sum(isinstance(one, Encode) for run in runs for one in run) > 1 + len(live)  # the file's in several

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -18,37 +15,7 @@ import pytest
 from qwen_asr.config import Config
 from qwen_asr.errors import BadConfig, PortInUse, ShareUnavailable, StartupError
 from qwen_asr.web.server import bind, public_link, serve
-
-MAIN = "import sys; from qwen_asr.cli import main; sys.exit(main(sys.argv[1:]))"
-
-
-class Started:
-    """The server in a process of its own, in a folder of its own."""
-
-    def __init__(self, folder: Path, repository: Path, *options: str, **environ: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", MAIN, *options],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(repository), "HF_HUB_OFFLINE": "1", **environ},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def line_with(self, text: str) -> str:
-        """The next line of its output that has `text` in it."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if text in line:
-                return line.strip()
-        raise AssertionError(f"it ended without saying {text!r}: {self.end()}")
-
-    def end(self, number: int | None = None) -> tuple[int, str]:
-        """Sends it a signal, if one is given, and waits: exit code and standard error."""
-        if number is not None:
-            self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=120)
-        return self.process.returncode, said
+from tests.processes import Started
 
 
 @pytest.fixture

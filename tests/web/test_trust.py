@@ -19,7 +19,7 @@ import pytest
 
 from qwen_asr.tls.local_ca import CA_KEY_NAME, CA_NAME, LEAF_KEY_NAME
 from qwen_asr.web.qr import network_url, svg_code, terminal_code
-from tests.web.test_server import MAIN
+from tests.processes import MAIN
 
 URL = "https://192.168.7.7:8000"
 

@@ -1,0 +1,37 @@
+"""What a container's, or a load balancer's, probes ask: /healthz and /readyz. Both say in words why not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.responses import JSONResponse, Response
+
+from qwen_asr.config import RETRY_AFTER_SECONDS
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from qwen_asr.web.service import Service
+
+
+class Probes:
+    """The two routes."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def health(self, _: Request) -> Response:
+        """200 while the process does its work; 503 where only a new one would, so that a supervisor restarts it.
+
+        That this is answered shows that the event loop gets on; what is asked is whether the recogniser's thread does.
+        """
+        ailment = self._service.ailment()
+        if ailment is None:
+            return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "unhealthy", "text": ailment}, 503)
+
+    async def ready(self, _: Request) -> Response:
+        """200 while a session can be opened, else 503 with what the server is doing, or why it never will."""
+        state, text = self._service.readiness()
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if state in ("loading", "stopping") else {}
+        return JSONResponse({"status": state, "text": text}, 200 if state == "ready" else 503, headers)

@@ -1,0 +1,159 @@
+"""The sessions that are open on this server, whoever opened them: counted, and told of in the log.
+
+A `Seat` is a `Runner` that keeps its own small account. Nothing is summed up while audio is fed: whoever wants the
+totals asks, and they are added up then.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.live.events import Event, Failed, Final
+from qwen_asr.live.runner import Runner
+from qwen_asr.web import logs
+
+if TYPE_CHECKING:
+    from qwen_asr.engine.scheduler import Scheduler
+    from qwen_asr.live.session import Session
+
+log = logging.getLogger(__name__)
+
+KINDS = ("page", "asr", "realtime", "rest")
+"""By which door a session came in: the page, /ws/asr, /v1/realtime, /v1/audio/transcriptions."""
+
+
+class Seats:
+    """The open sessions, and totals over all that there ever were.
+
+    `on_lag` is given the lag of each event, `on_failed` is called for each utterance that failed.
+    """
+
+    def __init__(self, on_lag: Callable[[float], None], on_failed: Callable[[], None]) -> None:
+        self.on_lag = on_lag
+        self.on_failed = on_failed
+        self._lock = threading.Lock()
+        self._open: set[Seat] = set()
+        self._past_samples = 0
+        self._past_ends: Counter[str] = Counter()
+
+    def take(
+        self,
+        kind: str,
+        name: str,
+        session: Session,
+        scheduler: Scheduler,
+        on_events: Callable[[list[Event]], None],
+    ) -> Seat:
+        """Opens a session of one of the `KINDS`; `name` is what the log calls it."""
+        seat = Seat(kind, name, session, scheduler, on_events, self)
+        with self._lock:
+            self._open.add(seat)
+        return seat
+
+    def leave(self, seat: Seat) -> bool:
+        """To be called by the seat alone. False where it had left already."""
+        with self._lock:
+            if seat not in self._open:
+                return False
+            self._open.remove(seat)
+            self._past_samples += seat.received
+            self._past_ends += seat.ends
+        return True
+
+    def open_by_kind(self) -> dict[str, int]:
+        """How many sessions are open, for each of the `KINDS`."""
+        with self._lock:
+            counts = Counter(seat.kind for seat in self._open)
+        return {kind: counts[kind] for kind in KINDS}
+
+    def audio_seconds(self) -> float:
+        """Seconds of audio that all sessions have taken."""
+        with self._lock:
+            return (self._past_samples + sum(seat.received for seat in self._open)) / SAMPLE_RATE
+
+    def ends(self) -> Counter[str]:
+        """How utterances ended: "final" or "failed" → how many."""
+        with self._lock:
+            return sum((seat.ends for seat in self._open), self._past_ends.copy())
+
+    def longest_lag(self) -> float:
+        """The lag, in seconds, of the session that is furthest behind; 0 where there is none."""
+        with self._lock:
+            seats = list(self._open)
+        return max((seat.lag for seat in seats), default=0.0)
+
+
+class Seat(Runner):
+    """A session that runs. `why` may be set to a few words on its end, before `close`; a common one is found."""
+
+    def __init__(
+        self,
+        kind: str,
+        name: str,
+        session: Session,
+        scheduler: Scheduler,
+        on_events: Callable[[list[Event]], None],
+        seats: Seats,
+    ) -> None:
+        super().__init__(session, scheduler, self._account)
+        self.kind = kind
+        self.name = name
+        self.why = ""
+        self.ends: Counter[str] = Counter()
+        self._pass_on = on_events
+        self._seats = seats
+        self._lags = 0.0
+        self._events = 0
+        self._finished: Future[None] | None = None
+        self._log("Session began: %s.", kind, event="session_begin")
+
+    def feed(self, samples: NDArray[np.float32]) -> None:
+        """As `Runner.feed`."""
+        with logs.about(self.name):
+            super().feed(samples)
+
+    def finish(self) -> Future[None]:
+        """As `Runner.finish`."""
+        with logs.about(self.name):
+            self._finished = super().finish()
+        return self._finished
+
+    def close(self) -> None:
+        """As `Runner.close`."""
+        complete = self._finished is not None and self._finished.done()
+        super().close()
+        if not self._seats.leave(self):
+            return
+        seconds, mean = self.received / SAMPLE_RATE, self._lags / max(self._events, 1)
+        why = self.why or ("finished" if complete else "left")
+        self._log(
+            "Session ended: %s, %.1f s of audio, %d utterances (%d failed), mean lag %.2f s, %s.",
+            self.kind, seconds, self.ends.total(), self.ends["failed"], mean, why,
+            event="session_end", audio_seconds=round(seconds, 3), utterances=self.ends.total(),
+            failed=self.ends["failed"], mean_lag=round(mean, 3), why=why,
+        )  # fmt: skip
+
+    def _account(self, events: list[Event]) -> None:
+        """On whichever thread has just learnt something: count, and hand on."""
+        for event in events:
+            self._lags += event.lag
+            self._events += 1
+            self._seats.on_lag(event.lag)
+            if isinstance(event, Final | Failed):
+                self.ends["failed" if isinstance(event, Failed) else "final"] += 1
+            if isinstance(event, Failed):
+                self._seats.on_failed()
+        self._pass_on(events)
+
+    def _log(self, sentence: str, *values: object, event: str, **fields: object) -> None:
+        with logs.about(self.name):
+            log.info(sentence, *values, extra={"fields": {"event": event, "kind": self.kind, **fields}})
