@@ -42,6 +42,10 @@ class PcmStream:
         self.received += len(samples)
         return self._resampler.feed(samples)
 
+    def drop_part(self) -> None:
+        """Forget the bytes of a sample that is not whole yet: its sender will begin with that sample again."""
+        self._rest = b""
+
     def finish(self) -> NDArray[np.float32]:
         """The samples that the resampler still held. Bytes of a sample that never became whole are dropped."""
         return self._resampler.finish()

@@ -308,10 +308,11 @@ def test_so_many_sessions_and_no_more(service: Service) -> None:
             await first.config()
             await second.config()
             async with client(server.url) as third:
+                await third.send({"type": "config"})
                 assert await third.closed() == 1013
                 [error] = third.messages
             assert await first.finalize() == 1000
-            assert await until(lambda: len(server.socket.conversations) == 1)
+            assert await until(lambda: len(server.socket.sessions) == 1)
             async with client(server.url) as fourth:
                 await fourth.config()
         return error
