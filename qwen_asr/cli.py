@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from qwen_asr import __version__
+from qwen_asr import __version__, stream_command
 from qwen_asr.config import Config
 from qwen_asr.errors import AudioError, BadConfig, QwenASRError
 from qwen_asr.options import add_options, from_options, unknown_variables
@@ -81,6 +81,9 @@ def tool(argv: Sequence[str] | None = None) -> int:
     transcribe = _subparser(commands, "transcribe", "print the text of audio files", _TRANSCRIBE_EXAMPLES)
     _add_transcribe_options(transcribe)
     transcribe.set_defaults(action=_transcribe)
+    stream = _subparser(commands, "stream", "send a file or the microphone to a server", stream_command.EXAMPLES)
+    stream_command.add_options(stream)
+    stream.set_defaults(action=stream_command.run)
     return _run(parser, argv, None)
 
 
