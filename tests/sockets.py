@@ -44,13 +44,13 @@ class Listening:
 
 @contextlib.contextmanager
 def listening(
-    service: Service, limits: SocketLimits | None = None, send_buffer: int | None = None
+    service: Service, limits: SocketLimits | None = None, send_buffer: int | None = None, port: int = 0
 ) -> Iterator[Listening]:
-    """Serves the socket on a free port. `send_buffer` is the kernel's, in bytes, for each connection."""
+    """Serves the socket, by default on a free port. `send_buffer` is the kernel's, in bytes, for each connection."""
     app = FastAPI()
     app.state.end_streams = lambda: None
     route = add_route(app, service, limits)
-    bound = bind("127.0.0.1", 0)
+    bound = bind("127.0.0.1", port)
     if send_buffer is not None:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     server = create_server(app, timeout_graceful_shutdown=1, **socket_options(limits))

@@ -152,7 +152,7 @@ def test_the_readme_has_the_options_of_the_code() -> None:
     assert between(readme(), "options") == option_table(Config), "run scripts/update-readme"
 
 
-OPEN = ("qwen_asr", "qwen_asr/audio", "qwen_asr/engine", "qwen_asr/live", "qwen_asr/web", "qwen_asr/tls", "qwen_asr/client")
+OPEN = ("qwen_asr", *(f"qwen_asr/{room}" for room in ("audio", "engine", "live", "web", "tls", "client")))
 """Folders whose every file the README's tree names. Of others it may name the folder only."""
 
 

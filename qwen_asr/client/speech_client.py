@@ -83,7 +83,8 @@ class SpeechClient:
         self._changed = asyncio.Condition()  # of the two above, or of the history's end
         self._events: deque[Event] = deque()
         self._news = asyncio.Event()
-        self._answered_at = 0.0
+        self._reached = 0  # the furthest sample from which a server has wanted the audio
+        self._progress_at = 0.0
         self._task: asyncio.Task[None]
 
     async def __aenter__(self) -> Self:
@@ -150,9 +151,9 @@ class SpeechClient:
                 await self._over_one_connection()
                 return
             except _Dropped as dropped:
-                # A connection that brought a text, or lasted, was good: trying to come back begins anew.
+                # A connection that brought anything forward, or lasted, was good: counting begins anew.
                 lasted = time.monotonic() - began > self._limits.longest_delay_seconds
-                if dropped.was_open and (self._answered_at > began or lasted):
+                if dropped.was_open and (self._progress_at > began or lasted):
                     attempt, away_since = 0, time.monotonic()
                 attempt += 1
                 away = time.monotonic() - away_since
@@ -239,6 +240,8 @@ class SpeechClient:
                 self._tell(Gap(position / self._rate, self._history.begin / self._rate))
             self._tell(event)
             seconds = None  # in the queue it may take long; that the server lives is seen from its pings
+        if position > self._reached:
+            self._reached, self._progress_at = position, time.monotonic()
         async with self._changed:
             self._sent = position
             self._changed.notify_all()
@@ -289,7 +292,7 @@ class SpeechClient:
 
     def _hear(self, message: str | bytes) -> None:
         event = self._dialogue.heard(_object(message))
-        self._answered_at = time.monotonic()
+        self._progress_at = time.monotonic()
         if event is not None:
             self._tell(event)
 
