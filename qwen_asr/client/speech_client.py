@@ -121,7 +121,7 @@ class SpeechClient:
         async with self._changed:
             self._history.append(data)
             self._changed.notify_all()
-            most = _UNSENT_SECONDS * self._rate
+            most = min(_UNSENT_SECONDS, self._limits.kept_seconds / 2) * self._rate
             await self._changed.wait_for(lambda: self._history.end - self._sent <= most or self._task.done())
 
     async def finalize(self) -> None:

@@ -133,12 +133,11 @@ def test_fifty_cuts_at_any_byte(served: Listening, uncut: list[Final], encoding:
 
 def start_server(port: int) -> subprocess.Popen[str]:
     """A server that has loaded and listens once it is told to."""
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", "tests.asr_server", str(port)], cwd=ROOT, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
-    return process
 
 
 def let_listen(process: subprocess.Popen[str]) -> None:
@@ -254,14 +253,14 @@ def test_a_client_that_is_killed_disturbs_nobody(service: Service, uncut: list[F
 
 def test_what_is_not_kept_any_more_is_told(service: Service) -> None:
     """A server that knows nothing, behind silence that is longer than what is kept."""
-    limits = replace(LIMITS, kept_seconds=1.0, silent_seconds=2.0)
-    samples = np.concatenate([silence(4.0), spoken(SENTENCES[0])])
+    limits = replace(LIMITS, kept_seconds=4.0, silent_seconds=2.0)
+    samples = np.concatenate([silence(9.0), spoken(SENTENCES[0])])
 
     async def run(server: Listening) -> Heard:
         async with proxy(server.url) as between:
 
             async def forget(heard: Heard) -> None:
-                assert await until(lambda: heard.client.sent_seconds > 2.0)
+                assert await until(lambda: heard.client.sent_seconds > 4.5)
                 between.freeze()
                 [session] = server.socket.sessions._placed
                 session.problem = QwenASRError("as if it had never been")
@@ -272,7 +271,7 @@ def test_what_is_not_kept_any_more_is_told(service: Service) -> None:
         heard = asyncio.run(run(server))
     [gap] = heard.of(Gap)
     assert gap.start == 0.0
-    assert gap.end > 1.0
+    assert 0.4 < gap.end <= 8.0
     [final] = heard.of(Final)
     assert final.text == SENTENCES[0]
-    assert final.end > 4.0
+    assert final.end > 9.0
