@@ -445,8 +445,8 @@ def random_message(rng: np.random.Generator) -> str | bytes:
     return bytes(text).decode(errors="replace")
 
 
-def test_random_messages_leave_nothing_behind(served: Listening) -> None:
-    async def speak(seed: int) -> list[dict[str, Any]]:
+def test_random_messages_leave_nothing_behind(service: Service) -> None:
+    async def speak(served: Listening, seed: int) -> list[dict[str, Any]]:
         rng = np.random.default_rng(seed)
         async with client(served.url, ping_interval=None) as speaker:
             with contextlib.suppress(ConnectionClosed):
@@ -462,13 +462,16 @@ def test_random_messages_leave_nothing_behind(served: Listening) -> None:
                 await speaker.closed()
         return speaker.messages
 
-    async def speak_all() -> list[dict[str, Any]]:
-        answers = [message for seed in range(200) for message in await speak(seed)]
+    async def speak_all(served: Listening) -> list[dict[str, Any]]:
+        answers = [message for seed in range(200) for message in await speak(served, seed)]
         assert await until(lambda: not served.socket.conversations)
         assert await until(lambda: not served.connections)
+        assert await until(lambda: not served.socket.sessions._known)
+        assert len(served.socket.sessions) == served.socket.sessions.waiting == 0
         return answers
 
-    answers = asyncio.run(speak_all())
+    with listening(service, SocketLimits(resume_seconds=0.5)) as server:
+        answers = asyncio.run(speak_all(server))
     assert {message["type"] for message in answers} <= {"session_created", "partial", "final", "error"}
     codes = {message["code"] for message in answers if message["type"] == "error"}
     expected = {"BadConfig", "BadInput", "AudioError"}
