@@ -74,15 +74,14 @@ def notice(event: Connected | Failed | Gap | Lost | Queued) -> str:
 
 def fitted(text: str, stable: int, columns: int) -> tuple[str, str]:
     """The settled and the tentative part of a text, of which so much of the end is shown as fits into a line."""
-    shown, width = len(text), 0
-    while shown > 0 and (width := width + _columns(text[shown - 1])) <= columns:
-        shown -= 1
-    if shown > 0:  # one more column for the ellipsis
-        while shown < len(text) and width > columns - 1:
-            width -= _columns(text[shown])
-            shown += 1
-        return "…" + text[shown:stable], text[max(stable, shown) :]
-    return text[:stable], text[stable:]
+    width = sum(map(_columns, text))
+    if width <= columns:
+        return text[:stable], text[stable:]
+    shown = 0
+    while shown < len(text) and width > columns - 1:  # one column is the ellipsis
+        width -= _columns(text[shown])
+        shown += 1
+    return "…" + text[shown:stable], text[max(stable, shown) :]
 
 
 def _columns(character: str) -> int:
