@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from qwen_asr.audio.decode import decode_blocks, fetch, is_address
 from qwen_asr.config import ClientLimits
 from qwen_asr.errors import AudioError
 
-Blocks = Iterator[NDArray[Any]]
+Blocks = Generator[NDArray[Any], None, None]
 BLOCK_SECONDS = 0.1
 _WAITING_BLOCKS = 8
 
@@ -34,8 +34,9 @@ _WAITING_BLOCKS = 8
 def file_blocks(name: str) -> Blocks:
     """A path, an http(s) URL, or `-` for a whole file on standard input: float32 at 16 kHz. Raises AudioError."""
     if name == "-":
-        return decode_blocks(sys.stdin.buffer, "Standard input")
-    return decode_blocks(io.BytesIO(fetch(name)) if is_address(name) else Path(name), repr(name))
+        yield from decode_blocks(sys.stdin.buffer, "Standard input")
+        return
+    yield from decode_blocks(io.BytesIO(fetch(name)) if is_address(name) else Path(name), repr(name))
 
 
 def raw_blocks(rate: int) -> Blocks:
@@ -84,6 +85,11 @@ def microphone_blocks() -> Blocks:
 
 def at_real_time(blocks: Blocks, rate: int = SAMPLE_RATE) -> Blocks:
     """The same samples no sooner than they would be spoken."""
+    with contextlib.closing(blocks):
+        yield from _paced(blocks, rate)
+
+
+def _paced(blocks: Blocks, rate: int) -> Blocks:
     began, told = time.monotonic(), 0
     size = max(1, round(rate * BLOCK_SECONDS))
     for block in blocks:
@@ -119,6 +125,8 @@ async def read(blocks: Blocks, stop: asyncio.Event, *, live: bool = False) -> As
                 _hand_over(loop, waiting, block)
         except BaseException as error:
             end = error
+        finally:
+            blocks.close()  # the file or the microphone behind it, now and not when it is collected
         _hand_over(loop, waiting, end)
 
     threading.Thread(target=work, name="qwen-asr-reading", daemon=True).start()

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import signal
 from dataclasses import dataclass, field
-from itertools import chain
+from typing import Any
+
+from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.client.screen import Screen
@@ -97,8 +99,14 @@ def _source(wanted: Streaming) -> Blocks:
     first = next(blocks, None)
     if first is None:
         raise AudioError(f"{wanted.source!r} holds no sound at all; expected an audio or video file.")
-    blocks = chain([first], blocks)
+    blocks = _behind(first, blocks)
     return at_real_time(blocks, wanted.rate or SAMPLE_RATE) if wanted.realtime else blocks
+
+
+def _behind(first: NDArray[Any], blocks: Blocks) -> Blocks:
+    with contextlib.closing(blocks):
+        yield first
+        yield from blocks
 
 
 async def _speak(client: SpeechClient, blocks: Blocks, stop: asyncio.Event, live: bool) -> None:

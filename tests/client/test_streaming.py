@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import io
 import os
 import pty
 import signal
+import ssl
 import struct
 import subprocess
 import sys
@@ -21,11 +23,14 @@ import numpy as np
 import pytest
 import torch
 
+from qwen_asr import cli
+from qwen_asr.client import SpeechClient, trusted
 from qwen_asr.client.events import Connected, Failed, Final, Gap, Lost, Partial, Queued
 from qwen_asr.client.refusals import socket_url
 from qwen_asr.client.screen import Screen, fitted
 from qwen_asr.config import Config
-from qwen_asr.errors import BadConfig
+from qwen_asr.errors import BadConfig, CertificateError
+from qwen_asr.tls.self_signed import ensure_self_signed
 from qwen_asr.web.service import Service
 from tests.checkpoints import demo_recognizer, spoken
 from tests.sockets import Listening, listening, silence
@@ -126,14 +131,37 @@ def test_the_progress_of_transcribe_is_for_terminals(speech: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_one_sentence(
-    served: Listening, speech: Path, words: list[str], code: int, sentence: str
+    served: Listening, speech: Path, words: list[str], code: int, sentence: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     names = {"speech": speech, "url": served.url, "wss": served.url.replace("ws:", "wss:")}
-    done = run("stream", *(word.format(**names) for word in words), audio=b"")
-    assert done.returncode == code, done.stderr
-    assert done.stdout == b""
-    [line] = done.stderr.decode().splitlines()
+    words = ["stream", *(word.format(**names) for word in words)]
+    if "-" in words:  # here there is no standard input
+        done = run(*words, audio=b"")
+        assert (done.returncode, done.stdout) == (code, b"")
+        said = done.stderr.decode()
+    else:
+        assert cli.tool(words) == code
+        out, said = capfd.readouterr()
+        assert out == ""
+    [line] = [line for line in said.splitlines() if "Invalid HTTP request" not in line]  # the server's, of wss
     assert sentence in line
+
+
+def test_a_certificate_that_is_not_trusted_is_explained(tmp_path: Path) -> None:
+    files = ensure_self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.certfile, files.keyfile)
+
+    async def connect() -> None:
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+        async with server, SpeechClient(f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+            async for _ in client:
+                pass
+
+    with pytest.raises(CertificateError, match=r"not trusted .*certs/qwen_asr_cert\.pem.*--cafile"):
+        asyncio.run(connect())
+    with pytest.raises(CertificateError, match="expected a certificate in PEM"):
+        trusted(str(files.keyfile))
 
 
 def test_addresses() -> None:
