@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from qwen_asr import __version__
+from qwen_asr import __version__, stream_command
 from qwen_asr.config import Config
 from qwen_asr.errors import AudioError, BadConfig, QwenASRError
 from qwen_asr.options import add_options, from_options, unknown_variables
@@ -25,6 +25,7 @@ from qwen_asr.web import logs
 
 if TYPE_CHECKING:
     from qwen_asr.live.events import Final
+    from qwen_asr.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,9 @@ def tool(argv: Sequence[str] | None = None) -> int:
     _add_transcribe_options(transcribe)
     transcribe.set_defaults(action=_transcribe)
     _add_cert_commands(commands)
+    stream = _subparser(commands, "stream", "send a file or the microphone to a server", stream_command.EXAMPLES)
+    stream_command.add_options(stream)
+    stream.set_defaults(action=stream_command.run)
     return _run(parser, argv, None)
 
 
@@ -220,24 +224,31 @@ def _transcribe(options: dict[str, Any]) -> int:
     from transformers.utils.logging import disable_progress_bar  # heavy, as the next
 
     from qwen_asr.files import FileTranscriber
+    from qwen_asr.progress import Progress
 
     if not options["verbose"]:
         disable_progress_bar()  # it shows one even where stderr is a file
-    transcriber = FileTranscriber(config, language=options["language"], context=options["context"])
+    progress = Progress(files)
+    transcriber = FileTranscriber(
+        config, language=options["language"], context=options["context"], on_read=progress.took
+    )
     exit_code = 0
     whole: list[tuple[str, list[Final]]] = []  # but for txt, of which each line is printed as soon as it is known
     for name in files:
         try:
             finals = transcriber.finals(name)
             if options["format"] == "txt":
-                finals = _print_lines(finals, "" if len(files) == 1 else f"{name}: ")
+                finals = _print_lines(finals, "" if len(files) == 1 else f"{name}: ", progress)
             whole.append((name, list(finals)))
         except AudioError as error:
-            _complain("qwen-asr transcribe", error)
+            with progress.aside():
+                _complain("qwen-asr transcribe", error)
             exit_code = error.exit_code
             continue
         if not any(final.text.strip() for final in whole[-1][1]):
-            print(f"No speech was found in {name}.", file=sys.stderr)  # noqa: T201 - as _complain
+            with progress.aside():
+                print(f"No speech was found in {name}.", file=sys.stderr)  # noqa: T201 - as _complain
+    progress.close()
     if options["format"] != "txt":
         _print_whole(whole, options["format"], several=len(files) > 1)
     return exit_code
@@ -255,13 +266,14 @@ def _cert(options: dict[str, Any]) -> int:
     return 1 if options["verb"] == "check" and report.problems else 0
 
 
-def _print_lines(finals: Iterator[Final], prefix: str) -> Iterator[Final]:
+def _print_lines(finals: Iterator[Final], prefix: str, progress: Progress) -> Iterator[Final]:
     """Prints each as it passes."""
     from qwen_asr.live.subtitles import txt
 
     for final in finals:
         if line := txt([final]):
-            print(prefix + line, end="", flush=True)  # noqa: T201 - the text is the output
+            with progress.aside():
+                print(prefix + line, end="", flush=True)  # noqa: T201 - the text is the output
         yield final
 
 

@@ -20,6 +20,7 @@
     ├── LimitExceeded           429  1013           more than the server was told to take on
     ├── StorageError            507                 the server's disk took no more
     ├── StepFailed              500  1011           the model failed on one step; the session goes on
+    ├── ConnectionFailed                   exit 1   our client cannot reach its server, or lost it for good
     └── StartupError                       exit 1   the server cannot start
         ├── PortInUse                               somebody else listens there
         ├── CertificateError                        a certificate or key that cannot be used or written
@@ -142,6 +143,10 @@ class StorageError(QwenASRError):
 
 class StepFailed(QwenASRError):
     """The model failed on one step of one utterance; the session itself goes on."""
+
+
+class ConnectionFailed(QwenASRError):
+    """Our own client cannot reach its server, is not let in, or has lost it for good."""
 
 
 class StartupError(QwenASRError):

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from qwen_asr.audio.decode import decode_blocks, fetch, is_address
 from qwen_asr.audio.vad import Silero
@@ -30,8 +33,17 @@ STANDARD_INPUT = "Standard input"
 class FileTranscriber:
     """Transcribes files with one model, which it loads when the first file that is audio comes."""
 
-    def __init__(self, config: Config, *, language: str | None = None, context: str = "") -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        language: str | None = None,
+        context: str = "",
+        on_read: Callable[[int], None] = lambda samples: None,
+    ) -> None:
+        """`on_read` is told how many samples (16 kHz) were read, block by block."""
         self._config = config
+        self._on_read = on_read
         self._language = language
         self._context = context
         self._silero = Silero()
@@ -47,11 +59,16 @@ class FileTranscriber:
         first = next(blocks, None)
         if first is None:
             raise AudioError(f"{name!r} holds no sound at all; expected an audio or video file.")
-        for event in run_session(self._session(), chain([first], blocks)):
+        for event in run_session(self._session(), self._told(chain([first], blocks))):
             if isinstance(event, Failed):
                 raise StepFailed(event.message)
             if isinstance(event, Final):
                 yield event
+
+    def _told(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        for block in blocks:
+            yield block
+            self._on_read(len(block))  # the session has asked for more, and is done with this one
 
     def _session(self) -> Session:
         config = self._config

@@ -59,6 +59,7 @@ def listening(
     limits: SocketLimits | None = None,
     send_buffer: int | None = None,
     room: ModuleType = asr_socket,
+    port: int = 0,
 ) -> Iterator[Listening]:
     """Serves the socket on a free port. `send_buffer` is the kernel's, in bytes, for each connection.
 
@@ -69,7 +70,7 @@ def listening(
     route = room.add_route(app, service, limits)
     app.state.stopping = Stopping(service, route)
     add_routes(app, service)
-    bound = bind("127.0.0.1", 0)
+    bound = bind("127.0.0.1", port)
     if send_buffer is not None:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     server = create_server(app, timeout_graceful_shutdown=1, **socket_options(limits))

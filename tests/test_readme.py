@@ -36,6 +36,7 @@ NOT_RUN = {
     "python app.py --share": "tests/web/test_server.py runs the tunnel's part; a real link would be public",
     "qwen-asr": "run with its subcommand",
     "qwen-asr cert show": "tests/tls/test_commands.py runs it, as the others of `qwen-asr cert`",
+    "qwen-asr stream": "run with its file",
     "qwen-asr-serve-websocket": "tests/test_cli.py holds that it is the same as app.py",
     "pip install .": "tests/test_structure.py holds that the console scripts lead to functions",
 }
@@ -84,7 +85,7 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def test_every_command_is_known_here() -> None:
-    known = {*NOT_RUN, *(command for command, _ in SERVING), PROXIED, NAMED, TRANSCRIBE, *MODULES}
+    known = {*NOT_RUN, *(command for command, _ in SERVING), PROXIED, NAMED, TRANSCRIBE, STREAM, *MODULES}
     assert {*BLOCKS, *INLINE} == known
 
 
@@ -131,7 +132,7 @@ def test_the_openai_package_is_answered(tmp_path: Path) -> None:
     write_wave(tmp_path / "speech.wav")
     (tmp_path / "certs").symlink_to(ROOT / "certs")
     port = free_port()
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[2:]
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[2:4]
     said = []
     with running("python app.py --generate-self-signed-cert --asr-model-path demo", port):
         assert until(lambda: answers(f"https://localhost:{port}/readyz"), 200)
@@ -143,6 +144,30 @@ def test_the_openai_package_is_answered(tmp_path: Path) -> None:
     subtitles, realtime = said
     assert subtitles[2] == "Turn on the kitchen light."
     assert realtime == ["Turn on the kitchen light."]
+
+
+STREAM = "qwen-asr stream --cafile certs/qwen_asr_cert.pem interview.m4a"
+
+
+def test_the_client_streams(tmp_path: Path, program: Callable[[str], str]) -> None:
+    samples = write_wave(tmp_path / "interview.wav")
+    convert = [program("ffmpeg"), "-loglevel", "error", "-i", "interview.wav", "interview.m4a"]
+    subprocess.run(convert, cwd=tmp_path, check=True)
+    np.save(tmp_path / "samples.npy", samples)
+    (tmp_path / "certs").symlink_to(ROOT / "certs")
+    port = free_port()
+    script = "import sys; from qwen_asr.cli import tool; sys.exit(tool())"
+    command = [sys.executable, "-c", script, *shlex.split(STREAM)[1:], "--url", f"wss://localhost:{port}/ws/asr"]
+    block = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[4].replace("localhost:8000", f"localhost:{port}")
+    block = "import numpy\nblocks = numpy.array_split(numpy.load('samples.npy'), 20)\n" + block
+    with running("python app.py --generate-self-signed-cert --asr-model-path demo", port):
+        assert until(lambda: answers(f"https://localhost:{port}/readyz"), 200)
+        paths = {"cwd": tmp_path, "env": environment(0) | {"PYTHONPATH": str(ROOT)}}
+        typed = subprocess.run(command, **paths, capture_output=True, text=True)
+        written = subprocess.run([sys.executable, "-c", block], **paths, capture_output=True, text=True)
+    assert (typed.returncode, typed.stdout) == (0, "Turn on the kitchen light.\n"), typed.stderr
+    assert written.returncode == 0, written.stderr
+    assert written.stdout.endswith(" s: Turn on the kitchen light.\n")
 
 
 NAMED = "python app.py --generate-self-signed-cert --asr-model-path Qwen/Qwen3-ASR-0.6B"

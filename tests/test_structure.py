@@ -35,9 +35,10 @@ ROOMS = {
     "live": {"config", "errors", "audio", "engine"},
     "web": {"config", "errors", "proxies", "audio", "engine", "live", "tls"},
     "tls": {"config", "errors"},
+    "client": {"config", "errors", "audio"},  # a program of its own, for a machine without the model
     "demo": {"config", "errors", "audio", "engine"},  # makes the checkpoint, of which others only read the files
 }
-TOP = {"__init__", "api", "cli", "files"}
+TOP = {"__init__", "api", "cli", "files", "progress", "stream_command"}
 
 
 def tracked() -> list[Path]:
@@ -152,7 +153,7 @@ def test_the_readme_has_the_options_of_the_code() -> None:
     assert between(readme(), "options") == option_table(Config), "run scripts/update-readme"
 
 
-OPEN = ("qwen_asr", "qwen_asr/audio", "qwen_asr/engine", "qwen_asr/live", "qwen_asr/web", "qwen_asr/tls")
+OPEN = ("qwen_asr", *(f"qwen_asr/{room}" for room in ("audio", "engine", "live", "web", "tls", "client")))
 """Folders whose every file the README's tree names. Of others it may name the folder only."""
 
 

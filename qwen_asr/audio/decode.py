@@ -86,6 +86,17 @@ def decode_blocks(source: Path | BinaryIO, name: str = "The audio") -> Iterator[
             yield from _decode(file, name)
 
 
+def seconds_of(path: Path) -> float | None:
+    """How long the sound of a file is said to be by the file itself; None where it does not say, or is no such file."""
+    if not path.is_file():  # a pipe would be read from
+        return None
+    try:
+        with path.open("rb") as file, av.open(file, mode="r", options={"format_whitelist": _FORMATS}) as container:
+            return container.duration / av.time_base if container.duration else None
+    except (OSError, ValueError):  # FFmpeg's own errors are both
+        return None
+
+
 def _spooled(source: BinaryIO, name: str) -> BinaryIO:
     """A temporary file with all that comes out of `source`. It has no name: the system removes it, whatever happens."""
     try:

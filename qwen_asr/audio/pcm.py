@@ -56,6 +56,10 @@ class PcmStream:
         self._given += len(known)
         return known
 
+    def drop_part(self) -> None:
+        """Forget the bytes of a sample that is not whole yet: its sender will begin with that sample again."""
+        self._rest = b""
+
     def finish(self) -> NDArray[np.float32]:
         """The samples that the resampler still held. Bytes of a sample that never became whole are dropped."""
         rest = self._resampler.finish()

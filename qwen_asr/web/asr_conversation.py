@@ -4,42 +4,43 @@ Three things go on at once. The client's messages are read, and its audio goes t
 ahead of the recogniser than `ahead_seconds`: what is not read stays with the client, by TCP's own back-pressure. The
 recogniser's thread puts what it finds into an outbox. From there it is sent as fast as the client reads.
 
-Whatever ends a session but the client's leaving, what was taken gets its text first.
+Whatever ends a session but the client's leaving, what was taken gets its text first. A connection that is lost ends
+nothing: the session waits for its client to come back (`asr_sessions`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
-import secrets
-import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.to_thread
 from starlette.websockets import WebSocketDisconnect
 
-from qwen_asr.audio.pcm import PcmStream
 from qwen_asr.errors import BadConfig, LimitExceeded, QwenASRError, ServerStopping, TimedOut, TooLarge
-from qwen_asr.live.events import Event, Partial
 from qwen_asr.web import asr_messages, logs
-from qwen_asr.web.outbox import Outbox
+from qwen_asr.web.asr_session import AsrSession
 
 if TYPE_CHECKING:
-    from anyio.abc import TaskGroup
     from starlette.websockets import WebSocket
 
     from qwen_asr.config import SocketLimits
-    from qwen_asr.web.seats import Seat
+    from qwen_asr.web.asr_messages import Settings
+    from qwen_asr.web.asr_sessions import Sessions
+    from qwen_asr.web.outbox import Outbox
     from qwen_asr.web.service import Service
-    from qwen_asr.web.speaker import Wishes
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05  # between two looks at a session that is ahead of the recogniser
 NORMAL_CLOSE = 1000
+RESUMED_CLOSE = 4001  # from the range that RFC 6455 leaves to applications
+_LEFT = (1000, 1001, 1005)
+"""Close codes of a client that leaves on purpose: normal, going away, none. 1006 is a connection that was lost."""
+_STOPPING = 1012  # what the server itself says when it stops: nobody will come back to this process
 T = TypeVar("T")
 
 
@@ -47,22 +48,28 @@ class Conversation:
     """What one accepted connection says and hears: `run` it, or `refuse` it."""
 
     def __init__(
-        self, websocket: WebSocket, service: Service, limits: SocketLimits, threads: anyio.CapacityLimiter
+        self,
+        websocket: WebSocket,
+        service: Service,
+        limits: SocketLimits,
+        threads: anyio.CapacityLimiter,
+        sessions: Sessions,
     ) -> None:
-        self.session_id = secrets.token_urlsafe(16)
         self._websocket = websocket
         self._service = service
         self._limits = limits
         self._threads = threads
-        self._outbox = Outbox(limits.waiting_messages)
-        self._answered = False  # whether any utterance has ended
+        self._sessions = sessions
+        # Who resumes must come with the key that the session was opened with, or both without any.
+        self._owner = hashlib.sha256(websocket.headers.get("authorization", "").encode()).digest()
         self._close_code = NORMAL_CLOSE
-        self._gone = False
-        self._tasks: TaskGroup
-        self._audio: PcmStream
-        self._runner: Seat
+        self._leaving: Exception | None = None  # how the client was found to be gone
+        self._displaced = False
         self._stopping = False
-        self._reading = self._finishing = anyio.CancelScope()
+        self._scope, self._reading, self._finishing = anyio.CancelScope(), anyio.CancelScope(), anyio.CancelScope()
+        self._parted = anyio.Event()
+        self._session: AsrSession
+        self._outbox: Outbox
 
     @property
     def waiting(self) -> int:
@@ -88,72 +95,131 @@ class Conversation:
 
     async def run(self) -> None:
         """From the first message to the close. Raises WebSocketDisconnect for a client that left before its session."""
-        logs.set_session(self.session_id)
         try:
             await self._begin()
         except QwenASRError as error:
             await self.refuse(error)
             return
         try:
-            async with anyio.create_task_group() as tasks:
-                self._tasks = tasks
-                tasks.start_soon(self._unless_gone, self._send)
-                tasks.start_soon(self._unless_gone, self._hear)
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._unless_gone, self._send)
+                    tasks.start_soon(self._unless_gone, self._hear)
         finally:
-            self._runner.close()
-        if not self._gone:
+            self._part()
+        if self._leaving is None:
             with anyio.move_on_after(self._limits.send_seconds):
                 await self._websocket.close(self._close_code)
 
+    async def leave(self) -> None:
+        """Give the session up to another connection. Returns once nothing here touches it any more."""
+        self._displaced = True
+        self._close_code = RESUMED_CLOSE
+        self._scope.cancel()
+        await self._parted.wait()
+
+    # --- the beginning and the end
+
     async def _begin(self) -> None:
-        """Take the first message and open the session. Raises the QwenASRError that forbids it."""
+        """Take the first message; resume or open the session. Raises the QwenASRError that forbids it."""
         first = await self._receive(self._limits.config_seconds)
         if isinstance(first, bytes):
             raise BadConfig('The first message is binary; expected a text: {"type": "config"} with the settings.')
         settings = asr_messages.parse_config(first)
+        if settings.resume and await self._resume(settings.resume, settings):
+            logs.set_session(self._session.id)
+            log.info("The session goes on at sample %d.", self._session.received)
+            return
+        self._session = session = await self._open(settings)
+        created = asr_messages.session_created(session.id, session.base if settings.resume else None)
+        self._outbox = session.attach(created)
+        session.holder = self
+        logs.set_session(session.id)
+
+    async def _resume(self, session_id: str, settings: Settings) -> bool:
+        """Take over the session of that id; False where there is none. Raises BadConfig."""
+        session = self._sessions.find(session_id, self._owner, settings.offset)
+        if session is None:
+            return False
+        warning = asr_messages.check_resume(settings, session.settings)
+        async with session.handover:
+            if session.holder is not None:
+                await session.holder.leave()
+            # It may have ended while this waited.
+            if session.problem is not None or not self._sessions.knows(session):
+                return False
+            self._sessions.kept_for(session)
+            resumed = asr_messages.session_resumed(session.id, session.received, warning)
+            self._session, self._outbox = session, session.attach(resumed, settings.offset)
+            session.holder = self
+        return True
+
+    async def _open(self, settings: Settings) -> AsrSession:
+        self._sessions.take_place()
         try:
-            self._audio = await self._in_thread(PcmStream, settings.encoding, settings.wishes.rate)
-            self._runner = await self._in_thread(self._listen, settings.wishes)
-        except QwenASRError:
-            raise
-        except Exception as error:
+            session = await self._in_thread(AsrSession, settings, self._owner, self._limits, self._service)
+        except BaseException as error:
+            self._sessions.give_place_back()
+            if isinstance(error, QwenASRError) or not isinstance(error, Exception):
+                raise
             log.exception("A session could not be opened.")
             raise QwenASRError("The server failed to open a session; its log says why.") from error
-        self._outbox.put(asr_messages.session_created(self.session_id))
+        self._sessions.add(session)
+        return session
 
     async def _unless_gone(self, part: Callable[[], Awaitable[None]]) -> None:
         """Run a part of the conversation; a client that is gone, or does not read, ends the others too."""
         try:
             await part()
         except (WebSocketDisconnect, TimeoutError) as gone:
-            self._runner.why = f"the client is gone ({type(gone).__name__})"
-            self._gone = True
-            self._tasks.cancel_scope.cancel()
+            log.info("The client is gone (%s).", type(gone).__name__)
+            self._session.why = f"the client is gone ({type(gone).__name__})"
+            self._leaving = self._leaving or gone
+            self._scope.cancel()
+
+    def _part(self) -> None:
+        """This connection and the session part: what becomes of the session depends on why."""
+        session, leaving = self._session, self._leaving
+        session.detach()
+        left = isinstance(leaving, WebSocketDisconnect) and leaving.code in (*_LEFT, _STOPPING)
+        if self._displaced or (leaving is not None and not left and session.problem is None):
+            self._sessions.keep(session)
+        elif leaving is None and session.problem is None and session.finalized:
+            self._sessions.finish(session)
+        else:
+            self._sessions.forget(session)
+        self._parted.set()
 
     # --- what comes in
 
     async def _hear(self) -> None:
         """Read to the end, whatever ends it; then have everything that was taken recognised and told."""
-        problem = await self._until_the_end()
-        self._tasks.start_soon(self._unless_gone, self._notice_leaving)
-        try:
-            with anyio.CancelScope() as self._finishing:
-                await asyncio.wrap_future(await self._in_thread(self._finish))
-        except Exception:
-            log.exception("The session could not be finished.")
-            problem = QwenASRError("The server failed on the end of this session; its log says why.")
-        if problem is not None:
-            self._close_code = problem.close_code
-            self._runner.why = type(problem).__name__
-            self._service.instruments.count(problem)
-            self._outbox.put(asr_messages.of_error(problem))
-        elif not self._answered:
-            self._outbox.put(asr_messages.nothing_said(self._runner.received, self._audio.received, time.time()))
-        self._outbox.end()
+        session = self._session
+        if not session.finalized:
+            session.problem = await self._until_the_end()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._unless_gone, self._notice_leaving)
+            try:
+                with anyio.CancelScope() as self._finishing:
+                    # Shielded: if this connection goes, the session still finishes, for the next one.
+                    await asyncio.shield(asyncio.wrap_future(await self._in_thread(session.finish)))
+            except Exception:
+                log.exception("The session could not be finished.")
+                session.problem = QwenASRError(
+                    "The server failed on the end of this session; its log says why."
+                )
+            if session.problem is None:
+                session.conclude()
+            else:
+                self._close_code = session.problem.close_code
+                session.why = type(session.problem).__name__
+                self._service.instruments.count(session.problem)
+                self._outbox.put(asr_messages.of_error(session.problem))
+            self._outbox.end()
 
     async def _until_the_end(self) -> QwenASRError | None:
         """Take audio until the client finalizes: None. Else what forbids to go on. Raises WebSocketDisconnect."""
-        with anyio.move_on_after(self._limits.session_seconds):
+        with anyio.move_on_after(max(0.0, self._limits.session_seconds - self._session.seconds)):
             try:
                 while isinstance(message := await self._receive(self._limits.idle_seconds), bytes):
                     await self._take(message)
@@ -192,13 +258,13 @@ class Conversation:
 
     async def _take(self, audio: bytes) -> None:
         """Feed audio, a second at a time, as far as the session does not get ahead of the recogniser."""
-        second = self._audio.bytes_a_second
-        for begin in range(0, len(audio), second):
-            ahead = await self._in_thread(self._feed, audio[begin : begin + second])
+        session = self._session
+        for begin in range(0, len(audio), session.bytes_a_second):
+            ahead = await self._in_thread(session.feed, audio[begin : begin + session.bytes_a_second])
             while ahead:
                 self._check_stopping()
                 await anyio.sleep(_POLL_SECONDS)
-                ahead = await self._in_thread(self._is_ahead)
+                ahead = await self._in_thread(session.is_ahead)
 
     def _check_stopping(self) -> None:
         if self._stopping:
@@ -211,37 +277,14 @@ class Conversation:
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message["code"], message.get("reason"))
 
-    # --- on worker threads
-
     async def _in_thread(self, function: Callable[..., T], *values: Any) -> T:
         return await anyio.to_thread.run_sync(function, *values, limiter=self._threads)
 
-    def _listen(self, wishes: Wishes) -> Seat:
-        return self._service.listen(wishes, self._tell, "asr", self.session_id)
-
-    def _feed(self, audio: bytes) -> bool:
-        self._runner.feed(self._audio.feed(audio))
-        return self._is_ahead()
-
-    def _is_ahead(self) -> bool:
-        # Without a step under way nothing would make the lag smaller but more audio: never wait for that.
-        return self._outbox.full or (self._runner.busy and self._runner.lag > self._limits.ahead_seconds)
-
-    def _finish(self) -> Future[None]:
-        self._runner.feed(self._audio.finish())
-        return self._runner.finish()
-
     # --- what goes out
-
-    def _tell(self, events: list[Event]) -> None:
-        """On whichever thread has just learnt something, the recogniser's among them: hand over and return."""
-        for event in events:
-            self._outbox.put(asr_messages.of_event(event, self._audio.received, time.time()))
-            self._answered = self._answered or not isinstance(event, Partial)
 
     async def _send(self) -> None:
         """Send what is put into the outbox, to its end. Raises TimeoutError for a client that does not read."""
         while (message := await self._outbox.take()) is not None:
             with anyio.fail_after(self._limits.send_seconds):
                 await self._websocket.send_text(asr_messages.encode(message))
-        self._tasks.cancel_scope.cancel()
+        self._scope.cancel()

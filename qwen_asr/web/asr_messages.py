@@ -21,12 +21,39 @@ _SHOWN = 80
 """How much of what a client sent an error repeats, in characters."""
 
 
+MOST_SAMPLES = 2**53
+"""The largest offset: from there on the numbers of JSON, which many read as floats, are not whole any more."""
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What a client's first message asked for. `encoding` is one of `pcm.ENCODINGS`."""
+    """What a client's first message asked for. `encoding` is one of `pcm.ENCODINGS`.
+
+    `resume` is the session that it comes back to, `offset` the sample at which its last final ended. `named` are the
+    keys that it gave a value.
+    """
 
     wishes: Wishes
     encoding: str
+    resume: str = ""
+    offset: int = 0
+    named: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The client's own audio: its `rate`, and how many of its samples (`base`) went to an earlier session."""
+
+    rate: int = SAMPLE_RATE
+    base: int = 0
+
+    def seconds(self, position: int) -> float:
+        """Where a position in the session (samples at 16 kHz) is in the client's stream."""
+        return (self.base * SAMPLE_RATE / self.rate + position) / SAMPLE_RATE
+
+    def sample(self, position: int) -> int:
+        """The same as a sample of the client's: the last one that lies not behind the position."""
+        return self.base + position * self.rate // SAMPLE_RATE
 
 
 def parse_config(message: str) -> Settings:
@@ -48,7 +75,33 @@ def parse_config(message: str) -> Settings:
         prompt=_text(given, "prompt"),
         chunk_seconds=_chunk_seconds(given),
     )
-    return Settings(wishes, _encoding(given))
+    resume, offset = _text(given, "resume"), _offset(given)
+    if offset is not None and not resume:
+        raise BadConfig("offset was given without resume; expected the session_id of the session to go on with.")
+    named = frozenset(key for key, value in given.items() if value is not None)
+    return Settings(wishes, _encoding(given), resume, offset or 0, named)
+
+
+def check_resume(asked: Settings, session: Settings) -> str | None:
+    """The settings that a client comes back with, beside those of its session; a warning where some have no effect.
+
+    Raises `BadConfig` where the audio would be read as what it is not.
+    """
+    for key, new, old in (
+        ("sample_rate", asked.wishes.rate, session.wishes.rate),
+        ("encoding", asked.encoding, session.encoding),
+    ):
+        if key in asked.named and new != old:
+            raise BadConfig(f"{key} was given {_shown(new)}, but the session to resume has {_shown(old)}: give that.")
+    wishes = {"context": "context", "prompt": "prompt", "language": "language", "chunk_size_sec": "chunk_seconds"}
+    other = [
+        key
+        for key, name in wishes.items()
+        if key in asked.named and getattr(asked.wishes, name) != getattr(session.wishes, name)
+    ]
+    if not other:
+        return None
+    return f"resume: {', '.join(other)} differ from the session's, which stay: open a new session for other settings."
 
 
 def check_finalize(message: str) -> None:
@@ -107,6 +160,13 @@ def _rate(given: dict[str, Any]) -> int:
     return SAMPLE_RATE if rate is None else int(rate)
 
 
+def _offset(given: dict[str, Any]) -> int | None:
+    offset = _number(given, "offset", 0, MOST_SAMPLES)
+    if offset is not None and not float(offset).is_integer():
+        raise BadConfig(f"offset was given {_shown(offset)}; expected a whole number of samples.")
+    return None if offset is None else int(offset)
+
+
 def _encoding(given: dict[str, Any]) -> str:
     encoding = _text(given, "encoding") or "f32le"
     if encoding not in ENCODINGS:
@@ -123,26 +183,37 @@ def _shown(value: Any) -> str:
 # --- the server's
 
 
-def session_created(session_id: str) -> dict[str, Any]:
-    """The answer to a config that was accepted."""
-    return {"type": "session_created", "session_id": session_id}
+def session_created(session_id: str, received: int | None = None) -> dict[str, Any]:
+    """The answer to a config that was accepted.
+
+    `received`: the client wanted to resume a session that is not known here; it sends its audio from this sample on.
+    """
+    told: dict[str, Any] = {"type": "session_created", "session_id": session_id}
+    return told if received is None else told | {"received_samples": received}
 
 
-def of_event(event: Event, received: int, now: float) -> dict[str, Any]:
+def session_resumed(session_id: str, received: int, warning: str | None = None) -> dict[str, Any]:
+    """The answer to a config that resumes a session: the client goes on with sample `received` of its stream."""
+    told: dict[str, Any] = {"type": "session_resumed", "session_id": session_id, "received_samples": received}
+    return told if warning is None else told | {"warning": warning}
+
+
+def of_event(event: Event, received: int, now: float, stream: Stream | None = None) -> dict[str, Any]:
     """What the client is told of an event.
 
-    `received` counts the samples taken so far, at the client's rate; `now` is the Unix time in seconds, which clients
-    of the protocol's first server show as the time of day.
+    `received` is the sample of the client's `stream` up to which all was taken; `now` is the Unix time in seconds,
+    which clients of the protocol's first server show as the time of day.
     """
+    place = _place(event, received, stream or Stream())
     if isinstance(event, Failed):
-        return {"type": "error", "message": event.message, "code": "StepFailed", **_place(event, received)}
+        return {"type": "error", "message": event.message, "code": "StepFailed", **place}
     told = {
         "type": "partial" if isinstance(event, Partial) else "final",
         "language": event.language or "",
         "text": event.text,
         "timestamp": now,
         "stable": event.stable if isinstance(event, Partial) else len(event.text),
-        **_place(event, received),
+        **place,
     }
     if isinstance(event, Final):
         told["is_speech_final"] = True
@@ -151,9 +222,10 @@ def of_event(event: Event, received: int, now: float) -> dict[str, Any]:
     return told
 
 
-def nothing_said(samples: int, received: int, now: float) -> dict[str, Any]:
+def nothing_said(samples: int, received: int, now: float, stream: Stream | None = None) -> dict[str, Any]:
     """The final of a session of `samples` at 16 kHz in which no utterance was found: clients wait for one."""
-    return of_event(Final(utterance=0, start=samples, end=samples, language=None, text="", lag=0.0), received, now)
+    final = Final(utterance=0, start=samples, end=samples, language=None, text="", lag=0.0)
+    return of_event(final, received, now, stream)
 
 
 def of_error(error: QwenASRError) -> dict[str, Any]:
@@ -161,14 +233,18 @@ def of_error(error: QwenASRError) -> dict[str, Any]:
     return {"type": "error", "message": str(error), "code": type(error).__name__}
 
 
-def _place(event: Event, received: int) -> dict[str, Any]:
-    return {
+def _place(event: Event, received: int, stream: Stream) -> dict[str, Any]:
+    place = {
         "utterance": event.utterance,
-        "start": event.start / SAMPLE_RATE,
-        "end": event.end / SAMPLE_RATE,
+        "start": stream.seconds(event.start),
+        "end": stream.seconds(event.end),
         "lag": round(event.lag, 3),
         "received_samples": received,
     }
+    if not isinstance(event, Partial):
+        # The end may be rounded up to 16 kHz; what was not received yet must not be left out by who resumes.
+        place["end_sample"] = min(stream.sample(event.end), received)
+    return place
 
 
 def encode(message: dict[str, Any]) -> str:

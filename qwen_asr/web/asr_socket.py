@@ -14,6 +14,7 @@ from qwen_asr.config import SocketLimits
 from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
 from qwen_asr.web.access import same_origin
 from qwen_asr.web.asr_conversation import Conversation
+from qwen_asr.web.asr_sessions import Sessions
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -35,12 +36,16 @@ def add_route(app: FastAPI, service: Service, limits: SocketLimits | None = None
 
 
 class AsrSocket:
-    """The route. `conversations` are those going on; a connection is one from the handshake on."""
+    """The route. `conversations` are the connections, from the handshake on; `sessions` may be without one for a while.
+
+    Whether there is a place for a session is decided once its config is here: who resumes one has a place already.
+    """
 
     def __init__(self, service: Service, limits: SocketLimits) -> None:
         self._service = service
         self._limits = limits
         self._threads = anyio.CapacityLimiter(limits.threads)
+        self.sessions = Sessions(limits)
         self.conversations: set[Conversation] = set()  # changed on the event loop alone
 
     async def serve(self, websocket: WebSocket) -> None:
@@ -50,7 +55,7 @@ class AsrSocket:
             await websocket.send_denial_response(PlainTextResponse(sentence, status_code=403))
             return
         await websocket.accept()
-        conversation = Conversation(websocket, self._service, self._limits, self._threads)
+        conversation = Conversation(websocket, self._service, self._limits, self._threads, self.sessions)
         try:
             if (refusal := self._refusal()) is not None:
                 await conversation.refuse(refusal)
@@ -79,11 +84,11 @@ class AsrSocket:
             conversation.give_up()
 
     def _refusal(self) -> QwenASRError | None:
-        most = self._limits.sessions
         if self._service.stopping:
             return ServerStopping()
         if self._service.state != "ready":
             return NotReady(self._service.text)
-        if len(self.conversations) >= most:
-            return LimitExceeded(f"All {most} sessions of this server are taken: try again a little later.")
+        # So many may have a session, and as many come to take over one whose connection is dead.
+        if len(self.conversations) >= 2 * self._limits.sessions:
+            return LimitExceeded("This server has no more room for connections: try again a little later.")
         return None

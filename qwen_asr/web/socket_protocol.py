@@ -34,12 +34,18 @@ def socket_options(limits: SocketLimits | None = None) -> dict[str, Any]:
 
 def _protocol(close_seconds: float) -> type[WebSocketsSansIOProtocol]:
     class Protocol(WebSocketsSansIOProtocol):
-        """uvicorn's, with an end to every connection.
+        """uvicorn's, with an end to every connection, and with the right code for one that was lost.
 
-        A transport is closed only once its buffer was sent; a peer that stopped reading would keep it for hours. A peer
-        that breaks the protocol is closed by uvicorn, which then takes the application's next message, on its way
-        already, for a mistake of the application; and it logs a text that is no UTF-8 as one of the server's.
+        A transport is closed only once its buffer was sent; a peer that stopped reading would keep it for hours. A
+        connection that ends without a close frame is 1006 (RFC 6455, 7.1.5); uvicorn says 1005, as it does of a close
+        frame without a code, and only the first may be somebody who comes back. A peer that breaks the protocol is
+        closed by uvicorn, which then takes the application's next message, on its way already, for a mistake of the
+        application; and it logs a text that is no UTF-8 as one of the server's.
         """
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
+            super().connection_lost(exc)
 
         def send_receive_event_to_app(self) -> None:
             data = b"".join(self.frames)

@@ -308,10 +308,11 @@ def test_so_many_sessions_and_no_more(service: Service) -> None:
             await first.config()
             await second.config()
             async with client(server.url) as third:
+                await third.send({"type": "config"})
                 assert await third.closed() == 1013
                 [error] = third.messages
             assert await first.finalize() == 1000
-            assert await until(lambda: len(server.socket.conversations) == 1)
+            assert await until(lambda: len(server.socket.sessions) == 1)
             async with client(server.url) as fourth:
                 await fourth.config()
         return error
@@ -444,8 +445,8 @@ def random_message(rng: np.random.Generator) -> str | bytes:
     return bytes(text).decode(errors="replace")
 
 
-def test_random_messages_leave_nothing_behind(served: Listening) -> None:
-    async def speak(seed: int) -> list[dict[str, Any]]:
+def test_random_messages_leave_nothing_behind(service: Service) -> None:
+    async def speak(served: Listening, seed: int) -> list[dict[str, Any]]:
         rng = np.random.default_rng(seed)
         async with client(served.url, ping_interval=None) as speaker:
             with contextlib.suppress(ConnectionClosed):
@@ -461,13 +462,16 @@ def test_random_messages_leave_nothing_behind(served: Listening) -> None:
                 await speaker.closed()
         return speaker.messages
 
-    async def speak_all() -> list[dict[str, Any]]:
-        answers = [message for seed in range(200) for message in await speak(seed)]
+    async def speak_all(served: Listening) -> list[dict[str, Any]]:
+        answers = [message for seed in range(200) for message in await speak(served, seed)]
         assert await until(lambda: not served.socket.conversations)
         assert await until(lambda: not served.connections)
+        assert await until(lambda: not served.socket.sessions._known)
+        assert len(served.socket.sessions) == served.socket.sessions.waiting == 0
         return answers
 
-    answers = asyncio.run(speak_all())
+    with listening(service, SocketLimits(resume_seconds=0.5)) as server:
+        answers = asyncio.run(speak_all(server))
     assert {message["type"] for message in answers} <= {"session_created", "partial", "final", "error"}
     codes = {message["code"] for message in answers if message["type"] == "error"}
     expected = {"BadConfig", "BadInput", "AudioError"}

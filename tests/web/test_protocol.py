@@ -12,7 +12,7 @@ import pytest
 from qwen_asr import errors
 from qwen_asr.config import SocketLimits
 from qwen_asr.live.events import Failed, Final, Partial
-from qwen_asr.web import asr_messages
+from qwen_asr.web import asr_conversation, asr_messages
 
 PARTIAL = Partial(0, 8_000, 24_000, "English", "Turn on the kit", 11, 0.25)
 FINAL = Final(0, 8_000, 40_000, "English", "Turn on the kitchen light.", 0.0)
@@ -40,6 +40,9 @@ def test_what_the_client_sends_is_taken(examples: dict[str, Any]) -> None:
     told = (wishes.context, wishes.prompt, wishes.language, wishes.chunk_seconds, wishes.rate, settings.encoding)
     keys = ("context", "prompt", "language", "chunk_size_sec", "sample_rate", "encoding")
     assert told == tuple(config[key] for key in keys)
+    again = examples.pop("client config that resumes")
+    settings = asr_messages.parse_config(json.dumps(again))
+    assert (settings.resume, settings.offset) == (again["resume"], again["offset"])
     asr_messages.check_finalize(json.dumps(examples.pop("client finalize")))
     assert all(name.startswith("server ") for name in examples)
 
@@ -49,6 +52,8 @@ def test_what_the_server_sends_is_as_shown(examples: dict[str, Any]) -> None:
         asr_messages.parse_config('{"type": "config", "chunk_size_sec": 0}')
     sent = {
         "session_created": asr_messages.session_created("t5Vq0Yx3dC9mXo2b1JrW8w"),
+        "session_resumed": asr_messages.session_resumed("t5Vq0Yx3dC9mXo2b1JrW8w", 48_000),
+        "session_created instead": asr_messages.session_created("Zk3nq8vR0cWmB5yTf1LxQA", 40_000),
         "partial": asr_messages.of_event(PARTIAL, 28_000, NOW),
         "final": asr_messages.of_event(FINAL, 48_000, NOW + 1.25),
         "error": asr_messages.of_error(bad.value),
@@ -60,7 +65,7 @@ def test_what_the_server_sends_is_as_shown(examples: dict[str, Any]) -> None:
 
 
 def test_every_key_is_explained(document: str, examples: dict[str, Any]) -> None:
-    keys = {key for example in examples.values() for key in example} | {"warning"}
+    keys = {key for example in examples.values() for key in example} | {"warning", '"repeated": true'}
     assert {key for key in keys if f"`{key}`" not in document} == set()
 
 
@@ -82,5 +87,10 @@ def test_the_numbers_are_the_limits(document: str) -> None:
     assert f"above {limits.config_bytes >> 10} KiB, audio above {limits.message_bytes >> 20} MiB" in document
     assert f"no config within {limits.config_seconds:g} s, or nothing at all for {limits.idle_seconds:g} s" in document
     assert f"no further than {limits.ahead_seconds:g} s of speech ahead" in document
+    assert f"keeps its place for {limits.resume_seconds:g} s" in document
+    assert f"more than {limits.kept_finals} finals" in document
+    assert f"the server pings every {limits.ping_seconds:g} s" in document
+    assert "closed with 4001" in document
+    assert asr_conversation.RESUMED_CLOSE == 4001
     assert limits.session_seconds == 4 * 3600
     assert "lasted four hours" in document

@@ -1,0 +1,153 @@
+"""Where `qwen-asr stream` takes its audio from: a file, standard input, a microphone.
+
+Reading blocks, so it happens on a thread of its own; what it has read waits in a queue of a few blocks, or, for a
+microphone, which cannot wait, of as much as the client keeps anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import io
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.audio.decode import decode_blocks, fetch, is_address
+from qwen_asr.config import ClientLimits
+from qwen_asr.errors import AudioError
+
+Blocks = Generator[NDArray[Any], None, None]
+BLOCK_SECONDS = 0.1
+_WAITING_BLOCKS = 8
+
+
+def file_blocks(name: str) -> Blocks:
+    """A path, an http(s) URL, or `-` for a whole file on standard input: float32 at 16 kHz. Raises AudioError."""
+    if name == "-":
+        yield from decode_blocks(sys.stdin.buffer, "Standard input")
+        return
+    yield from decode_blocks(io.BytesIO(fetch(name)) if is_address(name) else Path(name), repr(name))
+
+
+def raw_blocks(rate: int) -> Blocks:
+    """Raw signed 16-bit little-endian mono samples on standard input, as `arecord` and `ffmpeg -f s16le` pipe them.
+
+    A block is what has come so far, so that live audio is not held back. Raises AudioError where there is none at all.
+    """
+    rest, empty = b"", True
+    # Read through the descriptor: Python's own buffer would wait until it is full.
+    while data := os.read(sys.stdin.fileno(), max(2, 2 * round(rate * BLOCK_SECONDS))):
+        data = rest + data
+        whole = len(data) // 2 * 2
+        rest = data[whole:]
+        empty = empty and not whole
+        yield np.frombuffer(data[:whole], "<i2")
+    if empty:
+        raise AudioError("Standard input is empty; expected raw samples (s16le, mono) for --rate.")
+
+
+def microphone_blocks() -> Blocks:
+    """The default microphone: int16 at 16 kHz, until the generator is closed.
+
+    Raises AudioError where the `sounddevice` package (the extra `mic`) or a microphone is missing.
+    """
+    try:
+        # An extra that most do not need, and which ships no types.
+        sounddevice: Any = importlib.import_module("sounddevice")
+    except ImportError:
+        raise AudioError(
+            "The microphone needs the sounddevice package: pip install sounddevice, or pipe samples in, as in "
+            "arecord -t raw -f S16_LE -r 16000 | qwen-asr stream - --rate 16000."
+        ) from None
+    except OSError as error:  # the package is there, the library that it loads is not
+        raise AudioError(f"The microphone needs PortAudio ({error}): install it, on Debian libportaudio2.") from None
+    size = round(SAMPLE_RATE * BLOCK_SECONDS)
+    try:
+        with sounddevice.RawInputStream(
+            samplerate=SAMPLE_RATE, blocksize=size, channels=1, dtype="int16", latency="high"
+        ) as stream:
+            while True:
+                data, _ = stream.read(size)
+                yield np.frombuffer(bytes(data), np.int16)
+    except sounddevice.PortAudioError as error:
+        raise AudioError(f"No microphone can be opened ({error}): check that one is connected.") from None
+
+
+def at_real_time(blocks: Blocks, rate: int = SAMPLE_RATE) -> Blocks:
+    """The same samples no sooner than they would be spoken."""
+    with contextlib.closing(blocks):
+        yield from _paced(blocks, rate)
+
+
+def _paced(blocks: Blocks, rate: int) -> Blocks:
+    began, told = time.monotonic(), 0
+    size = max(1, round(rate * BLOCK_SECONDS))
+    for block in blocks:
+        for start in range(0, len(block), size):
+            piece = block[start : start + size]
+            told += len(piece)
+            time.sleep(max(0.0, began + told / rate - time.monotonic()))
+            yield piece
+
+
+async def read(blocks: Blocks, stop: asyncio.Event, *, live: bool = False) -> AsyncGenerator[NDArray[Any], None]:
+    """The blocks, read on a thread, until they end or `stop` is set. `live`: they come whether they are taken or not.
+
+    Raises what reading raises, and AudioError where more live audio waits than is ever kept.
+    """
+    loop = asyncio.get_running_loop()
+    most = round(ClientLimits().kept_seconds / BLOCK_SECONDS) if live else _WAITING_BLOCKS
+    waiting: asyncio.Queue[NDArray[Any] | BaseException | None] = asyncio.Queue()
+    room = threading.Semaphore(most)
+    ended = threading.Event()
+
+    def work() -> None:
+        end: BaseException | None = None
+        try:
+            for block in blocks:
+                if live and not room.acquire(blocking=False):
+                    raise AudioError(f"For {ClientLimits().kept_seconds:g} s nothing could be sent; recording stopped.")
+                while not live and not room.acquire(timeout=BLOCK_SECONDS):
+                    if ended.is_set():
+                        return
+                if ended.is_set():
+                    return
+                _hand_over(loop, waiting, block)
+        except BaseException as error:
+            end = error
+        finally:
+            blocks.close()  # the file or the microphone behind it, now and not when it is collected
+        _hand_over(loop, waiting, end)
+
+    threading.Thread(target=work, name="qwen-asr-reading", daemon=True).start()
+    stopping = asyncio.create_task(_put_when(stop, waiting))
+    try:
+        while not stop.is_set() and (item := await waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            room.release()
+            yield item
+    finally:
+        ended.set()
+        stopping.cancel()
+
+
+async def _put_when(stop: asyncio.Event, waiting: asyncio.Queue[Any]) -> None:
+    await stop.wait()
+    waiting.put_nowait(None)  # wakes who waits for audio
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, waiting: asyncio.Queue[Any], item: Any) -> None:
+    put: Callable[[Any], None] = waiting.put_nowait
+    with contextlib.suppress(RuntimeError):  # the loop has ended: nobody reads any more
+        loop.call_soon_threadsafe(put, item)

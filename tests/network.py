@@ -1,0 +1,91 @@
+"""A network that fails: a TCP proxy that cuts connections at any byte, or goes silent without a word."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+
+class Proxy:
+    """Forwards to a port of this machine. `budget()` is how many bytes from the client the next connection may send;
+    behind them it is reset in both directions. None: it is never cut."""
+
+    def __init__(self, port: int, budget: Callable[[], int | None]) -> None:
+        self._port = port
+        self._budget = budget
+        self._server: asyncio.Server
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self.connections = 0
+        self.cuts = 0
+
+    @property
+    def url(self) -> str:
+        """The socket behind the proxy."""
+        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/ws/asr"
+
+    def freeze(self) -> None:
+        """From here on those who are connected hear nothing and are not heard; who comes now is served."""
+        self._flowing.clear()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
+    async def start(self) -> None:
+        """Listens on any port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+
+    async def stop(self) -> None:
+        """Ends all that is left."""
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._tasks.add(task)
+        self.connections += 1
+        try:
+            on_reader, on_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            writer.transport.abort()
+            return
+        flowing = self._flowing
+        up = asyncio.create_task(self._forward(reader, on_writer, flowing, self._budget()))
+        down = asyncio.create_task(self._forward(on_reader, writer, flowing, None))
+        try:
+            await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for part in (up, down):
+                part.cancel()
+            await asyncio.gather(up, down, return_exceptions=True)
+            writer.transport.abort()
+            on_writer.transport.abort()
+
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event, budget: int | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(4_096 if budget is None else max(1, min(4_096, budget))):
+                await flowing.wait()
+                writer.write(data)
+                await writer.drain()
+                if budget is not None:
+                    budget -= len(data)
+                    if budget <= 0:
+                        self.cuts += 1
+                        return
+
+
+@contextlib.asynccontextmanager
+async def proxy(url: str, budget: Callable[[], int | None] = lambda: None) -> AsyncIterator[Proxy]:
+    """A proxy in front of the server with that socket."""
+    between = Proxy(int(url.removesuffix("/ws/asr").rpartition(":")[2]), budget)
+    await between.start()
+    try:
+        yield between
+    finally:
+        await between.stop()
