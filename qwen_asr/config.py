@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass
 
 from qwen_asr.errors import BadConfig
@@ -71,11 +72,34 @@ class SocketLimits:
     """Voice detection and resampling run on so many threads at once: these few, not the pool that pages need."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DoorLimits:
+    """What the ports for HTTPS and its redirects take on before there is a request, and between requests; nobody's
+    option. Waiting is a connection whose first byte, handshake, or request for a redirect is not complete."""
+
+    waiting: int = 512
+    """Connections that wait at once; one more ends the oldest one from where most come."""
+    waiting_per_address: int = 64
+    """The same from one address. A browser opens six at once; many people may share one address."""
+    first_byte_seconds: float = 10.0
+    """How long a connection may take to say anything. Browsers open some ahead of need, and open them again."""
+    handshake_seconds: float = 10.0
+    """How long the TLS handshake may take from there on."""
+    shutdown_seconds: float = 5.0
+    """How long the other side may take to answer the end of TLS."""
+    request_seconds: float = 5.0
+    """How long a request that is only redirected may take, with its answer."""
+    idle_seconds: float = 20.0
+    """How long an open connection may be without a complete request; after an answer uvicorn waits 5 s itself."""
+
+
 LOCAL_HOST = "127.0.0.1"
 ALL_HOSTS = "0.0.0.0"  # noqa: S104 - the address that "all addresses" is written as, bound only when asked for
 DEFAULT_PORT = 8000
+LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 SPACE_PORT = 7860
 """The port that a Hugging Face Space forwards to the outside."""
+_DNS_NAME = re.compile(r"(?=.{4,253}$)(?:(?!-)[A-Za-z0-9-]{1,63}(?<!-)\.)+(?!-)(?=.*[A-Za-z])[A-Za-z0-9-]{2,63}(?<!-)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +150,41 @@ class Config:
         "serve HTTPS with a certificate made here: `certs/qwen_asr_cert.pem`, `certs/qwen_asr_key.pem`, "
         "used again while they fit this machine's addresses",
         "server",
+    )
+    ssl_certfile: str | None = option(
+        None, "serve HTTPS with this certificate, PEM, with its chain behind it", "server", metavar="FILE"
+    )
+    ssl_keyfile: str | None = option(
+        None, "the certificate's key, PEM; left out where it is in the certificate's file", "server", metavar="FILE"
+    )
+    ssl_keyfile_password: str | None = option(
+        None,
+        "the key's password; better in the environment",
+        "server",
+        metavar="PASSWORD",
+        secret=True,
+    )
+    acme_domain: tuple[str, ...] = option(
+        (),
+        "get and renew a certificate for this name from Let's Encrypt, whose terms you agree to thereby; repeatable, "
+        "needs `--http-redirect-port` and the `acme` extra",
+        "server",
+        metavar="NAME",
+    )
+    acme_email: str | None = option(
+        None, "where the authority may write about the account", "server", metavar="ADDRESS"
+    )
+    acme_directory: str = option(
+        LETS_ENCRYPT, "another ACME authority, by its directory", "server", metavar="URL", shown="Let's Encrypt"
+    )
+    http_redirect_port: int | None = option(
+        None,
+        "plain HTTP on this port is sent to HTTPS; usually 80. ACME challenges are answered there, those of certbot "
+        "from `certs/webroot`",
+        "server",
+        metavar="N",
+        low=0,
+        high=65535,
     )
     share: bool = option(False, "also make a public link through Gradio's tunnel, where it can be had", "server")
     vad_threshold: float = option(
@@ -192,6 +251,40 @@ class Config:
             object.__setattr__(self, "port", SPACE_PORT if self.on_space else DEFAULT_PORT)
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
+        self._check_https()
+
+    def _check_https(self) -> None:
+        if self.ssl_keyfile and not self.ssl_certfile:
+            raise BadConfig("--ssl-keyfile was given without --ssl-certfile: give the certificate of that key too.")
+        ways = {
+            "--generate-self-signed-cert": self.generate_self_signed_cert,
+            "--ssl-certfile": self.ssl_certfile,
+            "--acme-domain": self.acme_domain,
+        }
+        given = [name for name, value in ways.items() if value]
+        if len(given) > 1:
+            raise BadConfig(f"{' and '.join(given)} were given, but one certificate is served: leave out all but one.")
+        if self.http_redirect_port is not None and not self.tls:
+            raise BadConfig(
+                "--http-redirect-port was given, but there is no HTTPS to send people to: give a certificate too, by "
+                "--generate-self-signed-cert, --ssl-certfile or --acme-domain."
+            )
+        if self.http_redirect_port and self.http_redirect_port == self.port:
+            raise BadConfig(
+                f"--http-redirect-port and --port are both {self.port}: give two ports. Plain HTTP on the HTTPS port "
+                "is sent to HTTPS anyway."
+            )
+        if self.acme_domain and self.http_redirect_port is None:
+            raise BadConfig(
+                "--acme-domain needs --http-redirect-port, usually 80: the authority asks over plain HTTP whether the "
+                "name leads here."
+            )
+        for name in self.acme_domain:
+            if not _DNS_NAME.fullmatch(name):
+                raise BadConfig(
+                    f"--acme-domain was given {name!r}, but expects a public name such as asr.example.com, without "
+                    "wildcards, and no address."
+                )
 
     @property
     def on_space(self) -> bool:
@@ -201,7 +294,7 @@ class Config:
     @property
     def tls(self) -> bool:
         """Whether the server itself speaks HTTPS."""
-        return self.generate_self_signed_cert
+        return bool(self.generate_self_signed_cert or self.ssl_certfile or self.acme_domain)
 
     def context_for(self, context: str = "", prompt: str = "") -> str:
         """What the model is told: prompt, a blank line, context; of each the client's, or else the default one."""

@@ -61,9 +61,13 @@ class Probes:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def health(self, _: Request) -> Response:
-        """200 while the process lives."""
-        return JSONResponse({"status": "ok"})
+    async def health(self, request: Request) -> Response:
+        """200 while the process lives; with the end of the certificate, and what there is to warn of."""
+        certificate = getattr(request.app.state, "certificate", None)
+        if certificate is None:
+            return JSONResponse({"status": "ok"})
+        told = {"not_after": certificate.expiry().isoformat(), "warning": certificate.warning()}
+        return JSONResponse({"status": "ok", "certificate": told})
 
     async def ready(self, _: Request) -> Response:
         """200 once it can transcribe, until then 503 with what it is doing, or why it never will."""

@@ -14,27 +14,33 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.datastructures import MutableHeaders
 from starlette.routing import Mount
 
-from qwen_asr.config import Config
+from qwen_asr.config import Config, DoorLimits
 from qwen_asr.errors import BadConfig, PortInUse, QwenASRError, ShareUnavailable, StartupError
+from qwen_asr.web.door import Door
+from qwen_asr.web.hsts import StrictTransport
+from qwen_asr.web.https import check_https, opened_https
+from qwen_asr.web.https_door import tls_or_redirect
+from qwen_asr.web.idle import IdleConnections
+from qwen_asr.web.redirect import same_port
 from qwen_asr.web.socket_protocol import socket_options
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from qwen_asr.tls.reloading import ReloadingCertificate
     from qwen_asr.web.service import Service
 
 log = logging.getLogger(__name__)
 
-CERTIFICATES = Path("certs")
 GRACE_SECONDS = 2
 """How long open requests may take when the server stops; each open page holds one that would never end by itself."""
 FAREWELL_SECONDS = 1.5
@@ -112,32 +118,44 @@ def serve(config: Config) -> int:
             "--share makes a public https address of its own and cannot reach a server that speaks HTTPS itself: "
             "give either --share or --generate-self-signed-cert."
         )
-    listening = bind(config.host, config.port)  # first: nobody wants to load for minutes and then hear of it
-    try:
-        options = _tls_options(config)
+    check_https(config)
+    with contextlib.ExitStack() as open_now:
+        # First: nobody wants to load for minutes and then hear of it.
+        listening = open_now.enter_context(bind(config.host, config.port))
+        plain = None
+        if config.http_redirect_port is not None:
+            plain = open_now.enter_context(bind(config.host, config.http_redirect_port, "--http-redirect-port"))
         port = listening.getsockname()[1]
         say("Starting ...")
+        certificate = open_now.enter_context(opened_https(config, port, plain))
         from qwen_asr.web.service import Service  # heavy; see above
 
         service = Service(config)
-        server = create_server(create_app(config, service), **options)
+        app = create_app(config, service)
+        app.state.certificate = certificate
+        server = create_server(app, certificate=certificate, around=_around(config, certificate))
         _announce(config, port)
         service.start(lambda: _loaded(config, service, server))
         if config.share and not config.on_space:
             threading.Thread(target=_share, args=(port,), name="qwen-asr-share", daemon=True).start()
         server.run(sockets=[listening])
         service.close()
-    finally:
-        listening.close()
     if service.error is not None and server.stopped_by is None:
         raise service.error
     return 0
 
 
-def create_server(app: FastAPI, around: Callable[[Any], Any] = lambda app: app, **options: Any) -> Server:
+def create_server(
+    app: FastAPI,
+    around: Callable[[Any], Any] = lambda app: app,
+    *,
+    certificate: ReloadingCertificate | None = None,
+    limits: DoorLimits | None = None,
+    **options: Any,
+) -> Server:
     """A server for what `create_app` made, inside of the ASGI middleware `around`; `options` are uvicorn's.
 
-    Run it on sockets from `bind`.
+    It speaks HTTPS where there is a `certificate`. Run it on sockets from `bind`.
     """
     settings: dict[str, Any] = {
         "log_level": "warning",
@@ -145,18 +163,54 @@ def create_server(app: FastAPI, around: Callable[[Any], Any] = lambda app: app, 
         "server_header": False,
         "timeout_graceful_shutdown": GRACE_SECONDS,
     }
-    return Server(uvicorn.Config(around(app), **settings | socket_options() | options), app.state.end_streams)
+    uvicorns = uvicorn.Config(around(app), **settings | socket_options() | options)
+    return Server(uvicorns, app.state.end_streams, certificate, limits)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, that ends at a signal and returns, instead of raising the signal again: a stop is no failure."""
+    """uvicorn's, that ends at a signal and returns, instead of raising the signal again: a stop is no failure.
+
+    With a certificate it lets connections in itself, each with the certificate of the moment; see `https_door`.
+    """
 
     stopped_by: int | None = None
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_stop: Callable[[], None] = lambda: None,
+        certificate: ReloadingCertificate | None = None,
+        limits: DoorLimits | None = None,
+    ) -> None:
         """`on_stop` is called in the server's loop as soon as it stops, before open requests are waited for."""
         super().__init__(config)
         self._on_stop = on_stop
+        self._certificate = certificate
+        self._limits = limits or DoorLimits()
+        self._idle = IdleConnections(self._limits.idle_seconds)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's; with a certificate the sockets get doors of ours."""
+        certificate = self._certificate
+        if certificate is None or sockets is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        admit = tls_or_redirect(lambda: certificate.context, self._protocol, same_port, self._limits)
+        self.servers = [Door(listening, admit, self._limits) for listening in sockets]  # type: ignore[misc]  # all that is asked of asyncio's they do
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn's, ten times a second; and once a second what is idle is closed."""
+        if counter % 10 == 0:
+            self._idle.sweep(self.server_state.connections, time.monotonic())
+        return await super().on_tick(counter)
+
+    def _protocol(self) -> asyncio.Protocol:
+        # As uvicorn's own startup makes them.
+        made: asyncio.Protocol = self.config.http_protocol_class(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )  # type: ignore[call-arg]  # of any of uvicorn's protocols, which share these
+        return made
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -205,8 +259,11 @@ class Unbuffered:
         await self._app(scope, receive, mark if scope["type"] == "http" else send)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises PortInUse, or StartupError for an address or port that cannot be had."""
+def bind(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A listening socket. Raises PortInUse, or StartupError for an address or port that cannot be had.
+
+    `option` is what the port was given by.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -222,41 +279,38 @@ def bind(host: str, port: int) -> socket.socket:
         listening.set_inheritable(True)
     except OSError as error:
         listening.close()
-        raise _bind_error(error, host, port) from None
+        raise _bind_error(error, host, port, option) from None
     return listening
 
 
-def _bind_error(error: OSError, host: str, port: int) -> StartupError:
+def _bind_error(error: OSError, host: str, port: int, option: str) -> StartupError:
     if error.errno == errno.EADDRINUSE:
-        return PortInUse(f"Port {port} on {host} is in use by another program: stop that, or give another with --port.")
+        return PortInUse(f"Port {port} on {host} is in use by another program: stop it, or give another with {option}.")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return StartupError(f"Port {port} is reserved for administrators: give one of 1024 or above with --port.")
+        return StartupError(f"Port {port} is reserved for administrators: give one of 1024 or above with {option}.")
     if error.errno == errno.EADDRNOTAVAIL:
         return StartupError(f"--host {host} is no address of this machine: give one that is, or 0.0.0.0 for all.")
-    return StartupError(f"Cannot listen on {host}:{port} ({error.strerror}): give another --host or --port.")
+    return StartupError(f"Cannot listen on {host}:{port} ({error.strerror}): give another --host or {option}.")
 
 
-def _tls_options(config: Config) -> dict[str, Any]:
-    if not config.tls:
-        return {}
-    from qwen_asr.tls.self_signed import ensure_self_signed
-
-    files = ensure_self_signed(CERTIFICATES)
-    log.info("Certificate %s, SHA-256 fingerprint %s", files.certfile, files.fingerprint)
-    return {"ssl_certfile": str(files.certfile), "ssl_keyfile": str(files.keyfile)}
+def _around(config: Config, certificate: ReloadingCertificate | None) -> Callable[[Any], Any]:
+    """The middleware around everything. Only what an authority signed is promised for longer (`hsts`)."""
+    if certificate is None or not (config.ssl_certfile or config.acme_domain):
+        return lambda app: app
+    return lambda app: StrictTransport(app, lambda: certificate.leaf)
 
 
 def _announce(config: Config, port: int) -> None:
     from qwen_asr.tls.addresses import page_urls
 
     say("The page is at:")
-    urls = page_urls(config.host, port, config.tls)
+    hosts = config.acme_domain or (config.host,)
+    urls = [url for host in hosts for url in page_urls(host, port, config.tls)]
     for url in urls:
         say(f"  {url}")
     if not config.tls and not config.on_space and any("//localhost" not in url for url in urls):
         say("But for localhost, browsers give the microphone over https only: see --generate-self-signed-cert.")
-    if config.tls:
-        say("Type the https:// too: over plain http nothing answers.")
+    if config.generate_self_signed_cert:
         say("The certificate is self-signed: the browser warns once; go on to the page there.")
 
 
