@@ -136,12 +136,23 @@ class Authority:
         except (requests.RequestException, OSError, ValueError, KeyError) as error:
             # The last two are what the library makes of an answer that is none of ACME's.
             log.debug("not reached", exc_info=True)
-            raise AcmeError(f"No certificate for {names} from {self._directory}: {error}") from None
+            raise AcmeError(f"{self._directory} gave no certificate for {names}: {_root_of(error)}") from None
 
 
 def _trusted() -> Any:
     """What the library's `verify_ssl` takes: a file of certificates, or True for requests' own choice of one."""
     return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
+
+
+def _root_of(error: BaseException) -> str:
+    """What the system said, below all that libraries wrapped it in: "Connection refused"."""
+    found = str(error) or type(error).__name__
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, OSError) and below.strerror:
+            found = below.strerror
+        below = below.__cause__ or below.__context__
+    return found
 
 
 def _reason(error: Any) -> str:
