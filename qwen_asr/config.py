@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from dataclasses import dataclass
 
 from qwen_asr.errors import BadConfig
@@ -99,7 +98,7 @@ DEFAULT_PORT = 8000
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 SPACE_PORT = 7860
 """The port that a Hugging Face Space forwards to the outside."""
-_DNS_NAME = re.compile(r"(?=.{4,253}$)(?:(?!-)[A-Za-z0-9-]{1,63}(?<!-)\.)+(?!-)(?=.*[A-Za-z])[A-Za-z0-9-]{2,63}(?<!-)")
+
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,40 +250,6 @@ class Config:
             object.__setattr__(self, "port", SPACE_PORT if self.on_space else DEFAULT_PORT)
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
-        self._check_https()
-
-    def _check_https(self) -> None:
-        if self.ssl_keyfile and not self.ssl_certfile:
-            raise BadConfig("--ssl-keyfile was given without --ssl-certfile: give the certificate of that key too.")
-        ways = {
-            "--generate-self-signed-cert": self.generate_self_signed_cert,
-            "--ssl-certfile": self.ssl_certfile,
-            "--acme-domain": self.acme_domain,
-        }
-        given = [name for name, value in ways.items() if value]
-        if len(given) > 1:
-            raise BadConfig(f"{' and '.join(given)} were given, but one certificate is served: leave out all but one.")
-        if self.http_redirect_port is not None and not self.tls:
-            raise BadConfig(
-                "--http-redirect-port was given, but there is no HTTPS to send people to: give a certificate too, by "
-                "--generate-self-signed-cert, --ssl-certfile or --acme-domain."
-            )
-        if self.http_redirect_port and self.http_redirect_port == self.port:
-            raise BadConfig(
-                f"--http-redirect-port and --port are both {self.port}: give two ports. Plain HTTP on the HTTPS port "
-                "is sent to HTTPS anyway."
-            )
-        if self.acme_domain and self.http_redirect_port is None:
-            raise BadConfig(
-                "--acme-domain needs --http-redirect-port, usually 80: the authority asks over plain HTTP whether the "
-                "name leads here."
-            )
-        for name in self.acme_domain:
-            if not _DNS_NAME.fullmatch(name):
-                raise BadConfig(
-                    f"--acme-domain was given {name!r}, but expects a public name such as asr.example.com, without "
-                    "wildcards, and no address."
-                )
 
     @property
     def on_space(self) -> bool:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from playwright.sync_api import Browser, Locator, Page, Playwright
 
 from qwen_asr.config import Config
+from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.tls.self_signed import ensure_self_signed
 from qwen_asr.web.server import bind, create_app, create_server
 from qwen_asr.web.service import Service
@@ -89,7 +90,7 @@ def serving(
     tls = {}
     if certificates is not None:
         files = ensure_self_signed(certificates)
-        tls = {"ssl_certfile": str(files.certfile), "ssl_keyfile": str(files.keyfile)}
+        tls = {"certificate": ReloadingCertificate(files.certfile, files.keyfile)}
     listening = bind("127.0.0.1", 0)
     server = create_server(app, around, timeout_graceful_shutdown=1, **tls)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
