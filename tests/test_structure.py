@@ -293,7 +293,7 @@ def test_the_image_runs_the_app_as_a_user_that_is_not_root() -> None:
     assert lines[-1] == 'ENTRYPOINT ["python", "app.py"]'
 
 
-@pytest.mark.parametrize("name", ["scripts/install", "scripts/run", "scripts/test", ".ci/run"])
+@pytest.mark.parametrize("name", ["scripts/install", "scripts/run", "scripts/test", "scripts/check-tls", ".ci/run"])
 def test_scripts_can_be_run_and_read(name: str) -> None:
     path = ROOT / name
     assert path.stat().st_mode & 0o111 == 0o111

@@ -26,9 +26,9 @@ def test_options_that_do_not_go_together(options: dict[str, Any], words: str) ->
         serve(Config(**options))
 
 
-@pytest.mark.parametrize("name", ["*.example.com", "192.0.2.1", "2001:db8::1", "localhost", "a..b", "-a.b", "a b.de", "x."])
+@pytest.mark.parametrize("name", ["*.example.com", "192.0.2.1", "2001:db8::1", "localhost", "a..b", "-a.b", "x."])
 def test_names_that_no_authority_would_prove(name: str) -> None:
-    with pytest.raises(BadConfig, match="--acme-domain was given .* public name"):
+    with pytest.raises(BadConfig, match=r"--acme-domain was given .* public name"):
         check_https(Config(acme_domain=(name,), http_redirect_port=80))
 
 
