@@ -42,6 +42,8 @@ class Door:
     def close(self) -> None:
         """Accepts no more, and ends those that wait."""
         self._accepting.cancel()
+        # Now, and not when the cancelled task has its turn: the socket may be closed by then, and its number another's.
+        asyncio.get_running_loop().remove_reader(self._listening)
         self._waiting.cancel()
 
     async def wait_closed(self) -> None:

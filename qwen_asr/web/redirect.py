@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -147,5 +148,6 @@ def _written(http: h11.Connection, reply: Answer, head: bool) -> bytes:
     ]
     if reply.location is not None:
         headers.append(("Location", reply.location))
-    sent = http.send(h11.Response(status_code=reply.status, headers=headers)) or b""
+    response = h11.Response(status_code=reply.status, headers=headers, reason=HTTPStatus(reply.status).phrase)
+    sent = http.send(response) or b""
     return sent if head else sent + (http.send(h11.Data(data=reply.text)) or b"")

@@ -18,6 +18,12 @@ from tests.issuing import Issuer, replace
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test with certbot leaves it as it is; these only want to be quick."""
+    monkeypatch.setattr("qwen_asr.tls.reloading.POLL_SECONDS", 0.1)
+
+
 @pytest.fixture(scope="module")
 def issuer() -> Issuer:
     return Issuer()
