@@ -114,11 +114,34 @@ class ClientLimits:
     """A connection over which nothing came for so long, not even the ping that the server sends every 20 s, is dead."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DoorLimits:
+    """What the ports for HTTPS and its redirects take on before there is a request, and between requests; nobody's
+    option. Waiting is a connection whose first byte, handshake, or request for a redirect is not complete."""
+
+    waiting: int = 512
+    """Connections that wait at once; one more ends the oldest one from where most come."""
+    waiting_per_address: int = 64
+    """The same from one address. A browser opens six at once; many people may share one address."""
+    first_byte_seconds: float = 10.0
+    """How long a connection may take to say anything. Browsers open some ahead of need, and open them again."""
+    handshake_seconds: float = 10.0
+    """How long the TLS handshake may take from there on."""
+    shutdown_seconds: float = 5.0
+    """How long the other side may take to answer the end of TLS."""
+    request_seconds: float = 5.0
+    """How long a request that is only redirected may take, with its answer."""
+    idle_seconds: float = 20.0
+    """How long an open connection may be without a complete request; after an answer uvicorn waits 5 s itself."""
+
+
 LOCAL_HOST = "127.0.0.1"
 ALL_HOSTS = "0.0.0.0"  # noqa: S104 - the address that "all addresses" is written as, bound only when asked for
 DEFAULT_PORT = 8000
+LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 SPACE_PORT = 7860
 """The port that a Hugging Face Space forwards to the outside."""
+
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +211,28 @@ class Config:
         "serve HTTPS with a certificate of a private authority, `certs/local_ca.pem`, made here: once installed on a "
         "phone, as the page `/trust` explains, no browser there warns. It vouches for local names and addresses only",
         "server",
+    )
+    acme_domain: tuple[str, ...] = option(
+        (),
+        "get and renew a certificate for this name from Let's Encrypt, whose terms you agree to thereby; repeatable, "
+        "needs `--http-redirect-port` and the `acme` extra",
+        "server",
+        metavar="NAME",
+    )
+    acme_email: str | None = option(
+        None, "where the authority may write about the account", "server", metavar="ADDRESS"
+    )
+    acme_directory: str = option(
+        LETS_ENCRYPT, "another ACME authority, by its directory", "server", metavar="URL", shown="Let's Encrypt"
+    )
+    http_redirect_port: int | None = option(
+        None,
+        "plain HTTP on this port is sent to HTTPS; usually 80. ACME challenges are answered there, those of certbot "
+        "from `certs/webroot`",
+        "server",
+        metavar="N",
+        low=0,
+        high=65535,
     )
     share: bool = option(False, "also make a public link through Gradio's tunnel, where it can be had", "server")
     root_path: str | None = option(
@@ -303,7 +348,7 @@ class Config:
     @property
     def _https_options(self) -> list[str]:
         """The options for a certificate that were given, as they are typed."""
-        names = ("generate_self_signed_cert", "ssl_certfile", "local_ca")
+        names = ("generate_self_signed_cert", "ssl_certfile", "local_ca", "acme_domain")
         return [flag(name) for name in names if getattr(self, name)]
 
     @property

@@ -24,6 +24,7 @@
     └── StartupError                       exit 1   the server cannot start
         ├── PortInUse                               somebody else listens there
         ├── CertificateError                        a certificate or key that cannot be used or written
+        │   └── AcmeError                           an authority that refused, or was not reached
         └── ShareUnavailable                        no public link is to be had
 
 The columns are the HTTP status, the WebSocket close code and the exit code of the command line; a blank one is
@@ -159,6 +160,10 @@ class PortInUse(StartupError):
 
 class CertificateError(StartupError):
     """A certificate or key that cannot be used, read or written."""
+
+
+class AcmeError(CertificateError):
+    """An ACME authority gave no certificate: it refused, or was not reached."""
 
 
 class ShareUnavailable(StartupError):

@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwrig
 
 from qwen_asr.config import Config
 from qwen_asr.tls.chosen import Chosen
+from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.tls.self_signed import ensure_self_signed
 from qwen_asr.web.server import bind, create_app, create_server
 from qwen_asr.web.service import Service
@@ -95,10 +96,11 @@ def serving(
     app = create_app(service.config, service, chosen=chosen, **settings)
     tls: dict[str, Any] = {}
     if chosen is not None:
-        tls = {"ssl_context_factory": lambda *_: chosen.context}
+        pair = chosen.checked
+        tls = {"certificate": ReloadingCertificate(pair.certfile, pair.keyfile, pair.password)}
     if certificates is not None:
         files = ensure_self_signed(certificates)
-        tls = {"ssl_certfile": str(files.certfile), "ssl_keyfile": str(files.keyfile)}
+        tls = {"certificate": ReloadingCertificate(files.certfile, files.keyfile)}
     listening = bind("127.0.0.1", 0)
     server = create_server(app, around, timeout_graceful_shutdown=1, **tls)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

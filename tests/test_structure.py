@@ -242,13 +242,14 @@ def requirements(name: str) -> dict[str, str]:
 def test_what_is_imported_is_pinned_and_what_is_pinned_is_installed() -> None:
     pinned = requirements("requirements.txt")
     tests = requirements("requirements-test.txt")
-    assert not pinned.keys() & tests.keys()
-    for name, version in {**pinned, **tests}.items():
+    extras = requirements("requirements-acme.txt")
+    assert len({**pinned, **tests, **extras}) == len(pinned) + len(tests) + len(extras)
+    for name, version in {**pinned, **tests, **extras}.items():
         assert importlib.metadata.version(name).partition("+")[0] == version
     served = {name for path in modules() if room_of(path) != "demo" for name in imports(path)}
     anywhere = {name for path in tracked() if path.suffix == ".py" for name in imports(path)}
-    assert _distributions(served) <= set(pinned)
-    assert _distributions(anywhere) <= {*pinned, *tests}
+    assert _distributions(served) <= {*pinned, *extras}
+    assert _distributions(anywhere) <= {*pinned, *extras, *tests}
 
 
 def _distributions(names: set[str]) -> set[str]:
@@ -294,7 +295,7 @@ def test_the_image_runs_the_app_as_a_user_that_is_not_root() -> None:
     assert lines[-1] == 'ENTRYPOINT ["python", "app.py"]'
 
 
-@pytest.mark.parametrize("name", ["scripts/install", "scripts/run", "scripts/test", ".ci/run"])
+@pytest.mark.parametrize("name", ["scripts/install", "scripts/run", "scripts/test", "scripts/check-tls", ".ci/run"])
 def test_scripts_can_be_run_and_read(name: str) -> None:
     path = ROOT / name
     assert path.stat().st_mode & 0o111 == 0o111

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 
@@ -20,15 +20,19 @@ class Probes:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def health(self, _: Request) -> Response:
+    async def health(self, request: Request) -> Response:
         """200 while the process does its work; 503 where only a new one would, so that a supervisor restarts it.
 
         That this is answered shows that the event loop gets on; what is asked is whether the recogniser's thread does.
+        With HTTPS it tells the end of the certificate too, and what there is to warn of.
         """
+        told: dict[str, Any] = {}
+        if (certificate := getattr(request.app.state, "certificate", None)) is not None:
+            told["certificate"] = {"not_after": certificate.expiry().isoformat(), "warning": certificate.warning()}
         ailment = self._service.ailment()
         if ailment is None:
-            return JSONResponse({"status": "ok"})
-        return JSONResponse({"status": "unhealthy", "text": ailment}, 503)
+            return JSONResponse({"status": "ok", **told})
+        return JSONResponse({"status": "unhealthy", "text": ailment, **told}, 503)
 
     async def ready(self, _: Request) -> Response:
         """200 while a session can be opened, else 503 with what the server is doing, or why it never will."""

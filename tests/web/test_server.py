@@ -15,6 +15,7 @@ import pytest
 from qwen_asr.config import Config
 from qwen_asr.errors import BadConfig, PortInUse, ShareUnavailable, StartupError
 from qwen_asr.web.server import bind, public_link, serve
+from tests.https import asked
 from tests.processes import Started
 
 
@@ -91,6 +92,10 @@ def test_it_serves_https_and_stops_cleanly(number: int, tmp_path: Path, reposito
         assert "server" not in {name.lower() for name in page.headers}
         body = page.read().decode()
     assert "fonts.googleapis" not in body
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30) as plain:
+        status, headers, _ = asked(plain, b"GET /x HTTP/1.1\r\nHost: localhost:1\r\n\r\n")
+    assert b"307" in status
+    assert headers["location"] == "https://localhost:1/x"
     with urllib.request.urlopen(f"{url}/gradio_api/heartbeat/x", context=trust, timeout=30) as stream:  # noqa: S310 - ours
         assert stream.headers["X-Accel-Buffering"] == "no"
         assert stream.headers["content-type"].startswith("text/event-stream")

@@ -1,0 +1,222 @@
+"""Renewed files are served by new connections, and broken ones are not; real connections throughout."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from qwen_asr.errors import CertificateError
+from qwen_asr.tls.reloading import RETRY_SECONDS, ReloadingCertificate
+from tests.https import connected, kind_of, served, serving, until
+from tests.issuing import Issuer, replace
+
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+
+
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test with certbot leaves it as it is; these only want to be quick."""
+    monkeypatch.setattr("qwen_asr.tls.reloading.POLL_SECONDS", 0.1)
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Issuer:
+    return Issuer()
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
+def test_another_type_of_key_is_served_with_and_without_a_name(
+    version: ssl.TLSVersion, issuer: Issuer, tmp_path: Path
+) -> None:
+    trust = issuer.trust()
+    trust.minimum_version = trust.maximum_version = version
+    certificate = ReloadingCertificate(*issuer.issue().write(tmp_path))
+    with serving(certificate) as port:
+        for kind in ("RSA", "EC"):
+            with connected(port, trust) as before:
+                issuer.issue(kind=kind).write(tmp_path)
+                assert until(lambda kind=kind: kind_of(certificate.leaf) == kind)
+                assert kind_of(served(port, trust)) == kind
+                assert kind_of(served(port, trust, name=None)) == kind
+                before.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert b"200 OK" in before.recv(65536)
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
+def test_a_session_ticket_of_the_certificate_before_is_not_taken(
+    version: ssl.TLSVersion, issuer: Issuer, tmp_path: Path
+) -> None:
+    trust = issuer.trust()
+    trust.minimum_version = trust.maximum_version = version
+    certificate = ReloadingCertificate(*issuer.issue().write(tmp_path))
+
+    def session(earlier: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool | None]:
+        with connected(port, trust, session=earlier) as secure:
+            secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            secure.recv(65536)  # tickets of TLS 1.3 come with the first answer
+            return secure.session, secure.session_reused
+
+    with serving(certificate) as port:
+        first, reused = session(None)
+        assert not reused
+        again, reused = session(first)
+        assert reused, "tickets are given, or this test shows nothing"
+        renewed = issuer.issue(kind="RSA")
+        renewed.write(tmp_path)
+        assert until(lambda: certificate.leaf == renewed.certificate)
+        _, reused = session(again)
+        assert not reused
+        assert served(port, trust) == renewed.certificate
+
+
+def test_links_that_are_renamed_are_seen(issuer: Issuer, tmp_path: Path) -> None:
+    # As certbot does it: archive/ holds each version, live/ links to the newest.
+    archive, live = tmp_path / "archive", tmp_path / "live"
+    archive.mkdir()
+    live.mkdir()
+
+    def publish(version: int) -> None:
+        issued = issuer.issue()
+        for name, content in (("privkey", issued.key_pem), ("fullchain", issued.certificate_pem)):
+            (archive / f"{name}{version}.pem").write_bytes(content)
+            fresh = live / f"{name}.new"
+            fresh.symlink_to(archive / f"{name}{version}.pem")
+            fresh.replace(live / f"{name}.pem")
+
+    publish(1)
+    certificate = ReloadingCertificate(live / "fullchain.pem", live / "privkey.pem")
+    first = certificate.leaf
+    assert not certificate.look()
+    publish(2)
+    assert certificate.look()
+    assert certificate.leaf != first
+
+
+class Clock:
+    """Time as a test wants it."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def tick(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("damage", ["half", "rubbish", "empty", "gone", "other key", "expired", "early"])
+def test_files_that_cannot_serve_leave_the_certificate_before(
+    damage: str, issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "qwen_asr")
+    clock = Clock()
+    first = issuer.issue()
+    certfile, keyfile = first.write(tmp_path)
+    certificate = ReloadingCertificate(certfile, keyfile, clock=clock)
+    renewed = issuer.issue(kind="RSA")
+    if damage == "half":
+        replace(certfile, renewed.certificate_pem[:300])
+    elif damage == "rubbish":
+        replace(keyfile, bytes(range(256)))
+    elif damage == "empty":
+        replace(certfile, b"")
+    elif damage == "gone":
+        keyfile.unlink()
+    elif damage == "other key":
+        replace(certfile, renewed.certificate_pem)
+    elif damage == "expired":
+        issuer.issue(begins=timedelta(days=-9), ends=timedelta(days=-1)).write(tmp_path)
+    else:
+        issuer.issue(begins=timedelta(days=1), ends=timedelta(days=9)).write(tmp_path)
+    context = certificate.context
+    assert not certificate.look()
+    assert caplog.messages == [], "a writer between two files is no failure yet"
+    for _ in range(100):
+        clock.tick(1)
+        assert not certificate.look()
+    assert certificate.context is context
+    assert certificate.leaf == first.certificate
+    [said] = caplog.messages
+    assert "stays in service" in said
+    assert ("key.pem" if damage in ("rubbish", "gone", "other key") else "cert.pem") in said
+    renewed.write(tmp_path)
+    assert certificate.look()
+    assert certificate.leaf == renewed.certificate
+
+
+def test_a_certificate_that_becomes_valid_is_taken_without_a_change(issuer: Issuer, tmp_path: Path) -> None:
+    clock = Clock()
+    certificate = ReloadingCertificate(*issuer.issue().write(tmp_path), clock=clock)
+    early = issuer.issue(begins=timedelta(minutes=10))
+    early.write(tmp_path)
+    for _ in range(3):
+        assert not certificate.look()
+        clock.tick(1)
+    clock.tick(600 + RETRY_SECONDS)
+    assert certificate.look()
+    assert certificate.leaf == early.certificate
+
+
+def test_files_that_cannot_serve_at_the_start_are_an_error(issuer: Issuer, tmp_path: Path) -> None:
+    certfile, keyfile = issuer.issue().write(tmp_path)
+    keyfile.write_bytes(issuer.issue().key_pem)
+    with pytest.raises(CertificateError, match=r"key\.pem"):
+        ReloadingCertificate(certfile, keyfile)
+
+
+def test_the_end_is_warned_of_at_a_third_of_the_lifetime(
+    issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "qwen_asr")
+    clock = Clock()
+    issued = issuer.issue(begins=timedelta(days=-59), ends=timedelta(days=31))
+    certificate = ReloadingCertificate(*issued.write(tmp_path), clock=clock)
+    assert certificate.expiry() == issued.certificate.not_valid_after_utc
+    certificate.warn()
+    assert certificate.warning() is None
+    assert caplog.messages == []
+    clock.tick(1.5 * 86400)
+    for _ in range(23):
+        certificate.warn()
+        clock.tick(3600)
+    assert len(caplog.messages) == 1, "once a day"
+    assert "in 30 days" in caplog.messages[0] or "in 29 days" in caplog.messages[0]
+    clock.tick(3600)
+    certificate.warn()
+    assert len(caplog.messages) == 2
+    clock.tick(32 * 86400)
+    certificate.warn()
+    assert "expired" in caplog.messages[-1]
+    assert "expired" in (certificate.warning() or "")
+
+
+def test_no_connection_fails_while_the_files_change(issuer: Issuer, tmp_path: Path) -> None:
+    certificate = ReloadingCertificate(*issuer.issue().write(tmp_path))
+    kinds: set[str] = set()
+    failures: list[Exception] = []
+    ended = threading.Event()
+    with serving(certificate) as port:
+
+        def connect() -> None:
+            trust = issuer.trust()
+            while not ended.wait(0.01):
+                try:
+                    kinds.add(kind_of(served(port, trust)))
+                except OSError as error:
+                    failures.append(error)
+
+        thread = threading.Thread(target=connect)
+        thread.start()
+        for kind in ("RSA", "EC", "RSA"):
+            issuer.issue(kind=kind).write(tmp_path)
+            assert until(lambda kind=kind: kind_of(certificate.leaf) == kind)
+        ended.set()
+        thread.join()
+    assert failures == []
+    assert kinds == {"EC", "RSA"}
