@@ -115,7 +115,7 @@ class ClientLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoorLimits:
+class EntranceLimits:
     """What the ports for HTTPS and its redirects take on before there is a request, and between requests; nobody's
     option. Waiting is a connection whose first byte, handshake, or request for a redirect is not complete."""
 

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI
 
-from qwen_asr.config import DoorLimits
+from qwen_asr.config import EntranceLimits
 from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.web.server import bind, create_server
 
@@ -25,7 +25,7 @@ PATIENCE = 60.0  # seconds; a busy machine is slow
 def serving(
     certificate: ReloadingCertificate,
     app: FastAPI | None = None,
-    limits: DoorLimits | None = None,
+    limits: EntranceLimits | None = None,
     around: Callable[[Any], Any] = lambda app: app,
 ) -> Iterator[int]:
     """Serves the app, or one with a word at "/", on a port of 127.0.0.1, which it gives; watches the certificate."""

@@ -335,7 +335,6 @@ def test_where_there_is_no_microphone_is_said(capsys: pytest.CaptureFixture[str]
         _announce(config, 8000)
         said.append(capsys.readouterr().out)
     assert ["--generate-self-signed-cert" in text for text in said] == [True, False, False]
-    assert ["Type the https://" in text for text in said] == [False, False, True]
 
 
 def test_several_files_are_named_and_a_bad_one_stops_none(tool: Tool, speech: Path, tmp_path: Path) -> None:

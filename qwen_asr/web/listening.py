@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from qwen_asr.config import DoorLimits
+from qwen_asr.config import EntranceLimits
 from qwen_asr.errors import PortInUse, StartupError
-from qwen_asr.web.door import Door
-from qwen_asr.web.https_door import tls_or_redirect
+from qwen_asr.web.entrance import Entrance
+from qwen_asr.web.first_byte import tls_or_redirect
 from qwen_asr.web.idle import IdleConnections
 from qwen_asr.web.redirect import same_port
 from qwen_asr.web.socket_protocol import socket_options
@@ -76,7 +76,7 @@ def create_server(
     around: Callable[[Any], Any] = lambda app: app,
     *,
     certificate: ReloadingCertificate | None = None,
-    limits: DoorLimits | None = None,
+    limits: EntranceLimits | None = None,
     **options: Any,
 ) -> Server:
     """A server for what `create_app` made, inside of the ASGI middleware `around`; `options` are uvicorn's.
@@ -97,7 +97,7 @@ def create_server(
 class Server(uvicorn.Server):
     """uvicorn's, that ends at a signal and returns, instead of raising the signal again: a stop is no failure.
 
-    With a certificate it lets connections in itself, each with the certificate of the moment; see `https_door`.
+    With a certificate it lets connections in itself, each with the certificate of the moment; see `first_byte`.
     """
 
     stopped_by: int | None = None
@@ -108,7 +108,7 @@ class Server(uvicorn.Server):
         on_stop: Callable[[], None] = lambda: None,
         stopping: Stopping | None = None,
         certificate: ReloadingCertificate | None = None,
-        limits: DoorLimits | None = None,
+        limits: EntranceLimits | None = None,
     ) -> None:
         """`stopping` ends the open sessions first, while all is still served; `on_stop` is called then, in the server's
         loop, before open requests are waited for. With a `certificate` it serves HTTPS, within `limits`."""
@@ -116,7 +116,7 @@ class Server(uvicorn.Server):
         self._on_stop = on_stop
         self._stopping = stopping
         self._certificate = certificate
-        self._limits = limits or DoorLimits()
+        self._limits = limits or EntranceLimits()
         self._idle = IdleConnections(self._limits.idle_seconds)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -127,7 +127,7 @@ class Server(uvicorn.Server):
             return
         await super().startup([])
         admit = tls_or_redirect(lambda: certificate.context, self._protocol, same_port, self._limits)
-        self.servers = [Door(listening, admit, self._limits) for listening in sockets]  # type: ignore[misc]  # all that is asked of asyncio's they do
+        self.servers = [Entrance(listening, admit, self._limits) for listening in sockets]  # type: ignore[misc]  # all that is asked of asyncio's they do
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn's, ten times a second; and once a second what is idle is closed."""

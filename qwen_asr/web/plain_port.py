@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from qwen_asr.config import DoorLimits
-from qwen_asr.web.door import Door
+from qwen_asr.config import EntranceLimits
+from qwen_asr.web.entrance import Entrance
 from qwen_asr.web.redirect import CHALLENGE_PATH, Respond, answer
 
 MAX_CHALLENGE_BYTES = 4096
@@ -22,9 +22,9 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,256}")  # base64url (RFC 8555, section 8.3
 
 
 @contextlib.contextmanager
-def answering(listening: socket.socket, respond: Respond, limits: DoorLimits | None = None) -> Iterator[None]:
+def answering(listening: socket.socket, respond: Respond, limits: EntranceLimits | None = None) -> Iterator[None]:
     """Answers on the socket, which is closed at the end, by `respond`, while the context lasts."""
-    limits = limits or DoorLimits()
+    limits = limits or EntranceLimits()
     loop = asyncio.new_event_loop()
     ended = asyncio.Event()
 
@@ -32,7 +32,7 @@ def answering(listening: socket.socket, respond: Respond, limits: DoorLimits | N
         await answer(connection, respond, limits)
 
     async def run() -> None:
-        door = Door(listening, admit, limits)
+        door = Entrance(listening, admit, limits)
         await ended.wait()
         door.close()
         await door.wait_closed()

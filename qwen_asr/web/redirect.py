@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import h11
 
 if TYPE_CHECKING:
-    from qwen_asr.config import DoorLimits
+    from qwen_asr.config import EntranceLimits
 
 CHALLENGE_PATH = "/.well-known/acme-challenge/"
 """Where an ACME authority asks, always over plain HTTP (RFC 8555, section 8.3)."""
@@ -98,7 +98,7 @@ def _is_host(name: str) -> bool:
     return True
 
 
-async def answer(connection: socket.socket, respond: Respond, limits: DoorLimits) -> None:
+async def answer(connection: socket.socket, respond: Respond, limits: EntranceLimits) -> None:
     """Reads one request from the connection, answers it, and closes it; whatever is no request is not answered."""
     try:
         reader, writer = await _streams(connection)

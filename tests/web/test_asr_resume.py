@@ -363,5 +363,5 @@ def test_the_log_does_not_tell_how_to_resume(served: Listening, caplog: pytest.L
 
     with caplog.at_level(logging.INFO, "qwen_asr"):
         session = asyncio.run(speak())
-    assert session[:6] in caplog.text
-    assert session[:7] not in caplog.text
+    assert session[:8] in caplog.text
+    assert session[:9] not in caplog.text

@@ -88,8 +88,8 @@ def test_what_is_counted_is_what_happened(served: Listening) -> None:
     assert 0 < value(during, "qwen_asr_audio_seconds_total") <= value(after, "qwen_asr_audio_seconds_total") + 0.1
     assert value(after, "qwen_asr_utterances_total", outcome="final") == 2
     assert value(after, "qwen_asr_utterances_total", outcome="failed") == 0
-    assert value(after, "qwen_asr_lag_seconds_count") >= 4  # two finals, and a partial of each
-    assert value(after, "qwen_asr_step_seconds_count") >= 4
+    assert value(after, "qwen_asr_lag_seconds_count") >= 2  # two finals, and what partials there were
+    assert value(after, "qwen_asr_step_seconds_count") >= 2
     assert value(after, "qwen_asr_batch_rows_count") > value(after, "qwen_asr_step_seconds_count")
     assert value(after, "qwen_asr_longest_lag_seconds") == 0
     assert value(after, "qwen_asr_busy_seconds_total") >= value(after, "qwen_asr_step_seconds_sum") * 0.5 > 0

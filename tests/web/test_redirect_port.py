@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_asr.config import Config, DoorLimits
+from qwen_asr.config import Config, EntranceLimits
 from qwen_asr.errors import PortInUse
 from qwen_asr.web.plain_port import answering, challenges_in
 from qwen_asr.web.redirect import other_port
@@ -33,7 +33,7 @@ def port(webroot: Path) -> Iterator[int]:
     listening = bind("127.0.0.1", 0)
     port = listening.getsockname()[1]
     challenges = challenges_in(webroot, {"known": b"known.thumbprint"}.get)
-    with answering(listening, other_port(port, 8443, challenges), DoorLimits(request_seconds=1, waiting_per_address=9)):
+    with answering(listening, other_port(port, 8443, challenges), EntranceLimits(request_seconds=1, waiting_per_address=9)):
         yield port
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from qwen_asr.web.redirect import Respond, answer
 
 if TYPE_CHECKING:
-    from qwen_asr.config import DoorLimits
-    from qwen_asr.web.door import Admit
+    from qwen_asr.config import EntranceLimits
+    from qwen_asr.web.entrance import Admit
 
 TLS_HANDSHAKE = b"\x16"
 
@@ -25,9 +25,9 @@ def tls_or_redirect(
     context: Callable[[], ssl.SSLContext],
     protocol: Callable[[], asyncio.Protocol],
     respond: Respond,
-    limits: DoorLimits,
+    limits: EntranceLimits,
 ) -> Admit:
-    """What a Door on the HTTPS port admits by. `context` is asked for each connection, `protocol` is uvicorn's."""
+    """What a Entrance on the HTTPS port admits by. `context` is asked for each connection, `protocol` is uvicorn's."""
 
     async def admit(connection: socket.socket) -> None:
         try:

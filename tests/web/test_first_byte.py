@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from qwen_asr.config import DoorLimits
+from qwen_asr.config import EntranceLimits
 from qwen_asr.tls.reloading import ReloadingCertificate
-from qwen_asr.web.door import Waiting, crowd_of
+from qwen_asr.web.entrance import Waiting, crowd_of
 from tests.https import asked, connected, plain_app, serving, until
 from tests.issuing import Issuer
 
@@ -182,7 +182,7 @@ def test_openssl_gets_modern_tls_and_nothing_else(port: int, program: Callable[[
 # --- who waits
 
 
-QUICK = DoorLimits(
+QUICK = EntranceLimits(
     first_byte_seconds=1.0, handshake_seconds=1.0, shutdown_seconds=1.0, request_seconds=1.0, idle_seconds=1.5
 )
 
@@ -239,7 +239,7 @@ def test_three_hundred_idlers_delay_no_page_and_are_closed(issuer: Issuer, certi
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 4096), hard), hard))
     # Those that wait all come from one address here: the limit for one must not be what ends them.
-    limits = DoorLimits(
+    limits = EntranceLimits(
         waiting_per_address=400, first_byte_seconds=8, handshake_seconds=8, request_seconds=8, idle_seconds=8
     )
     trust = issuer.trust()
@@ -315,7 +315,7 @@ def test_of_too_many_the_oldest_of_the_largest_crowd_goes() -> None:
 
 
 def test_many_from_one_address_keep_nobody_out(certificate: ReloadingCertificate, issuer: Issuer) -> None:
-    limits = DoorLimits(waiting_per_address=8)
+    limits = EntranceLimits(waiting_per_address=8)
     with serving(certificate, limits=limits) as port, contextlib.ExitStack() as silent:
         connections = [silent.enter_context(plain(port)) for _ in range(30)]
         with connected(port, issuer.trust()) as secure:

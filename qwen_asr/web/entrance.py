@@ -1,6 +1,6 @@
 """Accepts connections and keeps those that have not said yet what they want from crowding out the others.
 
-A `Door` stands on a listening socket in the event loop. Each connection is handed to `admit`, and counts as waiting
+A `Entrance` stands on a listening socket in the event loop. Each connection is handed to `admit`, and counts as waiting
 until that returns. Where too many wait, the oldest goes, of the address from which most wait: somebody who really
 wants in is through after a few round trips, so the oldest is the one that never will be.
 """
@@ -13,7 +13,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 
-from qwen_asr.config import DoorLimits
+from qwen_asr.config import EntranceLimits
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +25,13 @@ BACKLOG = 1024
 Admit = Callable[[socket.socket], Awaitable[None]]
 
 
-class Door:
+class Entrance:
     """`admit` owns the connection that it is given, and closes it or passes it on, cancelled too.
 
     `close` and `wait_closed` are those of `asyncio.Server`, so that uvicorn's server can hold it as one.
     """
 
-    def __init__(self, listening: socket.socket, admit: Admit, limits: DoorLimits) -> None:
+    def __init__(self, listening: socket.socket, admit: Admit, limits: EntranceLimits) -> None:
         """To be made in the running event loop; accepts from then on."""
         self._listening, self._admit = listening, admit
         self._waiting = Waiting(limits.waiting, limits.waiting_per_address)
