@@ -15,6 +15,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
+from qwen_asr.checks import check_hosts, check_keys, check_rate, check_users
 from qwen_asr.errors import BadConfig
 from qwen_asr.options import check, flag, option
 
@@ -36,6 +37,8 @@ LINGER_SECONDS = 5.0
 """How long the rest of a refused upload is still read and thrown away, so that the sender gets to read the answer."""
 RETRY_AFTER_SECONDS = 5
 """When a client that came while the checkpoint was loading is told to come again."""
+WRONG_KEYS = "20/minute"
+"""How many wrong keys and passwords an address may try; for the rest of the minute not even a right one is compared."""
 MAX_AHEAD_SECONDS = 30.0
 """How much ended speech of a file waits, decoded, for the recognizer before more of the file is read."""
 
@@ -45,10 +48,11 @@ MAX_AHEAD_SECONDS = 30.0
 class SocketLimits:
     """What the server takes on over its WebSockets, with units in the names; each is nobody's option either."""
 
-    sessions: int = 64
-    """Sessions open at once; one more is refused."""
     config_bytes: int = 1 << 16
     """A text message. The longest context that Qwen3-ASR was trained with, 10,000 tokens, fits."""
+    held_bytes: int = 1 << 20
+    """Audio that a client sends while it waits in the queue, kept for its session: 16 s of float32 at 16 kHz. No more
+    is read then until it is in."""
     message_bytes: int = 4 << 20
     """A message of audio: a minute of float32 at 16 kHz. Whoever sends a file sends it in pieces."""
     config_seconds: float = 10.0
@@ -56,7 +60,7 @@ class SocketLimits:
     idle_seconds: float = IDLE_SECONDS
     """How long nothing may come from a client that could send. It finds half-open connections too."""
     session_seconds: float = 4 * 3600.0
-    """How long a session may last."""
+    """How long a session may last. The server takes it from `--max-session-seconds`, which has the same default."""
     ahead_seconds: float = 30.0
     """How much speech may wait for its text before no more is read from that client."""
     waiting_messages: int = 256
@@ -128,6 +132,53 @@ class Config:
         "server",
     )
     share: bool = option(False, "also make a public link through Gradio's tunnel, where it can be had", "server")
+    allowed_hosts: tuple[str, ...] = option(
+        (),
+        "name under which the server may be asked for, `*.example.org` for all below; repeatable. This machine's own "
+        "always are; `*` is any",
+        "access",
+        metavar="NAME",
+        shown="any; where only this machine is listened to, its own names",
+    )
+    auth: tuple[str, ...] = option(
+        (),
+        "who may use the page, after a login; repeatable. Lets programs in too (HTTP Basic)",
+        "access",
+        metavar="USER:PASSWORD",
+        secret=True,
+    )
+    api_key: tuple[str, ...] = option(
+        (),
+        "what programs send as `Authorization: Bearer KEY`; repeatable. The page stays open without `--auth`",
+        "access",
+        metavar="KEY",
+        secret=True,
+    )
+    max_sessions: int = option(
+        64, "sessions at once, of pages and programs together", "limits", metavar="N", low=1, high=10_000
+    )
+    max_queue: int = option(
+        64,
+        "how many more may wait for a place, and are told their position; 0 refuses them at once",
+        "limits",
+        metavar="N",
+        low=0,
+        high=10_000,
+    )
+    max_session_seconds: float = option(
+        4 * 3600.0,
+        "how long one session may last; it then ends with all its text",
+        "limits",
+        metavar="SECONDS",
+        low=1,
+        high=30 * 86_400,
+    )
+    rate_limit: str | None = option(
+        None,
+        "how often one address, and one key, may open a session or send a request, such as `60/minute`",
+        "limits",
+        metavar="N/TIME",
+    )
     vad_threshold: float = option(
         0.5, "speech probability from which a moment counts as speech", "endpointing", metavar="P", low=0.01, high=0.99
     )
@@ -192,6 +243,10 @@ class Config:
             object.__setattr__(self, "port", SPACE_PORT if self.on_space else DEFAULT_PORT)
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
+        check_hosts(self.allowed_hosts)
+        check_users(self.auth)
+        check_keys(self.api_key)
+        check_rate(self.rate_limit)
 
     @property
     def on_space(self) -> bool:

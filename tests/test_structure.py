@@ -28,7 +28,8 @@ LONGEST_MODULE = 400
 ROOMS = {
     "errors": set(),
     "options": {"errors"},
-    "config": {"errors", "options"},
+    "checks": {"errors"},
+    "config": {"checks", "errors", "options"},
     "audio": {"config", "errors"},
     "engine": {"config", "errors", "audio"},
     "live": {"config", "errors", "audio", "engine"},

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +27,7 @@ from qwen_asr.errors import BadConfig, LimitExceeded, QwenASRError, TimedOut, To
 from qwen_asr.live.events import Event, Partial
 from qwen_asr.web import asr_messages
 from qwen_asr.web.outbox import Outbox
+from qwen_asr.web.waiting import place_for
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -42,6 +44,10 @@ NORMAL_CLOSE = 1000
 T = TypeVar("T")
 
 
+def _queued(position: int) -> str:
+    return asr_messages.encode(asr_messages.queued(position))
+
+
 class Conversation:
     """What one accepted connection says and hears: `run` it, or `refuse` it."""
 
@@ -54,6 +60,7 @@ class Conversation:
         self._limits = limits
         self._threads = threads
         self._outbox = Outbox(limits.waiting_messages)
+        self._held: deque[Any] = deque()  # what came while it waited for a place
         self._answered = False  # whether any utterance has ended
         self._close_code = NORMAL_CLOSE
         self._gone = False
@@ -99,13 +106,15 @@ class Conversation:
         if isinstance(first, bytes):
             raise BadConfig('The first message is binary; expected a text: {"type": "config"} with the settings.')
         settings = asr_messages.parse_config(first)
+        place, self._held = await place_for(self._websocket, self._service.admission, self._limits, _queued)
         try:
             self._audio = await self._in_thread(PcmStream, settings.encoding, settings.wishes.rate)
-            self._runner = await self._in_thread(self._service.listen, settings.wishes, self._tell)
+            self._runner = await self._in_thread(self._service.listen, settings.wishes, self._tell, place)
         except QwenASRError:
             raise
         except Exception as error:
             log.exception("A session could not be opened.")
+            place.leave()
             raise QwenASRError("The server failed to open a session; its log says why.") from error
         self._outbox.put(asr_messages.session_created(self.session_id))
 
@@ -159,7 +168,7 @@ class Conversation:
     async def _receive(self, seconds: float) -> str | bytes:
         """The next message. Raises WebSocketDisconnect, TimedOut where none comes, TooLarge for one too long."""
         with anyio.move_on_after(seconds):
-            message = await self._websocket.receive()
+            message = self._held.popleft() if self._held else await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message["code"], message.get("reason"))
             text, audio = message.get("text"), message.get("bytes")

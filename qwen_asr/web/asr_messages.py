@@ -128,6 +128,11 @@ def session_created(session_id: str) -> dict[str, Any]:
     return {"type": "session_created", "session_id": session_id}
 
 
+def queued(position: int) -> dict[str, Any]:
+    """What a client is told that waits for a place; 1 is the next to come in."""
+    return {"type": "queued", "position": position}
+
+
 def of_event(event: Event, received: int, now: float) -> dict[str, Any]:
     """What the client is told of an event.
 

@@ -28,7 +28,8 @@ PATH = "/ws/asr"
 
 def add_route(app: FastAPI, service: Service, limits: SocketLimits | None = None) -> AsrSocket:
     """Adds the WebSocket to the app, whose state then holds it as `asr_socket`."""
-    socket = AsrSocket(service, limits or SocketLimits())
+    limits = limits or SocketLimits(session_seconds=service.config.max_session_seconds)
+    socket = AsrSocket(service, limits)
     app.state.asr_socket = socket
     app.router.routes.append(WebSocketRoute(PATH, socket.serve))
     return socket
@@ -64,9 +65,9 @@ class AsrSocket:
             log.info("A client left before it had its session, or its close.")
 
     def _refusal(self) -> QwenASRError | None:
-        most = self._limits.sessions
+        most = self._service.admission.capacity
         if self._service.state != "ready":
             return NotReady(self._service.text)
         if len(self.conversations) >= most:
-            return LimitExceeded(f"All {most} sessions of this server are taken: try again a little later.")
+            return LimitExceeded(f"All {most} connections of this server are taken: try again a little later.")
         return None

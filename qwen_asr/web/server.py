@@ -24,6 +24,7 @@ from starlette.routing import Mount
 
 from qwen_asr.config import Config
 from qwen_asr.errors import BadConfig, PortInUse, QwenASRError, ShareUnavailable, StartupError
+from qwen_asr.web.redaction import redact_logs
 from qwen_asr.web.socket_protocol import socket_options
 
 if TYPE_CHECKING:
@@ -48,10 +49,14 @@ def create_app(config: Config, service: Service, **settings: Any) -> FastAPI:
 
     from qwen_asr.engine.languages import resolve_language
     from qwen_asr.web import asr_socket, rest
+    from qwen_asr.web.door import Door
     from qwen_asr.web.page import CSS, build_page, theme
     from qwen_asr.web.speaker import Speakers
 
-    speakers = Speakers(service.listen)
+    door = Door(config, service.rates)
+    speakers = Speakers(
+        service.listen, admission=service.admission, rates=service.rates, session_seconds=config.max_session_seconds
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> Any:
@@ -60,6 +65,7 @@ def create_app(config: Config, service: Service, **settings: Any) -> FastAPI:
 
     app = FastAPI(title="Qwen3-ASR live", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(Unbuffered)
+    app.add_middleware(door.around)
     app.state.speakers = speakers
     app.state.service = service
     # Routes of our own go here: after the mount at "/" they would answer 404.
@@ -76,6 +82,7 @@ def create_app(config: Config, service: Service, **settings: Any) -> FastAPI:
         app,
         page,
         path="/",
+        auth=door.page_login,
         server_name=config.host,
         server_port=config.port,
         theme=theme(),
@@ -91,6 +98,8 @@ def create_app(config: Config, service: Service, **settings: Any) -> FastAPI:
     )
     gradio_app: Any
     [gradio_app] = [route.app for route in mounted.routes if isinstance(route, Mount) and route.path == ""]
+
+    door.knows(gradio_app)
 
     def end_streams() -> None:
         # Each open page holds an event stream that ends by itself only at this sign.
@@ -112,16 +121,21 @@ def serve(config: Config) -> int:
             "--share makes a public https address of its own and cannot reach a server that speaks HTTPS itself: "
             "give either --share or --generate-self-signed-cert."
         )
+    redact_logs(config)
     listening = bind(config.host, config.port)  # first: nobody wants to load for minutes and then hear of it
     try:
         options = _tls_options(config)
         port = listening.getsockname()[1]
         say("Starting ...")
+        from qwen_asr.web.door import open_doors
         from qwen_asr.web.service import Service  # heavy; see above
 
         service = Service(config)
         server = create_server(create_app(config, service), **options)
+        redact_logs(config)
         _announce(config, port)
+        for sentence in open_doors(config):
+            log.warning("%s", sentence)
         service.start(lambda: _loaded(config, service, server))
         if config.share and not config.on_space:
             threading.Thread(target=_share, args=(port,), name="qwen-asr-share", daemon=True).start()

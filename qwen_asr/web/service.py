@@ -10,13 +10,16 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.vad import Silero
 from qwen_asr.config import Config
 from qwen_asr.errors import NotReady, QwenASRError
 from qwen_asr.live.events import Event
+from qwen_asr.live.limits import Admission, Ticket
 from qwen_asr.live.runner import Runner
 from qwen_asr.live.session import Session
 from qwen_asr.web.news import Bell
+from qwen_asr.web.rates import Rates
 from qwen_asr.web.speaker import Wishes
 
 if TYPE_CHECKING:
@@ -35,12 +38,15 @@ DEMO_NOTE = (
 class Service:
     """`start` loads; `state` is "loading", "ready" or "failed", `text` says it to people, `error` is why it failed.
 
-    A recognizer that is loaded already can be handed in; the state is then "ready" from the beginning.
+    A recognizer that is loaded already can be handed in; the state is then "ready" from the beginning. `admission` says
+    who has a place among the sessions, whatever route they came by, and `rates` how often one may come.
     """
 
     def __init__(self, config: Config, recognizer: Recognizer | None = None) -> None:
         self.config = config
         self.bell = Bell()
+        self.admission = Admission(config.max_sessions, config.max_queue)
+        self.rates = Rates(config.rate_limit)
         self.state = "loading"
         self.text = "Loading …"
         self.error: QwenASRError | None = None
@@ -96,18 +102,33 @@ class Service:
             max_new_tokens=config.max_new_tokens,
         )
 
-    def listen(self, wishes: Wishes, on_events: Callable[[list[Event]], None]) -> Runner:
-        """A session that runs: what `Speakers` needs to open a recording. Raises as `new_session` does."""
-        scheduler, _ = self._ready()
-        session = self.new_session(wishes.context, wishes.language, wishes.chunk_seconds, wishes.prompt)
-        return Runner(session, scheduler, on_events)
+    def listen(
+        self, wishes: Wishes, on_events: Callable[[list[Event]], None], place: Ticket | None = None
+    ) -> Runner:
+        """A session that runs: what `Speakers` needs to open a recording.
+
+        `place` is one that is in; the session gives it back at its end, and at once where it cannot be opened. Without
+        one it takes a place that is free. Raises as `new_session` does, and LimitExceeded where no place is free.
+        """
+        place = place or self.admission.enter_at_once()
+        try:
+            scheduler, _ = self._ready()
+            session = self.new_session(wishes.context, wishes.language, wishes.chunk_seconds, wishes.prompt)
+            return Runner(session, scheduler, on_events, place.leave)
+        except BaseException:
+            place.leave()
+            raise
 
     def transcribe(
-        self, context: str, language: str | None, chunk_seconds: float, on_events: Callable[[list[Event]], None]
+        self,
+        context: str,
+        language: str | None,
+        chunk_seconds: float,
+        on_events: Callable[[list[Event]], None],
+        place: Ticket | None = None,
     ) -> Runner:
-        """A session that runs, its text brought up to date every `chunk_seconds`. Raises as `new_session` does."""
-        scheduler, _ = self._ready()
-        return Runner(self.new_session(context, language, chunk_seconds), scheduler, on_events)
+        """A session that runs, its text brought up to date every `chunk_seconds`. As `listen` in all else."""
+        return self.listen(Wishes(SAMPLE_RATE, context, language, chunk_seconds=chunk_seconds), on_events, place)
 
     @property
     def model_name(self) -> str:

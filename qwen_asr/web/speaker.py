@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,14 +26,18 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.resample import StreamingResampler, to_mono
-from qwen_asr.config import IDLE_SECONDS, LEAVING_SECONDS
+from qwen_asr.config import IDLE_SECONDS, LEAVING_SECONDS, MAX_BACKLOG_SECONDS
 from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.live.limits import Admission
 from qwen_asr.web.news import Bell
+from qwen_asr.web.rates import Rates
+from qwen_asr.web.waiting import Turn
 
 log = logging.getLogger(__name__)
 
 BYTES_PER_SAMPLE = 2
 """The page sends int16, little endian, one channel."""
+OVER = "The recording has lasted as long as this server allows and was stopped. Press Record to go on."
 SKIPPED_MARGIN_SECONDS = 1.0
 """How much audio before the present the page keeps although it was silence: longer than any pre-roll."""
 
@@ -71,7 +77,8 @@ class Wishes:
     chunk_seconds: float | None = None
 
 
-StartListener = Callable[[Wishes, Callable[[list[Event]], None]], Listener]
+StartListener = Callable[..., Listener]
+"""Called with the wishes and the function that events are told to; with the place too, where one was waited for."""
 
 
 @dataclass
@@ -103,13 +110,20 @@ class Speaker:
     `received` counts the bytes taken, `sha256` is over exactly those.
     """
 
-    def __init__(self, wishes: Wishes, start: StartListener, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        wishes: Wishes,
+        start: StartListener,
+        clock: Callable[[], float] = time.monotonic,
+        session_seconds: float = math.inf,
+    ) -> None:
         self.wishes = wishes
         self.received = 0
         self.heard_at = clock()
         self.error: str | None = None
         self.bell = Bell()
         self._clock = clock
+        self._over_at = clock() + session_seconds
         self._digest = hashlib.sha256()
         self._resampler = StreamingResampler(wishes.rate)
         self._taking = threading.Lock()  # one block at a time: a late duplicate may arrive beside its repetition
@@ -132,6 +146,11 @@ class Speaker:
         return self._finished is not None
 
     @property
+    def over(self) -> bool:
+        """Whether it has lasted as long as a recording may: the page is told to stop, and to send what it still has."""
+        return self._clock() > self._over_at
+
+    @property
     def done(self) -> bool:
         """Whether all audio is in and all text is out."""
         return self.error is not None or (self._finished is not None and self._finished.done())
@@ -142,6 +161,8 @@ class Speaker:
         Bytes received before are ignored. A block that starts beyond what is here is refused whole: the returned
         offset is then smaller than `offset`, and the page sends again from there.
         """
+        if self._clock() > self._over_at + MAX_BACKLOG_SECONDS:  # it does not stop, so it is stopped
+            self.finish(self.received)
         with self._taking:
             self.heard_at = self._clock()
             known = self.received - offset
@@ -199,6 +220,7 @@ class Speaker:
             "lag": round(self._listener.lag, 2),
             "done": done,
             "error": self.error,
+            "over": OVER if self.over else None,
         }
         return view | {"sha256": self.sha256} if done else view
 
@@ -244,6 +266,14 @@ class Speaker:
         return min(self._safe_at * self.wishes.rate // SAMPLE_RATE * BYTES_PER_SAMPLE, self.received)
 
 
+@dataclass
+class _Waiting:
+    """A recording that is not open yet."""
+
+    turn: Turn
+    heard_at: float
+
+
 class Speakers:
     """All open recordings, each bound to its tab: nobody reads another's text by guessing a name.
 
@@ -257,8 +287,15 @@ class Speakers:
         idle_seconds: float = IDLE_SECONDS,
         leaving_seconds: float = LEAVING_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        admission: Admission | None = None,
+        rates: Rates | None = None,
+        session_seconds: float = math.inf,
     ) -> None:
         self._start = start
+        self._admission = admission
+        self._rates = rates
+        self._session_seconds = session_seconds
+        self._turns: dict[tuple[str, str], _Waiting] = {}
         self._idle_seconds = idle_seconds
         self.leaving_seconds = leaving_seconds
         self._clock = clock
@@ -283,17 +320,45 @@ class Speakers:
             return self._speakers.get((tab, recording))
 
     def open(self, tab: str, recording: str, wishes: Wishes) -> Speaker:
-        """Opens a recording; that tab's finished ones are forgotten. Raises what the listener raises, e.g. NotReady."""
+        """Opens a recording; that tab's finished ones are forgotten. Raises what the listener raises, e.g. NotReady.
+
+        The place that it has waited for, if it has, is the listener's from here on.
+        """
         with self._lock:
             speaker = self._speakers.get((tab, recording))
             if speaker is not None:
                 return speaker
-            speaker = self._speakers[tab, recording] = Speaker(wishes, self._start, self._clock)
+            waiting = self._turns.pop((tab, recording), None)
+            start = self._start if waiting is None else partial(self._start, place=waiting.turn.ticket)
+            speaker = Speaker(wishes, start, self._clock, self._session_seconds)
+            self._speakers[tab, recording] = speaker
             old = [key for key, other in self._speakers.items() if key[0] == tab and other.done]
             finished = [self._speakers.pop(key) for key in old]
         for other in finished:
             other.close()
         return speaker
+
+    def check_rate(self, address: str) -> None:
+        """Counts a recording that is about to begin. Raises LimitExceeded."""
+        if self._rates is not None:
+            self._rates.hit(address)
+
+    def enter(self, tab: str, recording: str, address: str) -> Turn | None:
+        """The turn of a recording that is to be opened: at position 0 it can be. None where nobody ever waits.
+
+        The same one each time that it is asked for; it lasts as long as it is, or its tab is heard otherwise. Raises
+        LimitExceeded.
+        """
+        if self._admission is None:
+            return None
+        with self._lock:
+            self._left.pop(tab, None)
+            waiting = self._turns.get((tab, recording))
+            if waiting is None:
+                self.check_rate(address)
+                waiting = self._turns[tab, recording] = _Waiting(Turn(self._admission), 0.0)
+            waiting.heard_at = self._clock()
+            return waiting.turn
 
     def forget(self, tab: str, recording: str) -> None:
         """Frees one recording, if it is there."""
@@ -305,7 +370,7 @@ class Speakers:
     def leave(self, tab: str) -> None:
         """The tab's connection ended: its recordings are freed unless it is heard again shortly."""
         with self._lock:
-            if any(key[0] == tab for key in self._speakers):
+            if any(key[0] == tab for key in (*self._speakers, *self._turns)):
                 self._left[tab] = self._clock()
 
     def reap(self) -> int:
@@ -315,23 +380,29 @@ class Speakers:
             left = {tab for tab, since in self._left.items() if now - since > self.leaving_seconds}
             for tab in left:
                 del self._left[tab]
-            gone = [
-                key
-                for key, speaker in self._speakers.items()
-                if key[0] in left or now - speaker.heard_at > self._idle_seconds
-            ]
-            freed = [self._speakers.pop(key) for key in gone]
+
+            def gone(heard: Mapping[tuple[str, str], Speaker | _Waiting]) -> list[tuple[str, str]]:
+                silent = {key for key, one in heard.items() if now - one.heard_at > self._idle_seconds}
+                return [key for key in heard if key[0] in left or key in silent]
+
+            freed = [self._speakers.pop(key) for key in gone(self._speakers)]
+            waited = [self._turns.pop(key) for key in gone(self._turns)]
         for speaker in freed:
             speaker.close()
-        return len(freed)
+        for waiting in waited:
+            waiting.turn.ticket.leave()
+        return len(freed) + len(waited)
 
     def close(self) -> None:
         """Frees everything, when the server stops."""
         self._closing.set()
         with self._lock:
             speakers, self._speakers = list(self._speakers.values()), {}
+            turns, self._turns = list(self._turns.values()), {}
         for speaker in speakers:
             speaker.close()
+        for waiting in turns:
+            waiting.turn.ticket.leave()
 
     def _sweep(self) -> None:
         while not self._closing.wait(min(1.0, self.leaving_seconds / 4)):
