@@ -71,7 +71,9 @@ class Door:
             try:
                 self.check(scope)
             except QwenASRError as refusal:
-                log.info("%s was refused: %s", sender(scope) or "somebody", type(refusal).__name__)
+                # Who comes too often would fill the log as well.
+                level = logging.DEBUG if isinstance(refusal, LimitExceeded) else logging.INFO
+                log.log(level, "%s was refused: %s", sender(scope) or "somebody", type(refusal).__name__)
                 await _answer(self._response(refusal, scope), scope, receive, send)
             else:
                 await app(scope, receive, send)

@@ -16,7 +16,7 @@ GONE = "[redacted]"
 _SURELY_SECRET = 6  # characters
 # What carries a secret by its form, known to the server or not. The quotes are those of printed headers.
 _FORMS = [
-    (re.compile(r"(?i)(authorization[\"']?\s*[:=,]\s*b?[\"']?\s*(?:(?:bearer|basic)\s+)?)[^\s\"',)]+"), rf"\1{GONE}"),
+    (re.compile(r"(?i)(authorization[\"']?\s*[:=,]\s*(?:b?[\"'])?\s*(?:(?:bearer|basic)\s+)?)[^\s\"',)]+"), rf"\1{GONE}"),
     (re.compile(r"(?i)\b((?:bearer|basic)\s+)[\w.~+/=-]{8,}"), rf"\1{GONE}"),
     (re.compile(r"(?i)(api_key=)[^&\s\"']*"), rf"\1{GONE}"),
     (re.compile(r"(?i)(openai-insecure-api-key\.)[^\s,\"']+"), rf"\1{GONE}"),
