@@ -16,12 +16,13 @@ GONE = "[redacted]"
 _SURELY_SECRET = 6  # characters
 # What carries a secret by its form, known to the server or not. The quotes are those of printed headers.
 _FORMS = [
-    (re.compile(r"(?i)(authorization[\"']?\s*[:=,]\s*(?:b?[\"'])?\s*(?:(?:bearer|basic)\s+)?)[^\s\"',)]+"), rf"\1{GONE}"),
-    (re.compile(r"(?i)\b((?:bearer|basic)\s+)[\w.~+/=-]{8,}"), rf"\1{GONE}"),
-    (re.compile(r"(?i)(api_key=)[^&\s\"']*"), rf"\1{GONE}"),
-    (re.compile(r"(?i)(openai-insecure-api-key\.)[^\s,\"']+"), rf"\1{GONE}"),
-    (re.compile(r"(?i)(access-token-[\w-]+=)[^;\s\"']+"), rf"\1{GONE}"),
+    r"(authorization[\"']?\s*[:=,]\s*(?:b?[\"'])?\s*(?:(?:bearer|basic)\s+)?)[^\s\"',)]+",
+    r"\b((?:bearer|basic)\s+)[\w.~+/=-]{8,}",
+    r"(api_key=)[^&\s\"']*",
+    r"(openai-insecure-api-key\.)[^\s,\"']+",
+    r"(access-token-[\w-]+=)[^;\s\"']+",
 ]
+_PATTERNS = [re.compile(form, re.IGNORECASE) for form in _FORMS]
 
 
 class Redaction(logging.Filter):
@@ -38,8 +39,8 @@ class Redaction(logging.Filter):
         """`text` without secrets."""
         if self._known is not None:
             text = self._known.sub(GONE, text)
-        for form, instead in _FORMS:
-            text = form.sub(instead, text)
+        for pattern in _PATTERNS:
+            text = pattern.sub(rf"\1{GONE}", text)
         return text
 
     def filter(self, record: logging.LogRecord) -> bool:

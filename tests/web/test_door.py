@@ -80,7 +80,6 @@ async def handshake(url: str, **options: Any) -> int:
         async with connect(f"{url.replace('http', 'ws')}", **options):
             return 101
     except InvalidStatus as refused:
-        assert refused.response.status_code != 101
         return refused.response.status_code
 
 
@@ -138,7 +137,8 @@ def test_a_key_in_the_query_is_for_browsers_sockets_alone(keyed: Served) -> None
     assert knocks(keyed, query, origin=keyed.url) == 101
     assert knocks(keyed, "/ws/asr?api_key=wrong", origin=keyed.url) == 401
     assert knocks(keyed, query, origin="https://evil.example") == 403
-    assert httpx.get(f"{keyed.url}/v1/models?api_key={KEY}", headers={"origin": keyed.url}, **PATIENT).status_code == 401
+    asked = httpx.get(f"{keyed.url}/v1/models?api_key={KEY}", headers={"origin": keyed.url}, **PATIENT)
+    assert asked.status_code == 401
 
 
 def test_pages_of_others_are_refused_with_and_without_a_key(keyed: Served) -> None:

@@ -15,13 +15,14 @@ def answers(config: Config, *hosts: str) -> bool:
     headers = Headers(raw=[(b"host", host.encode()) for host in hosts])
     try:
         Hosts(config).check(headers)
-    except WrongHost as refused:
-        assert not any(host in str(refused) for host in hosts if host)
+    except WrongHost:
         return False
     return True
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "localhost.", "127.0.0.1:9", "127.0.0.2", "[::1]:8000"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8000", "localhost.", "127.0.0.1:9", "127.0.0.2", "[::1]:8000"]
+)
 def test_this_machine_by_its_own_names(host: str) -> None:
     assert answers(Config(), host)
     assert answers(Config(allowed_hosts=("asr.example",)), host)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qwen_asr import errors
-from qwen_asr.config import SocketLimits
+from qwen_asr.config import Config, SocketLimits
 from qwen_asr.live.events import Failed, Final, Partial
 from qwen_asr.web import asr_messages
 
@@ -49,6 +49,7 @@ def test_what_the_server_sends_is_as_shown(examples: dict[str, Any]) -> None:
         asr_messages.parse_config('{"type": "config", "chunk_size_sec": 0}')
     sent = {
         "session_created": asr_messages.session_created("t5Vq0Yx3dC9mXo2b1JrW8w"),
+        "queued": asr_messages.queued(2),
         "partial": asr_messages.of_event(PARTIAL, 28_000, NOW),
         "final": asr_messages.of_event(FINAL, 48_000, NOW + 1.25),
         "error": asr_messages.of_error(bad.value),
@@ -82,5 +83,6 @@ def test_the_numbers_are_the_limits(document: str) -> None:
     assert f"above {limits.config_bytes >> 10} KiB, audio above {limits.message_bytes >> 20} MiB" in document
     assert f"no config within {limits.config_seconds:g} s, or nothing at all for {limits.idle_seconds:g} s" in document
     assert f"no further than {limits.ahead_seconds:g} s of speech ahead" in document
-    assert limits.session_seconds == 4 * 3600
+    assert f"keeps {limits.held_bytes >> 20} MiB of it" in document
+    assert limits.session_seconds == Config().max_session_seconds == 4 * 3600
     assert "lasted four hours" in document
