@@ -266,14 +266,6 @@ class Speaker:
         return min(self._safe_at * self.wishes.rate // SAMPLE_RATE * BYTES_PER_SAMPLE, self.received)
 
 
-@dataclass
-class _Waiting:
-    """A recording that is not open yet."""
-
-    turn: Turn
-    heard_at: float
-
-
 class Speakers:
     """All open recordings, each bound to its tab: nobody reads another's text by guessing a name.
 
@@ -295,7 +287,7 @@ class Speakers:
         self._admission = admission
         self._rates = rates
         self._session_seconds = session_seconds
-        self._turns: dict[tuple[str, str], _Waiting] = {}
+        self._turns: dict[tuple[str, str], Turn] = {}  # of recordings that are not open yet
         self._idle_seconds = idle_seconds
         self.leaving_seconds = leaving_seconds
         self._clock = clock
@@ -328,8 +320,8 @@ class Speakers:
             speaker = self._speakers.get((tab, recording))
             if speaker is not None:
                 return speaker
-            waiting = self._turns.pop((tab, recording), None)
-            start = self._start if waiting is None else partial(self._start, place=waiting.turn.ticket)
+            turn = self._turns.pop((tab, recording), None)
+            start = self._start if turn is None else partial(self._start, place=turn.ticket)
             speaker = Speaker(wishes, start, self._clock, self._session_seconds)
             self._speakers[tab, recording] = speaker
             old = [key for key, other in self._speakers.items() if key[0] == tab and other.done]
@@ -346,19 +338,18 @@ class Speakers:
     def enter(self, tab: str, recording: str, address: str) -> Turn | None:
         """The turn of a recording that is to be opened: at position 0 it can be. None where nobody ever waits.
 
-        The same one each time that it is asked for; it lasts as long as it is, or its tab is heard otherwise. Raises
-        LimitExceeded.
+        The same one each time that it is asked for, and freed as recordings are. Raises LimitExceeded.
         """
         if self._admission is None:
             return None
         with self._lock:
             self._left.pop(tab, None)
-            waiting = self._turns.get((tab, recording))
-            if waiting is None:
+            turn = self._turns.get((tab, recording))
+            if turn is None:
                 self.check_rate(address)
-                waiting = self._turns[tab, recording] = _Waiting(Turn(self._admission), 0.0)
-            waiting.heard_at = self._clock()
-            return waiting.turn
+                turn = self._turns[tab, recording] = Turn(self._admission)
+            turn.heard_at = self._clock()
+            return turn
 
     def forget(self, tab: str, recording: str) -> None:
         """Frees one recording, if it is there."""
@@ -381,16 +372,15 @@ class Speakers:
             for tab in left:
                 del self._left[tab]
 
-            def gone(heard: Mapping[tuple[str, str], Speaker | _Waiting]) -> list[tuple[str, str]]:
-                silent = {key for key, one in heard.items() if now - one.heard_at > self._idle_seconds}
-                return [key for key in heard if key[0] in left or key in silent]
+            def gone(heard: Mapping[tuple[str, str], Speaker | Turn]) -> list[tuple[str, str]]:
+                return [key for key, one in heard.items() if key[0] in left or now - one.heard_at > self._idle_seconds]
 
             freed = [self._speakers.pop(key) for key in gone(self._speakers)]
             waited = [self._turns.pop(key) for key in gone(self._turns)]
         for speaker in freed:
             speaker.close()
-        for waiting in waited:
-            waiting.turn.ticket.leave()
+        for turn in waited:
+            turn.ticket.leave()
         return len(freed) + len(waited)
 
     def close(self) -> None:
@@ -401,8 +391,8 @@ class Speakers:
             turns, self._turns = list(self._turns.values()), {}
         for speaker in speakers:
             speaker.close()
-        for waiting in turns:
-            waiting.turn.ticket.leave()
+        for turn in turns:
+            turn.ticket.leave()
 
     def _sweep(self) -> None:
         while not self._closing.wait(min(1.0, self.leaving_seconds / 4)):

@@ -25,6 +25,7 @@ class Turn:
     """A ticket, and a way to wait until its position is another one. Raises LimitExceeded where none may wait."""
 
     def __init__(self, admission: Admission) -> None:
+        self.heard_at = 0.0  # for who keeps it: when somebody last asked for it
         self._bell = Bell()
         self.ticket = admission.enter(self._bell.ring)
 
