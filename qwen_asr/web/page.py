@@ -146,7 +146,8 @@ class StockRecorder:
             if speaker is None:
                 wishes = Wishes(rate, context, None if language == AUTOMATIC else language)
                 try:
-                    self._speakers.check_rate(sender(request.scope))
+                    # The address alone: Gradio's request would turn more of the other one into JSON, and fails at it.
+                    self._speakers.check_rate(sender({"client": (request.client.host,)}))
                     speaker = self._speakers.open(tab, STOCK_RECORDING, wishes)
                 except QwenASRError as error:
                     raise gr.Error(str(error), duration=None) from error

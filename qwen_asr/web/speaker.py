@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.resample import StreamingResampler, to_mono
 from qwen_asr.config import IDLE_SECONDS, LEAVING_SECONDS, MAX_BACKLOG_SECONDS
-from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.live.events import Event, Partial
 from qwen_asr.live.limits import Admission
+from qwen_asr.web.lines import Line
 from qwen_asr.web.news import Bell
 from qwen_asr.web.rates import Rates
 from qwen_asr.web.waiting import Turn
@@ -81,29 +82,6 @@ StartListener = Callable[..., Listener]
 """Called with the wishes and the function that events are told to; with the place too, where one was waited for."""
 
 
-@dataclass
-class _Line:
-    """An utterance as the page shows it; `revision` is that of its last change."""
-
-    revision: int
-    event: Partial | Final | Failed
-
-    def shown(self) -> dict[str, Any]:
-        event = self.event
-        text = "" if isinstance(event, Failed) else event.text
-        stable = event.stable if isinstance(event, Partial) else len(text)
-        return {
-            "number": event.utterance,
-            "settled": text[:stable],
-            "tentative": text[stable:],
-            "start": event.start / SAMPLE_RATE,
-            "end": event.end / SAMPLE_RATE,
-            "final": not isinstance(event, Partial),
-            "language": None if isinstance(event, Failed) else event.language,
-            "error": event.message if isinstance(event, Failed) else None,
-        }
-
-
 class Speaker:
     """One recording. Safe to call from any thread.
 
@@ -127,7 +105,7 @@ class Speaker:
         self._digest = hashlib.sha256()
         self._resampler = StreamingResampler(wishes.rate)
         self._taking = threading.Lock()  # one block at a time: a late duplicate may arrive beside its repetition
-        self._lines: dict[int, _Line] = {}
+        self._lines: dict[int, Line] = {}
         self._lines_lock = threading.Lock()
         self._revision = 0
         self._safe_at = 0  # samples at 16 kHz
@@ -244,7 +222,7 @@ class Speaker:
         with self._lines_lock:
             for event in events:
                 self._revision += 1
-                self._lines[event.utterance] = _Line(self._revision, event)
+                self._lines[event.utterance] = Line(self._revision, event)
         self.bell.ring()
 
     def _safe(self, listened: int, idle: bool) -> int:
