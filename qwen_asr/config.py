@@ -15,7 +15,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
-from qwen_asr.errors import HttpsConflict
+from qwen_asr.checks import check_hosts, check_https, check_keys, check_rate, check_users
 from qwen_asr.options import check, flag, option
 from qwen_asr.proxies import ANYBODY, LOOPBACK, TrustedProxies, check_root_path
 
@@ -37,6 +37,8 @@ LINGER_SECONDS = 5.0
 """How long the rest of a refused upload is still read and thrown away, so that the sender gets to read the answer."""
 RETRY_AFTER_SECONDS = 5
 """When a client that came while the checkpoint was loading is told to come again."""
+WRONG_KEYS = "20/minute"
+"""How many wrong keys and passwords an address may try; for the rest of the minute not even a right one is compared."""
 MAX_AHEAD_SECONDS = 30.0
 """How much ended speech of a file waits, decoded, for the recognizer before more of the file is read."""
 STOP_SECONDS = 10.0
@@ -61,10 +63,11 @@ MEMORY_SECONDS = 10.0
 class SocketLimits:
     """What the server takes on over its WebSockets, with units in the names; each is nobody's option either."""
 
-    sessions: int = 64
-    """Sessions open at once; one more is refused."""
     config_bytes: int = 1 << 16
     """A text message. The longest context that Qwen3-ASR was trained with, 10,000 tokens, fits."""
+    held_bytes: int = 1 << 20
+    """Audio that a client sends while it waits in the queue, kept for its session: 16 s of float32 at 16 kHz. No more
+    is read then until it is in."""
     message_bytes: int = 4 << 20
     """A message of audio: a minute of float32 at 16 kHz. Whoever sends a file sends it in pieces."""
     config_seconds: float = 10.0
@@ -72,7 +75,7 @@ class SocketLimits:
     idle_seconds: float = IDLE_SECONDS
     """How long nothing may come from a client that could send. It finds half-open connections too."""
     session_seconds: float = 4 * 3600.0
-    """How long a session may last."""
+    """How long a session may last. The server takes it from `--max-session-seconds`, which has the same default."""
     resume_seconds: float = 30.0
     """How long a session whose connection was lost goes on, in its place, for the client to come back to."""
     kept_finals: int = 1024
@@ -91,27 +94,6 @@ class SocketLimits:
     """A connection without traffic is kept open, in proxies and routers between, by a ping so often."""
     threads: int = 4
     """Voice detection and resampling run on so many threads at once: these few, not the pool that pages need."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientLimits:
-    """What our own client (`qwen_asr.client`) puts up with, with units in the names."""
-
-    kept_seconds: float = 120.0
-    """How much audio behind the last final it keeps to send it again. The longest utterance, 30 s by default, waits as
-    long as the server's 30 s of backlog; twice that is room for a server that is started again."""
-    connect_seconds: float = 10.0
-    """How long one try to connect may take, the answer to the config included."""
-    tries: int = 20
-    """How often it tries to come back before it gives up."""
-    away_seconds: float = 120.0
-    """How long it tries. A page or a bot that was silent for longer has been given up by whoever spoke."""
-    first_delay_seconds: float = 0.25
-    """Before the second try to come back; each later one waits twice as long, shortened at random by up to a half."""
-    longest_delay_seconds: float = 8.0
-    """The longest such wait."""
-    silent_seconds: float = 50.0
-    """A connection over which nothing came for so long, not even the ping that the server sends every 20 s, is dead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +232,53 @@ class Config:
         metavar="LIST",
         shown="none; loopback with `--share`; `*` on a Space",
     )
+    allowed_hosts: tuple[str, ...] = option(
+        (),
+        "name under which the server may be asked for, `*.example.org` for all below; repeatable. This machine's own "
+        "always are; `*` is any",
+        "access",
+        metavar="NAME",
+        shown="any; where only this machine is listened to, its own names",
+    )
+    auth: tuple[str, ...] = option(
+        (),
+        "who may use the page, after a login; repeatable. Lets programs in too (HTTP Basic)",
+        "access",
+        metavar="USER:PASSWORD",
+        secret=True,
+    )
+    api_key: tuple[str, ...] = option(
+        (),
+        "what programs send as `Authorization: Bearer KEY`; repeatable. The page stays open without `--auth`",
+        "access",
+        metavar="KEY",
+        secret=True,
+    )
+    max_sessions: int = option(
+        64, "sessions at once, of pages and programs together", "limits", metavar="N", low=1, high=10_000
+    )
+    max_queue: int = option(
+        64,
+        "how many more may wait for a place, and are told their position; 0 refuses them at once",
+        "limits",
+        metavar="N",
+        low=0,
+        high=10_000,
+    )
+    max_session_seconds: float = option(
+        4 * 3600.0,
+        "how long one session may last; it then ends with all its text",
+        "limits",
+        metavar="SECONDS",
+        low=1,
+        high=30 * 86_400,
+    )
+    rate_limit: str | None = option(
+        None,
+        "how often one address, and one key, may open a session or send a request, such as `60/minute`",
+        "limits",
+        metavar="N/TIME",
+    )
     vad_threshold: float = option(
         0.5, "speech probability from which a moment counts as speech", "endpointing", metavar="P", low=0.01, high=0.99
     )
@@ -315,7 +344,11 @@ class Config:
         if self.root_path is not None:
             check_root_path(self.root_path)
         TrustedProxies(self.forwarded_allow_ips)
-        self._check_https()
+        check_hosts(self.allowed_hosts)
+        check_users(self.auth)
+        check_keys(self.api_key)
+        check_rate(self.rate_limit)
+        check_https(self._https_options, self.ssl_certfile, self.ssl_keyfile, on_space=self.on_space, share=self.share)
 
     @property
     def trusted_proxies(self) -> TrustedProxies:
@@ -326,24 +359,6 @@ class Config:
         """
         default = (ANYBODY,) if self.on_space else LOOPBACK if self.share else ()
         return TrustedProxies(self.forwarded_allow_ips or default)
-
-    def _check_https(self) -> None:
-        given = self._https_options
-        if given and self.on_space:
-            raise HttpsConflict(
-                f"{given[0]} was given on a Hugging Face Space, which has HTTPS of its own in front: leave the "
-                "option out there."
-            )
-        if len(given) > 1:
-            both = " and ".join(given)
-            raise HttpsConflict(f"{both} were given, but one certificate is served: give only one of them.")
-        if self.ssl_keyfile and not self.ssl_certfile:
-            raise HttpsConflict("--ssl-keyfile was given without --ssl-certfile: give the key's certificate too.")
-        if given and self.share:
-            raise HttpsConflict(
-                "--share makes a public https address of its own and cannot reach a server that speaks HTTPS itself: "
-                f"give either --share or {given[0]}."
-            )
 
     @property
     def _https_options(self) -> list[str]:

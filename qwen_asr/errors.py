@@ -17,6 +17,9 @@
     │   └── BadCheckpoint                           a Qwen3-ASR with files missing or broken
     ├── NotReady                503  1013           the checkpoint is still loading
     │   └── ServerStopping           1012           the server is about to end, and likely to be restarted
+    ├── Forbidden               403  1008           somebody who may not come in this way
+    │   ├── InvalidApiKey       401                 no key or password, or a wrong one
+    │   └── WrongHost           421                 a name under which this server does not answer
     ├── LimitExceeded           429  1013           more than the server was told to take on
     ├── StorageError            507                 the server's disk took no more
     ├── StepFailed              500  1011           the model failed on one step; the session goes on
@@ -129,11 +132,37 @@ class ServerStopping(NotReady):
         super().__init__("The server is restarting: connect again in a moment to go on.")
 
 
+class Forbidden(QwenASRError):
+    """Somebody who may not come in, or not this way: a page of another site."""
+
+    http_status = 403
+    close_code = 1008
+
+
+class InvalidApiKey(Forbidden):
+    """No API key or password where one is needed, or a wrong one."""
+
+    http_status = 401
+
+
+class WrongHost(Forbidden):
+    """The request names a host that this server is not."""
+
+    http_status = 421
+
+
 class LimitExceeded(QwenASRError):
-    """More sessions, audio or requests than the server was told to take on."""
+    """More sessions, audio or requests than the server was told to take on.
+
+    `retry_after`: seconds after which the same may succeed, where that is known.
+    """
 
     http_status = 429
     close_code = 1013
+
+    def __init__(self, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StorageError(QwenASRError):

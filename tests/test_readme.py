@@ -109,7 +109,7 @@ def test_it_serves_over_https_and_stops_when_told(command: str) -> None:
     assert "Traceback" not in output
 
 
-PROXIED = "python app.py --forwarded-allow-ips 127.0.0.1 --root-path /speech"
+PROXIED = "python app.py --forwarded-allow-ips 127.0.0.1 --allowed-hosts speech.example.com --root-path /speech"
 
 
 def test_it_serves_a_proxy() -> None:

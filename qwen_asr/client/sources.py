@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import decode_blocks, fetch, is_address
-from qwen_asr.config import ClientLimits
+from qwen_asr.client.limits import ClientLimits
 from qwen_asr.errors import AudioError
 
 Blocks = Generator[NDArray[Any], None, None]

@@ -25,8 +25,8 @@ from qwen_asr.audio.resample import to_mono
 from qwen_asr.client.dialogue import Dialogue, passes
 from qwen_asr.client.events import Connected, Event, Gap, Lost, Partial
 from qwen_asr.client.history import History
+from qwen_asr.client.limits import ClientLimits
 from qwen_asr.client.refusals import refusal_of, socket_url
-from qwen_asr.config import ClientLimits
 from qwen_asr.errors import BadConfig, CertificateError, ConnectionFailed, QwenASRError
 
 log = logging.getLogger(__name__)

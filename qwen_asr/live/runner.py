@@ -32,12 +32,21 @@ class Runner:
     `on_events` gets the events in order, one call at a time, with no lock held; it may call back into the runner. It
     runs on whichever thread has just learnt something, the scheduler's among them, which serves every speaker: it
     should hand the events on and return.
+
+    `on_end` is called once the session needs nothing more: behind the last event after `finish`, and at each `close`.
     """
 
-    def __init__(self, session: Session, scheduler: Scheduler, on_events: Callable[[list[Event]], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        scheduler: Scheduler,
+        on_events: Callable[[list[Event]], None],
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
         self._session = session
         self._scheduler = scheduler
         self._on_events = on_events
+        self._on_end = on_end
         self._listening = threading.Lock()  # keeps blocks of audio in order; taken before _state, never after it
         self._state = threading.Lock()  # the session but its detector, and what stands below
         self._undelivered: list[Event] = []
@@ -116,6 +125,7 @@ class Runner:
             self._resolved = True
         if abandoned is not None:
             abandoned.cancel()
+        self._on_end()
 
     def _drive(self) -> None:
         """Submit and deliver until nothing is left to do, unless another thread is already at it."""
@@ -146,6 +156,7 @@ class Runner:
             if self._closed or self._resolved or finishing is None or not self._session.done:
                 return None
             self._resolved = True
+        self._on_end()  # first: whoever waits for the future may come again at once, and finds the place free
         if finishing.set_running_or_notify_cancel():
             if self._delivery_error is None:
                 finishing.set_result(None)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,11 +24,13 @@ from starlette.websockets import WebSocketDisconnect
 from qwen_asr.errors import BadConfig, LimitExceeded, QwenASRError, ServerStopping, TimedOut, TooLarge
 from qwen_asr.web import asr_messages, logs
 from qwen_asr.web.asr_session import AsrSession
+from qwen_asr.web.waiting import place_for
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from qwen_asr.config import SocketLimits
+    from qwen_asr.live.limits import Ticket
     from qwen_asr.web.asr_messages import Settings
     from qwen_asr.web.asr_sessions import Sessions
     from qwen_asr.web.outbox import Outbox
@@ -42,6 +45,10 @@ _LEFT = (1000, 1001, 1005)
 """Close codes of a client that leaves on purpose: normal, going away, none. 1006 is a connection that was lost."""
 _STOPPING = 1012  # what the server itself says when it stops: nobody will come back to this process
 T = TypeVar("T")
+
+
+def _queued(position: int) -> str:
+    return asr_messages.encode(asr_messages.queued(position))
 
 
 class Conversation:
@@ -62,6 +69,7 @@ class Conversation:
         self._sessions = sessions
         # Who resumes must come with the key that the session was opened with, or both without any.
         self._owner = hashlib.sha256(websocket.headers.get("authorization", "").encode()).digest()
+        self._held: deque[Any] = deque()  # what came while it waited for a place
         self._close_code = NORMAL_CLOSE
         self._leaving: Exception | None = None  # how the client was found to be gone
         self._displaced = False
@@ -155,17 +163,24 @@ class Conversation:
         return True
 
     async def _open(self, settings: Settings) -> AsrSession:
-        self._sessions.take_place()
+        place = await self._place()
         try:
-            session = await self._in_thread(AsrSession, settings, self._owner, self._limits, self._service)
+            session = await self._in_thread(AsrSession, settings, self._owner, self._limits, self._service, place)
         except BaseException as error:
-            self._sessions.give_place_back()
+            place.leave()
             if isinstance(error, QwenASRError) or not isinstance(error, Exception):
                 raise
             log.exception("A session could not be opened.")
             raise QwenASRError("The server failed to open a session; its log says why.") from error
         self._sessions.add(session)
         return session
+
+    async def _place(self) -> Ticket:
+        """A place among the sessions, waited for. Raises LimitExceeded, ServerStopping, WebSocketDisconnect."""
+        with anyio.CancelScope() as self._reading:
+            place, self._held = await place_for(self._websocket, self._service.admission, self._limits, _queued)
+            return place
+        raise ServerStopping
 
     async def _unless_gone(self, part: Callable[[], Awaitable[None]]) -> None:
         """Run a part of the conversation; a client that is gone, or does not read, ends the others too."""
@@ -244,7 +259,7 @@ class Conversation:
         """
         self._check_stopping()
         with anyio.move_on_after(seconds) as self._reading:
-            message = await self._websocket.receive()
+            message = self._held.popleft() if self._held else await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message["code"], message.get("reason"))
             text, audio = message.get("text"), message.get("bytes")

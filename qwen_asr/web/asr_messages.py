@@ -14,7 +14,7 @@ from qwen_asr.config import Config
 from qwen_asr.engine.languages import resolve_language
 from qwen_asr.errors import BadConfig, BadInput, QwenASRError
 from qwen_asr.live.events import Event, Failed, Final, Partial
-from qwen_asr.web.speaker import Wishes
+from qwen_asr.web.listener import Wishes
 
 _CHUNK = next(field.metadata for field in dataclasses.fields(Config) if field.name == "chunk_size_sec")
 _SHOWN = 80
@@ -190,6 +190,11 @@ def session_created(session_id: str, received: int | None = None) -> dict[str, A
     """
     told: dict[str, Any] = {"type": "session_created", "session_id": session_id}
     return told if received is None else told | {"received_samples": received}
+
+
+def queued(position: int) -> dict[str, Any]:
+    """What a client is told that waits for a place; 1 is the next to come in."""
+    return {"type": "queued", "position": position}
 
 
 def session_resumed(session_id: str, received: int, warning: str | None = None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from qwen_asr.web.outbox import Outbox
 
 if TYPE_CHECKING:
     from qwen_asr.config import SocketLimits
+    from qwen_asr.live.limits import Place
     from qwen_asr.web.asr_conversation import Conversation
     from qwen_asr.web.asr_messages import Settings
     from qwen_asr.web.service import Service
@@ -35,8 +36,10 @@ class AsrSession:
     of which the first `base` went to an earlier session on a server that is gone.
     """
 
-    def __init__(self, settings: Settings, owner: bytes, limits: SocketLimits, service: Service) -> None:
-        """Opens it, which takes a moment: on a worker thread. Raises what `Service.listen` raises."""
+    def __init__(
+        self, settings: Settings, owner: bytes, limits: SocketLimits, service: Service, place: Place | None = None
+    ) -> None:
+        """Opens it in a `place`, which takes a moment: on a worker thread. Raises what `Service.listen` raises."""
         self.id = secrets.token_urlsafe(16)
         self.settings = settings
         self.owner = owner
@@ -56,7 +59,7 @@ class AsrSession:
         self._answered = False  # whether any utterance has ended
         self._partial: dict[str, Any] | None = None
         self._nothing_said: dict[str, Any] | None = None
-        self._runner = service.listen(settings.wishes, self._tell, "asr", self.id)
+        self._runner = service.listen(settings.wishes, self._tell, "asr", self.id, place=place)
 
     @property
     def name(self) -> str:

@@ -13,7 +13,6 @@ import hmac
 import logging
 from typing import TYPE_CHECKING
 
-from qwen_asr.errors import LimitExceeded
 from qwen_asr.web.asr_session import AsrSession
 
 if TYPE_CHECKING:
@@ -23,35 +22,23 @@ log = logging.getLogger(__name__)
 
 
 class Sessions:
-    """All that can be resumed. Its length is the number of places taken."""
+    """All that can be resumed. Its length is the number of those that have a place; `most` can have one at a time."""
 
-    def __init__(self, limits: SocketLimits) -> None:
+    def __init__(self, limits: SocketLimits, most: int) -> None:
         self._limits = limits
-        self._places = 0
+        self._most = most
         # By the digest of the id: how long a look-up takes tells nothing about ids that begin alike.
         self._known: dict[bytes, AsrSession] = {}
         self._placed: set[AsrSession] = set()
         self._timers: dict[AsrSession, asyncio.TimerHandle] = {}
 
     def __len__(self) -> int:
-        return self._places
+        return len(self._placed)
 
     @property
     def waiting(self) -> int:
         """How many are kept without a connection."""
         return len(self._timers)
-
-    def take_place(self) -> None:
-        """For a session that is about to be opened. Raises LimitExceeded where there is none."""
-        if self._places >= self._limits.sessions:
-            raise LimitExceeded(
-                f"All {self._limits.sessions} sessions of this server are taken: try again a little later."
-            )
-        self._places += 1
-
-    def give_place_back(self) -> None:
-        """Of a session that could not be opened."""
-        self._places -= 1
 
     def add(self, session: AsrSession) -> None:
         """A session that was opened in a place taken before, and has a connection."""
@@ -83,7 +70,7 @@ class Sessions:
         self._free(session)
         self._forget_later(session)
         finished = [other for other in self._timers if other not in self._placed]
-        for oldest in finished[: max(0, len(finished) - self._limits.sessions)]:
+        for oldest in finished[: max(0, len(finished) - self._most)]:
             self.forget(oldest)
 
     def forget(self, session: AsrSession) -> None:
@@ -108,9 +95,7 @@ class Sessions:
 
     def _free(self, session: AsrSession) -> None:
         session.close()
-        if session in self._placed:
-            self._placed.remove(session)
-            self._places -= 1
+        self._placed.discard(session)
 
 
 def _digest(session_id: str) -> bytes:

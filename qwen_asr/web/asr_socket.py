@@ -29,7 +29,8 @@ PATH = "/ws/asr"
 
 def add_route(app: FastAPI, service: Service, limits: SocketLimits | None = None) -> AsrSocket:
     """Adds the WebSocket to the app, whose state then holds it as `asr_socket`."""
-    socket = AsrSocket(service, limits or SocketLimits())
+    limits = limits or SocketLimits(session_seconds=service.config.max_session_seconds)
+    socket = AsrSocket(service, limits)
     app.state.asr_socket = socket
     app.router.routes.append(WebSocketRoute(PATH, socket.serve))
     return socket
@@ -45,7 +46,7 @@ class AsrSocket:
         self._service = service
         self._limits = limits
         self._threads = anyio.CapacityLimiter(limits.threads)
-        self.sessions = Sessions(limits)
+        self.sessions = Sessions(limits, service.admission.max_sessions)
         self.conversations: set[Conversation] = set()  # changed on the event loop alone
 
     async def serve(self, websocket: WebSocket) -> None:
@@ -88,7 +89,8 @@ class AsrSocket:
             return ServerStopping()
         if self._service.state != "ready":
             return NotReady(self._service.text)
-        # So many may have a session, and as many come to take over one whose connection is dead.
-        if len(self.conversations) >= 2 * self._limits.sessions:
+        # So many may have a session or wait for one, and others come to take over one whose connection is dead.
+        admission = self._service.admission
+        if len(self.conversations) >= admission.capacity + admission.max_sessions:
             return LimitExceeded("This server has no more room for connections: try again a little later.")
         return None

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from qwen_asr.config import RETRY_AFTER_SECONDS
-from qwen_asr.errors import AudioError, BadField, NotReady, QwenASRError, UnknownLanguage
+from qwen_asr.errors import AudioError, BadField, LimitExceeded, NotReady, QwenASRError, UnknownLanguage
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +35,11 @@ def error_object(status: int, message: str, param: str | None = None, code: str 
 
 
 def error_response(error: Exception) -> JSONResponse:
-    """The whole answer for an error. `NotReady` says when to come again, which the openai package then does."""
+    """The whole answer for an error. What passes says when to come again, which the openai package then does."""
     foreseen = as_foreseen(error)
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(foreseen, NotReady) else {}
+    seconds = foreseen.retry_after if isinstance(foreseen, LimitExceeded) else None
+    passes = isinstance(foreseen, NotReady | LimitExceeded)
+    headers = {"Retry-After": str(seconds or RETRY_AFTER_SECONDS)} if passes else {}
     return JSONResponse(envelope(foreseen), foreseen.http_status, headers)
 
 

@@ -76,7 +76,7 @@ class Objects(logging.Formatter):
             told["session"] = session
         told |= getattr(record, "fields", {})
         if record.exc_info:
-            told["error"] = self.formatException(record.exc_info)
+            told["error"] = record.exc_text or self.formatException(record.exc_info)  # a filter has redacted the text
         return json.dumps(told, ensure_ascii=False, default=str)
 
 

@@ -57,6 +57,7 @@ function statusText() {
   if (!recording) return trouble || obstacle() || "Ready";
   if (recording.waiting) return recording.waiting;
   if (recording.failures) return "Reconnecting";
+  if (recording.queued) return `Waiting: ${recording.queued - 1} before you`;
   if (paused) return paused;
   return isListening() ? "Listening" : "Finishing";
 }
@@ -66,6 +67,10 @@ function advice(status) {
   const now = performance.now();
   if (status === "Reconnecting" && !(recording instanceof Followed)) {
     return capture ? "Keep speaking: nothing is lost." : "Keep this page open: nothing is lost.";
+  }
+  if (recording?.queued) {
+    return capture ? "All places are taken. What you say is kept here and is sent as soon as one is free."
+      : "Keep this page open: what you said is sent as soon as a place is free.";
   }
   if (status !== "Listening" || !capture) return "";
   const elapsed = (now - begun) / 1000;
@@ -133,8 +138,9 @@ async function record() {
     if (debug) produced.push(bytes);
     mine.push(bytes);
     if (mine.seconds(mine.kept.end - mine.sent) > props.backlog_seconds && capture) {
-      trouble = `Recording was stopped: the server has not been reached for ${time(props.backlog_seconds)} minutes. ` +
-        "What was said until now is kept in this page and is sent as soon as the server answers.";
+      trouble = `Recording was stopped: the server has ${mine.queued ? "had no place" : "not been reached"} for ` +
+        `${time(props.backlog_seconds)} minutes. What was said until now is kept in this page and is sent as soon as ` +
+        `the server ${mine.queued ? "has one" : "answers"}.`;
       stop();
     }
   };

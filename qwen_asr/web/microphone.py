@@ -25,9 +25,11 @@ import anyio.to_thread
 import gradio as gr
 
 from qwen_asr.config import MAX_BACKLOG_SECONDS, MAX_BLOCK_BYTES
-from qwen_asr.errors import BadInput, NotReady, QwenASRError
+from qwen_asr.errors import BadInput, LimitExceeded, NotReady, QwenASRError
+from qwen_asr.web.listener import Wishes
 from qwen_asr.web.news import Bell
-from qwen_asr.web.speaker import Speaker, Speakers, Wishes
+from qwen_asr.web.rates import sender
+from qwen_asr.web.speaker import Speaker, Speakers
 
 HERE = Path(__file__).parent
 SCRIPTS = ("capture.js", "recording.js", "microphone.js")
@@ -63,6 +65,7 @@ class Post:
     wait: float
     context: str
     language: str | None
+    queued: int
 
     @classmethod
     def parse(cls, data: object) -> Post:
@@ -81,6 +84,7 @@ class Post:
                 wait=min(max(float(data["wait"]), 0.0), LONGEST_WAIT_SECONDS),
                 context=str(data.get("context") or ""),
                 language=str(data["language"]) if data.get("language") else None,
+                queued=int(data.get("queued") or 0),
             )
         except (KeyError, TypeError, ValueError, OverflowError, binascii.Error) as error:
             raise BadInput(f"The page sent a message that is not understood ({error}); reload the page.") from None
@@ -114,12 +118,22 @@ def streaming_microphone(
         """Takes a block of audio; answers with what is here and with the text that changed. Raises nothing of ours."""
         try:
             post = Post.parse(data)
-            speaker = await _speaker(speakers, await _tab(request), post)
+            tab = await _tab(request)
+            speaker = speakers.get(tab, post.recording)
             if speaker is None:
-                return {"gone": True}
+                # A recording that begins may be opened; one that goes on, and is not here, was lost with a restart or
+                # freed.
+                if post.offset > 0 or post.recording == STOCK_RECORDING:
+                    return {"gone": True}
+                if position := await _position(speakers, tab, post, sender(request.scope)):
+                    return {"queued": position}
+                wishes = Wishes(post.rate, post.context, post.language)
+                speaker = await anyio.to_thread.run_sync(speakers.open, tab, post.recording, wishes)
             await anyio.to_thread.run_sync(_take, speaker, post)
         except NotReady as error:
             return {"retry": str(error)}
+        except LimitExceeded as error:
+            return {"full": str(error)}
         except QwenASRError as error:
             return {"error": str(error)}
         await speaker.bell.wait(lambda: speaker.has_news(post.revision), post.wait)
@@ -151,13 +165,14 @@ def _text(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-async def _speaker(speakers: Speakers, tab: str, post: Post) -> Speaker | None:
-    speaker = speakers.get(tab, post.recording)
-    # A recording that begins may be opened; one that goes on, and is not here, was lost with a restart or freed.
-    if speaker is not None or post.offset > 0 or post.recording == STOCK_RECORDING:
-        return speaker
-    wishes = Wishes(post.rate, post.context, post.language)
-    return await anyio.to_thread.run_sync(speakers.open, tab, post.recording, wishes)
+async def _position(speakers: Speakers, tab: str, post: Post, address: str) -> int:
+    """How many have to leave before the recording can be opened, held back while that is what the page knows."""
+    turn = speakers.enter(tab, post.recording, address)
+    if turn is None:
+        return 0
+    if turn.position == post.queued:
+        await turn.moved(post.queued, post.wait)
+    return turn.position
 
 
 def _take(speaker: Speaker, post: Post) -> None:

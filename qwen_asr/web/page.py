@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from qwen_asr.audio.resample import to_mono
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import QwenASRError
+from qwen_asr.web.listener import Wishes
 from qwen_asr.web.microphone import STOCK_RECORDING, State, streaming_microphone
-from qwen_asr.web.speaker import Speakers, Wishes
+from qwen_asr.web.rates import sender
+from qwen_asr.web.speaker import OVER, Speakers
 
 HERE = Path(__file__).parent
 CSS = HERE / "page.css"
@@ -145,7 +147,12 @@ class StockRecorder:
             if speaker is None:
                 wishes = Wishes(rate, context, None if language == AUTOMATIC else language)
                 try:
+                    # The address alone: Gradio's request would turn more of the other one into JSON, and fails at it.
+                    self._speakers.check_rate(sender({"client": (request.client.host,)}))
                     speaker = self._speakers.open(tab, STOCK_RECORDING, wishes)
                 except QwenASRError as error:
                     raise gr.Error(str(error), duration=None) from error
+            if speaker.over:
+                speaker.finish(speaker.received)  # again with each block, so that none of them begins a new recording
+                raise gr.Error(OVER, duration=None)
         speaker.append(np.round(to_mono(samples) * 32767).astype("<i2").tobytes())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,12 +33,14 @@ from qwen_asr.web.asr_messages import encode
 from qwen_asr.web.outbox import Outbox
 from qwen_asr.web.realtime_settings import OLD_UPDATE, ServerVad, Settings, prompt_path
 from qwen_asr.web.realtime_turns import Ledger, Turns, open_turns
+from qwen_asr.web.waiting import place_for
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
     from starlette.websockets import WebSocket
 
     from qwen_asr.config import SocketLimits
+    from qwen_asr.live.limits import Ticket
     from qwen_asr.web.service import Service
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,10 @@ _POLL_SECONDS = 0.05  # between two looks at a session that is ahead of the reco
 _LONG = 1 << 16  # bytes of a message that are parsed on the event loop; more than that goes to a worker thread
 NORMAL_CLOSE = 1000
 T = TypeVar("T")
+
+
+def _queued(position: int) -> str:
+    return encode(messages.numbered(messages.queued(position)))
 
 
 class RealtimeConversation:
@@ -66,6 +73,7 @@ class RealtimeConversation:
         self._limits = limits
         self._threads = threads
         self._outbox = Outbox(limits.waiting_messages)
+        self._held: deque[Any] = deque()  # what came while it waited for a place
         self._close_code = NORMAL_CLOSE
         self._gone = False
         self._stopping = False
@@ -109,6 +117,7 @@ class RealtimeConversation:
         expires_at = int(time.time() + self._limits.session_seconds)
         try:
             self._told = messages.Told(self.session_id, self._service.model_name, expires_at)
+            place = await self._place()
         except QwenASRError as error:
             await self.refuse(error)
             return
@@ -123,10 +132,18 @@ class RealtimeConversation:
         finally:
             for turns in self._all_turns():
                 turns.close()
+            place.leave()
             log.info("Realtime session ended.")
         if not self._gone:
             with anyio.move_on_after(self._limits.send_seconds):
                 await self._websocket.close(self._close_code)
+
+    async def _place(self) -> Ticket:
+        """A place among the sessions, waited for. Raises LimitExceeded, ServerStopping, WebSocketDisconnect."""
+        with anyio.CancelScope() as self._reading:
+            place, self._held = await place_for(self._websocket, self._service.admission, self._limits, _queued)
+            return place
+        raise ServerStopping
 
     async def _unless_gone(self, part: Callable[[], Awaitable[None]]) -> None:
         """Run a part of the conversation; a client that is gone, or does not read, ends the others too."""
@@ -180,7 +197,7 @@ class RealtimeConversation:
         while True:
             self._check_stopping()
             with anyio.move_on_after(self._limits.idle_seconds) as self._reading:
-                message = await self._websocket.receive()
+                message = self._held.popleft() if self._held else await self._websocket.receive()
                 if message["type"] == "websocket.disconnect":
                     raise WebSocketDisconnect(message["code"], message.get("reason"))
                 text = message.get("text")

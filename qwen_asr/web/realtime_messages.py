@@ -133,6 +133,11 @@ def item_events(item_id: str, previous: str | None, old: bool) -> list[Event]:
     return [{"type": f"conversation.item.{verb}", "previous_item_id": previous, "item": item} for verb in verbs]
 
 
+def queued(position: int) -> Event:
+    """What a client is told that waits for a place; 1 is the next to come in. Not one of OpenAI's events."""
+    return {"type": "session.queued", "position": position}
+
+
 def cleared() -> Event:
     """What was not committed is gone."""
     return {"type": "input_audio_buffer.cleared"}

@@ -32,7 +32,8 @@ _OLD_PROTOCOL, _OLD_HEADER = "openai-beta.realtime-v1", "realtime=v1"
 
 def add_route(app: FastAPI, service: Service, limits: SocketLimits | None = None) -> RealtimeSocket:
     """Adds the WebSocket to the app, whose state then holds it as `realtime_socket`."""
-    socket = RealtimeSocket(service, limits or SocketLimits())
+    limits = limits or SocketLimits(session_seconds=service.config.max_session_seconds)
+    socket = RealtimeSocket(service, limits)
     app.state.realtime_socket = socket
     app.router.routes.append(WebSocketRoute(PATH, socket.serve))
     return socket
@@ -85,7 +86,7 @@ class RealtimeSocket:
             conversation.give_up()
 
     def _refusal(self, websocket: WebSocket) -> QwenASRError | None:
-        most = self._limits.sessions
+        most = self._service.admission.capacity
         intent = websocket.query_params.get("intent")
         if intent != "transcription":
             return BadField(
@@ -98,5 +99,5 @@ class RealtimeSocket:
         if self._service.state != "ready":
             return NotReady(self._service.text)
         if len(self.conversations) >= most:
-            return LimitExceeded(f"All {most} sessions of this server are taken: try again a little later.")
+            return LimitExceeded(f"All {most} connections of this server are taken: try again a little later.")
         return None

@@ -23,9 +23,10 @@ from qwen_asr.audio.vad import Silero, VoiceActivity
 from qwen_asr.audio.whole import WholeDetector
 from qwen_asr.errors import QwenASRError, StepFailed
 from qwen_asr.live.events import Event, Failed, Partial
+from qwen_asr.live.limits import Borrowed
 from qwen_asr.live.transcript import join_texts
 from qwen_asr.web import realtime_messages as messages
-from qwen_asr.web.speaker import Wishes
+from qwen_asr.web.listener import Wishes
 
 if TYPE_CHECKING:
     from qwen_asr.live.runner import Runner
@@ -107,7 +108,7 @@ class Turns:
         self._begin = begin
         self._finished: Future[None] | None = None
         wishes = Wishes(rate=SAMPLE_RATE, context=settings.prompt, language=settings.language or "auto")
-        self._runner: Runner = service.listen(wishes, self._hear, "realtime", ledger.name, self._detector)
+        self._runner: Runner = service.listen(wishes, self._hear, "realtime", ledger.name, self._detector, Borrowed())
 
     @property
     def end(self) -> int:

@@ -35,6 +35,7 @@ function base64(bytes) {
 }
 
 const WAIT = 0.15;        // s the server may hold a reply while speech goes on: the blocks wait as long in here
+const WAIT_IN_QUEUE = 8;  // s, while the page waits for a place and only its position can change
 const WAIT_AT_END = 1;    // s, when nothing more is to be sent
 const PATIENCE = 15000;   // ms without a reply after which a block is sent again; offsets make that harmless
 const BACK_OFF = [250, 500, 1000, 2000, 4000]; // ms
@@ -48,6 +49,7 @@ class Recording {
     this.sent = 0;       // the server has everything before this byte
     this.last = null;    // the length of the recording, once known
     this.failures = 0;
+    this.queued = 0;     // its position among those who wait for a place; meanwhile all that is recorded is kept here
     this.lag = 0;
     this.begin(0);
   }
@@ -76,6 +78,8 @@ class Recording {
   async run() {
     for (;;) {
       const reply = await this.post();
+      if (reply.queued) continue;
+      if (reply.full) throw new Sentence(reply.full);
       if (reply.gone) this.restart();
       else if (reply.error && reply.received === undefined) throw new Sentence(reply.error);
       else if (this.take(reply)) return reply;
@@ -86,19 +90,23 @@ class Recording {
   // Posts the next block until a reply comes, however long that takes.
   async post() {
     for (;;) {
-      const audio = this.kept.read(this.sent, props.block_bytes);
+      const { queued } = this;
+      const audio = queued ? new Uint8Array(0) : this.kept.read(this.sent, props.block_bytes);
       const all = this.sent + audio.length === this.kept.end;
       const ended = this.last !== null && all;
       const call = server.exchange({
         recording: this.part.id, rate: this.rate, offset: this.sent - this.part.base, audio: base64(audio),
         last: ended ? this.last - this.part.base : null, revision: this.part.revision,
-        wait: ended ? WAIT_AT_END : all ? WAIT : 0, ...this.wishes,
+        wait: queued ? WAIT_IN_QUEUE : ended ? WAIT_AT_END : all ? WAIT : 0, queued, ...this.wishes,
       });
       // Gradio's call answers nothing where the network or the server failed.
       const reply = await Promise.race([call, sleep(PATIENCE)]).catch(() => undefined);
-      const failed = !reply || reply.retry !== undefined;
+      // Full: one that begins is told so; one that has begun, and lost its place with a restart, comes again.
+      const full = reply?.full && (this.accepted || queued);
+      const failed = !reply || reply.retry !== undefined || full;
       this.failures = failed ? this.failures + 1 : 0;
-      this.waiting = reply?.retry || "";
+      this.waiting = reply?.retry || (full ? reply.full : "");
+      if (reply) this.queued = reply.queued || 0;
       showProgress();
       if (!failed) return reply;
       await this.rest(BACK_OFF[Math.min(this.failures, BACK_OFF.length) - 1]);
@@ -119,6 +127,12 @@ class Recording {
 
   take(reply) {
     const { part } = this;
+    this.accepted = true;
+    if (reply.over && !this.over) {
+      this.over = true;
+      trouble = reply.over;
+      stop();
+    }
     this.sent = part.base + reply.received;
     this.lag = reply.lag;
     part.revision = reply.revision;

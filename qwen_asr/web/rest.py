@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,14 +17,24 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from qwen_asr.config import LINGER_SECONDS, MAX_UPLOAD_BYTES
-from qwen_asr.errors import AudioError, BadField, BadInput, NotReady, ServerStopping, StepFailed, UnknownLanguage
+from qwen_asr.errors import (
+    AudioError,
+    BadField,
+    BadInput,
+    LimitExceeded,
+    NotReady,
+    ServerStopping,
+    StepFailed,
+    UnknownLanguage,
+)
 from qwen_asr.web.envelope import envelope, error_object, error_response
 from qwen_asr.web.metrics import Metrics
 from qwen_asr.web.openai_answers import Deltas, event, whole_answer
 from qwen_asr.web.openai_form import Wish, wish_of
 from qwen_asr.web.probes import Probes
 from qwen_asr.web.transcribing import FileTranscription
-from qwen_asr.web.upload import Body, answer_early, received_form
+from qwen_asr.web.upload import Body, Form, answer_early, received_form
+from qwen_asr.web.waiting import place_in
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -97,6 +107,7 @@ class Transcriptions:
         self._service = service
         self._stopping = asyncio.Event()
         self.unfinished = 0
+        self._under_way = 0  # changed on the event loop alone
 
     async def stop(self) -> None:
         """See `stopping.Part`: new requests are refused already, those under way go on."""
@@ -131,17 +142,35 @@ class Transcriptions:
     async def _answer(self, headers: Headers, body: Body, send: Send) -> Response | None:
         """The answer; None where it was sent already, as events."""
         check_ready(self._service)  # before the upload, which would be for nothing
-        async with received_form(headers, body, MAX_UPLOAD_BYTES) as form:
-            wish = wish_of(form.fields)
-            work = FileTranscription(self._service, form.file, context=wish.prompt, language=wish.language)
-            with contextlib.closing(work):
-                return await unless(self._told(work, wish, send), body.gone(), ClientDisconnect())
+        self._service.admission.check_room()
+        with self._counted():
+            async with received_form(headers, body, MAX_UPLOAD_BYTES) as form:
+                wish = wish_of(form.fields)
+                return await unless(self._told(form, wish, send), body.gone(), ClientDisconnect())
 
     def _count(self, error: Exception) -> None:
         if not isinstance(error, StepFailed):  # counted where the step failed
             self._service.instruments.count(error)
 
-    async def _told(self, work: FileTranscription, wish: Wish, send: Send) -> Response | None:
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """One request more under way, uploads among them. Raises LimitExceeded where all of them could never wait."""
+        if self._under_way >= (most := self._service.admission.capacity):
+            raise LimitExceeded(f"{most} requests are under way on this server, the most it takes: try again later.")
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+    async def _told(self, form: Form, wish: Wish, send: Send) -> Response | None:
+        # Behind the upload, so that nobody takes a place away from others by sending slowly.
+        place = await place_in(self._service.admission)
+        work = FileTranscription(self._service, form.file, context=wish.prompt, language=wish.language, place=place)
+        with contextlib.closing(work):
+            return await self._worked(work, wish, send)
+
+    async def _worked(self, work: FileTranscription, wish: Wish, send: Send) -> Response | None:
         await begun(work)
         if wish.stream:
             await stream(work, send, self._count)

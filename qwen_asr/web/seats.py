@@ -52,9 +52,10 @@ class Seats:
         session: Session,
         scheduler: Scheduler,
         on_events: Callable[[list[Event]], None],
+        on_end: Callable[[], None] = lambda: None,
     ) -> Seat:
-        """Opens a session of one of the `KINDS`; `name` is what the log calls it."""
-        seat = Seat(kind, name, session, scheduler, on_events, self)
+        """Opens a session of one of the `KINDS`; `name` is what the log calls it, `on_end` is its `Runner`'s."""
+        seat = Seat(kind, name, session, scheduler, on_events, self, on_end)
         with self._lock:
             self._open.add(seat)
         return seat
@@ -103,8 +104,9 @@ class Seat(Runner):
         scheduler: Scheduler,
         on_events: Callable[[list[Event]], None],
         seats: Seats,
+        on_end: Callable[[], None],
     ) -> None:
-        super().__init__(session, scheduler, self._account)
+        super().__init__(session, scheduler, self._account, on_end)
         self.kind = kind
         self.name = name
         self.why = ""

@@ -21,17 +21,19 @@ from qwen_asr.errors import QwenASRError, ShareUnavailable
 from qwen_asr.web.hsts import StrictTransport
 from qwen_asr.web.https import check_https, opened_https
 from qwen_asr.web.listening import Server, bind, create_server
+from qwen_asr.web.redaction import redact_logs
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from qwen_asr.live.events import Event
+    from qwen_asr.live.limits import Ticket
     from qwen_asr.tls.chosen import Chosen
     from qwen_asr.tls.reloading import ReloadingCertificate
+    from qwen_asr.web.listener import Wishes
     from qwen_asr.web.seats import Seat
     from qwen_asr.web.service import Service
-    from qwen_asr.web.speaker import Wishes
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +51,23 @@ def create_app(config: Config, service: Service, *, chosen: Chosen | None = None
 
     from qwen_asr.engine.languages import resolve_language
     from qwen_asr.web import asr_socket, realtime_socket, rest
+    from qwen_asr.web.door import Door
     from qwen_asr.web.forwarded import Forwarded
     from qwen_asr.web.page import CSS, build_page, theme
     from qwen_asr.web.speaker import Speakers
     from qwen_asr.web.stopping import Recordings, Stopping
 
-    def listen(wishes: Wishes, on_events: Callable[[list[Event]], None]) -> Seat:
+    def listen(wishes: Wishes, on_events: Callable[[list[Event]], None], place: Ticket | None = None) -> Seat:
         try:
-            return service.listen(wishes, on_events)
+            return service.listen(wishes, on_events, place=place)
         except Exception as error:
             service.instruments.count(error)
             raise
 
-    speakers = Speakers(listen)
+    door = Door(config, service.rates)
+    speakers = Speakers(
+        listen, admission=service.admission, rates=service.rates, session_seconds=config.max_session_seconds
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> Any:
@@ -70,6 +76,7 @@ def create_app(config: Config, service: Service, *, chosen: Chosen | None = None
 
     app = FastAPI(title="Qwen3-ASR live", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(Unbuffered)
+    app.add_middleware(door.around)
     app.state.speakers = speakers
     app.state.service = service
     # Routes of our own go here: after the mount at "/" they would answer 404.
@@ -91,6 +98,7 @@ def create_app(config: Config, service: Service, *, chosen: Chosen | None = None
         app,
         page,
         path="/",
+        auth=door.page_login,
         server_name=config.host,
         server_port=config.port,
         theme=theme(),
@@ -110,6 +118,8 @@ def create_app(config: Config, service: Service, *, chosen: Chosen | None = None
     gradio_app: Any
     [gradio_app] = [route.app for route in mounted.routes if isinstance(route, Mount) and route.path == ""]
 
+    door.knows(gradio_app)
+
     def end_streams() -> None:
         # Each open page holds an event stream that ends by itself only at this sign.
         gradio_app.stop_event.set()
@@ -126,6 +136,7 @@ def serve(config: Config) -> int:
     Hugging Face Space that last is shown on the page instead: nobody there reads an exit code.
     """
     # First the certificate and the ports: nobody wants to load for minutes and then hear of a mistake.
+    redact_logs(config)
     check_https(config)
     chosen = _certificate(config)
     with contextlib.ExitStack() as open_now:
@@ -136,6 +147,7 @@ def serve(config: Config) -> int:
         port = listening.getsockname()[1]
         say("Starting ...")
         certificate = open_now.enter_context(opened_https(config, chosen, port, plain))
+        from qwen_asr.web.door import open_doors
         from qwen_asr.web.service import Service  # heavy; see above
 
         service = Service(config)
@@ -144,7 +156,10 @@ def serve(config: Config) -> int:
         if certificate is not None:
             service.certificate_expiry = lambda: certificate.expiry().timestamp()
         server = create_server(app, certificate=certificate, around=_around(config, certificate))
+        redact_logs(config)  # again: uvicorn has made handlers of its own
         _announce(config, port, chosen)
+        for sentence in open_doors(config):
+            log.warning("%s", sentence)
         service.start(lambda: _loaded(config, service, server))
         if config.share and not config.on_space:
             threading.Thread(target=_share, args=(port,), name="qwen-asr-share", daemon=True).start()

@@ -11,15 +11,18 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.vad import Silero
 from qwen_asr.config import MOST_STUCK_THREADS, WATCH_SECONDS, Config
 from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
 from qwen_asr.live.events import Event
+from qwen_asr.live.limits import Admission, Place
 from qwen_asr.live.session import Session
+from qwen_asr.web.listener import Wishes
 from qwen_asr.web.metrics import Instruments, Readings
 from qwen_asr.web.news import Bell
+from qwen_asr.web.rates import Rates
 from qwen_asr.web.seats import Seat, Seats
-from qwen_asr.web.speaker import Wishes
 from qwen_asr.web.watch import Watch
 
 if TYPE_CHECKING:
@@ -47,12 +50,15 @@ class Service:
     A recognizer that is loaded already can be handed in; the state is then "ready" from the beginning. `stopping` may
     be set at any time: nobody gets a session any more. `waiting` tells how many clients wait for one and
     `certificate_expiry` when the server's certificate expires (Unix time; None: there is none); both are for whoever
-    knows to replace.
+    knows to replace. `admission` says who has a place among the sessions, whatever route they came by, and `rates`
+    how often one may come.
     """
 
     def __init__(self, config: Config, recognizer: Recognizer | None = None) -> None:
         self.config = config
         self.bell = Bell()
+        self.admission = Admission(config.max_sessions, config.max_queue)
+        self.rates = Rates(config.rate_limit)
         self.state = "loading"
         self.text = "Loading …"
         self.error: QwenASRError | None = None
@@ -60,7 +66,7 @@ class Service:
         self._silero: Silero | None = None
         self._settled = threading.Event()
         self.stopping = False
-        self.waiting: Callable[[], int] = lambda: 0
+        self.waiting: Callable[[], int] = lambda: self.admission.waiting
         self.certificate_expiry: Callable[[], float | None] = lambda: None
         self.instruments = Instruments()
         self.instruments.registry.register(Readings(self))
@@ -132,31 +138,49 @@ class Service:
         kind: str = "page",
         name: str = "",
         detection: Detection | None = None,
+        place: Place | None = None,
     ) -> Seat:
-        """A session that runs, of one of `seats.KINDS`; `name` is its id, for the log. Raises as `new_session` does."""
-        return self._seat(
-            kind,
-            name,
-            on_events,
-            lambda: self.new_session(
-                wishes.context, wishes.language, wishes.chunk_seconds, wishes.prompt, detection
-            ),
-        )
+        """A session that runs, of one of `seats.KINDS`; `name` is its id, for the log.
+
+        `place` is one that is in; the session gives it back at its end, and at once where it cannot be opened. Without
+        one it takes a place that is free. Raises as `new_session` does, and LimitExceeded where no place is free.
+        """
+        place = place or self.admission.enter_at_once()
+        try:
+            return self._seat(kind, name, wishes, on_events, detection, place)
+        except BaseException:
+            place.leave()
+            raise
 
     def transcribe(
-        self, context: str, language: str | None, chunk_seconds: float, on_events: Callable[[list[Event]], None]
+        self,
+        context: str,
+        language: str | None,
+        chunk_seconds: float,
+        on_events: Callable[[list[Event]], None],
+        place: Place | None = None,
     ) -> Seat:
-        """A session that runs, its text brought up to date every `chunk_seconds`. Raises as `new_session` does."""
-        return self._seat("rest", "", on_events, lambda: self.new_session(context, language, chunk_seconds))
+        """A session that runs, its text brought up to date every `chunk_seconds`. As `listen` in all else."""
+        wishes = Wishes(SAMPLE_RATE, context, language, chunk_seconds=chunk_seconds)
+        return self.listen(wishes, on_events, "rest", place=place)
 
     def _seat(
-        self, kind: str, name: str, on_events: Callable[[list[Event]], None], new_session: Callable[[], Session]
+        self,
+        kind: str,
+        name: str,
+        wishes: Wishes,
+        on_events: Callable[[list[Event]], None],
+        detection: Detection | None,
+        place: Place,
     ) -> Seat:
         scheduler, _ = self._ready()
         from qwen_asr.engine.scheduler import is_out_of_memory  # heavy; loaded by now
 
         try:
-            return self.seats.take(kind, name or secrets.token_hex(4), new_session(), scheduler, on_events)
+            session = self.new_session(
+                wishes.context, wishes.language, wishes.chunk_seconds, wishes.prompt, detection
+            )
+            return self.seats.take(kind, name or secrets.token_hex(4), session, scheduler, on_events, place.leave)
         except Exception as error:
             if is_out_of_memory(error):
                 self.watch.out_of_memory()

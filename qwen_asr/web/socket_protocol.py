@@ -46,6 +46,8 @@ def _protocol(close_seconds: float) -> type[WebSocketsSansIOProtocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
             super().connection_lost(exc)
+            # Else uvicorn logs, as a mistake of ours, that a client left which was being refused.
+            self.handshake_complete = True
 
         def send_receive_event_to_app(self) -> None:
             data = b"".join(self.frames)

@@ -12,89 +12,39 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.resample import StreamingResampler, to_mono
-from qwen_asr.config import IDLE_SECONDS, LEAVING_SECONDS
-from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.config import IDLE_SECONDS, LEAVING_SECONDS, MAX_BACKLOG_SECONDS
+from qwen_asr.live.events import Event, Partial
+from qwen_asr.live.limits import Admission
+from qwen_asr.web.lines import Line
+from qwen_asr.web.listener import Listener, Wishes
 from qwen_asr.web.news import Bell
+from qwen_asr.web.rates import Rates
+from qwen_asr.web.waiting import Turn
 
 log = logging.getLogger(__name__)
 
 BYTES_PER_SAMPLE = 2
 """The page sends int16, little endian, one channel."""
+OVER = "The recording has lasted as long as this server allows and was stopped. Press Record to go on."
 SKIPPED_MARGIN_SECONDS = 1.0
 """How much audio before the present the page keeps although it was silence: longer than any pre-roll."""
 
 
-class Listener(Protocol):
-    """Who listens to a speaker: takes 16 kHz float32 mono as it comes, tells events to the function it was given."""
-
-    @property
-    def lag(self) -> float:
-        """Seconds of audio taken that no text covers yet."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether everything heard so far has been told. With a `lag` of 0 the text may still be on its way."""
-
-    def feed(self, samples: NDArray[np.float32]) -> None:
-        """Takes more audio. Must not block on the model."""
-
-    def finish(self) -> Future[None]:
-        """No more audio comes. The future is done once the last event was told."""
-
-    def close(self) -> None:
-        """Forget everything; nobody reads any more."""
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What a recording is opened with: sampling rate in Hz, what the model is told, seconds from one text to the next.
-
-    What is left empty is the server's default.
-    """
-
-    rate: int
-    context: str = ""
-    language: str | None = None
-    prompt: str = ""
-    chunk_seconds: float | None = None
-
-
-StartListener = Callable[[Wishes, Callable[[list[Event]], None]], Listener]
-
-
-@dataclass
-class _Line:
-    """An utterance as the page shows it; `revision` is that of its last change."""
-
-    revision: int
-    event: Partial | Final | Failed
-
-    def shown(self) -> dict[str, Any]:
-        event = self.event
-        text = "" if isinstance(event, Failed) else event.text
-        stable = event.stable if isinstance(event, Partial) else len(text)
-        return {
-            "number": event.utterance,
-            "settled": text[:stable],
-            "tentative": text[stable:],
-            "start": event.start / SAMPLE_RATE,
-            "end": event.end / SAMPLE_RATE,
-            "final": not isinstance(event, Partial),
-            "language": None if isinstance(event, Failed) else event.language,
-            "error": event.message if isinstance(event, Failed) else None,
-        }
+StartListener = Callable[..., Listener]
+"""Called with the wishes and the function that events are told to; with the place too, where one was waited for."""
 
 
 class Speaker:
@@ -103,17 +53,24 @@ class Speaker:
     `received` counts the bytes taken, `sha256` is over exactly those.
     """
 
-    def __init__(self, wishes: Wishes, start: StartListener, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        wishes: Wishes,
+        start: StartListener,
+        clock: Callable[[], float] = time.monotonic,
+        session_seconds: float = math.inf,
+    ) -> None:
         self.wishes = wishes
         self.received = 0
         self.heard_at = clock()
         self.error: str | None = None
         self.bell = Bell()
         self._clock = clock
+        self._over_at = clock() + session_seconds
         self._digest = hashlib.sha256()
         self._resampler = StreamingResampler(wishes.rate)
         self._taking = threading.Lock()  # one block at a time: a late duplicate may arrive beside its repetition
-        self._lines: dict[int, _Line] = {}
+        self._lines: dict[int, Line] = {}
         self._lines_lock = threading.Lock()
         self._revision = 0
         self._safe_at = 0  # samples at 16 kHz
@@ -134,6 +91,11 @@ class Speaker:
         return self._finished is not None
 
     @property
+    def over(self) -> bool:
+        """Whether it has lasted as long as a recording may: the page is told to stop, and to send what it still has."""
+        return self._clock() > self._over_at
+
+    @property
     def done(self) -> bool:
         """Whether all audio is in and all text is out."""
         return self.error is not None or (not self._concluded and self._all_told())
@@ -144,6 +106,8 @@ class Speaker:
         Bytes received before are ignored. A block that starts beyond what is here is refused whole: the returned
         offset is then smaller than `offset`, and the page sends again from there.
         """
+        if self._clock() > self._over_at + MAX_BACKLOG_SECONDS:  # it does not stop, so it is stopped
+            self.finish(self.received)
         with self._taking:
             self.heard_at = self._clock()
             known = self.received - offset
@@ -223,6 +187,7 @@ class Speaker:
             "lag": round(self._listener.lag, 2),
             "done": done,
             "error": self.error,
+            "over": OVER if self.over else None,
         }
         self.told = done
         return view | {"sha256": self.sha256} if done else view
@@ -247,7 +212,7 @@ class Speaker:
         with self._lines_lock:
             for event in events:
                 self._revision += 1
-                self._lines[event.utterance] = _Line(self._revision, event)
+                self._lines[event.utterance] = Line(self._revision, event)
         self.bell.ring()
 
     def _safe(self, listened: int, idle: bool) -> int:
@@ -282,8 +247,15 @@ class Speakers:
         idle_seconds: float = IDLE_SECONDS,
         leaving_seconds: float = LEAVING_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        admission: Admission | None = None,
+        rates: Rates | None = None,
+        session_seconds: float = math.inf,
     ) -> None:
         self._start = start
+        self._admission = admission
+        self._rates = rates
+        self._session_seconds = session_seconds
+        self._turns: dict[tuple[str, str], Turn] = {}  # of recordings that are not open yet
         self._idle_seconds = idle_seconds
         self.leaving_seconds = leaving_seconds
         self._clock = clock
@@ -313,17 +285,44 @@ class Speakers:
             return self._speakers.get((tab, recording))
 
     def open(self, tab: str, recording: str, wishes: Wishes) -> Speaker:
-        """Opens a recording; that tab's finished ones are forgotten. Raises what the listener raises, e.g. NotReady."""
+        """Opens a recording; that tab's finished ones are forgotten. Raises what the listener raises, e.g. NotReady.
+
+        The place that it has waited for, if it has, is the listener's from here on.
+        """
         with self._lock:
             speaker = self._speakers.get((tab, recording))
             if speaker is not None:
                 return speaker
-            speaker = self._speakers[tab, recording] = Speaker(wishes, self._start, self._clock)
+            turn = self._turns.pop((tab, recording), None)
+            start = self._start if turn is None else partial(self._start, place=turn.ticket)
+            speaker = Speaker(wishes, start, self._clock, self._session_seconds)
+            self._speakers[tab, recording] = speaker
             old = [key for key, other in self._speakers.items() if key[0] == tab and other.done]
             finished = [self._speakers.pop(key) for key in old]
         for other in finished:
             other.close()
         return speaker
+
+    def check_rate(self, address: str) -> None:
+        """Counts a recording that is about to begin. Raises LimitExceeded."""
+        if self._rates is not None:
+            self._rates.hit(address)
+
+    def enter(self, tab: str, recording: str, address: str) -> Turn | None:
+        """The turn of a recording that is to be opened: at position 0 it can be. None where nobody ever waits.
+
+        The same one each time that it is asked for, and freed as recordings are. Raises LimitExceeded.
+        """
+        if self._admission is None:
+            return None
+        with self._lock:
+            self._left.pop(tab, None)
+            turn = self._turns.get((tab, recording))
+            if turn is None:
+                self.check_rate(address)
+                turn = self._turns[tab, recording] = Turn(self._admission)
+            turn.heard_at = self._clock()
+            return turn
 
     def forget(self, tab: str, recording: str) -> None:
         """Frees one recording, if it is there."""
@@ -335,7 +334,7 @@ class Speakers:
     def leave(self, tab: str) -> None:
         """The tab's connection ended: its recordings are freed unless it is heard again shortly."""
         with self._lock:
-            if any(key[0] == tab for key in self._speakers):
+            if any(key[0] == tab for key in (*self._speakers, *self._turns)):
                 self._left[tab] = self._clock()
 
     def reap(self) -> int:
@@ -345,23 +344,28 @@ class Speakers:
             left = {tab for tab, since in self._left.items() if now - since > self.leaving_seconds}
             for tab in left:
                 del self._left[tab]
-            gone = [
-                key
-                for key, speaker in self._speakers.items()
-                if key[0] in left or now - speaker.heard_at > self._idle_seconds
-            ]
-            freed = [self._speakers.pop(key) for key in gone]
+
+            def gone(heard: Mapping[tuple[str, str], Speaker | Turn]) -> list[tuple[str, str]]:
+                return [key for key, one in heard.items() if key[0] in left or now - one.heard_at > self._idle_seconds]
+
+            freed = [self._speakers.pop(key) for key in gone(self._speakers)]
+            waited = [self._turns.pop(key) for key in gone(self._turns)]
         for speaker in freed:
             speaker.close()
-        return len(freed)
+        for turn in waited:
+            turn.ticket.leave()
+        return len(freed) + len(waited)
 
     def close(self) -> None:
         """Frees everything, when the server stops."""
         self._closing.set()
         with self._lock:
             speakers, self._speakers = list(self._speakers.values()), {}
+            turns, self._turns = list(self._turns.values()), {}
         for speaker in speakers:
             speaker.close()
+        for turn in turns:
+            turn.ticket.leave()
 
     def _sweep(self) -> None:
         while not self._closing.wait(min(1.0, self.leaving_seconds / 4)):

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import decode_blocks
 from qwen_asr.config import MAX_AHEAD_SECONDS
-from qwen_asr.errors import AudioError, StepFailed
+from qwen_asr.errors import AudioError, LimitExceeded, StepFailed
 from qwen_asr.live.events import Event, Failed, Final
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from qwen_asr.live.limits import Ticket
     from qwen_asr.live.runner import Runner
     from qwen_asr.web.service import Service
 
@@ -36,15 +37,25 @@ HOP_SECONDS = 4.0
 class FileTranscription:
     """`begin`, then iterate over `finals`, then `close`, whatever happened between. Belongs to one event loop."""
 
-    def __init__(self, service: Service, file: BinaryIO, *, context: str = "", language: str | None = None) -> None:
-        """`file` is open and seekable, and stays so until `close`."""
+    def __init__(
+        self,
+        service: Service,
+        file: BinaryIO,
+        *,
+        context: str = "",
+        language: str | None = None,
+        place: Ticket | None = None,
+    ) -> None:
+        """`file` is open and seekable, and stays so until `close`, at which `place` is given back at the latest."""
         self._service = service
+        self._place = place
         self._context = context
         self._language = language
         # It is a generator, though not typed as one; its `close` lets go of the file.
         self._blocks = cast("Generator[NDArray[np.float32]]", decode_blocks(file))
         self._decoded = np.zeros(0, np.float32)
         self._loop = asyncio.get_running_loop()
+        self._over_at = self._loop.time() + service.config.max_session_seconds
         self._runner: Runner | None = None
         self._heard: list[Event] = []
         self._moved = asyncio.Event()
@@ -70,7 +81,8 @@ class FileTranscription:
     async def finals(self) -> AsyncIterator[Final]:
         """The utterances in order, each as soon as it is known, once `begin` has returned.
 
-        Raises StepFailed, and AudioError for a file that turns out to be damaged.
+        Raises StepFailed, AudioError for a file that turns out to be damaged, and LimitExceeded where it takes longer
+        than a session may last.
         """
         runner = self._runner
         if runner is None:
@@ -89,6 +101,8 @@ class FileTranscription:
         """Takes its work from the recognizer and lets go of the file. Nothing in a thread uses either any more."""
         if self._runner is not None:
             self._runner.close()
+        if self._place is not None:
+            self._place.leave()
         self._blocks.close()
 
     async def _until(self, condition: Callable[[], bool]) -> AsyncIterator[Final]:
@@ -104,12 +118,20 @@ class FileTranscription:
                     yield event
             if done:
                 return
-            await self._moved.wait()
+            try:
+                async with asyncio.timeout_at(self._over_at):
+                    await self._moved.wait()
+            except TimeoutError:
+                most = self._service.config.max_session_seconds
+                raise LimitExceeded(
+                    f"The work has taken {most:g} seconds, the most that this server allows: send the rest of the file "
+                    "as a file of its own."
+                ) from None
 
     def _open(self) -> Runner:
         # Nobody watches this text grow: each utterance is decoded once, at its end.
         once = self._service.config.max_utterance_seconds + 1
-        return self._service.transcribe(self._context, self._language, once, self._tell)
+        return self._service.transcribe(self._context, self._language, once, self._tell, self._place)
 
     def _tell(self, events: list[Event]) -> None:
         """Called on the scheduler's thread, which serves every speaker: hands on, and returns."""

@@ -21,7 +21,8 @@ import pytest
 import torch
 
 from qwen_asr.client import Connected, Event, Final, Gap, Lost, Partial, SpeechClient
-from qwen_asr.config import ClientLimits, Config, SocketLimits
+from qwen_asr.client.limits import ClientLimits
+from qwen_asr.config import Config, SocketLimits
 from qwen_asr.errors import QwenASRError
 from qwen_asr.web.service import Service
 from tests.checkpoints import Samples, demo_recognizer, spoken

@@ -232,7 +232,8 @@ def test_a_microphone_that_is_denied_or_unplugged(
 
 
 def test_an_insecure_address_says_where_to_go(playwright: Playwright) -> None:
-    with serving(Service(small_config(), random_recognizer()), None) as served:
+    config = small_config(allowed_hosts=("page.test",))
+    with serving(Service(config, random_recognizer()), None) as served:
         # localhost is trusted by browsers, a name is not.
         url = served.url.replace("localhost", "page.test")
         browser = start_chromium(playwright, None, flags=["--host-resolver-rules=MAP page.test 127.0.0.1"])

@@ -52,7 +52,7 @@ def chosen(folder: Path) -> Chosen:
 @pytest.fixture(scope="module")
 def served(chosen: Chosen) -> Iterator[Served]:
     """The server with that certificate."""
-    with serving(Service(small_config(), demo_recognizer()), None, chosen=chosen) as server:
+    with serving(Service(small_config(allowed_hosts=("*",)), demo_recognizer()), None, chosen=chosen) as server:
         yield server
 
 

@@ -298,7 +298,8 @@ def test_it_keeps_its_place_for_the_grace_period_and_no_longer(service: Service)
         async with client(server.url) as third:
             assert (await resume(third, session))["type"] == "session_created"
 
-    with listening(service, replace(QUICK, sessions=1)) as server:
+    config = replace(service.config, max_sessions=1, max_queue=0)
+    with contextlib.closing(Service(config, demo_recognizer())) as full, listening(full, QUICK) as server:
         asyncio.run(speak(server))
 
 

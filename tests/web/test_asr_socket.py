@@ -302,7 +302,7 @@ def test_while_it_loads_it_says_so() -> None:
     assert error == {"type": "error", "message": "Loading …", "code": "NotReady"}
 
 
-def test_so_many_sessions_and_no_more(service: Service) -> None:
+def test_so_many_sessions_and_no_more() -> None:
     async def speak(server: Listening) -> dict[str, Any]:
         async with client(server.url) as first, client(server.url) as second:
             await first.config()
@@ -317,7 +317,8 @@ def test_so_many_sessions_and_no_more(service: Service) -> None:
                 await fourth.config()
         return error
 
-    with listening(service, SocketLimits(sessions=2)) as server:
+    config = Config(max_sessions=2, max_queue=0)
+    with contextlib.closing(Service(config, demo_recognizer())) as small, listening(small) as server:
         error = asyncio.run(speak(server))
     assert error["code"] == "LimitExceeded"
     assert "All 2 sessions" in error["message"]

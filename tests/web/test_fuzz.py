@@ -39,8 +39,8 @@ pytestmark = pytest.mark.timeout(max(300, FRAMES))
 
 FUZZING = settings(deadline=None, database=None, suppress_health_check=[*HealthCheck])
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=40)
-values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4)
+values: st.SearchStrategy[Any] = st.deferred(
+    lambda: scalars | st.lists(values, max_size=4) | st.dictionaries(st.text(), values, max_size=4)
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qwen_asr import errors
-from qwen_asr.config import SocketLimits
+from qwen_asr.config import Config, SocketLimits
 from qwen_asr.live.events import Failed, Final, Partial
 from qwen_asr.web import asr_conversation, asr_messages
 
@@ -54,6 +54,7 @@ def test_what_the_server_sends_is_as_shown(examples: dict[str, Any]) -> None:
         "session_created": asr_messages.session_created("t5Vq0Yx3dC9mXo2b1JrW8w"),
         "session_resumed": asr_messages.session_resumed("t5Vq0Yx3dC9mXo2b1JrW8w", 48_000),
         "session_created instead": asr_messages.session_created("Zk3nq8vR0cWmB5yTf1LxQA", 40_000),
+        "queued": asr_messages.queued(2),
         "partial": asr_messages.of_event(PARTIAL, 28_000, NOW),
         "final": asr_messages.of_event(FINAL, 48_000, NOW + 1.25),
         "error": asr_messages.of_error(bad.value),
@@ -92,5 +93,6 @@ def test_the_numbers_are_the_limits(document: str) -> None:
     assert f"the server pings every {limits.ping_seconds:g} s" in document
     assert "closed with 4001" in document
     assert asr_conversation.RESUMED_CLOSE == 4001
-    assert limits.session_seconds == 4 * 3600
+    assert f"keeps {limits.held_bytes >> 20} MiB of it" in document
+    assert limits.session_seconds == Config().max_session_seconds == 4 * 3600
     assert "lasted four hours" in document

@@ -53,6 +53,7 @@ def test_what_the_server_sends_is_as_shown(examples: dict[str, Any]) -> None:
         DEFAULT.updated({"session": {"audio": {"input": {"format": {"rate": 44_100}}}}}, CONFIG)
     failure = StepFailed("The recogniser failed on this utterance (RuntimeError). The next one goes on.")
     sent = {
+        "queued": messages.queued(2),
         "session.created": messages.Told("sess_1", "Qwen/Qwen3-ASR-0.6B", 1_767_240_000).session("created", DEFAULT),
         "speech_started": messages.speech_started("item_1", 980),
         "speech_stopped": messages.speech_stopped("item_1", 2_956),
@@ -99,6 +100,8 @@ def test_the_codes_are_those_that_are_sent(document: str) -> None:
     kinds = [errors.BadInput, errors.TooLarge, errors.TimedOut, errors.LimitExceeded, errors.NotReady]
     sent = {messages.problem(kind("x"))["error"]["code"]: kind for kind in [*kinds, errors.QwenASRError]}
     ours = {messages.problem(BadField("x", "x"))["error"]["code"], messages.too_little(0, None)["error"]["code"]}
+    stopping = errors.ServerStopping()
+    assert rows.pop(messages.problem(stopping)["error"]["code"]) == str(stopping.close_code)
     assert rows.keys() == {*sent, *ours, "session_expired"}
     for code, kind in sent.items():
         assert rows[code] in ("none", str(kind.close_code))
@@ -111,10 +114,8 @@ KEYS = [
 ]  # fmt: skip
 TEXTS = ["transcription", "server_vad", "audio/pcm", "audio/pcma", "g711_ulaw", "de", "\ud800", *messages.KINDS]
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(TEXTS)
-ANYTHING = st.recursive(
-    LEAVES,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
-    max_leaves=10,
+ANYTHING: st.SearchStrategy[Any] = st.deferred(
+    lambda: LEAVES | st.lists(ANYTHING, max_size=3) | st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=5)
 )
 OBJECTS = st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=5)
 INPUTS = st.dictionaries(st.sampled_from(KEYS[5:]), ANYTHING, max_size=5)

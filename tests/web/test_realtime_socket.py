@@ -377,7 +377,9 @@ def test_so_many_sessions_and_no_more(service: Service) -> None:
                 await fourth.wait_for("session.created")
         return dict(error["error"])
 
-    with listening(service, SocketLimits(sessions=2), room=realtime_socket) as server:
+    config = replace(service.config, max_sessions=2, max_queue=0)
+    full = Service(config, demo_recognizer())
+    with contextlib.closing(full), listening(full, room=realtime_socket) as server:
         error = asyncio.run(speak(server))
     assert (error["type"], error["code"]) == ("rate_limit_error", "limit_exceeded")
 

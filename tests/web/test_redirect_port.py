@@ -33,7 +33,8 @@ def port(webroot: Path) -> Iterator[int]:
     listening = bind("127.0.0.1", 0)
     port = listening.getsockname()[1]
     challenges = challenges_in(webroot, {"known": b"known.thumbprint"}.get)
-    with answering(listening, other_port(port, 8443, challenges), EntranceLimits(request_seconds=1, waiting_per_address=9)):
+    limits = EntranceLimits(request_seconds=1, waiting_per_address=9)
+    with answering(listening, other_port(port, 8443, challenges), limits):
         yield port
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio.resample import StreamingResampler, to_mono
 from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.web.listener import Wishes
 from qwen_asr.web.news import Bell
-from qwen_asr.web.speaker import Speaker, Speakers, Wishes
+from qwen_asr.web.speaker import Speaker, Speakers
 
 
 class Collector:

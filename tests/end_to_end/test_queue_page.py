@@ -1,0 +1,54 @@
+"""The page while all places are taken: it records, says how many are before it, and loses nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from playwright.sync_api import Browser
+
+from qwen_asr.web.service import Service
+from tests.browser import MARKS, Tab, serving, small_config
+from tests.checkpoints import random_recognizer
+
+pytestmark = MARKS
+
+
+def test_it_waits_its_turn_with_its_microphone_open(chromium: Browser, certificates: Path) -> None:
+    config = small_config(max_sessions=1, max_queue=2)
+    service = Service(config, random_recognizer())
+    with serving(service, certificates) as served, Tab(chromium, served.url) as tab:
+        admission = service.admission
+        inside, waiting = admission.enter_at_once(), admission.enter()
+        tab.button("Record").click()
+        tab.wait_status("Waiting: 1 before you")
+        assert "kept here" in tab.page.locator("#advice").inner_text()
+        with Tab(chromium, served.url) as other:
+            other.button("Record").click()
+            other.wait_status("All 1 sessions of this server are taken, and 2 wait already")
+            assert other.button("Record").get_attribute("aria-disabled") == "false"
+        inside.leave()
+        tab.wait_status("Waiting: 0 before you")
+        tab.page.wait_for_timeout(1_500)  # of speech, which nobody but the page hears
+        waiting.leave()
+        tab.wait_status("Listening")
+        tab.page.wait_for_timeout(500)
+        tab.stop()
+        proof = tab.proof()
+        assert proof["sha256"] == proof["serverSha256"]
+        assert int(proof["bytes"]) > 2 * 1.5 * int(proof["rate"])
+        assert admission.inside == 0
+        assert tab.problems == []
+
+
+def test_a_recording_that_lasts_too_long_stops_and_says_so(chromium: Browser, certificates: Path) -> None:
+    service = Service(small_config(max_session_seconds=2.0), random_recognizer())
+    with serving(service, certificates) as served, Tab(chromium, served.url) as tab:
+        tab.record()
+        tab.wait_status("as long as this server allows")
+        proof = tab.proof()
+        assert proof["sha256"] == proof["serverSha256"]
+        assert int(proof["bytes"]) > 2 * 2 * int(proof["rate"]) * 0.8
+        tab.record()  # and goes on, if one wants
+        tab.stop()
+        tab.wait_status("Ready")
+        assert tab.problems == []
