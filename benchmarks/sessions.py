@@ -1,6 +1,6 @@
 """How many people can speak at once: the lag of their text, by the number of sessions.
 
-    python -m benchmarks.sessions [--levels 1,4,8,16,24,32] [--seconds 60] [--output FILE] [--plot FILE.png]
+    python -m benchmarks.sessions [--levels 1,8,24,48,64,96,128] [--seconds 60] [--output FILE] [--plot FILE.png]
 
 A server of its own process, as `app.py` starts it; each session speaks in real time over `/ws/asr`, in frames of
 100 ms. The lag of a text is the time from the moment its last sample was spoken to its arrival at the client. Server
@@ -107,7 +107,7 @@ def plot(levels: list[Level], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--asr-model-path", default="demo")
-    parser.add_argument("--levels", default="1,4,8,16,24,32,48,64", help="numbers of sessions, rising")
+    parser.add_argument("--levels", default="1,8,24,48,64,96,128", help="numbers of sessions, rising")
     parser.add_argument("--seconds", type=float, default=60, help="that each session speaks (default: 60)")
     parser.add_argument("--output", type=Path, help="write the table to this file too")
     parser.add_argument("--plot", type=Path, help="draw it into this file")
@@ -117,7 +117,7 @@ def main() -> None:
     clips = [conversation(options.seconds, seed) for seed in range(min(VOICES, max(counts)))]
     model = Qwen3ASRModel.from_pretrained(options.asr_model_path, dtype="float32", device_map="cpu")
     levels = []
-    limits = ("--asr-model-path", options.asr_model_path, "--device", "cpu")
+    limits = ("--asr-model-path", options.asr_model_path, "--device", "cpu", "--max-sessions", str(max(counts)))
     print(HEAD, flush=True)
     with server(*limits) as running:
         measure(running, model, 1, [conversation(5, 99)])  # what happens once, happens here

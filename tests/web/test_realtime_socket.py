@@ -531,3 +531,57 @@ def test_random_messages_leave_nothing_behind(served: Listening) -> None:
     assert {COMPLETED, COMMITTED, DELTA, "session.updated", "transcription_session.updated"} <= set(told)
     assert FAILED not in told
     assert not any(name.startswith("closed 101") for name in told)
+
+
+def test_a_server_that_stops_tells_the_last_texts_first(service: Service) -> None:
+    samples = spoken("Turn on the kitchen light.")
+
+    async def speak(server: Listening) -> Speaker:
+        async with speaking(server) as speaker, speaking(server) as silent:
+            await speaker.update(format={"type": "audio/pcm", "rate": 16_000}, turn_detection=None)
+            await speaker.append(samples)
+            await speaker.commit()
+            await speaker.wait_for("input_audio_buffer.committed")
+            await silent.wait_for("session.created")
+            server.server.should_exit = True
+            assert await speaker.closed() == await silent.closed() == 1012
+        return speaker
+
+    with (
+        contextlib.closing(Service(service.config, demo_recognizer())) as own,
+        listening(own, room=realtime_socket) as server,
+    ):
+        speaker = asyncio.run(speak(server))
+    *_, completed, error = speaker.messages
+    assert completed["transcript"] == offline(samples) != ""
+    assert error["error"]["code"] == "server_stopping"
+
+
+def test_who_waits_is_told_the_position_and_loses_nothing(service: Service) -> None:
+    samples = spoken("Turn on the kitchen light.")
+
+    async def speak(server: Listening) -> Speaker:
+        async with speaking(server) as first:
+            await first.wait_for("session.created")
+            async with speaking(server) as second, speaking(server) as third:
+                assert (await second.wait_for("session.queued"))["position"] == 1
+                assert (await third.wait_for("session.queued"))["position"] == 2
+                # It does not wait with what it has to say.
+                await third.send(with_input(format={"type": "audio/pcm", "rate": 16_000}, turn_detection=None))
+                await third.append(samples)
+                await third.commit()
+                await second.connection.close()
+                assert (await third.wait_for("session.queued", 2))["position"] == 1
+                await first.connection.close()
+                await third.wait_for("conversation.item.input_audio_transcription.completed")
+                return third
+
+    config = replace(service.config, max_sessions=1)
+    with (
+        contextlib.closing(Service(config, demo_recognizer())) as full,
+        listening(full, room=realtime_socket) as server,
+    ):
+        third = asyncio.run(speak(server))
+        assert full.admission.inside == full.admission.waiting == 0
+    [completed] = third.of_type("conversation.item.input_audio_transcription.completed")
+    assert completed["transcript"] == offline(samples)
