@@ -202,6 +202,8 @@ MODULES = {
     "python -m benchmarks.steps": "--seconds 10 --repeats 1",
     "python -m benchmarks.accuracy": "--clips 4",
     "python -m benchmarks.exactness": "--clips 1 --seconds 4",
+    "python -m benchmarks.sessions": "--levels 1,2 --seconds 6",
+    "python -m benchmarks.soak": "--sessions 2 --hours 0.05",
     "python -m qwen_asr.demo.corpus build/corpus": "--sentences 40",
     "python -m qwen_asr.demo.train build/corpus build/demo --minutes 100": "--minutes 0.02",
 }

@@ -44,6 +44,7 @@ class Seats:
         self._open: set[Seat] = set()
         self._past_samples = 0
         self._past_ends: Counter[str] = Counter()
+        self.ended = 0  # sessions
 
     def take(
         self,
@@ -66,6 +67,7 @@ class Seats:
             if seat not in self._open:
                 return False
             self._open.remove(seat)
+            self.ended += 1
             self._past_samples += seat.received
             self._past_ends += seat.ends
         return True

@@ -7,6 +7,7 @@ it is told to stop. ``create_app`` is the app alone, for tests and for whoever b
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import secrets
 import threading
@@ -235,6 +236,8 @@ def say(text: str) -> None:
 
 
 def _loaded(config: Config, service: Service, server: Server) -> None:
+    gc.collect()
+    gc.freeze()  # what is loaded stays: `Service` collects often, and need not go through that
     if service.error is None:
         say(f"Ready. {service.as_dict()['model']}")
     elif config.on_space:
