@@ -30,7 +30,7 @@ MARKS = [
     pytest.mark.browser,
     # Gradio's own, on its own threads: an option of pandas that is going away, files that it leaves to the collector.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed file .*audio:ResourceWarning"),
 ]
 PATIENCE = 60_000  # ms; a busy machine is slow, and no test is about speed
 

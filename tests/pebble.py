@@ -39,8 +39,13 @@ class Pebble:
 
 
 @contextlib.contextmanager
-def running(folder: Path, program: Callable[[str], str], lifetime: int = 90 * 86_400) -> Iterator[Pebble]:
-    """Pebble, issuing for `lifetime` seconds, with its files in `folder`."""
+def running(
+    folder: Path, program: Callable[[str], str], lifetime: int = 90 * 86_400, refused_nonces: int = 5
+) -> Iterator[Pebble]:
+    """Pebble, issuing for `lifetime` seconds, with its files in `folder`.
+
+    Of all good nonces it refuses `refused_nonces` percent, to see that its clients try again.
+    """
     listen, manage, http, dns, control = free_ports(5)
     issuer = Issuer()
     certfile, keyfile = issuer.issue("localhost", "127.0.0.1").write(folder)
@@ -60,7 +65,7 @@ def running(folder: Path, program: Callable[[str], str], lifetime: int = 90 * 86
     names = [program("pebble-challtestsrv"), "-dns01", f"127.0.0.1:{dns}", "-management", f"127.0.0.1:{control}"]
     names += ["-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", ""]
     authority = [program("pebble"), "-config", str(folder / "pebble.json"), "-dnsserver", f"127.0.0.1:{dns}"]
-    environ = {**os.environ, "PEBBLE_VA_NOSLEEP": "1"}
+    environ = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": str(refused_nonces)}
     with (folder / "pebble.log").open("wb") as log, contextlib.ExitStack() as processes:
         for command in (names, authority):
             process = processes.enter_context(subprocess.Popen(command, stdout=log, stderr=log, env=environ))

@@ -25,12 +25,16 @@ from qwen_asr.errors import AcmeError, StartupError
 if TYPE_CHECKING:
     from acme.client import ClientV2
     from acme.messages import OrderResource
+    from requests import Response
 
 log = logging.getLogger(__name__)
 
 ORDER_SECONDS = 120.0
 """How long the authority may take over one order; Let's Encrypt takes some five seconds."""
 REQUEST_SECONDS = 30
+NONCE_TRIES = 10
+"""How often a request is sent that is refused for its nonce alone. RFC 8555, section 6.5, wants another try; the acme
+library makes one, and an authority with several servers may refuse that as well."""
 
 
 def check_installed() -> None:
@@ -81,8 +85,18 @@ class Authority:
         from josepy.jwa import ES256
         from josepy.jwk import JWKEC
 
+        class Network(client.ClientNetwork):  # here, as the library is imported only where it is wanted
+            def post(self, *args: Any, **kwargs: Any) -> Response:
+                for _ in range(NONCE_TRIES - 1):
+                    try:
+                        return super().post(*args, **kwargs)
+                    except messages.Error as error:
+                        if error.code != "badNonce":
+                            raise
+                return super().post(*args, **kwargs)
+
         key = JWKEC(key=self._account_key())
-        net = client.ClientNetwork(
+        net = Network(
             key, alg=ES256, user_agent="qwen-asr-live", timeout=REQUEST_SECONDS, verify_ssl=_trusted()
         )
         found = client.ClientV2(client.ClientV2.get_directory(self._directory, net), net)

@@ -6,6 +6,7 @@ it is told to stop. ``create_app`` is the app alone, for tests and for whoever b
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import logging
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
     from qwen_asr.live.limits import Ticket
     from qwen_asr.tls.chosen import Chosen
     from qwen_asr.tls.reloading import ReloadingCertificate
+    from qwen_asr.web.door import Door
     from qwen_asr.web.listener import Wishes
     from qwen_asr.web.seats import Seat
     from qwen_asr.web.service import Service
+    from qwen_asr.web.speaker import Speakers
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +50,11 @@ def create_app(config: Config, service: Service, *, chosen: Chosen | None = None
 
     `settings` are `streaming_microphone`'s.
     """
-    import gradio as gr  # heavy; the port is taken before it is imported
     from fastapi import FastAPI
 
-    from qwen_asr.engine.languages import resolve_language
     from qwen_asr.web import asr_socket, realtime_socket, rest
     from qwen_asr.web.door import Door
     from qwen_asr.web.forwarded import Forwarded
-    from qwen_asr.web.page import CSS, build_page, theme
     from qwen_asr.web.speaker import Speakers
     from qwen_asr.web.stopping import Recordings, Stopping
 
@@ -88,6 +88,30 @@ def create_app(config: Config, service: Service, *, chosen: Chosen | None = None
         from qwen_asr.web import trust
 
         trust.add_routes(app, chosen.root, config.host)
+    mounted = _in_a_loop(lambda: _mount_page(app, config, service, speakers, door, settings))
+    # The last one added is the outermost: everything else goes by what it has put right.
+    app.add_middleware(Forwarded, trusted=config.trusted_proxies, root_path=config.root_path or "")
+    gradio_app: Any
+    [gradio_app] = [route.app for route in mounted.routes if isinstance(route, Mount) and route.path == ""]
+    door.knows(gradio_app)
+
+    def end_streams() -> None:
+        # Each open page holds an event stream that ends by itself only at this sign.
+        gradio_app.stop_event.set()
+        transcriptions.give_up()
+
+    app.state.end_streams = end_streams
+    return mounted
+
+
+def _mount_page(
+    app: FastAPI, config: Config, service: Service, speakers: Speakers, door: Door, settings: dict[str, Any]
+) -> FastAPI:
+    import gradio as gr  # heavy; the port is taken before it is imported
+
+    from qwen_asr.engine.languages import resolve_language
+    from qwen_asr.web.page import CSS, build_page, theme
+
     page = build_page(
         speakers,
         service,
@@ -114,20 +138,20 @@ def create_app(config: Config, service: Service, *, chosen: Chosen | None = None
         # Gradio shows the text of any exception otherwise; what people may read is raised as gr.Error.
         show_error=False,
     )
-    # The last one added is the outermost: everything else goes by what it has put right.
-    app.add_middleware(Forwarded, trusted=config.trusted_proxies, root_path=config.root_path or "")
-    gradio_app: Any
-    [gradio_app] = [route.app for route in mounted.routes if isinstance(route, Mount) and route.path == ""]
-
-    door.knows(gradio_app)
-
-    def end_streams() -> None:
-        # Each open page holds an event stream that ends by itself only at this sign.
-        gradio_app.stop_event.set()
-        transcriptions.give_up()
-
-    app.state.end_streams = end_streams
     return mounted
+
+
+def _in_a_loop(mount: Callable[[], FastAPI]) -> FastAPI:
+    """Where none runs, Gradio makes an event loop for each of its locks, and closes none of them."""
+
+    async def run() -> FastAPI:
+        return mount()
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(run())
+    return mount()
 
 
 def serve(config: Config) -> int:

@@ -104,7 +104,7 @@ async def exchange(url: str, samples: Samples, trust: ssl.SSLContext | None = No
     return speaker
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # Gradio's own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Gradio's own
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 def test_the_original_clients_exchange_beside_the_page(scheme: str, tmp_path: Path) -> None:
     samples = said(*SENTENCES)

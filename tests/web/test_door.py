@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import io
 import logging
 import signal
@@ -34,19 +33,10 @@ from tests.web.test_server import Started
 pytestmark = [
     # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:unclosed (event loop|<socket|transport):ResourceWarning"),
 ]
 KEY, OTHER_KEY, USER, PASSWORD = "a-right-key", "another-right-key", "ada", "correct horse"
 RIGHT = {"Authorization": f"Bearer {KEY}"}
 PATIENT = {"timeout": 60}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _gradios_loops() -> Iterator[None]:
-    """Event loops that Gradio leaves to the collector are collected here, where what is said of them is ignored."""
-    yield
-    asyncio.set_event_loop(None)
-    gc.collect()
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import ipaddress
 import logging
 import re
@@ -35,7 +34,6 @@ from tests.sockets import client
 pytestmark = [
     # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:unclosed (event loop|<socket|transport):ResourceWarning"),
 ]
 
 PROXY, CLIENT = "10.0.0.1", "203.0.113.9"
@@ -314,14 +312,6 @@ def test_a_host_is_one_for_everybody(text: str) -> None:
 
 
 # --- against the real server: all clients here are loopback peers
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _gradios_loops() -> Iterator[None]:
-    """Event loops that Gradio leaves to the collector are collected here, where what is said of them is ignored."""
-    yield
-    asyncio.set_event_loop(None)  # the last one is still this thread's
-    gc.collect()
 
 
 @pytest.fixture(scope="module")

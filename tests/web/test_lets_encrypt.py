@@ -161,7 +161,7 @@ def test_the_process_gets_its_certificate_keeps_it_and_renews_it(
 ) -> None:
     caplog.set_level(logging.INFO, "qwen_asr")
     (tmp_path / "pebble").mkdir()
-    with pebble.running(tmp_path / "pebble", program, lifetime=18) as authority:
+    with pebble.running(tmp_path / "pebble", program, lifetime=18, refused_nonces=50) as authority:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
         config = config_of(authority, NAME, "www.example.com")
         with opened(config) as certificate, serving(certificate) as port:

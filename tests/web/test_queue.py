@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,9 +28,7 @@ from tests.web.rest_client import wav
 
 SENTENCE = "Turn on the kitchen light."
 # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
-_gradios = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore:unclosed (event loop|<socket|transport):ResourceWarning"
-)
+_gradios = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @contextlib.contextmanager
@@ -171,8 +168,6 @@ def rest(request: pytest.FixtureRequest) -> Iterator[tuple[str, Service]]:
     service = Service(Config(host="127.0.0.1", max_sessions=1, max_queue=request.param), demo_recognizer())
     with serving(service, None) as served:
         yield served.url, service
-    asyncio.set_event_loop(None)
-    gc.collect()
 
 
 def post(url: str, seconds: float = 120) -> httpx.Response:

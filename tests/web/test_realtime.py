@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import gc
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -30,7 +29,6 @@ from tests.web.rest_client import SENTENCES, Clients
 pytestmark = [
     # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:unclosed (event loop|<socket|transport):ResourceWarning"),
 ]
 LONGEST = 6.0
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
@@ -87,8 +85,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(Service(config, demo_recognizer()), folder) as served:
         yield Server(Clients(served, folder), folder)
         assert len(served.speakers.open_now()) == 0
-    asyncio.set_event_loop(None)  # the last of those that Gradio leaves to the collector is still this thread's
-    gc.collect()
 
 
 def coded(samples: Samples, name: str) -> bytes:
@@ -279,4 +275,3 @@ def test_who_asks_for_a_conversation_is_told_that_there_is_none(server: Server) 
             assert "?intent=transcription" in event.error.message
             with pytest.raises(Exception, match="1007"):
                 connection.recv()
-

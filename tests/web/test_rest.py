@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import io
 import re
 import tempfile
@@ -35,18 +34,9 @@ from tests.web.rest_client import Clients, form, offline, open_in, speech, until
 pytestmark = [
     # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:unclosed (event loop|<socket|transport):ResourceWarning"),
 ]
 FORMATS = ["json", "text", "srt", "verbose_json", "vtt"]
 ROUTE = "/v1/audio/transcriptions"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _gradios_loops() -> Iterator[None]:
-    """Event loops that Gradio leaves to the collector are collected here, where what is said of them is ignored."""
-    yield
-    asyncio.set_event_loop(None)  # the last one is still this thread's
-    gc.collect()
 
 
 @pytest.fixture(scope="module")
