@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import threading
-import time
 import wave
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from qwen_asr.tls.self_signed import ensure_self_signed
 from qwen_asr.web.server import bind, create_app, create_server
 from qwen_asr.web.service import Service
 from qwen_asr.web.speaker import Speaker, Speakers
+from tests.waiting import until
 
 MARKS = [
     pytest.mark.browser,
@@ -187,16 +187,6 @@ class Tab:
     def offline(self, off: bool) -> None:
         """Takes the network away from this tab, or gives it back."""
         self.context.set_offline(off)
-
-
-def until(condition: Any, seconds: float = 30) -> bool:
-    """Whether `condition()` comes true in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def small_config(**options: Any) -> Config:

@@ -6,7 +6,6 @@ import contextlib
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from fastapi import FastAPI
 from qwen_asr.config import EntranceLimits
 from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.web.server import bind, create_server
+from tests.waiting import until
 
 PATIENCE = 60.0  # seconds; a busy machine is slow
 
@@ -54,16 +54,6 @@ def plain_app() -> FastAPI:
         return "here"
 
     return app
-
-
-def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
-    """Waits until the condition holds; returns whether it does."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @contextlib.contextmanager

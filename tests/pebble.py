@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.https import PATIENCE, until
+from tests.https import PATIENCE
 from tests.issuing import Issuer
+from tests.waiting import until
 
 BLOCKED = "blocked.example.com"
 """A name for which it issues nothing."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwen_asr.tls.self_signed import CertificateFiles
-from tests.browser import until
+from tests.waiting import until
 
 DOMAIN = "speech.example.com"
 UPSTREAM = "127.0.0.1:8000"

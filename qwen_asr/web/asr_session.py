@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from qwen_asr.web.asr_messages import Settings
     from qwen_asr.web.service import Service
 
+
 class AsrSession:
     """What a client opened with its config. `id` is 128 random bits, and whoever knows it may resume the session.
 

@@ -24,7 +24,7 @@ def envelope(error: Exception) -> dict[str, Any]:
     """The JSON object for an error. One that nobody foresaw goes to the log, and only that it did to the client."""
     foreseen = as_foreseen(error)
     param = foreseen.param if isinstance(foreseen, BadField) else _PARAMS.get(type(foreseen))
-    code = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(foreseen).__name__).lower()
+    code = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<!^)(?=[A-Z][a-z])", "_", type(foreseen).__name__).lower()
     return error_object(foreseen.http_status, str(foreseen), param, code)
 
 

@@ -5,7 +5,6 @@ The page is there at once and shows what goes on; whoever speaks too early is to
 
 from __future__ import annotations
 
-import gc
 import logging
 import secrets
 import threading
@@ -20,6 +19,7 @@ from qwen_asr.live.events import Event
 from qwen_asr.live.limits import Admission, Place
 from qwen_asr.live.session import Session
 from qwen_asr.web.listener import Wishes
+from qwen_asr.web.memory import reclaim
 from qwen_asr.web.metrics import Instruments, Readings
 from qwen_asr.web.news import Bell
 from qwen_asr.web.rates import Rates
@@ -254,15 +254,13 @@ class Service:
         self._settle("ready", "Ready")
 
     def _watch_over(self, scheduler: Scheduler) -> None:
-        collected_at = 0
+        reclaimed_at = 0
         while not self._closed.wait(WATCH_SECONDS):
             if (seconds := self.watch.stuck) is not None:
                 self._give_up_on(scheduler, seconds)
-            # Ended sessions are in cycles, with a megabyte each. Python itself would look for them only once a quarter
-            # as many objects have come as there are for good, and of those a server with torch has a million.
-            if self.seats.ended > collected_at:
-                collected_at = self.seats.ended
-                gc.collect()
+            if self.seats.ended > reclaimed_at:
+                reclaimed_at = self.seats.ended
+                reclaim()
 
     def _give_up_on(self, scheduler: Scheduler, seconds: float) -> None:
         """A pass does not end: its sessions are told, and the others go on where `Scheduler.abandon` calls it sound."""

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,9 @@ class Speaker:
         self._digest = hashlib.sha256()
         self._resampler = StreamingResampler(wishes.rate)
         self._taking = threading.Lock()  # one block at a time: a late duplicate may arrive beside its repetition
-        self._lines: dict[int, Line] = {}
+        self._lines: dict[int, Line] = {}  # by utterance; the last one that changed comes last
+        self._open_at: dict[int, int] = {}  # where utterances without a final begin, in samples at 16 kHz
+        self._ended_at = 0  # up to where there are finals
         self._lines_lock = threading.Lock()
         self._revision = 0
         self._safe_at = 0  # samples at 16 kHz
@@ -175,7 +178,8 @@ class Speaker:
         listened = self._listened
         idle = self._listener.idle
         with self._lines_lock:
-            changed = [line.shown() for line in self._lines.values() if line.revision > revision]
+            newer = takewhile(lambda line: line.revision > revision, reversed(self._lines.values()))
+            changed = sorted(newer, key=lambda line: line.event.utterance)
             safe = self._safe(listened, idle)
             newest = self._revision
         view: dict[str, Any] = {
@@ -183,7 +187,7 @@ class Speaker:
             "safe": safe,
             "seconds": round(self.received / BYTES_PER_SAMPLE / self.wishes.rate, 2),
             "revision": newest,
-            "utterances": changed,
+            "utterances": [line.shown() for line in changed],
             "lag": round(self._listener.lag, 2),
             "done": done,
             "error": self.error,
@@ -212,7 +216,13 @@ class Speaker:
         with self._lines_lock:
             for event in events:
                 self._revision += 1
+                self._lines.pop(event.utterance, None)
                 self._lines[event.utterance] = Line(self._revision, event)
+                if isinstance(event, Partial):
+                    self._open_at[event.utterance] = event.start
+                else:
+                    self._open_at.pop(event.utterance, None)
+                    self._ended_at = max(self._ended_at, event.end)
         self.bell.ring()
 
     def _safe(self, listened: int, idle: bool) -> int:
@@ -222,15 +232,13 @@ class Speaker:
 
         Everything after it can be given to another session, so that not even a restart of the server loses a word.
         """
-        open_at = [line.event.start for line in self._lines.values() if isinstance(line.event, Partial)]
-        ended = max((line.event.end for line in self._lines.values() if not isinstance(line.event, Partial)), default=0)
-        if open_at:
-            self._safe_at = max(self._safe_at, min(open_at))
+        if self._open_at:
+            self._safe_at = max(self._safe_at, min(self._open_at.values()))
         elif not idle:  # speech waits for its first text; where it began is not known here
-            self._safe_at = max(self._safe_at, ended)
+            self._safe_at = max(self._safe_at, self._ended_at)
         else:
             heard = listened // BYTES_PER_SAMPLE * SAMPLE_RATE // self.wishes.rate
-            self._safe_at = max(self._safe_at, ended, heard - round(SKIPPED_MARGIN_SECONDS * SAMPLE_RATE))
+            self._safe_at = max(self._safe_at, self._ended_at, heard - round(SKIPPED_MARGIN_SECONDS * SAMPLE_RATE))
         return min(self._safe_at * self.wishes.rate // SAMPLE_RATE * BYTES_PER_SAMPLE, self.received)
 
 

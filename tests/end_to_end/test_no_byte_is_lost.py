@@ -16,8 +16,9 @@ from playwright.sync_api import Browser, Playwright, expect
 from qwen_asr.engine.scheduler import Scheduler
 from qwen_asr.engine.streaming import Hypothesis, Utterance
 from qwen_asr.web.service import Service
-from tests.browser import MARKS, Served, Tab, serving, small_config, start_chromium, until
+from tests.browser import MARKS, Served, Tab, serving, small_config, start_chromium
 from tests.checkpoints import random_recognizer
+from tests.waiting import until
 
 pytestmark = MARKS
 

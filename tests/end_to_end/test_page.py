@@ -12,8 +12,9 @@ from playwright.sync_api import Browser, Playwright, expect
 from qwen_asr.errors import CheckpointNotFound
 from qwen_asr.live.events import Event, Final, Partial
 from qwen_asr.web.service import Service
-from tests.browser import MARKS, Served, Tab, serving, small_config, start_chromium, talking, until, write_wav
+from tests.browser import MARKS, Served, Tab, serving, small_config, start_chromium, talking, write_wav
 from tests.checkpoints import random_recognizer
+from tests.waiting import until
 
 pytestmark = MARKS
 

@@ -14,8 +14,8 @@ from qwen_asr.errors import AcmeError, StartupError
 from qwen_asr.tls.acme_client import Authority, write_secret
 from qwen_asr.tls.acme_renewal import AcmeCertificate, back_off_seconds
 from qwen_asr.web.https import check_https
-from tests.https import until
 from tests.issuing import Issuer
+from tests.waiting import until
 
 NOBODY = "https://127.0.0.1:9/dir"
 

@@ -12,8 +12,9 @@ import pytest
 
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.reloading import RETRY_SECONDS, ReloadingCertificate
-from tests.https import connected, kind_of, served, serving, until
+from tests.https import connected, kind_of, served, serving
 from tests.issuing import Issuer, replace
+from tests.waiting import until
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -96,13 +95,3 @@ def open_in(folder: Path) -> int:
         with contextlib.suppress(OSError):  # closed in between
             count += str(link.readlink()).startswith(f"{folder}/")
     return count
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
-    """Whether `condition()` comes true in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True

@@ -20,8 +20,9 @@ import pytest
 from qwen_asr.config import EntranceLimits
 from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.web.entrance import Waiting, crowd_of
-from tests.https import asked, connected, plain_app, serving, until
+from tests.https import asked, connected, plain_app, serving
 from tests.issuing import Issuer
+from tests.waiting import until
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 

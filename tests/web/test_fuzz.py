@@ -28,6 +28,7 @@ from websockets.exceptions import ConnectionClosed
 from benchmarks.load import Running, server
 from qwen_asr.web import rest
 from tests.checkpoints import spoken
+from tests.waiting import until
 
 FRAMES = int(os.environ.get("FUZZ_FRAMES", "400"))
 """To each socket and each route."""
@@ -56,11 +57,19 @@ def running(log: Path) -> Iterator[Running]:
     options = ("--asr-model-path", "demo", "--device", "cpu", "--chunk-size-sec", "0.5")
     with log.open("w") as written, server(*options, log=written) as started:
         yield started
+        # Those whose connection was cut wait for their clients at first.
+        assert until(lambda: not open_sessions(started)), "sessions were left open"
+
+
+def open_sessions(running: Running) -> list[str]:
+    """The lines of /metrics on the sessions that there still are."""
+    lines = httpx.get(f"{running.base}/metrics", timeout=60).text.splitlines()
+    return [line for line in lines if line.startswith("qwen_asr_sessions{") and not line.endswith(" 0.0")]
 
 
 def fuzz(running: Running, log: Path, examples: int, send: Callable[..., None], *strategies: st.SearchStrategy) -> None:
-    """Has `send` called with so many examples. Afterwards nothing is in the log, no session is left, and in the second
-    half of them the memory has grown no more than it may."""
+    """Has `send` called with so many examples. Afterwards nothing is in the log, and in the second half of them the
+    memory has grown no more than it may."""
     for _ in range(2):
         before = running.megabytes
         settings(FUZZING, max_examples=max(1, examples // 2))(given(*strategies)(send))()

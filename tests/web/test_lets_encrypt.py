@@ -30,9 +30,10 @@ from qwen_asr.web.server import bind
 from qwen_asr.web.service import Service
 from tests import pebble
 from tests.checkpoints import demo_recognizer, spoken
-from tests.https import kind_of, served, serving, until
+from tests.https import kind_of, served, serving
 from tests.pebble import Pebble
 from tests.sockets import client, silence
+from tests.waiting import until
 
 NAME = "asr.example.com"
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")

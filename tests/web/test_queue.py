@@ -23,7 +23,7 @@ from qwen_asr.web.speaker import Speakers
 from tests.browser import serving
 from tests.checkpoints import demo_recognizer, spoken
 from tests.sockets import Client, client, listening, until
-from tests.web.rest_client import until as sync_until
+from tests.waiting import until as sync_until
 from tests.web.rest_client import wav
 
 SENTENCE = "Turn on the kitchen light."

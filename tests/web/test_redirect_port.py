@@ -13,7 +13,8 @@ from qwen_asr.errors import PortInUse
 from qwen_asr.web.plain_port import answering, challenges_in
 from qwen_asr.web.redirect import other_port
 from qwen_asr.web.server import bind, serve
-from tests.https import asked, until
+from tests.https import asked
+from tests.waiting import until
 
 AUTHORIZATION = b"token.thumbprint"
 

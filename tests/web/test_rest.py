@@ -30,7 +30,8 @@ from qwen_asr.tls.self_signed import ensure_self_signed
 from qwen_asr.web.service import Service
 from tests.browser import serving
 from tests.checkpoints import demo_recognizer
-from tests.web.rest_client import Clients, form, offline, open_in, speech, until, wav
+from tests.waiting import until
+from tests.web.rest_client import Clients, form, offline, open_in, speech, wav
 
 pytestmark = [
     # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
