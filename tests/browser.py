@@ -123,7 +123,7 @@ def talking(served: Served) -> Speaker:
         speakers = [served.speakers.get(*key) for key in served.speakers.open_now()]
         return [speaker for speaker in speakers if speaker is not None and not speaker.done]
 
-    assert until(lambda: len(unfinished()) == 1)
+    assert until(lambda: len(unfinished()) == 1), f"recordings: {served.speakers.open_now()}"
     return unfinished()[0]
 
 

@@ -10,7 +10,6 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +18,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from qwen_asr.config import SocketLimits
-from qwen_asr.web import asr_socket
 from qwen_asr.web.asr_socket import AsrSocket
 from qwen_asr.web.realtime_socket import RealtimeSocket
 from qwen_asr.web.rest import add_routes
@@ -58,16 +56,16 @@ def listening(
     service: Service,
     limits: SocketLimits | None = None,
     send_buffer: int | None = None,
-    room: ModuleType = asr_socket,
+    room: type[AsrSocket | RealtimeSocket] = AsrSocket,
     port: int = 0,
 ) -> Iterator[Listening]:
     """Serves the socket on a free port. `send_buffer` is the kernel's, in bytes, for each connection.
 
-    `room` is the module of the socket: `asr_socket` or `realtime_socket`.
+    `room` is what is listened at.
     """
     app = FastAPI()
     app.state.end_streams = lambda: None
-    route = room.add_route(app, service, limits)
+    route = room.add_to(app, service, limits)
     app.state.stopping = Stopping(service, route)
     add_routes(app, service)
     bound = bind("127.0.0.1", port)

@@ -10,7 +10,6 @@ import contextlib
 import importlib.util
 import logging
 import os
-import secrets
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from qwen_asr.errors import AcmeError, StartupError
+from qwen_asr.tls.writing import replace_file
 
 if TYPE_CHECKING:
     from acme.client import ClientV2
@@ -193,16 +193,8 @@ def write_secret(path: Path, content: bytes) -> None:
 
     Raises AcmeError.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_file(path, content, mode=0o600)
     except OSError as error:
         raise AcmeError(f"{path} cannot be written: {error.strerror}. Make its folder writable.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

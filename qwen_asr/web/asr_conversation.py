@@ -13,46 +13,37 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 from starlette.websockets import WebSocketDisconnect
 
-from qwen_asr.errors import BadConfig, LimitExceeded, QwenASRError, ServerStopping, TimedOut, TooLarge
+from qwen_asr.errors import BadConfig, LimitExceeded, QwenASRError, TimedOut, TooLarge
 from qwen_asr.web import asr_messages, logs
 from qwen_asr.web.asr_session import AsrSession
-from qwen_asr.web.waiting import place_for
+from qwen_asr.web.conversation import Conversation
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from qwen_asr.config import SocketLimits
-    from qwen_asr.live.limits import Ticket
     from qwen_asr.web.asr_messages import Settings
     from qwen_asr.web.asr_sessions import Sessions
-    from qwen_asr.web.outbox import Outbox
     from qwen_asr.web.service import Service
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.05  # between two looks at a session that is ahead of the recogniser
-NORMAL_CLOSE = 1000
 RESUMED_CLOSE = 4001  # from the range that RFC 6455 leaves to applications
 _LEFT = (1000, 1001, 1005)
 """Close codes of a client that leaves on purpose: normal, going away, none. 1006 is a connection that was lost."""
 _STOPPING = 1012  # what the server itself says when it stops: nobody will come back to this process
-T = TypeVar("T")
 
 
-def _queued(position: int) -> str:
-    return asr_messages.encode(asr_messages.queued(position))
+class AsrConversation(Conversation):
+    """What one accepted connection says and hears."""
 
-
-class Conversation:
-    """What one accepted connection says and hears: `run` it, or `refuse` it."""
+    kind = "/ws/asr"
+    _session: AsrSession
 
     def __init__(
         self,
@@ -62,47 +53,15 @@ class Conversation:
         threads: anyio.CapacityLimiter,
         sessions: Sessions,
     ) -> None:
-        self._websocket = websocket
-        self._service = service
-        self._limits = limits
-        self._threads = threads
+        super().__init__(websocket, service, limits, threads)
         self._sessions = sessions
         # Who resumes must come with the key that the session was opened with, or both without any.
         self._owner = hashlib.sha256(websocket.headers.get("authorization", "").encode()).digest()
-        self._held: deque[Any] = deque()  # what came while it waited for a place
-        self._close_code = NORMAL_CLOSE
-        self._leaving: Exception | None = None  # how the client was found to be gone
         self._displaced = False
-        self._stopping = False
-        self._scope, self._reading, self._finishing = anyio.CancelScope(), anyio.CancelScope(), anyio.CancelScope()
         self._parted = anyio.Event()
-        self._session: AsrSession
-        self._outbox: Outbox
-
-    @property
-    def waiting(self) -> int:
-        """Messages that the client has not taken yet."""
-        return len(self._outbox)
-
-    def stop(self) -> None:
-        """Take nothing more. What was taken gets its finals, and the client is told that the server stops."""
-        self._stopping = True
-        self._reading.cancel()
-
-    def give_up(self) -> None:
-        """Behind `stop`, when the time is over: tell the client so without the finals that are still missing."""
-        self._finishing.cancel()
-
-    async def refuse(self, error: QwenASRError) -> None:
-        """Say why there is no session, and close. Raises WebSocketDisconnect when the client is gone."""
-        log.info("A session was refused: %s", type(error).__name__)
-        self._service.instruments.count(error)
-        with anyio.move_on_after(self._limits.send_seconds):
-            await self._websocket.send_text(asr_messages.encode(asr_messages.of_error(error)))
-            await self._websocket.close(error.close_code)
 
     async def run(self) -> None:
-        """From the first message to the close. Raises WebSocketDisconnect for a client that left before its session."""
+        """See `Conversation`."""
         try:
             await self._begin()
         except QwenASRError as error:
@@ -115,9 +74,7 @@ class Conversation:
                     tasks.start_soon(self._unless_gone, self._hear)
         finally:
             self._part()
-        if self._leaving is None:
-            with anyio.move_on_after(self._limits.send_seconds):
-                await self._websocket.close(self._close_code)
+        await self._close()
 
     async def leave(self) -> None:
         """Give the session up to another connection. Returns once nothing here touches it any more."""
@@ -175,26 +132,11 @@ class Conversation:
         self._sessions.add(session)
         return session
 
-    async def _place(self) -> Ticket:
-        """A place among the sessions, waited for. Raises LimitExceeded, ServerStopping, WebSocketDisconnect."""
-        with anyio.CancelScope() as self._reading:
-            place, self._held = await place_for(self._websocket, self._service.admission, self._limits, _queued)
-            return place
-        raise ServerStopping
-
-    async def _unless_gone(self, part: Callable[[], Awaitable[None]]) -> None:
-        """Run a part of the conversation; a client that is gone, or does not read, ends the others too."""
-        try:
-            await part()
-        except (WebSocketDisconnect, TimeoutError) as gone:
-            log.info("The client is gone (%s).", type(gone).__name__)
-            self._session.why = f"the client is gone ({type(gone).__name__})"
-            self._leaving = self._leaving or gone
-            self._scope.cancel()
-
     def _part(self) -> None:
         """This connection and the session part: what becomes of the session depends on why."""
         session, leaving = self._session, self._leaving
+        if leaving is not None:
+            session.why = f"the client is gone ({type(leaving).__name__})"
         session.detach()
         left = isinstance(leaving, WebSocketDisconnect) and leaving.code in (*_LEFT, _STOPPING)
         if self._displaced or (leaving is not None and not left and session.problem is None):
@@ -229,7 +171,7 @@ class Conversation:
                 self._close_code = session.problem.close_code
                 session.why = type(session.problem).__name__
                 self._service.instruments.count(session.problem)
-                self._outbox.put(asr_messages.of_error(session.problem))
+                self._outbox.put(self._problem(session.problem))
             self._outbox.end()
 
     async def _until_the_end(self) -> QwenASRError | None:
@@ -259,9 +201,7 @@ class Conversation:
         """
         self._check_stopping()
         with anyio.move_on_after(seconds) as self._reading:
-            message = self._held.popleft() if self._held else await self._websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                raise WebSocketDisconnect(message["code"], message.get("reason"))
+            message = await self._next()
             text, audio = message.get("text"), message.get("bytes")
             most = self._limits.message_bytes if text is None else self._limits.config_bytes
             size = len(audio or b"") if text is None else len(text.encode())
@@ -275,31 +215,15 @@ class Conversation:
         """Feed audio, a second at a time, as far as the session does not get ahead of the recogniser."""
         session = self._session
         for begin in range(0, len(audio), session.bytes_a_second):
-            ahead = await self._in_thread(session.feed, audio[begin : begin + session.bytes_a_second])
-            while ahead:
-                self._check_stopping()
-                await anyio.sleep(_POLL_SECONDS)
-                ahead = await self._in_thread(session.is_ahead)
+            await self._wait(await self._in_thread(session.feed, audio[begin : begin + session.bytes_a_second]))
 
-    def _check_stopping(self) -> None:
-        if self._stopping:
-            raise ServerStopping
+    def _is_ahead(self) -> bool:
+        return self._session.is_ahead()
 
-    async def _notice_leaving(self) -> None:
-        """Read on and drop what comes, as long as the last texts are on their way. Raises WebSocketDisconnect."""
-        while True:
-            message = await self._websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                raise WebSocketDisconnect(message["code"], message.get("reason"))
+    # --- what is said of problems and places
 
-    async def _in_thread(self, function: Callable[..., T], *values: Any) -> T:
-        return await anyio.to_thread.run_sync(function, *values, limiter=self._threads)
+    def _problem(self, error: QwenASRError) -> dict[str, Any]:
+        return asr_messages.of_error(error)
 
-    # --- what goes out
-
-    async def _send(self) -> None:
-        """Send what is put into the outbox, to its end. Raises TimeoutError for a client that does not read."""
-        while (message := await self._outbox.take()) is not None:
-            with anyio.fail_after(self._limits.send_seconds):
-                await self._websocket.send_text(asr_messages.encode(message))
-        self._scope.cancel()
+    def _queued(self, position: int) -> dict[str, Any]:
+        return asr_messages.queued(position)

@@ -250,8 +250,3 @@ def _place(event: Event, received: int, stream: Stream) -> dict[str, Any]:
         # The end may be rounded up to 16 kHz; what was not received yet must not be left out by who resumes.
         place["end_sample"] = min(stream.sample(event.end), received)
     return place
-
-
-def encode(message: dict[str, Any]) -> str:
-    """A message as it is sent."""
-    return json.dumps(message, ensure_ascii=False, allow_nan=False)

@@ -24,7 +24,7 @@ from qwen_asr.web.outbox import Outbox
 if TYPE_CHECKING:
     from qwen_asr.config import SocketLimits
     from qwen_asr.live.limits import Place
-    from qwen_asr.web.asr_conversation import Conversation
+    from qwen_asr.web.asr_conversation import AsrConversation
     from qwen_asr.web.asr_messages import Settings
     from qwen_asr.web.service import Service
 
@@ -46,7 +46,7 @@ class AsrSession:
         self.owner = owner
         self.base = settings.offset
         self.handover = anyio.Lock()  # one connection after the other takes the session over
-        self.holder: Conversation | None = None
+        self.holder: AsrConversation | None = None
         self.problem: QwenASRError | None = None  # what has ended it
         self.finalized = False
         self.why = ""  # a few words on its end, for the log

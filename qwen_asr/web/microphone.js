@@ -98,8 +98,6 @@ function showProgress() {
   allow(find("[data-do=copy]"), find(".utterance:not(.failed)"));
   allow(find("[data-do=clear]"), find(".utterance"));
   write(find("#advice"), advice(text));
-  // Gradio's recorder would find the same obstacle, and say nothing of it.
-  document.getElementById("stock")?.toggleAttribute("hidden", obstacle() === INSECURE);
   write(find("#lag"), recording ? `${recording.behind.toFixed(1)} s behind` : "");
   write(find("#clock"), recording ? time(clock + recording.duration) : "");
   const demo = state.note ? ` ${state.note}` : "";
@@ -252,6 +250,11 @@ async function endStock() {
   await sleep(1500); // the last block of the recorder is still on its way
   if (mine instanceof Followed) mine.end();
   showProgress();
+}
+
+// It would find the same obstacle, and say nothing of it. A rule, because Gradio may put it into the page later.
+if (obstacle() === INSECURE) {
+  document.head.appendChild(document.createElement("style")).textContent = "#stock { display: none }";
 }
 
 const actions = {

@@ -13,13 +13,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
-import anyio.to_thread
 import numpy as np
 from numpy.typing import NDArray
 from starlette.websockets import WebSocketDisconnect
@@ -29,34 +27,28 @@ from qwen_asr.audio.pcm import PcmStream
 from qwen_asr.errors import BadField, BadInput, LimitExceeded, QwenASRError, ServerStopping, TimedOut, TooLarge
 from qwen_asr.web import logs
 from qwen_asr.web import realtime_messages as messages
-from qwen_asr.web.asr_messages import encode
+from qwen_asr.web.conversation import Conversation
 from qwen_asr.web.outbox import Outbox
 from qwen_asr.web.realtime_settings import OLD_UPDATE, ServerVad, Settings, prompt_path
 from qwen_asr.web.realtime_turns import Ledger, Turns, open_turns
-from qwen_asr.web.waiting import place_for
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
     from starlette.websockets import WebSocket
 
     from qwen_asr.config import SocketLimits
-    from qwen_asr.live.limits import Ticket
     from qwen_asr.web.service import Service
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.05  # between two looks at a session that is ahead of the recogniser
 _LONG = 1 << 16  # bytes of a message that are parsed on the event loop; more than that goes to a worker thread
-NORMAL_CLOSE = 1000
 T = TypeVar("T")
 
 
-def _queued(position: int) -> str:
-    return encode(messages.numbered(messages.queued(position)))
+class RealtimeConversation(Conversation):
+    """What one accepted connection says and hears."""
 
-
-class RealtimeConversation:
-    """What one accepted connection says and hears: `run` it, or `refuse` it."""
+    kind = "/v1/realtime"
 
     def __init__(
         self,
@@ -67,17 +59,9 @@ class RealtimeConversation:
         old: bool = False,
     ) -> None:
         """`old`: the client speaks the API as it was before, until it says otherwise."""
+        super().__init__(websocket, service, limits, threads)
         self.session_id = messages.new_id("sess")
-        self._websocket = websocket
-        self._service = service
-        self._limits = limits
-        self._threads = threads
         self._outbox = Outbox(limits.waiting_messages)
-        self._held: deque[Any] = deque()  # what came while it waited for a place
-        self._close_code = NORMAL_CLOSE
-        self._gone = False
-        self._stopping = False
-        self._reading = self._finishing = anyio.CancelScope()
         self._tasks: TaskGroup
         # Below: what only one worker thread at a time touches, because the client's events are obeyed one by one.
         config = service.config
@@ -90,30 +74,8 @@ class RealtimeConversation:
         self._ending: list[Turns] = []  # those before them whose texts are not all known
         self._position = 0  # samples at 16 kHz before the present turns
 
-    @property
-    def waiting(self) -> int:
-        """Messages that the client has not taken yet."""
-        return len(self._outbox)
-
-    def stop(self) -> None:
-        """Take nothing more. What was committed gets its texts, and the client is told that the server stops."""
-        self._stopping = True
-        self._reading.cancel()
-
-    def give_up(self) -> None:
-        """Behind `stop`, when the time is over: tell the client so without the texts that are still missing."""
-        self._finishing.cancel()
-
-    async def refuse(self, error: QwenASRError) -> None:
-        """Say why there is no session, and close. Raises WebSocketDisconnect when the client is gone."""
-        log.info("A realtime session was refused: %s", type(error).__name__)
-        self._service.instruments.count(error)
-        with anyio.move_on_after(self._limits.send_seconds):
-            await self._websocket.send_text(encode(messages.numbered(messages.problem(error))))
-            await self._websocket.close(error.close_code)
-
     async def run(self) -> None:
-        """From `session.created` to the close."""
+        """See `Conversation`."""
         expires_at = int(time.time() + self._limits.session_seconds)
         try:
             self._told = messages.Told(self.session_id, self._service.model_name, expires_at)
@@ -125,34 +87,17 @@ class RealtimeConversation:
         log.info("Realtime session began.")
         self._ledger.put(self._told.session("created", self._settings, self._ledger.old))
         try:
-            async with anyio.create_task_group() as tasks:
-                self._tasks = tasks
-                tasks.start_soon(self._unless_gone, self._send)
-                tasks.start_soon(self._unless_gone, self._hear)
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    self._tasks = tasks
+                    tasks.start_soon(self._unless_gone, self._send)
+                    tasks.start_soon(self._unless_gone, self._hear)
         finally:
             for turns in self._all_turns():
                 turns.close()
             place.leave()
             log.info("Realtime session ended.")
-        if not self._gone:
-            with anyio.move_on_after(self._limits.send_seconds):
-                await self._websocket.close(self._close_code)
-
-    async def _place(self) -> Ticket:
-        """A place among the sessions, waited for. Raises LimitExceeded, ServerStopping, WebSocketDisconnect."""
-        with anyio.CancelScope() as self._reading:
-            place, self._held = await place_for(self._websocket, self._service.admission, self._limits, _queued)
-            return place
-        raise ServerStopping
-
-    async def _unless_gone(self, part: Callable[[], Awaitable[None]]) -> None:
-        """Run a part of the conversation; a client that is gone, or does not read, ends the others too."""
-        try:
-            await part()
-        except (WebSocketDisconnect, TimeoutError) as gone:
-            log.info("The client is gone (%s).", type(gone).__name__)
-            self._gone = True
-            self._tasks.cancel_scope.cancel()
+        await self._close()
 
     # --- what comes in
 
@@ -197,9 +142,7 @@ class RealtimeConversation:
         while True:
             self._check_stopping()
             with anyio.move_on_after(self._limits.idle_seconds) as self._reading:
-                message = self._held.popleft() if self._held else await self._websocket.receive()
-                if message["type"] == "websocket.disconnect":
-                    raise WebSocketDisconnect(message["code"], message.get("reason"))
+                message = await self._next()
                 text = message.get("text")
                 return bytes(message.get("bytes") or b"") if text is None else str(text)
             self._check_stopping()
@@ -244,28 +187,7 @@ class RealtimeConversation:
             await self._wait(await self._in_thread(self._feed, audio[begin : begin + size]))
             begin += size
 
-    async def _wait(self, ahead: bool) -> None:
-        """Until the session is not ahead of the recogniser, or of the client's reading, any more."""
-        while ahead:
-            self._check_stopping()
-            await anyio.sleep(_POLL_SECONDS)
-            ahead = await self._in_thread(self._is_ahead)
-
-    def _check_stopping(self) -> None:
-        if self._stopping:
-            raise ServerStopping
-
-    async def _notice_leaving(self) -> None:
-        """Read on and drop what comes, as long as the last texts are on their way. Raises WebSocketDisconnect."""
-        while True:
-            message = await self._websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                raise WebSocketDisconnect(message["code"], message.get("reason"))
-
     # --- on worker threads, one at a time
-
-    async def _in_thread(self, function: Callable[..., T], *values: Any) -> T:
-        return await anyio.to_thread.run_sync(function, *values, limiter=self._threads)
 
     async def _maybe_in_thread(self, size: int, function: Callable[..., T], *values: Any) -> T:
         """What would hold up the event loop, and with it every speaker, goes to a thread."""
@@ -381,11 +303,10 @@ class RealtimeConversation:
     def _all_turns(self) -> list[Turns]:
         return [*self._ending, self._turns] if self._turns else list(self._ending)
 
-    # --- what goes out
+    # --- what is said of problems and places
 
-    async def _send(self) -> None:
-        """Send what is put into the outbox, to its end. Raises TimeoutError for a client that does not read."""
-        while (message := await self._outbox.take()) is not None:
-            with anyio.fail_after(self._limits.send_seconds):
-                await self._websocket.send_text(encode(message))
-        self._tasks.cancel_scope.cancel()
+    def _problem(self, error: QwenASRError) -> dict[str, Any]:
+        return messages.numbered(messages.problem(error))
+
+    def _queued(self, position: int) -> dict[str, Any]:
+        return messages.numbered(messages.queued(position))

@@ -52,9 +52,11 @@ def create_app(config: Config, service: Service, *, chosen: Chosen | None = None
     """
     from fastapi import FastAPI
 
-    from qwen_asr.web import asr_socket, realtime_socket, rest
+    from qwen_asr.web import rest
+    from qwen_asr.web.asr_socket import AsrSocket
     from qwen_asr.web.door import Door
     from qwen_asr.web.forwarded import Forwarded
+    from qwen_asr.web.realtime_socket import RealtimeSocket
     from qwen_asr.web.speaker import Speakers
     from qwen_asr.web.stopping import Recordings, Stopping
 
@@ -82,7 +84,7 @@ def create_app(config: Config, service: Service, *, chosen: Chosen | None = None
     app.state.service = service
     # Routes of our own go here: after the mount at "/" they would answer 404.
     transcriptions = rest.add_routes(app, service)
-    sockets = [room.add_route(app, service) for room in (asr_socket, realtime_socket)]
+    sockets = [route.add_to(app, service) for route in (AsrSocket, RealtimeSocket)]
     app.state.stopping = Stopping(service, Recordings(speakers), *sockets, transcriptions)
     if chosen is not None and chosen.root is not None:
         from qwen_asr.web import trust

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from playwright.sync_api import Browser, Playwright, expect
+from playwright.sync_api import Browser, Locator, Playwright, expect
 
 from qwen_asr.errors import CheckpointNotFound
 from qwen_asr.live.events import Event, Final, Partial
@@ -259,10 +260,24 @@ def test_the_page_is_there_while_the_checkpoint_loads_and_says_why_it_fails(
         assert tab.button("Record").is_disabled()
 
 
+RECORDERS_MODULE = re.compile(r"\/assets\/module-[^\/]*\.js$")
+"""What Gradio's recorder loads for itself; pressed before that is there, it records nothing."""
+
+
+def show_simple_recorder(tab: Tab) -> Locator:
+    tab.page.get_by_role("button", name="Trouble with the microphone").click()
+    return tab.page.locator("#stock-recorder")
+
+
 def test_the_simple_recorder_feeds_the_same_page(chromium: Browser, served: Served) -> None:
     with Tab(chromium, served.url) as tab:
-        tab.page.get_by_role("button", name="Trouble with the microphone").click()
-        tab.page.locator("#stock-recorder").get_by_role("button", name="Record").click()
+        recorder = show_simple_recorder(tab)
+        recorder.get_by_role("button", name="Record").wait_for()
+        tab.page.wait_for_function(
+            f"performance.getEntriesByType('resource').some(({{ name }}) => /{RECORDERS_MODULE.pattern}/.test(name))"
+        )
+        tab.page.wait_for_timeout(1000)  # it sets itself up, of which nothing is to be seen from here
+        recorder.get_by_role("button", name="Record").click()
         tab.wait_status("Listening")
         big = tab.page.locator("#microphone .record")
         expect(big).to_have_accessible_name("Record")
@@ -271,20 +286,40 @@ def test_the_simple_recorder_feeds_the_same_page(chromium: Browser, served: Serv
         expect(big.locator(".dot")).to_have_css("border-radius", "50%")
         speaker = talking(served)
         assert until(lambda: speaker.received / 2 / speaker.wishes.rate > 3)
-        tab.page.locator("#stock-recorder").get_by_role("button", name="Stop").click()
+        recorder.get_by_role("button", name="Stop").click()
         tab.wait_status("Ready")
         assert speaker.done
         assert len(tab.texts()) > 0
         # Once more: the recording that has ended is not taken for the new one.
         said = len(tab.texts())
-        tab.page.locator("#stock-recorder").get_by_role("button", name="Record").click()
+        recorder.get_by_role("button", name="Record").click()
         tab.wait_status("Listening")
         assert talking(served) is not speaker
         time.sleep(1)
         assert tab.status() == "Listening"
         assert len(tab.texts()) >= said
-        tab.page.locator("#stock-recorder").get_by_role("button", name="Stop").click()
+        recorder.get_by_role("button", name="Stop").click()
         tab.wait_status("Ready")
+
+
+def test_a_simple_recorder_that_was_pressed_too_early_records_when_it_is_pressed_again(
+    chromium: Browser, served: Served
+) -> None:
+    with Tab(chromium, served.url) as tab:
+        tab.page.route(RECORDERS_MODULE, lambda _: None)
+        tab.page.reload()
+        recorder = show_simple_recorder(tab)
+        recorder.get_by_role("button", name="Record").click()
+        tab.page.locator("#status", has_text="Stop it there, allow the microphone, and record again").wait_for()
+        tab.page.unroute(RECORDERS_MODULE)  # those that are held come now
+        recorder.get_by_role("button", name="Stop").click()
+        tab.page.wait_for_timeout(1000)
+        recorder.get_by_role("button", name="Record").click()
+        tab.wait_status("Listening")
+        speaker = talking(served)
+        recorder.get_by_role("button", name="Stop").click()
+        tab.wait_status("Ready")
+        assert speaker.done
 
 
 def test_a_simple_recorder_that_sends_nothing_is_given_up_with_a_sentence(chromium: Browser, served: Served) -> None:

@@ -22,7 +22,7 @@ from qwen_asr.config import Config
 from qwen_asr.errors import AcmeError
 from qwen_asr.tls.chosen import choose_certificate
 from qwen_asr.tls.reloading import ReloadingCertificate
-from qwen_asr.web.asr_socket import add_route
+from qwen_asr.web.asr_socket import AsrSocket
 from qwen_asr.web.https import WEBROOT, opened_https
 from qwen_asr.web.plain_port import answering, challenges_in
 from qwen_asr.web.redirect import other_port
@@ -89,7 +89,7 @@ def test_certbot_renews_to_another_key_while_people_talk(
         )  # fmt: skip
         certificate = ReloadingCertificate(certbot.live / "fullchain.pem", certbot.live / "privkey.pem")
         app = FastAPI()
-        add_route(app, service)
+        AsrSocket.add_to(app, service)
         with serving(certificate, app) as port:
             assert kind_of(served(port, trust, NAME)) == "EC"
             renewal = ["renew", "--force-renewal", "--key-type", "rsa", "--no-random-sleep-on-renew"]

@@ -13,6 +13,7 @@ from qwen_asr import errors
 from qwen_asr.config import Config, SocketLimits
 from qwen_asr.live.events import Failed, Final, Partial
 from qwen_asr.web import asr_conversation, asr_messages
+from qwen_asr.web.conversation import encode
 
 PARTIAL = Partial(0, 8_000, 24_000, "English", "Turn on the kit", 11, 0.25)
 FINAL = Final(0, 8_000, 40_000, "English", "Turn on the kitchen light.", 0.0)
@@ -62,7 +63,7 @@ def test_what_the_server_sends_is_as_shown(examples: dict[str, Any]) -> None:
     }
     shown = {name.removeprefix("server "): example for name, example in examples.items() if name.startswith("server ")}
     assert shown == sent
-    assert all(json.loads(asr_messages.encode(message)) == message for message in sent.values())
+    assert all(json.loads(encode(message)) == message for message in sent.values())
 
 
 def test_every_key_is_explained(document: str, examples: dict[str, Any]) -> None:

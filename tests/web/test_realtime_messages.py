@@ -16,7 +16,7 @@ from qwen_asr import errors
 from qwen_asr.config import Config, SocketLimits
 from qwen_asr.errors import BadField, StepFailed
 from qwen_asr.web import realtime_messages as messages
-from qwen_asr.web.asr_messages import encode
+from qwen_asr.web.conversation import encode
 from qwen_asr.web.realtime_settings import MOST_PADDING_MS, RATES, AudioFormat, ServerVad, Settings
 
 CONFIG = Config()

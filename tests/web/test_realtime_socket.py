@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from qwen_asr import Qwen3ASRModel
 from qwen_asr.config import Config, SocketLimits
-from qwen_asr.web import realtime_socket
+from qwen_asr.web.realtime_socket import RealtimeSocket
 from qwen_asr.web.service import Service
 from tests.checkpoints import Samples, demo_recognizer, spoken
 from tests.sockets import Client, Listening, client, listening, silence, until
@@ -44,7 +44,7 @@ def service() -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def served(service: Service) -> Iterator[Listening]:
     """A server with the limits that everybody has."""
-    with listening(service, room=realtime_socket) as server:
+    with listening(service, room=RealtimeSocket) as server:
         yield server
 
 
@@ -357,7 +357,7 @@ def test_while_it_loads_it_says_so() -> None:
             assert await speaker.closed() == 1013
         return speaker
 
-    with listening(Service(Config()), room=realtime_socket) as server:
+    with listening(Service(Config()), room=RealtimeSocket) as server:
         [error] = asyncio.run(speak(server)).messages
     assert (error["error"]["code"], error["error"]["message"]) == ("not_ready", "Loading …")
     assert error["error"]["type"] == "server_error"
@@ -379,7 +379,7 @@ def test_so_many_sessions_and_no_more(service: Service) -> None:
 
     config = replace(service.config, max_sessions=2, max_queue=0)
     full = Service(config, demo_recognizer())
-    with contextlib.closing(full), listening(full, room=realtime_socket) as server:
+    with contextlib.closing(full), listening(full, room=RealtimeSocket) as server:
         error = asyncio.run(speak(server))
     assert (error["type"], error["code"]) == ("rate_limit_error", "limit_exceeded")
 
@@ -438,7 +438,7 @@ def test_sizes_at_the_limit_and_one_above(service: Service) -> None:
             assert await speaker.closed() == 1009
         return speaker
 
-    with listening(service, SocketLimits(config_bytes=200, message_bytes=3_000), room=realtime_socket) as server:
+    with listening(service, SocketLimits(config_bytes=200, message_bytes=3_000), room=RealtimeSocket) as server:
         errors = asyncio.run(speak(server)).of_type("error")
     assert [error["error"]["code"] for error in errors] == ["too_large"] * 2
     assert "3001 bytes" in errors[0]["error"]["message"]
@@ -458,7 +458,7 @@ def test_times_that_run_out(service: Service, limit: str) -> None:
             await speaker.closed()
         return speaker
 
-    with listening(service, replace(SocketLimits(), **{limit: 1.5}), room=realtime_socket) as server:
+    with listening(service, replace(SocketLimits(), **{limit: 1.5}), room=RealtimeSocket) as server:
         speaker = asyncio.run(speak(server))
         assert len(server.socket.conversations) == 0
     *_, completed, error = speaker.messages  # what was spoken is told first
@@ -491,7 +491,7 @@ def test_audio_is_read_only_as_far_as_it_is_consumed(service: Service) -> None:
             watching.cancel()
         return speaker, most
 
-    with listening(service, SocketLimits(ahead_seconds=2.0), room=realtime_socket) as server:
+    with listening(service, SocketLimits(ahead_seconds=2.0), room=RealtimeSocket) as server:
         speaker, most = asyncio.run(speak(server))
     assert 0.0 < most < 2.0 + 1.0 + 1.0  # what may wait, the second being taken, what the detector had held back
     assert [one["transcript"] for one in speaker.of_type(COMPLETED)] == [SENTENCES[1]] * 8
@@ -518,7 +518,7 @@ def test_turns_that_wait_for_their_texts_are_bounded(service: Service) -> None:
             watching.cancel()
         return speaker, most
 
-    with listening(service, SocketLimits(waiting_turns=2), room=realtime_socket) as server:
+    with listening(service, SocketLimits(waiting_turns=2), room=RealtimeSocket) as server:
         speaker, most = asyncio.run(speak(server))
     assert most <= 3
     assert len({one["transcript"] for one in speaker.of_type(COMPLETED)}) == 1
@@ -549,7 +549,7 @@ def test_a_server_that_stops_tells_the_last_texts_first(service: Service) -> Non
 
     with (
         contextlib.closing(Service(service.config, demo_recognizer())) as own,
-        listening(own, room=realtime_socket) as server,
+        listening(own, room=RealtimeSocket) as server,
     ):
         speaker = asyncio.run(speak(server))
     *_, completed, error = speaker.messages
@@ -579,7 +579,7 @@ def test_who_waits_is_told_the_position_and_loses_nothing(service: Service) -> N
     config = replace(service.config, max_sessions=1)
     with (
         contextlib.closing(Service(config, demo_recognizer())) as full,
-        listening(full, room=realtime_socket) as server,
+        listening(full, room=RealtimeSocket) as server,
     ):
         third = asyncio.run(speak(server))
         assert full.admission.inside == full.admission.waiting == 0
