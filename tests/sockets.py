@@ -75,7 +75,7 @@ def listening(
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
-        yield Listening(f"ws://localhost:{bound.getsockname()[1]}{room.PATH}", route, server, service)
+        yield Listening(f"ws://localhost:{bound.getsockname()[1]}{room.path}", route, server, service)
     finally:
         server.should_exit = True
         thread.join(30)
