@@ -14,9 +14,12 @@ from pathlib import Path
 
 from benchmarks.load import Running, server, speak
 from benchmarks.speech import Samples, conversation
+from qwen_asr.config import WATCH_SECONDS
 
 ROUNDS = 30
 TENTH = ROUNDS // 10
+TIDY_SECONDS = 1.5 * WATCH_SECONDS
+"""Within these the server has given back what ended sessions held."""
 
 
 @dataclass
@@ -42,6 +45,7 @@ async def soak(running: Running, clips: list[Samples], rounds: int = ROUNDS) -> 
         for heard in await asyncio.gather(*(speak(running.url, samples, realtime=False) for samples in turned)):
             result.errors += heard.errors
             result.finals += len(heard.finals)
+        await asyncio.sleep(TIDY_SECONDS)
         result.memory.append(running.megabytes)
         print(f"round {number + 1} of {rounds}: {result.memory[-1]:.0f} MB", flush=True)
     result.seconds = time.monotonic() - began

@@ -440,8 +440,6 @@ def test_a_recognizer_that_stops_ends_the_stream_with_an_error(certificates: Pat
     assert (refusal.value.status_code, refusal.value.type) == (500, "server_error")
 
 
-# asyncio's TLS transports cannot be aborted when they were closed twice, so one is left to the collector.
-@pytest.mark.filterwarnings("ignore:unclosed (<socket|transport):ResourceWarning")
 def test_a_server_that_stops_tells_those_who_wait(
     certificates: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
