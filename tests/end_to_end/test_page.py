@@ -155,7 +155,7 @@ def test_a_language_is_found_by_typing(chromium: Browser, served: Served) -> Non
         language = tab.page.get_by_label("Language")
         language.click()
         tab.page.keyboard.type("germ")
-        expect(tab.page.get_by_role("option")).to_have_text(["German"])
+        expect(tab.page.get_by_role("option")).to_have_text(["German"], use_inner_text=True)
         tab.page.keyboard.press("Enter")
         expect(language).to_have_value("German")
         tab.page.wait_for_function("document.querySelector('#microphone').wishes?.language === 'German'")
