@@ -1,6 +1,6 @@
 """Does the server's memory stay where it is? Hours of speech, as fast as it is consumed.
 
-    python -m benchmarks.soak [--sessions 8] [--hours 1] [--output FILE]
+    python -m benchmarks.soak [--sessions 8] [--hours 1] [--rounds 30] [--output FILE]
 
 The sessions run side by side over `/ws/asr`, one after another in each of the places, and their speech adds up to
 `--hours`. Resident memory of the server's process is compared between the end of the first tenth and the end.
@@ -16,8 +16,6 @@ from benchmarks.load import Running, server, speak
 from benchmarks.speech import Samples, conversation
 from qwen_asr.config import WATCH_SECONDS
 
-ROUNDS = 30
-TENTH = ROUNDS // 10
 TIDY_SECONDS = 1.5 * WATCH_SECONDS
 """Within these the server has given back what ended sessions held."""
 
@@ -32,12 +30,17 @@ class Soak:
     finals: int = 0
 
     @property
+    def early_memory(self) -> float:
+        """The memory after the first tenth."""
+        return self.memory[max(len(self.memory) // 10, 1) - 1]
+
+    @property
     def growth(self) -> float:
         """The memory at the end over that after the first tenth, less 1."""
-        return self.memory[-1] / self.memory[max(len(self.memory) // 10, 1) - 1] - 1
+        return self.memory[-1] / self.early_memory - 1
 
 
-async def soak(running: Running, clips: list[Samples], rounds: int = ROUNDS) -> Soak:
+async def soak(running: Running, clips: list[Samples], rounds: int) -> Soak:
     """`rounds` times a session for each clip, all clips of a round side by side."""
     result, began = Soak(), time.monotonic()
     for number in range(rounds):
@@ -57,16 +60,17 @@ def main() -> None:
     parser.add_argument("--asr-model-path", default="demo")
     parser.add_argument("--sessions", type=int, default=8, help="at once (default: 8)")
     parser.add_argument("--hours", type=float, default=1.0, help="of speech in all sessions together (default: 1)")
+    parser.add_argument("--rounds", type=int, default=30, help="sessions one after another (default: 30)")
     parser.add_argument("--output", type=Path, help="write the result to this file too")
     options = parser.parse_args()
-    seconds = options.hours * 3600 / options.sessions / ROUNDS
+    seconds = options.hours * 3600 / options.sessions / options.rounds
     clips = [conversation(seconds, seed) for seed in range(options.sessions)]
     with server("--asr-model-path", options.asr_model_path, "--device", "cpu") as running:
-        result = asyncio.run(soak(running, clips))
+        result = asyncio.run(soak(running, clips, options.rounds))
     text = (
         f"{options.hours:g} h of speech in {options.sessions} sessions at a time took {result.seconds / 60:.1f} min: "
         f"{result.finals} finals, {len(result.errors)} errors. Memory after the first tenth "
-        f"{result.memory[TENTH - 1]:.0f} MB, at the end {result.memory[-1]:.0f} MB: {result.growth:+.1%}.\n"
+        f"{result.early_memory:.0f} MB, at the end {result.memory[-1]:.0f} MB: {result.growth:+.1%}.\n"
     )
     print(f"\n{text}")
     if options.output:
