@@ -52,6 +52,12 @@ def tool(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., subprocess
 Tool = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def test_without_installing_it_is_a_module() -> None:
+    done = run(sys.executable, "-m", "qwen_asr", "--help", folder=Path(__file__).parents[1])
+    assert done.returncode == 0
+    assert "usage: qwen-asr" in done.stdout
+
+
 def complaint(done: subprocess.CompletedProcess[str]) -> str:
     """The one sentence of a command that failed as it should."""
     assert done.returncode not in (0, None)

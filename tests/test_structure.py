@@ -39,7 +39,7 @@ ROOMS = {
     "client": {"config", "errors", "audio"},  # a program of its own, for a machine without the model
     "demo": {"config", "errors", "audio", "engine"},  # makes the checkpoint, of which others only read the files
 }
-TOP = {"__init__", "api", "cli", "files", "progress", "stream_command"}
+TOP = {"__init__", "__main__", "api", "cli", "files", "progress", "stream_command"}
 
 
 def tracked() -> list[Path]:

@@ -107,8 +107,10 @@ class Admission:
         return ticket
 
     def _refusal(self) -> LimitExceeded:
-        queue = f", and {self.max_queue} wait already" if self.max_queue else ""
-        return LimitExceeded(f"All {self.max_sessions} sessions of this server are taken{queue}: try again later.")
+        most, queue = self.max_sessions, self.max_queue
+        taken = f"All {most} places of this server are taken" if most > 1 else "The only place of this server is taken"
+        waiting = f", and {queue} {'wait' if queue > 1 else 'waits'} already" if queue else ""
+        return LimitExceeded(f"{taken}{waiting}: try again later.")
 
     def _leave(self, ticket: Ticket) -> None:
         with self._lock:

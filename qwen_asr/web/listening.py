@@ -84,6 +84,7 @@ def create_server(
     It speaks HTTPS where there is a `certificate`. Run it on sockets from `bind`.
     """
     settings: dict[str, Any] = {
+        "log_config": None,  # its records go where all others do, and look alike
         "log_level": "warning",
         "access_log": False,
         "server_header": False,

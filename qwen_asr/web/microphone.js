@@ -57,7 +57,7 @@ function statusText() {
   if (!recording) return trouble || obstacle() || "Ready";
   if (recording.waiting) return recording.waiting;
   if (recording.failures) return "Reconnecting";
-  if (recording.queued) return `Waiting: ${recording.queued - 1} before you`;
+  if (recording.queued) return recording.queued === 1 ? "Waiting: you are next" : `Waiting: ${recording.queued - 1} before you`;
   if (paused) return paused;
   return isListening() ? "Listening" : "Finishing";
 }

@@ -136,7 +136,8 @@ def streaming_microphone(
             return {"full": str(error)}
         except QwenASRError as error:
             return {"error": str(error)}
-        await speaker.bell.wait(lambda: speaker.has_news(post.revision), post.wait)
+        if not post.queued:  # the page has sound to send as soon as it knows that it has its place
+            await speaker.bell.wait(lambda: speaker.has_news(post.revision), post.wait)
         if farewell := speaker.farewell(post.revision):
             return {"retry": farewell}
         return speaker.view(post.revision)

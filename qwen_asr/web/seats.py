@@ -73,9 +73,9 @@ class Seats:
         return True
 
     def open_by_kind(self) -> dict[str, int]:
-        """How many sessions are open, for each of the `KINDS`."""
+        """How many sessions are open, for each of the `KINDS`; one that a page keeps after Stop is not."""
         with self._lock:
-            counts = Counter(seat.kind for seat in self._open)
+            counts = Counter(seat.kind for seat in self._open if not seat.finished)
         return {kind: counts[kind] for kind in KINDS}
 
     def audio_seconds(self) -> float:
@@ -120,6 +120,11 @@ class Seat(Runner):
         self._finished: Future[None] | None = None
         self._log("Session began: %s.", kind, event="session_begin")
 
+    @property
+    def finished(self) -> bool:
+        """Whether everything was told, and its place is another's."""
+        return self._finished is not None and self._finished.done()
+
     def feed(self, samples: NDArray[np.float32]) -> None:
         """As `Runner.feed`."""
         with logs.about(self.name):
@@ -133,7 +138,7 @@ class Seat(Runner):
 
     def close(self) -> None:
         """As `Runner.close`."""
-        complete = self._finished is not None and self._finished.done()
+        complete = self.finished
         super().close()
         if not self._seats.leave(self):
             return

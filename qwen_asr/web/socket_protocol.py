@@ -40,7 +40,7 @@ def _protocol(close_seconds: float) -> type[WebSocketsSansIOProtocol]:
         connection that ends without a close frame is 1006 (RFC 6455, 7.1.5); uvicorn says 1005, as it does of a close
         frame without a code, and only the first may be somebody who comes back. A peer that breaks the protocol is
         closed by uvicorn, which then takes the application's next message, on its way already, for a mistake of the
-        application; and it logs a text that is no UTF-8 as one of the server's.
+        application; and it logs a text that is no UTF-8 as one of the server's, and a refused handshake too.
         """
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -63,6 +63,8 @@ def _protocol(close_seconds: float) -> type[WebSocketsSansIOProtocol]:
             if self.handshake_complete and self.close_sent:
                 raise ClientDisconnected
             await super().send(message)
+            if message["type"] == "websocket.http.response.body" and self.close_sent:
+                self.handshake_complete = True
 
         async def run_asgi(self) -> None:
             await super().run_asgi()

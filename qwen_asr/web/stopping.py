@@ -61,9 +61,9 @@ class Stopping:
         for part in self.parts:
             await part.stop()
         if count := self._unfinished():
-            log.info("Stopping: %d sessions get their last texts.", count)
+            log.info("Stopping: sessions that get their last texts: %d.", count)
         if not await self._finished(self._seconds, hurry):
-            log.warning("Stopping: %d sessions did not get all of their texts in time.", self._unfinished())
+            log.warning("Stopping: sessions that did not get all of their texts in time: %d.", self._unfinished())
             for part in self.parts:
                 part.give_up()
             await self._finished(_LAST_WORD_SECONDS, hurry)

@@ -24,16 +24,19 @@ def test_it_waits_its_turn_with_its_microphone_open(chromium: Browser, certifica
         assert "kept here" in tab.page.locator("#advice").inner_text()
         with Tab(chromium, served.url) as other:
             other.button("Record").click()
-            other.wait_status("All 1 sessions of this server are taken, and 2 wait already")
+            other.wait_status("The only place of this server is taken, and 2 wait already")
             assert other.button("Record").get_attribute("aria-disabled") == "false"
         inside.leave()
-        tab.wait_status("Waiting: 0 before you")
+        tab.wait_status("Waiting: you are next")
         tab.page.wait_for_timeout(1_500)  # of speech, which nobody but the page hears
         waiting.leave()
-        tab.wait_status("Listening")
+        tab.page.locator("#status", has_text="Listening").wait_for(timeout=5_000)  # before a post's 8 s are over
+        assert service.seats.open_by_kind()["page"] == 1
         tab.page.wait_for_timeout(500)
         tab.stop()
         proof = tab.proof()
+        assert service.seats.open_by_kind()["page"] == 0
+        assert len(served.speakers) == 1  # it is kept for its text
         assert proof["sha256"] == proof["serverSha256"]
         assert int(proof["bytes"]) > 2 * 1.5 * int(proof["rate"])
         assert admission.inside == 0

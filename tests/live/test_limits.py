@@ -19,7 +19,7 @@ def test_so_many_places_so_many_waiting_and_no_more(queue: int) -> None:
     admission = Admission(2, queue)
     tickets = [admission.enter() for _ in range(2 + queue)]
     assert [ticket.position for ticket in tickets] == [0, 0, *range(1, queue + 1)]
-    with pytest.raises(LimitExceeded, match="All 2 sessions of this server are taken"):
+    with pytest.raises(LimitExceeded, match="All 2 places of this server are taken"):
         admission.enter()
     with pytest.raises(LimitExceeded):
         admission.check_room()

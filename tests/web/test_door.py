@@ -122,7 +122,7 @@ def test_the_openai_package(keyed: Served) -> None:
     assert refused.value.code == "invalid_api_key"
 
 
-def test_a_key_in_the_query_is_for_browsers_sockets_alone(keyed: Served) -> None:
+def test_a_key_in_the_query_is_for_browsers_sockets_alone(keyed: Served, caplog: pytest.LogCaptureFixture) -> None:
     query = f"/ws/asr?api_key={KEY}"
     assert knocks(keyed, query) == 401
     assert knocks(keyed, query, origin=keyed.url) == 101
@@ -130,6 +130,7 @@ def test_a_key_in_the_query_is_for_browsers_sockets_alone(keyed: Served) -> None
     assert knocks(keyed, query, origin="https://evil.example") == 403
     asked = httpx.get(f"{keyed.url}/v1/models?api_key={KEY}", headers={"origin": keyed.url}, **PATIENT)
     assert asked.status_code == 401
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_pages_of_others_are_refused_with_and_without_a_key(keyed: Served) -> None:

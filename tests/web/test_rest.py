@@ -387,7 +387,7 @@ def go_away_while_reading(clients: Clients) -> None:
 
 @pytest.mark.parametrize("go_away", [go_away_while_sending, go_away_while_waiting, go_away_while_reading])
 def test_whoever_goes_away_leaves_nothing(
-    clients: Clients, uploads: Path, go_away: Callable[[Clients], None], capfd: pytest.CaptureFixture[str]
+    clients: Clients, uploads: Path, go_away: Callable[[Clients], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     before = open_in(uploads)  # pytest's own, into which it captures
     go_away(clients)
@@ -396,7 +396,7 @@ def test_whoever_goes_away_leaves_nothing(
     assert list(uploads.iterdir()) == []
     with clients.sync() as client:
         assert ask(client).text
-    said = capfd.readouterr().err  # uvicorn's log
+    said = caplog.text  # uvicorn's log is in it
     assert "Traceback" not in said
     assert "ASGI" not in said
 
@@ -441,7 +441,7 @@ def test_a_recognizer_that_stops_ends_the_stream_with_an_error(certificates: Pat
 
 
 def test_a_server_that_stops_tells_those_who_wait(
-    certificates: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    certificates: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qwen_asr.web.stopping.STOP_SECONDS", 0.5)  # far less than these requests need
     with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as running:
@@ -463,7 +463,7 @@ def test_a_server_that_stops_tells_those_who_wait(
                 list(events)
             with contextlib.suppress(httpx.TransportError):  # the connection may have ended before it was read
                 assert half_sent.result(60).status_code == 503
-    said = capfd.readouterr().err  # uvicorn's log: whatever went on came to an end by itself
+    said = caplog.text  # uvicorn's log is in it: whatever went on came to an end by itself
     assert "Traceback" not in said
     assert not re.search("Cancel [1-9]", said)
     gc.collect()

@@ -1,0 +1,9 @@
+"""``python -m qwen_asr``: the same as ``qwen-asr``, without installing the package."""
+
+import sys
+
+from qwen_asr.cli import tool
+
+if __name__ == "__main__":
+    sys.argv[0] = "qwen-asr"
+    sys.exit(tool())
