@@ -165,7 +165,7 @@ def test_routes(running: Running, log: Path, path: str, method: str) -> None:
         assume(not {".", ".."} & set(name.split("/")) and "\n" not in name)
         case.call_and_validate(base_url=running.base, checks=REST_CHECKS, timeout=60)
 
-    fuzz(running, log, FRAMES // len(OPERATIONS), send, SCHEMA[path][method].as_strategy())
+    fuzz(running, log, FRAMES, send, SCHEMA[path][method].as_strategy())
 
 
 def upload() -> bytes:
@@ -202,4 +202,4 @@ def test_uploads(running: Running, log: Path) -> None:
     begun = mutated(FORM[:300]).map(lambda head: head + FORM[300:])
     with httpx.Client(base_url=running.base, timeout=60) as client:
         assert client.post(rest.TRANSCRIPTIONS, content=FORM, headers={"content-type": KIND}).status_code == 200
-        fuzz(running, log, FRAMES // 4, send, begun | mutated(FORM) | st.binary(max_size=300), kinds)
+        fuzz(running, log, FRAMES, send, begun | mutated(FORM) | st.binary(max_size=300), kinds)
