@@ -224,6 +224,6 @@ def test_an_option_may_be_given_several_times(arguments: Sequence[str], environ:
 
 
 def test_a_secret_is_in_no_sentence_about_it() -> None:
-    with pytest.raises(BadConfig, match="texts that are not empty") as refused:
+    with pytest.raises(BadConfig, match="--api-key was given an empty text, but expects one that") as refused:
         from_options(Keyed, {"api_key": ["hunter2", ""]}, {})
     assert "hunter2" not in str(refused.value)
