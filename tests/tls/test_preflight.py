@@ -18,10 +18,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qwen_asr.config import Config
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.addresses import names_of, own_names
 from qwen_asr.tls.checks import certified_urls, fits
+from qwen_asr.tls.chosen import choose_certificate
 from qwen_asr.tls.preflight import CheckedPair, check_pair, load_context
+from qwen_asr.web.server import _announce
 from tests.tls.made import DAY, NOW, PASSWORD, Chained, Issued, issue, new_ec, put
 
 # This machine's own, so that no name is worth a warning.
@@ -178,6 +181,17 @@ def test_the_names_that_fit_a_machine() -> None:
 )
 def test_only_addresses_that_the_certificate_is_for_are_listed(names: list[str], urls: list[str]) -> None:
     assert list(certified_urls(names, 443, ["https://localhost", "https://192.0.2.7"])) == urls
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["self-signed", "of an authority"])
+def test_a_browser_s_warning_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str], own: bool) -> None:
+    made = issue() if own else Chained().leaf
+    put(tmp_path, made.pem, made.key_pem())
+    config = Config(ssl_certfile=str(tmp_path / "cert.pem"), ssl_keyfile=str(tmp_path / "key.pem"))
+    _announce(config, 443, choose_certificate(config))
+    said = capsys.readouterr().out
+    assert ("the browser warns once" in said) is own
+    assert said.count("https://") == said.count("https://localhost\n") == 1
 
 
 def test_a_certificate_for_localhost_is_for_this_machine(tmp_path: Path) -> None:
