@@ -55,8 +55,8 @@ def check_rate(rate: str | None) -> None:
         windows = []
     if not windows or any(window.amount < 1 or window.get_expiry() < 1 for window in windows):
         raise BadConfig(
-            f"--rate-limit was given {rate!r}, but expects a number and a time, such as 60/minute or "
-            "5/second; 1000/day."
+            f"--rate-limit was given {rate!r}, but expects a number and a time, such as 60/minute, or several with a "
+            "semicolon between them, such as '5/second; 1000/day'."
         )
 
 

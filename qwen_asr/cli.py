@@ -263,7 +263,7 @@ def _cert(options: dict[str, Any]) -> int:
     else:
         report = commands.show(options["files"], password)
     print(report.text)  # noqa: T201 - what was asked for is the output
-    return 1 if options["verb"] == "check" and report.problems else 0
+    return 1 if report.missing or (options["verb"] == "check" and report.problems) else 0
 
 
 def _print_lines(finals: Iterator[Final], prefix: str, progress: Progress) -> Iterator[Final]:

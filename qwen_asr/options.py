@@ -158,7 +158,8 @@ _ON, _OFF = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 def _convert(field: dataclasses.Field[Any], given: Any, source: str) -> Any:
     kind = _kind(field)
-    if given == "" and "None" in str(field.type):
+    # No file has an empty name: that is a variable of the shell that was never set, and `check` refuses it.
+    if given == "" and "None" in str(field.type) and field.metadata["metavar"] != "FILE":
         return None
     if kind is tuple:
         return tuple(given.split()) if isinstance(given, str) else tuple(given)
@@ -179,12 +180,13 @@ def check(field: dataclasses.Field[Any], value: Any) -> None:
     if value is None and "None" in str(field.type):
         return
     kind, low, high = _kind(field), field.metadata["low"], field.metadata["high"]
-    empty = "" in value if isinstance(value, tuple) else value == ""
+    if isinstance(value, tuple) and "" in value:
+        raise BadConfig(f"{flag(field.name)} was given an empty text, but expects one that is not empty.")
     types = (int, float) if kind is float else kind
     right_type = isinstance(value, types) and isinstance(value, bool) == (kind is bool)
     in_choices = not field.metadata["choices"] or value in field.metadata["choices"]
     # Written so that NaN, which compares false with everything, is refused too.
-    if not (right_type and in_choices and (low is None or low <= value <= high)) or empty:
+    if not (right_type and in_choices and (low is None or low <= value <= high)) or value == "":
         shown = "a value" if field.metadata["secret"] else repr(value)
         raise BadConfig(f"{flag(field.name)} was given {shown}, but expects {_expected(field)}.")
 
@@ -193,7 +195,7 @@ def _expected(field: dataclasses.Field[Any]) -> str:
     if field.metadata["choices"]:
         return "one of " + ", ".join(field.metadata["choices"])
     names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text that is not empty"}
-    names[tuple] = "texts that are not empty"
+    names[tuple] = "a tuple of texts"
     text = names[_kind(field)]
     low, high = field.metadata["low"], field.metadata["high"]
     return text if low is None else f"{text} from {low:g} to {high:g}"

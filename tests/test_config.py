@@ -80,6 +80,19 @@ def test_ways_to_https_that_exclude_each_other(given: list[str]) -> None:
     assert refused.value.exit_code == 1  # as the mistakes that are in files
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (["--ssl-certfile", "", "--ssl-keyfile", ""], "--ssl-certfile"),
+        (["--ssl-certfile", "a.pem", "--ssl-keyfile", ""], "--ssl-keyfile"),
+    ],
+)
+def test_an_unset_variable_of_the_shell_does_not_take_https_away(given: list[str], name: str) -> None:
+    with pytest.raises(BadConfig, match=f"{name} was given '', but expects a text that is not empty"):
+        parsed(*given)
+    assert parsed("--ssl-keyfile-password", "").ssl_keyfile_password is None
+
+
 def test_the_password_of_a_key_is_in_no_text_and_may_stand_in_the_environment() -> None:
     environ = {"QWEN_ASR_SSL_KEYFILE_PASSWORD": "secret"}
     assert not parsed(environ=environ).tls  # alone it means nothing: other programs may share the environment
@@ -224,6 +237,6 @@ def test_an_option_may_be_given_several_times(arguments: Sequence[str], environ:
 
 
 def test_a_secret_is_in_no_sentence_about_it() -> None:
-    with pytest.raises(BadConfig, match="texts that are not empty") as refused:
+    with pytest.raises(BadConfig, match="--api-key was given an empty text, but expects one that") as refused:
         from_options(Keyed, {"api_key": ["hunter2", ""]}, {})
     assert "hunter2" not in str(refused.value)

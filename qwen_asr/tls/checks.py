@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID
 
 from qwen_asr.errors import CertificateError
-from qwen_asr.tls.addresses import Names, own_names
+from qwen_asr.tls.addresses import Names, own_names, page_urls
 from qwen_asr.tls.chain import common_name
 
 SMALLEST_RSA = 2048
@@ -147,10 +148,24 @@ def listed(names: Sequence[str]) -> str:
 
 
 def fits(names: Sequence[str], own: Names) -> bool:
-    """Whether one of a certificate's names is one of the machine's, loopback aside."""
-    dns = [name for name in own.dns if name != "localhost"]
-    addresses = {str(address) for address in own.ips if not address.is_loopback}
-    return any(name in addresses or any(_matches(name, own_name) for own_name in dns) for name in names)
+    """Whether one of a certificate's names is one of the machine's, localhost and its addresses among them."""
+    return any(covers(names, host) for host in (*own.dns, *map(str, own.ips)))
+
+
+def covers(names: Sequence[str], host: str) -> bool:
+    """Whether a certificate for `names` is for `host`, a DNS name or an address."""
+    return any(_matches(name, host) for name in names)
+
+
+def certified_urls(names: Sequence[str], port: int, urls: Sequence[str]) -> tuple[str, ...]:
+    """Where the page of a certificate for `names` is opened: under its names, then at those of `urls` it is for.
+
+    Where it is for none of `urls`, all of them are kept: nobody knows here where its names lead.
+    """
+    hosts = (name for name in names if "*" not in name and name != "localhost")
+    first = (page_urls(host, port, True)[0] for host in hosts)
+    covered = [url for url in urls if covers(names, urlsplit(url).hostname or "")]
+    return tuple(dict.fromkeys((*first, *(covered or urls))))
 
 
 def _matches(pattern: str, name: str) -> bool:
@@ -163,6 +178,15 @@ def is_authority(certificate: x509.Certificate) -> bool:
     """Whether it may sign other certificates."""
     constraints = _extension(certificate, x509.BasicConstraints)
     return constraints is not None and constraints.ca
+
+
+def may_serve(certificate: x509.Certificate) -> bool:
+    """Whether it is meant to be served with, as all are but those of authorities.
+
+    What `openssl req -x509` makes calls itself an authority too; that it is none shows in its names.
+    """
+    self_signed = certificate.issuer == certificate.subject
+    return not is_authority(certificate) or (self_signed and bool(dns_and_ip_names(certificate)))
 
 
 def dns_and_ip_names(certificate: x509.Certificate) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from qwen_asr.tls.checks import (
     is_authority,
     key_type,
     listed,
+    may_serve,
     refuse_weak,
     refuse_wrong_time,
     warnings_of,
@@ -39,10 +40,14 @@ OWN_FILES = (
 
 @dataclass
 class Report:
-    """What is said of some files, line by line; `problems` counts what would keep a server from starting."""
+    """What is said of some files, line by line.
+
+    `problems` counts what would keep a server from starting, `missing` the files that are not there.
+    """
 
     lines: list[str] = field(default_factory=list)
     problems: int = 0
+    missing: int = 0
 
     @property
     def text(self) -> str:
@@ -78,6 +83,11 @@ class _Known:
         """Whether none of the files is for that key."""
         return all(leaf_of(key.key.public_key(), found) is None for found in self.certificates)
 
+    @property
+    def any_may_serve(self) -> bool:
+        """Whether one of the files holds a certificate to serve with, and not authorities' alone."""
+        return any(may_serve(one) for found in self.certificates for one in found)
+
 
 def show(names: Sequence[str], password: str | None, folder: Path = FOLDER, now: datetime | None = None) -> Report:
     """What the files are; of none, the program's own in `folder`. Raises CertificateError where there are none."""
@@ -88,6 +98,7 @@ def show(names: Sequence[str], password: str | None, folder: Path = FOLDER, now:
     known = _Known(keys, [one for path in paths if (one := _readable_certificates(path))], password, now)
     for path in paths:
         report.lines.append(f"{path}:")
+        report.missing += not _is_there(path)
         try:
             _show_file(report, path, known)
         except CertificateError as error:
@@ -105,6 +116,13 @@ def _own_files(folder: Path) -> list[Path]:
             "the server with --generate-self-signed-cert or --local-ca."
         )
     return found
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False  # in a folder that this user may not look into
 
 
 def _readable_key(path: Path, password: str | None) -> _Key | None:
@@ -132,6 +150,8 @@ def _show_file(report: Report, path: Path, known: _Known) -> None:
         report.fact("key", key_type(key.public_key()))  # type: ignore[arg-type]  # of any kind: it is named
         if known.certificates and known.is_orphan(_Key(path, key)):
             report.fact("fits", "none of the certificates that were given")
+        if not known.certificates:
+            raise CertificateError(f"{path} holds a key and no certificate: name the file of its certificate too.")
     else:
         raise CertificateError(f"{path} holds no certificate and no private key, but {file.described()}.")
 
@@ -139,7 +159,7 @@ def _show_file(report: Report, path: Path, known: _Known) -> None:
 def _show_certificate(report: Report, path: Path, known: _Known) -> None:
     found = certificates_in(read_pem(path))
     fitting = [(leaf, key) for key in known.keys if (leaf := leaf_of(key.key.public_key(), found)) is not None]
-    leaf, key = fitting[0] if fitting else (found[0], None)
+    leaf, key = fitting[0] if fitting else (next(filter(may_serve, found), found[0]), None)
     chain = sort_chain(leaf, found)
     report.fact("is", _kind(leaf, len(found)))
     report.fact("for", listed(dns_and_ip_names(leaf)) or common_name(leaf.subject))
@@ -153,8 +173,6 @@ def _show_certificate(report: Report, path: Path, known: _Known) -> None:
         report.fact("fits", f"the key in {key.path}")
     elif known.keys:
         report.fact("fits", "none of the keys that were given")
-    else:
-        report.fact("fits", "its key was not given: name its file too")
     if _is_local_root(leaf):
         refuse_wrong_time(path, leaf, known.now)
         report.fact("to do", "install it on the devices, as the page /trust explains; keep its key where it is")
@@ -164,7 +182,7 @@ def _show_certificate(report: Report, path: Path, known: _Known) -> None:
 
 def _judge(report: Report, path: Path, leaf: x509.Certificate, key: _Key | None, known: _Known) -> None:
     """What is wrong with it, what may bother somebody, or that it is fine."""
-    if key is None and not is_authority(leaf):
+    if key is None and (may_serve(leaf) or not known.any_may_serve):
         # A key that fits nothing was meant for this one: check_pair says that it does not fit.
         key = next((other for other in known.keys if known.is_orphan(other)), None)
     if key is None:
@@ -178,6 +196,8 @@ def _judge(report: Report, path: Path, leaf: x509.Certificate, key: _Key | None,
         warnings = checked.warnings
     for warning in warnings:
         report.fact("note", warning)
+    if key is None and may_serve(leaf):
+        raise CertificateError(f"{path} can serve only with its key, which was not given: name the key's file too.")
     if not warnings:
         report.fact("to do", "nothing")
 
@@ -188,7 +208,7 @@ def _is_local_root(certificate: x509.Certificate) -> bool:
 
 
 def _kind(leaf: x509.Certificate, count: int) -> str:
-    own, authority = leaf.issuer == leaf.subject, is_authority(leaf)
+    own, authority = leaf.issuer == leaf.subject, is_authority(leaf) and not may_serve(leaf)
     what = "a self-signed certificate" if own and not authority else "a certificate"
     if authority:
         what = "the certificate of an authority" + (", a root" if own else ", an intermediate one")

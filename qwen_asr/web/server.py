@@ -233,19 +233,20 @@ def _around(config: Config, certificate: ReloadingCertificate | None) -> Callabl
 
 def _announce(config: Config, port: int, chosen: Chosen | None = None) -> None:
     from qwen_asr.tls.addresses import page_urls
+    from qwen_asr.tls.chain import signed_by
+    from qwen_asr.tls.checks import certified_urls
     from qwen_asr.web import qr
 
     say("The page is at:")
     hosts = config.acme_domain or (config.host,)
     urls = tuple(url for host in hosts for url in page_urls(host, port, config.tls))
-    if chosen is not None and not chosen.own:  # the names that it is for come first: only there no browser warns
-        names = (name for name in chosen.checked.names if "*" not in name and name != "localhost")
-        urls = tuple(dict.fromkeys((*(page_urls(name, port, True)[0] for name in names), *urls)))
+    if chosen is not None and not chosen.own:
+        urls = certified_urls(chosen.checked.names, port, urls)
     for url in urls:
         say(f"  {url}")
     if not config.tls and not config.on_space and any("//localhost" not in url for url in urls):
         say("But for localhost, browsers give the microphone over https only: see --generate-self-signed-cert.")
-    if config.generate_self_signed_cert:
+    if chosen is not None and signed_by(chosen.checked.leaf, chosen.checked.leaf):
         say("The certificate is self-signed: the browser warns once; go on to the page there.")
     if chosen is not None and chosen.root is not None:
         say(f"So that no browser warns, install the authority once: {(qr.network_url(urls) or urls[0])}/trust")

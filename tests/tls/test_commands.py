@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,16 +55,51 @@ def test_check_finds_that_they_do_not_fit(cert: Cert, tmp_path: Path, order: tup
     assert "PROBLEM     The certificate in cert.pem and the key in key.pem do not belong together" in said
     assert "fits        none of the certificates that were given" in said
     assert cert("show", *order)[0] == 0
+
+
+def test_check_of_what_openssl_makes_in_one_line(cert: Cert, tmp_path: Path) -> None:
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", *subject, "-keyout", "key.pem"]
+    subprocess.run([*command, "-out", "cert.pem"], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "key2.pem").write_bytes(issue().key_pem())
+    code, said, _ = cert("check", "cert.pem", "key.pem")
+    assert code == 0, said
+    assert "is          a self-signed certificate" in said
+    code, said, _ = cert("check", "cert.pem", "key2.pem")
+    assert code == 1
+    assert "PROBLEM     The certificate in cert.pem and the key in key2.pem do not belong together" in said
+
+
+def test_check_needs_a_key_for_all_but_the_certificates_of_authorities(cert: Cert, tmp_path: Path) -> None:
+    made = Chained()
+    (tmp_path / "root.pem").write_bytes(made.root.pem)
+    (tmp_path / "chain.pem").write_bytes(made.middle.pem + made.root.pem)
+    (tmp_path / "reversed.pem").write_bytes(made.middle.pem + made.leaf.pem)
+    put(tmp_path, made.leaf.pem, made.leaf.key_pem())
+    assert cert("check", "root.pem", "chain.pem")[0] == 0
+    assert cert("check", "root.pem", "chain.pem", "cert.pem", "key.pem")[0] == 0
+    for files in (["cert.pem"], ["key.pem"], ["root.pem", "key.pem"], ["reversed.pem"]):
+        code, said, _ = cert("check", *files)
+        assert (code, said.count("PROBLEM")) == (1, 1), said
     put(tmp_path, issue().pem, None)
-    assert cert("check", "cert.pem")[0] == 0
+    code, said, _ = cert("check", "reversed.pem", "cert.pem", "key.pem")
+    assert code == 1
+    assert "cert.pem can serve only with its key, which was not given: name the key's file too" in said
+
+
+@pytest.mark.parametrize("verb", ["show", "check"])
+def test_a_file_that_is_not_there(cert: Cert, verb: str) -> None:
+    code, said, _ = cert(verb, "nope")
+    assert code == 1
+    assert "nope does not exist: check the path" in said
 
 
 @pytest.mark.parametrize("name", [name for name, mistake in MISTAKES.items() if name not in ("unreadable", "no file")])
 def test_check_finds_every_mistake_of_a_file_that_the_server_finds(cert: Cert, tmp_path: Path, name: str) -> None:
     options = MISTAKES[name].make(tmp_path)
     files = [option for option in options if isinstance(option, Path)]
-    of_options = {"two ways", "authority and own", "share", "Space", "certificate alone", "port in use", "port 443"}
-    harmless = {*of_options, "swapped", "a key for the certificate", "a certificate for the key"}
+    of_options = {"two ways", "authority and own", "share", "Space", "port in use", "port 443"}
+    harmless = {*of_options, "swapped"}
     code, said, error = cert("check", *files)
     assert error == ""
     assert code == (0 if name in harmless else 1), said

@@ -18,10 +18,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qwen_asr.config import Config
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.addresses import names_of, own_names
-from qwen_asr.tls.checks import fits
+from qwen_asr.tls.checks import certified_urls, fits
+from qwen_asr.tls.chosen import choose_certificate
 from qwen_asr.tls.preflight import CheckedPair, check_pair, load_context
+from qwen_asr.web.server import _announce
 from tests.tls.made import DAY, NOW, PASSWORD, Chained, Issued, issue, new_ec, put
 
 # This machine's own, so that no name is worth a warning.
@@ -160,7 +163,40 @@ def test_the_names_that_fit_a_machine() -> None:
     assert fits(["192.0.2.7"], own)
     assert fits(["*.example.com"], own)
     assert fits(["BOX.example.com"], own)
-    assert not fits(["localhost", "127.0.0.1", "*.com", "example.com", "*.box.example.com"], own)
+    assert fits(["localhost"], own)
+    assert fits(["127.0.0.1"], own)
+    assert not fits(["*.com", "example.com", "*.box.example.com"], own)
+
+
+@pytest.mark.parametrize(
+    ("names", "urls"),
+    [
+        (["localhost", "127.0.0.1"], ["https://localhost"]),
+        (["192.0.2.7"], ["https://192.0.2.7"]),
+        (["asr.example.com", "localhost"], ["https://asr.example.com", "https://localhost"]),
+        (["asr.example.com"], ["https://asr.example.com", "https://localhost", "https://192.0.2.7"]),
+        (["*.example.com"], ["https://localhost", "https://192.0.2.7"]),
+    ],
+    ids=["this machine", "its address", "a name too", "a name alone", "a pattern alone"],
+)
+def test_only_addresses_that_the_certificate_is_for_are_listed(names: list[str], urls: list[str]) -> None:
+    assert list(certified_urls(names, 443, ["https://localhost", "https://192.0.2.7"])) == urls
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["self-signed", "of an authority"])
+def test_a_browser_s_warning_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str], own: bool) -> None:
+    made = issue() if own else Chained().leaf
+    put(tmp_path, made.pem, made.key_pem())
+    config = Config(ssl_certfile=str(tmp_path / "cert.pem"), ssl_keyfile=str(tmp_path / "key.pem"))
+    _announce(config, 443, choose_certificate(config))
+    said = capsys.readouterr().out
+    assert ("the browser warns once" in said) is own
+    assert said.count("https://") == said.count("https://localhost\n") == 1
+
+
+def test_a_certificate_for_localhost_is_for_this_machine(tmp_path: Path) -> None:
+    made = issue(names=["localhost", "127.0.0.1"])
+    assert check(tmp_path, made.pem, made.key_pem()).warnings == ()
 
 
 def test_files_that_changed_since_they_were_checked(tmp_path: Path) -> None:

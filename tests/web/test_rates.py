@@ -63,7 +63,7 @@ def test_rates_that_can_be_given(rate: str) -> None:
 
 @pytest.mark.parametrize("rate", ["60", "minute", "0/minute", "-1/second", "60/fortnight", " "])
 def test_rates_that_mean_nothing_are_said_at_the_start(rate: str) -> None:
-    with pytest.raises(BadConfig, match=r"--rate-limit was given .* such as 60/minute"):
+    with pytest.raises(BadConfig, match=r"--rate-limit was given .* such as 60/minute, .* semicolon"):
         Config(rate_limit=rate)
 
 
