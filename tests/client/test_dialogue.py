@@ -31,7 +31,9 @@ def final(utterance: int, end_sample: int, **keys: Any) -> dict[str, Any]:
 def test_a_queue_then_a_session_then_another_server(history: History) -> None:
     dialogue = Dialogue({"language": "en"}, RATE, history)
     assert dialogue.config() == {"type": "config", "language": "en"}
+    assert not dialogue.started
     assert dialogue.greeted({"type": "queued", "position": 3}) == (Queued(3), None)
+    assert dialogue.started  # who waits for a server that is restarted waits on
     assert dialogue.greeted({"type": "session_created", "session_id": "a"}) == (Connected("a", False, 0.0), 0)
     assert isinstance(dialogue.heard({"type": "partial", "text": "A", "stable": 1, "utterance": 0}), Partial)
     assert dialogue.heard(final(0, 20_000)) == Final(0, 0.5, 1.25, "English", "A.")
