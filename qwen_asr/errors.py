@@ -128,8 +128,8 @@ class ServerStopping(NotReady):
 
     close_code = 1012
 
-    def __init__(self) -> None:
-        super().__init__("The server is restarting: connect again in a moment to go on.")
+    def __init__(self, message: str = "The server is restarting: connect again in a moment to go on.") -> None:
+        super().__init__(message)
 
 
 class Forbidden(QwenASRError):

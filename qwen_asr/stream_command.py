@@ -29,7 +29,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     what = "audio or video file, or its http(s) URL; - is standard input, mic the microphone"
     parser.add_argument("source", metavar="FILE|-|mic", help=what)
-    parser.add_argument("--url", default=DEFAULT_URL, help=f"the server (default: {DEFAULT_URL})")
+    where = f"the server; wss://USER:PASSWORD@HOST where it wants a user and password (default: {DEFAULT_URL})"
+    parser.add_argument("--url", default=DEFAULT_URL, help=where)
     parser.add_argument("--cafile", metavar="PEM", help="certificate to trust, a CA's or the server's own")
     parser.add_argument("--api-key", metavar="KEY", help=f"where the server wants one (default: ${KEY_VARIABLE})")
     parser.add_argument("--language", metavar="LANGUAGE", help="language that is spoken (default: the server's)")

@@ -23,6 +23,7 @@ class Dialogue:
         self._rate = rate
         self._history = history
         self._session_id = ""
+        self._queued = False
         self._utterances = 0  # that have ended
         self._first_utterance = 0  # what the session's number 0 is here
         self.finalized = False
@@ -48,6 +49,7 @@ class Dialogue:
         """
         kind = message.get("type")
         if kind == "queued":
+            self._queued = True
             return Queued(int(message.get("position", 0))), None
         if kind == "error":
             raise error_of(message)
@@ -91,8 +93,8 @@ class Dialogue:
 
     @property
     def started(self) -> bool:
-        """Whether there has been a session."""
-        return bool(self._session_id)
+        """Whether there has been a session, or a place in the queue for one: the address is right."""
+        return self._queued or bool(self._session_id)
 
     @property
     def may_come_back(self) -> bool:

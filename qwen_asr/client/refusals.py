@@ -24,12 +24,18 @@ def socket_url(url: str) -> str:
         host = None
     if not host or parts.scheme not in _SCHEMES:
         raise BadConfig(f"The address is {url!r}; expected one such as wss://localhost:8000{PATH}.")
+    if parts.username is not None and parts.password is None:
+        raise BadConfig("The address holds a user without a password; expected wss://USER:PASSWORD@HOST.")
     path = parts.path if parts.path.strip("/") else PATH
     return urlunsplit((_SCHEMES[parts.scheme], parts.netloc, path, parts.query, ""))
 
 
-def refusal_of(error: BaseException, url: str) -> tuple[QwenASRError | None, bool]:
-    """What to tell of an error while connecting (None: it is unforeseen), and whether it may pass by itself."""
+def refusal_of(error: BaseException, url: str, key_sent: bool = False) -> tuple[QwenASRError | None, bool]:
+    """What to tell of an error while connecting (None: it is unforeseen), and whether it may pass by itself.
+
+    `key_sent` says whether there was an API key; a user and password would be in `url`, and are not shown.
+    """
+    password_sent, url = "@" in urlsplit(url).netloc, _without_password(url)
     if isinstance(error, ssl.SSLCertVerificationError):
         return CertificateError(_distrust(error, url)), False
     if isinstance(error, ssl.SSLError | InvalidMessage):
@@ -37,8 +43,13 @@ def refusal_of(error: BaseException, url: str) -> tuple[QwenASRError | None, boo
         sentence = f"Under {url} no such server answers ({_short(error)}): try {other}:// instead."
         return ConnectionFailed(sentence), False
     if isinstance(error, InvalidStatus):
-        return _of_status(error.response.status_code, url)
-    if isinstance(error, InvalidURI | InvalidHandshake):
+        status = error.response.status_code
+        if status == HTTPStatus.UNAUTHORIZED:
+            return ConnectionFailed(_unauthorized(key_sent, password_sent)), False
+        return _of_status(status, url)
+    if isinstance(error, InvalidURI):  # the address itself was looked at before: the server has sent us on to this one
+        return ConnectionFailed(_sent_on(error.uri, url)), False
+    if isinstance(error, InvalidHandshake):
         return ConnectionFailed(f"{url} does not answer as a WebSocket ({_short(error)}): check the address."), False
     if isinstance(error, TimeoutError):
         return ConnectionFailed(f"{url} does not answer: check the address, and that the server runs."), True
@@ -48,15 +59,33 @@ def refusal_of(error: BaseException, url: str) -> tuple[QwenASRError | None, boo
 
 
 def _of_status(status: int, url: str) -> tuple[QwenASRError, bool]:
-    if status == HTTPStatus.UNAUTHORIZED:
-        sentence = "The server wants an API key, and has not accepted this one: give --api-key or QWEN_ASR_API_KEY."
-    elif status == HTTPStatus.FORBIDDEN:
+    if status == HTTPStatus.FORBIDDEN:
         sentence = f"The server refuses this client under {url} (403): check the path, and who may connect."
     elif status == HTTPStatus.NOT_FOUND:
         sentence = f"There is nothing under {url} (404): the path is usually {PATH}."
     else:
         sentence = f"The server answered {url} with {status}."
     return ConnectionFailed(sentence), status in _LATER
+
+
+def _unauthorized(key_sent: bool, password_sent: bool) -> str:
+    ways = "--api-key or QWEN_ASR_API_KEY, or --url wss://USER:PASSWORD@HOST"
+    if key_sent or password_sent:
+        given = "user and password" if password_sent else "API key"  # of two headers the server reads the first
+        return f"The server has not accepted this {given}: give what it expects by {ways}."
+    return f"The server wants an API key, or a user and password, and none was given: give {ways}."
+
+
+def _sent_on(target: str, url: str) -> str:
+    target = _without_password(target)
+    if url.startswith("ws:") and target.startswith("https:"):
+        return f"The server under {url} speaks HTTPS: try wss:// instead of ws://."
+    return f"{url} sends its visitors on to {target}, which is no WebSocket's address: check the address."
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _distrust(error: ssl.SSLCertVerificationError, url: str) -> str:

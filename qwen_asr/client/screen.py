@@ -24,6 +24,9 @@ class Screen:
         self._notices = notices or sys.stderr
         self._rewrites = self._out.isatty()
         self._away = False
+        self._was_connected = False
+        self._queued = ""  # what was said last of the queue in which we stand
+        self._found = False  # whether anything was spoken, with a text or without
 
     def show(self, event: Event) -> None:
         """Writes what the event changes."""
@@ -32,6 +35,7 @@ class Screen:
                 settled, tentative = fitted(event.text, event.stable, shutil.get_terminal_size().columns - 1)
                 self._write(f"{_CLEAR_LINE}{settled}{_FAINT}{tentative}{_PLAIN}")
         elif isinstance(event, Final):
+            self._found = self._found or bool(event.text.strip())
             self._write((_CLEAR_LINE if self._rewrites else "") + (event.text + "\n" if event.text.strip() else ""))
         else:
             self._notice(event)
@@ -41,18 +45,30 @@ class Screen:
         if self._rewrites:
             self._write(_CLEAR_LINE)
 
+    def end(self) -> None:
+        """All was heard: says so where there was nothing, which else would look like a failure."""
+        self.close()
+        if not self._found:
+            self._say("No speech was found.")
+
     def _notice(self, event: Connected | Failed | Gap | Lost | Queued) -> None:
         sentence = notice(event)
         if isinstance(event, Connected):
-            sentence = "Connected again." if self._away else ""
+            sentence = ("Connected again." if self._was_connected else "Connected.") if self._away else ""
             if event.warning:
                 sentence += (" " if sentence else "") + event.warning
-            self._away = False
+            self._away, self._was_connected = False, True
         self._away = self._away or isinstance(event, Lost)
-        if sentence:
-            clear = _CLEAR_LINE if self._rewrites and self._notices.isatty() else ""
-            self._notices.write(f"{clear}{sentence}\n")
-            self._notices.flush()
+        self._found = self._found or isinstance(event, Failed)
+        repeated = isinstance(event, Queued) and sentence == self._queued
+        self._queued = sentence if isinstance(event, Queued) else ""
+        if sentence and not repeated:
+            self._say(sentence)
+
+    def _say(self, sentence: str) -> None:
+        clear = _CLEAR_LINE if self._rewrites and self._notices.isatty() else ""
+        self._notices.write(f"{clear}{sentence}\n")
+        self._notices.flush()
 
     def _write(self, text: str) -> None:
         self._out.write(text)

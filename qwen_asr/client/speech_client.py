@@ -211,7 +211,7 @@ class SpeechClient:
         try:
             connection = await connect(self.url, **options)
         except Exception as error:
-            refusal, later = refusal_of(error, self.url)
+            refusal, later = refusal_of(error, self.url, key_sent=bool(self._headers))
             if refusal is None:
                 raise
             if later or (self._dialogue.started and not isinstance(error, InvalidStatus)):

@@ -85,6 +85,7 @@ async def _stream(wanted: Streaming, blocks: Blocks) -> int:
     finally:
         screen.close()
         loop.remove_signal_handler(signal.SIGINT)
+    screen.end()
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qwen_asr import errors
-from qwen_asr.client.dialogue import Dialogue
+from qwen_asr.client.dialogue import Dialogue, error_of
 from qwen_asr.client.events import Connected, Failed, Final, Partial, Queued
 from qwen_asr.client.history import History
 
@@ -31,7 +31,9 @@ def final(utterance: int, end_sample: int, **keys: Any) -> dict[str, Any]:
 def test_a_queue_then_a_session_then_another_server(history: History) -> None:
     dialogue = Dialogue({"language": "en"}, RATE, history)
     assert dialogue.config() == {"type": "config", "language": "en"}
+    assert not dialogue.started
     assert dialogue.greeted({"type": "queued", "position": 3}) == (Queued(3), None)
+    assert dialogue.started  # who waits for a server that is restarted waits on
     assert dialogue.greeted({"type": "session_created", "session_id": "a"}) == (Connected("a", False, 0.0), 0)
     assert isinstance(dialogue.heard({"type": "partial", "text": "A", "stable": 1, "utterance": 0}), Partial)
     assert dialogue.heard(final(0, 20_000)) == Final(0, 0.5, 1.25, "English", "A.")
@@ -68,6 +70,7 @@ def test_audio_that_was_never_recorded_is_not_sent(history: History, position: A
     [
         ("UnknownLanguage", errors.UnknownLanguage, False),
         ("NotReady", errors.NotReady, True),
+        ("ServerStopping", errors.ServerStopping, True),
         ("LimitExceeded", errors.LimitExceeded, True),
         ("TimedOut", errors.TimedOut, True),
         ("BadField", errors.QwenASRError, False),
@@ -80,3 +83,12 @@ def test_errors_are_ours(history: History, code: str, kind: type[Exception], com
     assert type(dialogue.problem) is kind
     assert str(dialogue.problem) == "No."
     assert dialogue.may_come_back is comes_back
+
+
+def test_every_error_can_be_made_from_its_code() -> None:
+    codes = [name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert len(codes) > 20
+    for code in codes:
+        error = error_of({"type": "error", "code": code, "message": "No."})
+        assert type(error).__name__ == (code if code != "BadField" else "QwenASRError")
+        assert str(error) == "No."

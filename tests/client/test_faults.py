@@ -27,6 +27,7 @@ from qwen_asr.errors import QwenASRError
 from qwen_asr.web.service import Service
 from tests.checkpoints import Samples, demo_recognizer, spoken
 from tests.network import Proxy, proxy
+from tests.processes import Started
 from tests.sockets import Listening, listening, silence, until
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +186,48 @@ def test_a_server_that_is_killed_and_started_again(uncut: list[Final]) -> None:
     first, *_, last = heard.of(Connected)
     assert (first.resumed, last.resumed) == (False, False)
     assert last.start in [final.end for final in heard.of(Final)]  # nothing was sent that was final
+
+
+def test_a_server_that_is_stopped_and_started_again(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """SIGTERM in the middle of a sentence: its final ends there, and the next server goes on behind it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def start() -> Started:
+        server = Started(
+            tmp_path, ROOT, "--asr-model-path", "demo", "--chunk-size-sec", "0.5", "--port", str(port),
+            OMP_NUM_THREADS="1",
+        )  # fmt: skip
+        request.addfinalizer(server.process.kill)
+        server.line_with("Ready.")
+        return server
+
+    first = start()
+    servers = [first]
+
+    async def restarted(heard: Heard) -> None:
+        assert await until(lambda: bool(heard.of(Final)) and isinstance(heard.events[-1], Partial))
+        code, said = await asyncio.to_thread(first.end, signal.SIGTERM)
+        assert code == 0, said
+        servers.append(await asyncio.to_thread(start))
+
+    heard = asyncio.run(speak(f"ws://localhost:{port}", pause=0.01, waiting=restarted, limits=ClientLimits()))
+    check_stream(heard)
+    assert "restarting" in heard.of(Lost)[0].reason
+    before, *_, after = heard.of(Connected)
+    assert (before.resumed, after.resumed) == (False, False)
+    finals = heard.of(Final)
+    assert after.start in [final.end for final in finals]  # what was final is not sent again, what was not is
+    position = 0.0
+    for sentence in SENTENCES:  # every sentence lies within finals, but for the breath around it
+        begin, end = position + 0.3, position + 0.3 + len(spoken(sentence)) / 16_000
+        covered = sum(max(0.0, min(end, one.end) - max(begin, one.start)) for one in finals)
+        assert covered > end - begin - 0.4, (sentence, finals)
+        position = end + 1.0
+    whole = [final.text for final in finals if final.text in SENTENCES]
+    assert len(set(whole)) == len(whole) >= len(SENTENCES) - 1  # only one was cut by the end of the server
+    assert servers[1].end(signal.SIGTERM)[0] == 0
 
 
 def test_a_connection_that_is_dead_without_a_word(service: Service, uncut: list[Final]) -> None:

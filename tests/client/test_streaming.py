@@ -22,17 +22,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from websockets.exceptions import InvalidURI
 
 from qwen_asr import cli
 from qwen_asr.client import SpeechClient, trusted
 from qwen_asr.client.events import Connected, Failed, Final, Gap, Lost, Partial, Queued
-from qwen_asr.client.refusals import socket_url
+from qwen_asr.client.refusals import refusal_of, socket_url
 from qwen_asr.client.screen import Screen, fitted
 from qwen_asr.config import Config
 from qwen_asr.errors import BadConfig, CertificateError
 from qwen_asr.tls.self_signed import ensure_self_signed
 from qwen_asr.web.service import Service
 from tests.checkpoints import demo_recognizer, spoken
+from tests.processes import Started
 from tests.sockets import Listening, listening, silence
 
 ROOT = Path(__file__).parents[2]
@@ -164,10 +166,66 @@ def test_a_certificate_that_is_not_trusted_is_explained(tmp_path: Path) -> None:
         trusted(str(files.keyfile))
 
 
+def test_where_nothing_is_said_this_is_said(served: Listening) -> None:
+    done = run("stream", "--url", served.url, "-", "--rate", "16000", audio=bytes(2 * 16_000 * 3))
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"No speech was found.\n")
+
+
+@pytest.fixture
+def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a whole server with these options."""
+    server = Started(tmp_path, ROOT, "--asr-model-path", "demo", "--port", "0", *request.param)
+    try:
+        url = server.line_with("://localhost").split()[-1]
+        server.line_with("Ready.")
+        yield url
+    finally:
+        server.end(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("guarded", [("--auth", "anna:secret-of-anna")], indirect=True)
+def test_who_gives_no_password_or_a_wrong_one_is_told_the_ways(
+    guarded: str, speech: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("QWEN_ASR_API_KEY", raising=False)
+    ways = ("--api-key", "QWEN_ASR_API_KEY", "wss://USER:PASSWORD@HOST")
+    for user, key, reason in (
+        ("", (), "none was given"),
+        ("anna:wrong@", (), "has not accepted this user and password"),
+        ("", ("--api-key", "wrong"), "has not accepted this API key"),
+    ):
+        assert cli.tool(["stream", "--url", guarded.replace("://", f"://{user}"), *key, str(speech)]) == 1
+        said = capfd.readouterr().err
+        assert all(part in said for part in (reason, *ways))
+        assert "wrong" not in said
+    assert cli.tool(["stream", "--url", guarded.replace("://", "://anna:secret-of-anna@"), str(speech)]) == 0
+    assert capfd.readouterr().out.splitlines() == list(SENTENCES)
+
+
+@pytest.mark.parametrize("guarded", [("--generate-self-signed-cert",)], indirect=True)
+def test_a_server_that_speaks_https_is_recognised(
+    guarded: str, speech: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert guarded.startswith("https:")
+    url = f"ws:{guarded.removeprefix('https:')}"
+    assert cli.tool(["stream", "--url", url, str(speech)]) == 1
+    said = capfd.readouterr().err
+    assert "speaks HTTPS: try wss://" in said
+    assert "URI" not in said
+
+
+def test_no_password_is_shown_and_other_redirects_are_named() -> None:
+    moved, _ = refusal_of(InvalidURI("https://b.example/x", "scheme"), "wss://anna:secret@a.example/ws/asr")
+    assert str(moved).startswith("wss://a.example/ws/asr sends its visitors on to https://b.example/x,")
+    silent, later = refusal_of(TimeoutError(), "wss://anna:secret@a.example/ws/asr")
+    assert later
+    assert "secret" not in str(silent)
+
+
 def test_addresses() -> None:
     assert socket_url("https://a.example") == "wss://a.example/ws/asr"
     assert socket_url("http://a.example:80/x/ws/asr") == "ws://a.example:80/x/ws/asr"
-    for wrong in ("localhost:8000", "wss://", "wss://a:x", ""):
+    for wrong in ("localhost:8000", "wss://", "wss://a:x", "wss://user@a", ""):
         with pytest.raises(BadConfig):
             socket_url(wrong)
 
@@ -184,14 +242,19 @@ def test_what_is_said_of_the_connection() -> None:
     out, notices = io.StringIO(), io.StringIO()
     screen = Screen(out, notices)
     for event in (
-        Queued(2), Connected("x", False, 0.0), Partial(0, 0, 1, "", "a b", 1, 0), Lost("It is gone.", 1, 0.2),
+        Queued(2), Queued(2), Queued(1), Lost("It stops.", 1, 0.1), Queued(1),
+        Connected("x", False, 0.0), Partial(0, 0, 1, "", "a b", 1, 0), Lost("It is gone.", 1, 0.2),
         Connected("x", True, 1.0), Gap(1.0, 2.5), Failed(0, 1, 2, "No text."), Final(1, 2, 3, "English", "A b."),
     ):  # fmt: skip
         screen.show(event)
-    screen.close()
+    screen.end()
     assert out.getvalue() == "A b.\n"
     assert notices.getvalue().splitlines() == [
         "The server is full; number 2 in its queue.",
+        "The server is full; number 1 in its queue.",
+        "It stops. Trying again (1) in 0.1 s.",
+        "The server is full; number 1 in its queue.",
+        "Connected.",
         "It is gone. Trying again (1) in 0.2 s.",
         "Connected again.",
         "The audio from 1.0 s to 2.5 s could not be sent again and is lost.",
