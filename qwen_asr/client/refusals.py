@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from http import HTTPStatus
 from urllib.parse import urlsplit, urlunsplit
@@ -23,7 +24,7 @@ def socket_url(url: str) -> str:
     except ValueError:
         host = None
     if not host or parts.scheme not in _SCHEMES:
-        raise BadConfig(f"The address is {url!r}; expected one such as wss://localhost:8000{PATH}.")
+        raise BadConfig(f"The address is {_without_password(url)!r}; expected one such as wss://localhost:8000{PATH}.")
     if parts.username is not None and parts.password is None:
         raise BadConfig("The address holds a user without a password; expected wss://USER:PASSWORD@HOST.")
     path = parts.path if parts.path.strip("/") else PATH
@@ -84,8 +85,7 @@ def _sent_on(target: str, url: str) -> str:
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return re.sub(r"^(\w+://)?.*@", r"\1", url)  # what is no address may hold one too
 
 
 def _distrust(error: ssl.SSLCertVerificationError, url: str) -> str:

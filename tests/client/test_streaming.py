@@ -228,6 +228,10 @@ def test_addresses() -> None:
     for wrong in ("localhost:8000", "wss://", "wss://a:x", "wss://user@a", ""):
         with pytest.raises(BadConfig):
             socket_url(wrong)
+    for wrong in ("wss://anna:secret@a:x", "anna:secret@a", "wss://anna:secret/1@a", "ftp://anna:secret@a"):
+        with pytest.raises(BadConfig) as refused:
+            socket_url(wrong)
+        assert "secret" not in str(refused.value)
 
 
 def test_a_line_holds_the_end_of_a_long_text() -> None:
