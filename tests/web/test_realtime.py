@@ -24,6 +24,7 @@ from qwen_asr.web.service import Service
 from tests.browser import serving
 from tests.checkpoints import Samples, demo_recognizer, spoken
 from tests.sockets import silence
+from tests.sockets import until as eventually
 from tests.web.rest_client import SENTENCES, Clients
 
 pytestmark = [
@@ -195,6 +196,7 @@ def test_the_client_commits_its_turns_while_it_reads(server: Server) -> None:
     short = np.concatenate([silence(0.2), spoken(SENTENCES[1])])
     long = np.concatenate([part for _ in range(3) for part in (spoken(SENTENCES[1]), spoken(SENTENCES[0]))])
     assert len(long) > 2 * LONGEST * 16_000  # so it is cut more than once
+    seats = server.clients.service.seats
 
     async def speak() -> list[Any]:
         events: list[Any] = []
@@ -207,9 +209,12 @@ def test_the_client_commits_its_turns_while_it_reads(server: Server) -> None:
             await connection.session.update(session=update(turn_detection=None))
             for number, samples in enumerate((short, long), 1):
                 data = coded(samples, "pcm24")
-                for piece in pieces(data[: len(data) * 2 // 3], 4_800):  # 100 ms
+                before = seats.audio_seconds()
+                for count, piece in enumerate(pieces(data[: len(data) * 2 // 3], 4_800), 1):  # 100 ms
                     await connection.input_audio_buffer.append(audio=piece)
-                    await asyncio.sleep(0.01)
+                    # A busy machine makes one step of many, and one alone settles nothing.
+                    due = before + 0.1 * count - 0.2
+                    assert await eventually(lambda due=due: seats.audio_seconds() >= due and seats.longest_lag() < 0.6)
                 deltas = len(of_type(events, ".delta"))
                 await until(lambda events, deltas=deltas: len(of_type(events, ".delta")) > deltas)
                 assert len(of_type(events, ".committed")) == number - 1  # it settles while it is spoken
