@@ -47,7 +47,6 @@ class Screen:
 
     def end(self) -> None:
         """All was heard: says so where there was nothing, which else would look like a failure."""
-        self.close()
         if not self._found:
             self._say("No speech was found.")
 

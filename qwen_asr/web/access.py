@@ -1,14 +1,35 @@
-"""Who may come in. So far: a page of another site may not open our sockets in a visitor's name."""
+"""Whose a request is: of which crowd, by its address, and of which page, which may not be another site's."""
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from qwen_asr.errors import Forbidden
+from qwen_asr.proxies import parse_address
 
 if TYPE_CHECKING:
     from starlette.datastructures import Headers
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def crowd_of(host: str) -> str:
+    """Whom an address counts as: itself, or of IPv6 the /64 that it is in; what is no address, as it is.
+
+    One household or one host has all of a /64, and would otherwise have 2**64 times what others have.
+    """
+    address = parse_address(host.partition("%")[0])
+    if address is None:
+        return host
+    return str(address if address.version == 4 else ipaddress.ip_network((address, 64), strict=False))
+
+
+def check_origin(headers: Headers) -> None:
+    """Raises Forbidden for a request of another site's page."""
+    if not same_origin(headers):
+        raise Forbidden("This address is for its own pages and for programs, not for pages of other sites.")
 
 
 def same_origin(headers: Headers) -> bool:

@@ -19,8 +19,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
 from qwen_asr.config import RETRY_AFTER_SECONDS, WRONG_KEYS
-from qwen_asr.errors import Forbidden, InvalidApiKey, LimitExceeded, QwenASRError
-from qwen_asr.web.access import same_origin
+from qwen_asr.errors import InvalidApiKey, LimitExceeded, QwenASRError
+from qwen_asr.web.access import check_origin
 from qwen_asr.web.credentials import Secrets, given_keys, given_users
 from qwen_asr.web.envelope import error_response
 from qwen_asr.web.hosts import Hosts, is_loopback
@@ -88,8 +88,7 @@ class Door:
         self._hosts.check(headers)
         if not path.startswith(GUARDED):
             return
-        if not same_origin(headers):
-            raise Forbidden("This address is for its own pages and for programs, not for pages of other sites.")
+        check_origin(headers)
         name = self._who(scope, headers)
         if path != _UNCOUNTED:
             self._rates.hit(sender(scope), *([name] if name else []))

@@ -1,21 +1,21 @@
 """Accepts connections and keeps those that have not said yet what they want from crowding out the others.
 
-A `Entrance` stands on a listening socket in the event loop. Each connection is handed to `admit`, and counts as waiting
-until that returns. Where too many wait, the oldest goes, of the address from which most wait: somebody who really
-wants in is through after a few round trips, so the oldest is the one that never will be.
+An `Entrance` stands on a listening socket in the event loop. Each connection is handed to `admit`, and counts as
+waiting until that returns. Where too many wait, the oldest goes, of the address from which most wait: somebody who
+really wants in is through after a few round trips, so the oldest is the one that never will be.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import socket
 import weakref
 from collections.abc import Awaitable, Callable
 
 from qwen_asr.config import EntranceLimits
+from qwen_asr.web.access import crowd_of
 
 log = logging.getLogger(__name__)
 
@@ -120,13 +120,3 @@ class Waiting:
         tasks.pop(task, None)
         if not tasks:
             self._by_crowd.pop(crowd, None)
-
-
-def crowd_of(address: str) -> str:
-    """The address, or of IPv6 the /64 that it is in: one household or one host has all of that."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    if parsed.version == 4:
-        return address
-    if parsed.ipv4_mapped:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))

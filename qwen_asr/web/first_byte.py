@@ -27,7 +27,7 @@ def tls_or_redirect(
     respond: Respond,
     limits: EntranceLimits,
 ) -> Admit:
-    """What a Entrance on the HTTPS port admits by. `context` is asked for each connection, `protocol` is uvicorn's."""
+    """What an Entrance on the HTTPS port admits by. `context` is asked for each connection, `protocol` is uvicorn's."""
 
     async def admit(connection: socket.socket) -> None:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import threading
 import time
@@ -14,6 +13,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from qwen_asr.errors import LimitExceeded
+from qwen_asr.web.access import crowd_of
 
 SWEEP_AT = 10_000
 """With so many names known, those of whom nothing was heard within their window are forgotten: `limits` keeps them."""
@@ -62,16 +62,6 @@ class Rates:
 
 
 def sender(scope: Mapping[str, Any]) -> str:
-    """Whom a request came from, as a name for `Rates`: the address; of IPv6 its first 64 bits, which one site has.
-
-    Who has one such network has 2**64 addresses, and would otherwise have as many times the rate.
-    """
+    """Whom a request came from, as a name for `Rates`: its client's crowd."""
     client = scope.get("client")
-    host = str(client[0]) if client else ""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
-    return host
+    return crowd_of(str(client[0])) if client else ""

@@ -12,8 +12,8 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr.config import SocketLimits
-from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
-from qwen_asr.web.access import same_origin
+from qwen_asr.errors import Forbidden, LimitExceeded, NotReady, QwenASRError, ServerStopping
+from qwen_asr.web.access import check_origin
 from qwen_asr.web.conversation import Conversation
 
 if TYPE_CHECKING:
@@ -58,9 +58,10 @@ class SocketRoute(ABC, Generic[C]):
 
     async def serve(self, websocket: WebSocket) -> None:
         """One connection, from the handshake to the close."""
-        if not same_origin(websocket.headers):
-            sentence = "This address is for its own pages and for programs, not for pages of other sites.\n"
-            await websocket.send_denial_response(PlainTextResponse(sentence, status_code=403))
+        try:
+            check_origin(websocket.headers)
+        except Forbidden as refusal:
+            await websocket.send_denial_response(PlainTextResponse(f"{refusal}\n", refusal.http_status))
             return
         conversation = await self._accepted(websocket)
         try:

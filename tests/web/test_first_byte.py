@@ -19,7 +19,8 @@ import pytest
 
 from qwen_asr.config import EntranceLimits
 from qwen_asr.tls.reloading import ReloadingCertificate
-from qwen_asr.web.entrance import Waiting, crowd_of
+from qwen_asr.web.access import crowd_of
+from qwen_asr.web.entrance import Waiting
 from tests.https import asked, connected, plain_app, serving
 from tests.issuing import Issuer
 from tests.waiting import until
