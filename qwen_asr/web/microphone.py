@@ -139,7 +139,7 @@ def streaming_microphone(
         if not post.queued:  # the page has sound to send as soon as it knows that it has its place
             await speaker.bell.wait(lambda: speaker.has_news(post.revision), post.wait)
         if farewell := speaker.farewell(post.revision):
-            return {"retry": farewell}
+            return {"farewell": farewell}
         return speaker.view(post.revision)
 
     async def server_state(known: Any) -> dict[str, Any]:

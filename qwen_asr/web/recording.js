@@ -49,6 +49,7 @@ class Recording {
     this.sent = 0;       // the server has everything before this byte
     this.last = null;    // the length of the recording, once known
     this.failures = 0;
+    this.farewell = "";  // the last words of a server that stops
     this.queued = 0;     // its position among those who wait for a place; meanwhile all that is recorded is kept here
     this.lag = 0;
     this.begin(0);
@@ -103,9 +104,10 @@ class Recording {
       const reply = await Promise.race([call, sleep(PATIENCE)]).catch(() => undefined);
       // Full: one that begins is told so; one that has begun, and lost its place with a restart, comes again.
       const full = reply?.full && (this.accepted || queued);
-      const failed = !reply || reply.retry !== undefined || full;
+      const failed = !reply || reply.retry || reply.farewell || full;
       this.failures = failed ? this.failures + 1 : 0;
-      this.waiting = reply?.retry || (full ? reply.full : "");
+      if (reply) this.farewell = reply.farewell || ""; // stands until a server answers again
+      this.waiting = reply?.retry || (full ? reply.full : "") || this.farewell;
       if (reply) this.queued = reply.queued || 0;
       showProgress();
       if (!failed) return reply;

@@ -199,7 +199,7 @@ def test_a_server_that_is_stopped_and_started_again(tmp_path: Path, request: pyt
             tmp_path, ROOT, "--asr-model-path", "demo", "--chunk-size-sec", "0.5", "--port", str(port),
             OMP_NUM_THREADS="1",
         )  # fmt: skip
-        request.addfinalizer(server.process.kill)
+        request.addfinalizer(server.kill)
         server.line_with("Ready.")
         return server
 

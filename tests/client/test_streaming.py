@@ -180,7 +180,7 @@ def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         server.line_with("Ready.")
         yield url
     finally:
-        server.end(signal.SIGKILL)
+        server.kill()
 
 
 @pytest.mark.parametrize("guarded", [("--auth", "anna:secret-of-anna")], indirect=True)

@@ -76,7 +76,7 @@ def test_sigterm_while_somebody_speaks(
     tmp_path: Path, repository: Path, request: pytest.FixtureRequest
 ) -> None:
     server, url = started(tmp_path, repository)
-    request.addfinalizer(server.process.kill)
+    request.addfinalizer(server.kill)
     heard = np.concatenate([silence(0.5), spoken(SENTENCE)])  # no pause behind it: the utterance is open
     socket = f"ws{url.removeprefix('http')}/ws/asr"
 
@@ -119,7 +119,7 @@ def test_a_full_disk_and_sigterm_while_a_page_listens(
     tmp_path: Path, repository: Path, request: pytest.FixtureRequest
 ) -> None:
     server, url = started(tmp_path, repository, LITTLE_DISK)
-    request.addfinalizer(server.process.kill)
+    request.addfinalizer(server.kill)
     sound = np.concatenate([silence(1), spoken(SENTENCE), silence(20)])
     with ThreadPoolExecutor(1) as pool, sync_playwright() as playwright, contextlib.ExitStack() as open_ones:
         browser = start_chromium(playwright, write_wav(tmp_path / "speech.wav", sound, 16_000))
@@ -138,8 +138,8 @@ def test_a_full_disk_and_sigterm_while_a_page_listens(
         assert answer.status_code == 200
         assert "kitchen light" in answer.json()["text"]
         tab.page.wait_for_function("document.querySelector('.utterance').dataset.final === 'true'")
-        tab.wait_status("The server is restarting")
         code, said = server.end()
+        tab.wait_status("The server is restarting")  # for as long as no server answers
         [text] = tab.texts()
     assert code == 0, said
     assert re.fullmatch(r"The meeting is on Monday the tenth of May\.|The meeting is on .*", text)
