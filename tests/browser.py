@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright, expect
 
 from qwen_asr.config import Config
 from qwen_asr.tls.chosen import Chosen
@@ -33,6 +33,7 @@ MARKS = [
     pytest.mark.filterwarnings("ignore:unclosed file .*audio:ResourceWarning"),
 ]
 PATIENCE = 60_000  # ms; a busy machine is slow, and no test is about speed
+expect.set_options(timeout=PATIENCE)
 
 
 def chromium_path() -> str:

@@ -86,7 +86,7 @@ def test_stop_while_offline(chromium: Browser, served: Served) -> None:
         time.sleep(1)
         tab.stop()
         time.sleep(1)
-        assert tab.status() == "Reconnecting"
+        tab.wait_status("Reconnecting")
         tab.offline(False)
         check(tab, 2)
 
@@ -146,7 +146,7 @@ def test_a_server_that_stays_away_stops_the_recording_and_loses_nothing(chromium
         time.sleep(1)
         tab.offline(True)
         expect(tab.button("Record")).to_be_disabled()  # it has stopped by itself
-        assert tab.status() == "Reconnecting"
+        tab.wait_status("Reconnecting")
         tab.offline(False)
         proof = tab.proof()
         assert proof["sha256"] == proof["serverSha256"]

@@ -125,13 +125,13 @@ def test_a_phone_on_its_side_shows_text_while_it_listens(chromium: Browser, serv
 
 
 def test_the_keyboard_keeps_its_place_from_record_to_stop(chromium: Browser, served: Served) -> None:
-    slow = """const native = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    held = """const native = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
     navigator.mediaDevices.getUserMedia = async (wish) => {
       window.opened = (window.opened || 0) + 1;
-      await new Promise((resolve) => setTimeout(resolve, 1000));
+      await new Promise((resolve) => { window.letOpen = resolve; });
       return native(wish);
     };"""
-    with Tab(chromium, served.url, slow) as tab:
+    with Tab(chromium, served.url, held) as tab:
         tab.wait_status("Ready")
         button = tab.page.locator("#microphone .record")
         button.focus()
@@ -139,6 +139,7 @@ def test_the_keyboard_keeps_its_place_from_record_to_stop(chromium: Browser, ser
         tab.wait_status("Waiting for the microphone")
         expect(button).to_be_disabled()
         tab.page.keyboard.press("Space")  # too early: it is opened once, and not stopped
+        tab.page.evaluate("letOpen()")
         tab.wait_status("Listening")
         expect(button).to_be_focused()
         expect(button).to_have_accessible_name("Stop")
