@@ -18,6 +18,7 @@ from qwen_asr.config import EntranceLimits
 from qwen_asr.errors import PortInUse, StartupError
 from qwen_asr.web.entrance import Entrance
 from qwen_asr.web.first_byte import tls_or_redirect
+from qwen_asr.web.http_protocol import HttpProtocol
 from qwen_asr.web.idle import IdleConnections
 from qwen_asr.web.redirect import same_port
 from qwen_asr.web.socket_protocol import socket_options
@@ -84,6 +85,7 @@ def create_server(
     It speaks HTTPS where there is a `certificate`. Run it on sockets from `bind`.
     """
     settings: dict[str, Any] = {
+        "http": HttpProtocol,
         "log_config": None,  # its records go where all others do, and look alike
         "log_level": "warning",
         "access_log": False,

@@ -10,6 +10,7 @@ import socket
 import ssl
 import statistics
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -235,6 +236,31 @@ def test_an_answer_that_takes_long_is_not_idle(certificate: ReloadingCertificate
         status, _, body = asked(secure, GET.replace(b" / ", b" /slow "))
     assert b"200" in status
     assert body == b'"late"'
+
+
+def test_who_leaves_in_an_upload_that_nobody_reads_is_let_go(
+    certificate: ReloadingCertificate, issuer: Issuer
+) -> None:
+    app = plain_app()
+    came, left = threading.Event(), threading.Event()
+
+    @app.post("/unread")
+    async def unread() -> str:
+        came.set()
+        await asyncio.to_thread(left.wait)
+        await asyncio.sleep(0.5)  # in which its going is noticed
+        return "late"
+
+    with serving(certificate, app, limits=QUICK) as port, connected(port, issuer.trust()) as secure:
+        # More than is taken in before somebody reads it, and less than would stop the TLS below.
+        head = b"POST /unread HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 300000\r\n\r\n"
+        secure.sendall(head + bytes(200_000))
+        assert came.wait(60)
+        secure.shutdown(socket.SHUT_WR)
+        left.set()
+        secure.settimeout(30)
+        while secure.recv(65536):
+            pass
 
 
 def test_three_hundred_idlers_delay_no_page_and_are_closed(issuer: Issuer, certificate: ReloadingCertificate) -> None:
