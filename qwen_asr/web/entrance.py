@@ -8,10 +8,8 @@ really wants in is through after a few round trips, so the oldest is the one tha
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
-import weakref
 from collections.abc import Awaitable, Callable
 
 from qwen_asr.config import EntranceLimits
@@ -37,7 +35,6 @@ class Entrance:
         """To be made in the running event loop; accepts from then on."""
         self._listening, self._admit = listening, admit
         self._waiting = Waiting(limits.waiting, limits.waiting_per_address)
-        self._connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         listening.setblocking(False)
         listening.listen(BACKLOG)
         self._accepting = asyncio.get_running_loop().create_task(self._accept())
@@ -48,15 +45,6 @@ class Entrance:
         # Now, and not when the cancelled task has its turn: the socket may be closed by then, and its number another's.
         asyncio.get_running_loop().remove_reader(self._listening)
         self._waiting.cancel()
-
-    def hang_up(self) -> None:
-        """Ends the connections that came in here and are still open.
-
-        By their sockets, since asyncio's TLS transports cannot be aborted any more once they were closed twice.
-        """
-        for connection in list(self._connections):
-            with contextlib.suppress(OSError):  # it is closed
-                connection.shutdown(socket.SHUT_RDWR)
 
     async def wait_closed(self) -> None:
         """Returns when `close` has come to its end."""
@@ -73,7 +61,6 @@ class Entrance:
                 log.warning("No connection can be accepted for a moment: %s", error.strerror)
                 await asyncio.sleep(OUT_OF_FILES_SECONDS)
                 continue
-            self._connections.add(connection)
             admission = loop.create_task(self._admitted(connection))
             self._waiting.add(crowd_of(address[0]), admission)
             await asyncio.sleep(0)  # those that are through are served before the next one is let in

@@ -121,7 +121,6 @@ class Server(uvicorn.Server):
         self._certificate = certificate
         self._limits = limits or EntranceLimits()
         self._idle = IdleConnections(self._limits.idle_seconds)
-        self._entrances: list[Entrance] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's; with a certificate the sockets get doors of ours."""
@@ -131,8 +130,7 @@ class Server(uvicorn.Server):
             return
         await super().startup([])
         admit = tls_or_redirect(lambda: certificate.context, self._protocol, same_port, self._limits)
-        self._entrances = [Entrance(listening, admit, self._limits) for listening in sockets]
-        self.servers = list(self._entrances)  # type: ignore[arg-type]  # all that is asked of asyncio's they do
+        self.servers = [Entrance(listening, admit, self._limits) for listening in sockets]  # type: ignore[misc]  # all that is asked of asyncio's they do
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn's, ten times a second; and once a second what is idle is closed."""
@@ -185,8 +183,6 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             if (transport := getattr(connection, "transport", None)) is not None:
                 transport.abort()
-        for entrance in self._entrances:
-            entrance.hang_up()
 
     def _stop(self, number: int, _: Any) -> None:
         self.force_exit = self.should_exit
