@@ -40,6 +40,11 @@ def sort_chain(leaf: x509.Certificate, found: tuple[x509.Certificate, ...]) -> C
     return Chain(tuple(chain), (leaf, *chain) != found, len(rest), missing)
 
 
+def is_self_issued(certificate: x509.Certificate) -> bool:
+    """Whether it names itself as its issuer (RFC 5280, 3.2); `signed_by` says whether that is true."""
+    return certificate.issuer == certificate.subject
+
+
 def signed_by(certificate: x509.Certificate, signer: x509.Certificate) -> bool:
     """Whether `signer` signed `certificate`; it may be the same."""
     if certificate.issuer != signer.subject:

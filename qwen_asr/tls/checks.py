@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID
 
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.addresses import Names, own_names, page_urls
-from qwen_asr.tls.chain import common_name
+from qwen_asr.tls.chain import common_name, is_self_issued
 
 SMALLEST_RSA = 2048
 WARNED_AT = 1 / 3
@@ -71,7 +71,7 @@ def _refuse_weak_one(certfile: Path, certificate: x509.Certificate, where: str) 
             f"{where}{certfile} is for an RSA key of {key.key_size} bits, which is too weak: {_REMEDY}."
         )
     # Nobody checks what a root says of itself.
-    if certificate.issuer == certificate.subject and where:
+    if is_self_issued(certificate) and where:
         return
     if isinstance(certificate.signature_hash_algorithm, hashes.SHA1 | hashes.MD5):
         name = certificate.signature_hash_algorithm.name.upper()
@@ -185,8 +185,7 @@ def may_serve(certificate: x509.Certificate) -> bool:
 
     What `openssl req -x509` makes calls itself an authority too; that it is none shows in its names.
     """
-    self_signed = certificate.issuer == certificate.subject
-    return not is_authority(certificate) or (self_signed and bool(dns_and_ip_names(certificate)))
+    return not is_authority(certificate) or (is_self_issued(certificate) and bool(dns_and_ip_names(certificate)))
 
 
 def dns_and_ip_names(certificate: x509.Certificate) -> tuple[str, ...]:

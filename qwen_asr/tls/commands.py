@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls import local_ca, self_signed
-from qwen_asr.tls.chain import common_name, sort_chain
+from qwen_asr.tls.chain import common_name, is_self_issued, sort_chain
 from qwen_asr.tls.checks import (
     dns_and_ip_names,
     is_authority,
@@ -208,7 +208,7 @@ def _is_local_root(certificate: x509.Certificate) -> bool:
 
 
 def _kind(leaf: x509.Certificate, count: int) -> str:
-    own, authority = leaf.issuer == leaf.subject, is_authority(leaf) and not may_serve(leaf)
+    own, authority = is_self_issued(leaf), is_authority(leaf) and not may_serve(leaf)
     what = "a self-signed certificate" if own and not authority else "a certificate"
     if authority:
         what = "the certificate of an authority" + (", a root" if own else ", an intermediate one")

@@ -10,10 +10,13 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cryptography import x509
 from starlette.datastructures import Headers, MutableHeaders
 
+from qwen_asr.tls import checks
+from qwen_asr.tls.chain import is_self_issued
+
 if TYPE_CHECKING:
+    from cryptography import x509
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HSTS = "max-age=15552000"
@@ -56,11 +59,4 @@ def is_public(host: str) -> bool:
 @functools.lru_cache(maxsize=256)
 def covers(leaf: x509.Certificate, host: str) -> bool:
     """Whether the certificate is for that DNS name, a wildcard's included, and not signed by itself."""
-    if leaf.issuer == leaf.subject:
-        return False
-    try:
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return False
-    covered = {name.lower() for name in names.get_values_for_type(x509.DNSName)}
-    return host in covered or f"*.{host.partition('.')[2]}" in covered
+    return not is_self_issued(leaf) and checks.covers(checks.dns_and_ip_names(leaf), host)
