@@ -1,10 +1,17 @@
-"""A network that fails: a TCP proxy that cuts connections at any byte, or goes silent without a word."""
+"""Free ports, and a network that fails: a TCP proxy that cuts connections at any byte, or falls silent."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on."""
+    with contextlib.ExitStack() as taken:
+        return [taken.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
 
 
 class Proxy:

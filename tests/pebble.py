@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import ssl
 import subprocess
 import urllib.request
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from tests.https import PATIENCE
 from tests.issuing import Issuer
+from tests.network import free_ports
 from tests.waiting import until
 
 BLOCKED = "blocked.example.com"
@@ -87,9 +87,3 @@ def running(
 
         assert until(answers)
         yield Pebble(f"https://localhost:{listen}/dir", bundle, http, root())
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on."""
-    with contextlib.ExitStack() as taken:
-        return [taken.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwen_asr.tls.self_signed import CertificateFiles
+from tests.network import free_ports
 from tests.waiting import until
 
 DOMAIN = "speech.example.com"
@@ -74,13 +75,6 @@ def caddy(path: str, configuration: Path, folder: Path, files: CertificateFiles,
     command = [path, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
     with _running(command, folder, secure):
         yield Behind(f"https://localhost:{secure}", plain)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def _replaced(text: str, names: dict[str, str]) -> str:

@@ -54,7 +54,7 @@ Tool = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_without_installing_it_is_a_module() -> None:
-    done = run(sys.executable, "-m", "qwen_asr", "--help", folder=Path(__file__).parents[1])
+    done = run(sys.executable, "-m", "qwen_asr", "--help", folder=ROOT)
     assert done.returncode == 0
     assert "usage: qwen-asr" in done.stdout
 

@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import spoken
+from tests.network import free_ports
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[1]
@@ -45,12 +45,6 @@ NOT_RUN = {
 def environment(port: int) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("QWEN_ASR_")}
     return kept | {"QWEN_ASR_PORT": str(port), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def answers(url: str) -> bool:
@@ -89,7 +83,7 @@ SERVING = [
 
 @pytest.mark.parametrize("command", [command for command, _ in SERVING])
 def test_it_serves_over_https_and_stops_when_told(command: str) -> None:
-    port = free_port()
+    [port] = free_ports(1)
     with running(command, port) as process:
         assert until(lambda: answers(f"https://localhost:{port}/") or process.poll() is not None, 200)
         assert process.poll() is None, process.stdout and process.stdout.read()
@@ -104,7 +98,7 @@ PROXIED = "python app.py --forwarded-allow-ips 127.0.0.1 --allowed-hosts speech.
 
 
 def test_it_serves_a_proxy() -> None:
-    port = free_port()
+    [port] = free_ports(1)
     url = f"http://127.0.0.1:{port}/speech"
     said = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "speech.example.com"}
 
@@ -122,7 +116,7 @@ def test_it_serves_a_proxy() -> None:
 def test_the_openai_package_is_answered(tmp_path: Path) -> None:
     write_wave(tmp_path / "speech.wav")
     (tmp_path / "certs").symlink_to(ROOT / "certs")
-    port = free_port()
+    [port] = free_ports(1)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[2:4]
     said = []
     with running("python app.py --generate-self-signed-cert --asr-model-path demo", port):
@@ -146,7 +140,7 @@ def test_the_client_streams(tmp_path: Path, program: Callable[[str], str]) -> No
     subprocess.run(convert, cwd=tmp_path, check=True)
     np.save(tmp_path / "samples.npy", samples)
     (tmp_path / "certs").symlink_to(ROOT / "certs")
-    port = free_port()
+    [port] = free_ports(1)
     script = "import sys; from qwen_asr.cli import tool; sys.exit(tool())"
     command = [sys.executable, "-c", script, *shlex.split(STREAM)[1:], "--url", f"wss://localhost:{port}/ws/asr"]
     block = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[4].replace("localhost:8000", f"localhost:{port}")
@@ -166,7 +160,7 @@ NAMED = "python app.py --generate-self-signed-cert --asr-model-path Qwen/Qwen3-A
 
 def test_a_named_checkpoint_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    with running(NAMED, free_port()) as process:
+    with running(NAMED, *free_ports(1)) as process:
         output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "Qwen/Qwen3-ASR-0.6B is not in the cache" in output

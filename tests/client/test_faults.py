@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import wave
@@ -26,8 +25,8 @@ from qwen_asr.config import Config, SocketLimits
 from qwen_asr.errors import QwenASRError
 from qwen_asr.web.service import Service
 from tests.checkpoints import Samples, demo_recognizer, spoken
-from tests.network import Proxy, proxy
-from tests.processes import Started
+from tests.network import Proxy, free_ports, proxy
+from tests.processes import Started, kill
 from tests.sockets import Listening, listening, silence, until
 
 ROOT = Path(__file__).parents[2]
@@ -151,18 +150,8 @@ def let_listen(process: subprocess.Popen[str]) -> None:
     assert process.stdout.readline() == "ready\n"
 
 
-def stop(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.wait(30)
-    for pipe in (process.stdin, process.stdout):
-        assert pipe
-        pipe.close()
-
-
 def test_a_server_that_is_killed_and_started_again(uncut: list[Final]) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    [port] = free_ports(1)
     processes = [start_server(port), start_server(port)]  # the second is loaded by the time that it is needed
 
     async def killed(heard: Heard) -> None:
@@ -177,7 +166,7 @@ def test_a_server_that_is_killed_and_started_again(uncut: list[Final]) -> None:
         heard = asyncio.run(speak(f"ws://localhost:{port}", pause=0.01, waiting=killed, limits=ClientLimits()))
     finally:
         for process in processes:
-            stop(process)
+            kill(process)
     assert [final.text for final in heard.of(Final)] == list(SENTENCES)
     check_stream(heard)
     for final, other in zip(heard.of(Final), uncut, strict=True):  # its times go on
@@ -190,9 +179,7 @@ def test_a_server_that_is_killed_and_started_again(uncut: list[Final]) -> None:
 
 def test_a_server_that_is_stopped_and_started_again(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """SIGTERM in the middle of a sentence: its final ends there, and the next server goes on behind it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    [port] = free_ports(1)
 
     def start() -> Started:
         server = Started(
