@@ -19,7 +19,7 @@ import torch
 from benchmarks.speech import Samples, joined, unheard_sentences
 from qwen_asr import Qwen3ASRModel
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.demo.voices import HELD_OUT
+from training.voices import HELD_OUT
 
 SENTENCES = {"one sentence": (1, 1), "two to four sentences": (2, 4), "up to 30 s": (6, 8)}
 

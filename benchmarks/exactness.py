@@ -20,9 +20,9 @@ from transformers import Qwen3ASRForConditionalGeneration
 from benchmarks.speech import Samples, conversation, joined, unheard_sentences
 from qwen_asr import Final, Qwen3ASRModel, run_session
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.demo.voices import HELD_OUT
 from qwen_asr.engine.checkpoint import DEMO_FOLDER
 from qwen_asr.engine.streaming import Utterance
+from training.voices import HELD_OUT
 
 LIMIT = 256
 

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.demo.corpus import training_sentences
-from qwen_asr.demo.grammar import sentence
-from qwen_asr.demo.voices import HELD_OUT, Voice, speak
+from training.corpus import training_sentences
+from training.grammar import sentence
+from training.voices import HELD_OUT, Voice, speak
 
 Samples = NDArray[np.float32]
 

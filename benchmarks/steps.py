@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.speech import Samples, conversation
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.utterance import EndpointConfig, UtteranceDetector
+from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
 from qwen_asr.audio.vad import Silero, VoiceActivity
 from qwen_asr.engine.checkpoint import load_recognizer
 from qwen_asr.engine.decoder import Row

@@ -2,7 +2,7 @@
 
 import sys
 
-from qwen_asr.cli import tool
+from qwen_asr.cli.main import tool
 
 if __name__ == "__main__":
     sys.argv[0] = "qwen-asr"

@@ -28,16 +28,16 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import load_audio
+from qwen_asr.audio.endpointing import CUT_SECONDS, EndpointConfig, quietest
 from qwen_asr.audio.resample import to_mono
-from qwen_asr.audio.utterance import CUT_SECONDS, EndpointConfig, quietest
 from qwen_asr.audio.vad import Silero
 from qwen_asr.engine.checkpoint import load_recognizer
 from qwen_asr.engine.languages import LANGUAGES, resolve_language
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import Hypothesis, Utterance, run_steps
 from qwen_asr.errors import BadInput
-from qwen_asr.live.opening import open_session
 from qwen_asr.live.session import Session
+from qwen_asr.live.session_factory import create_session
 from qwen_asr.live.transcript import join_texts
 
 _NO_WORD_TIMES = "Word times are not available yet"
@@ -200,23 +200,15 @@ class Qwen3ASRModel:
         contexts = _broadcast(context, len(audios), "context")
         languages = [resolve_language(name) for name in _broadcast(language, len(audios), "language")]
         clips = [load_audio(one) for one in audios]  # type: ignore[arg-type]  # `_is_one` told them apart
-        pieces = [
-            (index, piece)
-            for index, clip in enumerate(clips)
-            for piece in _pieces(clip, self._longest)
-        ]
+        pieces = [(index, piece) for index, clip in enumerate(clips) for piece in _pieces(clip, self._longest)]
         found: list[list[Hypothesis]] = [[] for _ in audios]
         waiting = iter(pieces)
         while batch := list(islice(waiting, self._batch)):
-            utterances = [
-                self._utterance(piece, contexts[index] or "", languages[index]) for index, piece in batch
-            ]
+            utterances = [self._utterance(piece, contexts[index] or "", languages[index]) for index, piece in batch]
             hypotheses = run_steps(self.recognizer, [utterance.step() for utterance in utterances])
             for (index, _), hypothesis in zip(batch, hypotheses, strict=True):
                 found[index].append(hypothesis)
-        return [
-            Transcription(_join_languages(parts), join_texts([part.text for part in parts])) for parts in found
-        ]
+        return [Transcription(_join_languages(parts), join_texts([part.text for part in parts])) for parts in found]
 
     def init_streaming_state(
         self,
@@ -235,9 +227,7 @@ class Qwen3ASRModel:
             "language": resolve_language(language),
             "max_new_tokens": self.max_new_tokens,
         }
-        return StreamingState(
-            self.recognizer, settings, max(round(chunk_size_sec * SAMPLE_RATE), 1), self._longest
-        )
+        return StreamingState(self.recognizer, settings, max(round(chunk_size_sec * SAMPLE_RATE), 1), self._longest)
 
     def streaming_transcribe(self, pcm16k: NDArray[Any], state: StreamingState) -> StreamingState:
         """Feed mono samples at 16 kHz, float or int16, any length; `state` is brought up to date and returned.
@@ -264,7 +254,7 @@ class Qwen3ASRModel:
         Each `Final` carries what `transcribe` gives for the samples from its `start` to its `end`, but for the guards
         that its `warnings` name. Raises `UnknownLanguage`, and `BadConfig` for settings out of range.
         """
-        return open_session(
+        return create_session(
             self.recognizer,
             _silero(),
             endpoints or EndpointConfig(longest_seconds=self._longest / SAMPLE_RATE),
@@ -275,9 +265,7 @@ class Qwen3ASRModel:
         )
 
     def _utterance(self, samples: NDArray[np.float32], context: str, language: str | None) -> Utterance:
-        utterance = Utterance(
-            self.recognizer, context=context, language=language, max_new_tokens=self.max_new_tokens
-        )
+        utterance = Utterance(self.recognizer, context=context, language=language, max_new_tokens=self.max_new_tokens)
         utterance.append(samples)
         return utterance
 

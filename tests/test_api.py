@@ -14,7 +14,7 @@ import torch
 import qwen_asr
 from qwen_asr import Final, Partial, Qwen3ASRModel, run_session
 from qwen_asr.errors import AudioError, BadInput, UnknownLanguage
-from tests.checkpoints import DEMO, Samples, demo_recognizer, generate, long_speech, spoken
+from tests.support.checkpoints import DEMO, Samples, demo_recognizer, generate, long_speech, spoken
 
 torch.set_num_threads(1)
 TEXT = "Turn on the kitchen light."
@@ -47,8 +47,14 @@ def test_every_way_to_give_one_audio(model: Qwen3ASRModel, tmp_path: Path) -> No
     data = path.read_bytes()
     encoded = base64.b64encode(data).decode()
     ways = [
-        str(path), path, data, encoded, f"data:audio/wav;base64,{encoded}", (samples, 16_000),
-        ((samples * 32767).astype(np.int16), 16_000), f"http://127.0.0.1:{server.server_port}/one.wav",
+        str(path),
+        path,
+        data,
+        encoded,
+        f"data:audio/wav;base64,{encoded}",
+        (samples, 16_000),
+        ((samples * 32767).astype(np.int16), 16_000),
+        f"http://127.0.0.1:{server.server_port}/one.wav",
     ]
     try:
         answers = [model.transcribe(way)[0] for way in ways]

@@ -1,1 +1,1 @@
-"""The bundled demo checkpoint, and what made it: a grammar, synthetic voices, a corpus, and the training."""
+"""The bundled demo checkpoint. `training/` holds the scripts that made it."""

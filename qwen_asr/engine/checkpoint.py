@@ -45,13 +45,32 @@ RENAMED = {
     r"^thinker\.audio_tower\.": "model.audio_tower.",
 }
 AUDIO_KEYS = (
-    "num_mel_bins", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "d_model", "activation_function",
-    "scale_embedding", "n_window", "output_dim", "n_window_infer", "downsample_hidden_size",
+    "num_mel_bins",
+    "encoder_layers",
+    "encoder_attention_heads",
+    "encoder_ffn_dim",
+    "d_model",
+    "activation_function",
+    "scale_embedding",
+    "n_window",
+    "output_dim",
+    "n_window_infer",
+    "downsample_hidden_size",
 )
 TEXT_KEYS = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps", "rope_theta",
-    "attention_bias", "tie_word_embeddings",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "attention_bias",
+    "tie_word_embeddings",
 )
 TOKEN_NAMES = {"audio_token": "<|audio_pad|>", "audio_bos_token": "<|audio_start|>", "audio_eos_token": "<|audio_end|>"}
 
@@ -275,7 +294,7 @@ def _load_weights(folder: Path, **options: Any) -> Any:
 def _load_original(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
     thinker = config["thinker_config"]
     if config.get("model_type", "qwen3_asr") != "qwen3_asr" or "classify_num" in thinker:
-        raise WrongArchitecture(f"{folder} holds no Qwen3-ASR recogniser but a forced aligner or another Qwen.")
+        raise WrongArchitecture(f"{folder} holds no Qwen3-ASR recognizer but a forced aligner or another Qwen.")
     converted = convert_config(thinker)
     model = _load_weights(folder, config=converted, dtype=dtype, key_mapping=RENAMED)
     tokenizer = Qwen2Tokenizer.from_pretrained(folder, extra_special_tokens=TOKEN_NAMES)

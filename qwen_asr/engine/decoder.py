@@ -109,8 +109,14 @@ class Decoder:
 
 
 def packed_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *args: Any,
-    rows: list[Row] | None = None, **kwargs: Any,
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *args: Any,
+    rows: list[Row] | None = None,
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention of transformers' interface. query (1, heads, n, width), key and value with the key-value heads;
     returns (1, n, heads, width). Without `rows` it is plain SDPA, so that `generate` works on the same model."""

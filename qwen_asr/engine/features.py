@@ -95,15 +95,13 @@ class LogMel:
         inside = samples[max(start, 0) : min(end, len(samples))]
         left, right = max(-start, 0), max(end - len(samples), 0)
         segment = torch.from_numpy(_mirror(samples, inside, left, right))
-        power = torch.stft(
-            segment, self._size, self._hop, window=self._hann, center=False, return_complex=True
-        ).abs() ** 2
+        power = (
+            torch.stft(segment, self._size, self._hop, window=self._hann, center=False, return_complex=True).abs() ** 2
+        )
         return (self._filters @ power).clamp(min=1e-10).log10()
 
 
-def _mirror(
-    samples: NDArray[np.float32], inside: NDArray[np.float32], left: int, right: int
-) -> NDArray[np.float32]:
+def _mirror(samples: NDArray[np.float32], inside: NDArray[np.float32], left: int, right: int) -> NDArray[np.float32]:
     """`inside` with `left` and `right` samples of the clip's mirror image around it (the edge is not repeated)."""
     parts = [inside]
     if left:

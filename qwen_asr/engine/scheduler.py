@@ -106,7 +106,7 @@ def explain(error: Exception) -> str:
     """One sentence for a person on why a step failed."""
     if is_out_of_memory(error):
         return "The device ran out of memory on this utterance. Fewer sessions or a smaller checkpoint will fit."
-    return f"The recogniser failed on this utterance ({type(error).__name__}). The next one goes on."
+    return f"The recognizer failed on this utterance ({type(error).__name__}). The next one goes on."
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -172,11 +172,11 @@ class Scheduler:
     def close(self) -> None:
         """Stop after the pass that is running; steps that are not over fail. A pass that is stuck is not waited for."""
         with self._changed:
-            self._refusal = self._refusal or "The recogniser was stopped."
+            self._refusal = self._refusal or "The recognizer was stopped."
             self._changed.notify_all()
         self._worker.thread.join(_JOIN_SECONDS)
         if self._worker.thread.is_alive():
-            self.abandon("The recogniser was stopped.", replace=False)
+            self.abandon("The recognizer was stopped.", replace=False)
 
     def abandon(self, sentence: str, *, replace: bool) -> list[threading.Thread]:
         """Give up the pass that is running, and its thread: its steps fail with `sentence`. Returns the thread, if any.
@@ -213,7 +213,7 @@ class Scheduler:
 
     def _new_worker(self) -> _Worker:
         worker = _Worker()
-        worker.thread = threading.Thread(target=self._run, args=(worker,), name="recogniser", daemon=True)
+        worker.thread = threading.Thread(target=self._run, args=(worker,), name="recognizer", daemon=True)
         worker.thread.start()
         return worker
 
@@ -233,7 +233,7 @@ class Scheduler:
                 return
             left = [*worker.active, *self._postponed, *self._submitted]
         for running in left:
-            running.give_up(self._refusal or "The recogniser was stopped.")
+            running.give_up(self._refusal or "The recognizer was stopped.")
 
     def _wait_for_work(self, worker: _Worker) -> bool:
         """Take in what was submitted, sleeping only when nothing is under way. False when closed or abandoned."""

@@ -1,4 +1,4 @@
-"""What keeps a recogniser's known failures away from people. Pure functions; the session says when to apply them.
+"""What keeps a recognizer's known failures away from people. Pure functions; the session says when to apply them.
 
 The engine gives exactly what `generate` gives. Here, and only here, is text changed, and each change is a warning of
 the event that it changed. Two of the failures (context echoed, language flipped) are mended by decoding again.

@@ -176,7 +176,7 @@ class Runner:
     def _step_done(self, step: Step, done: Future[Hypothesis]) -> None:
         error = None if done.cancelled() else done.exception()
         if done.cancelled():
-            self._report(lambda: self._session.failed(step, "The recogniser was stopped."))
+            self._report(lambda: self._session.failed(step, "The recognizer was stopped."))
         elif error is not None:
             message = _sentence(error)
             self._report(lambda: self._session.failed(step, message))
@@ -223,4 +223,4 @@ def _run_steps(session: Session) -> Iterator[Event]:
 def _sentence(error: BaseException) -> str:
     """What to tell people: our own errors speak for themselves, others stay in the log."""
     logger.error("A recognition step failed.", exc_info=error)
-    return str(error) if isinstance(error, QwenASRError) else "The recogniser failed on this part; the log says why."
+    return str(error) if isinstance(error, QwenASRError) else "The recognizer failed on this part; the log says why."

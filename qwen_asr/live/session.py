@@ -24,15 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.audio.endpointing import CUT_SECONDS, Ended, Skipped, Speech, Started
 from qwen_asr.audio.resample import to_mono
-from qwen_asr.audio.utterance import CUT_SECONDS, Ended, Skipped, Speech, Started
 from qwen_asr.errors import BadConfig
 from qwen_asr.live import guards
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.transcript import Settling, Transcript
 
 if TYPE_CHECKING:  # the engine needs torch, this state machine does not
-    from qwen_asr.audio.utterance import Detector
+    from qwen_asr.audio.endpointing import Detector
     from qwen_asr.engine.streaming import Hypothesis, Utterance
 
 Detected = Started | Speech | Ended | Skipped
@@ -143,7 +143,7 @@ class Session:
         """Seconds of speech that were received and are in no hypothesis yet: how far the text is behind the voice.
 
         What counts is what the detector has handed on. What it still holds (pre-roll, a candidate not yet long enough
-        to be speech, silence behind a word) waits for the next audio, not for the recogniser. So lag is 0 in silence,
+        to be speech, silence behind a word) waits for the next audio, not for the recognizer. So lag is 0 in silence,
         rises to one chunk between two steps of an idle device, and goes on rising only where the device is slower than
         the speaker. It is 0 when everything is covered, skipped or failed. A hypothesis that a guard rejected covers
         nothing.

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from qwen_asr.errors import AcmeError, StartupError
-from qwen_asr.tls.writing import replace_file
+from qwen_asr.tls.writing import atomic_write
 
 if TYPE_CHECKING:
     from acme.client import ClientV2
@@ -96,9 +96,7 @@ class Authority:
                 return super().post(*args, **kwargs)
 
         key = JWKEC(key=self._account_key())
-        net = Network(
-            key, alg=ES256, user_agent="qwen-asr-live", timeout=REQUEST_SECONDS, verify_ssl=_trusted()
-        )
+        net = Network(key, alg=ES256, user_agent="qwen-asr-live", timeout=REQUEST_SECONDS, verify_ssl=_trusted())
         found = client.ClientV2(client.ClientV2.get_directory(self._directory, net), net)
         wish = messages.NewRegistration.from_data(email=self._email, terms_of_service_agreed=True)
         try:
@@ -195,6 +193,6 @@ def write_secret(path: Path, content: bytes) -> None:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_file(path, content, mode=0o600)
+        atomic_write(path, content, mode=0o600)
     except OSError as error:
         raise AcmeError(f"{path} cannot be written: {error.strerror}. Make its folder writable.") from error

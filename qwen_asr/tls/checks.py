@@ -59,8 +59,7 @@ def refuse_weak(certfile: Path, leaf: x509.Certificate, chain: Sequence[x509.Cer
     allowed = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
     if usage is not None and not allowed & set(usage):
         raise CertificateError(
-            f"{certfile} was not made for servers (its extended key usage lacks serverAuth): have one made for "
-            "servers."
+            f"{certfile} was not made for servers (its extended key usage lacks serverAuth): have one made for servers."
         )
 
 

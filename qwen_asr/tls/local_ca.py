@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.addresses import Address, Names, host_names, own_names
 from qwen_asr.tls.chain import signed_by
-from qwen_asr.tls.own_files import (
+from qwen_asr.tls.managed_files import (
     CertificateFiles,
-    Mark,
+    OwnerMark,
     belong_together,
     covers,
     fingerprint,
@@ -39,8 +39,8 @@ from qwen_asr.tls.writing import write_files
 
 CA_NAME, CA_KEY_NAME = "local_ca.pem", "local_ca_key.pem"
 LEAF_NAME, LEAF_KEY_NAME = "local_ca_leaf.pem", "local_ca_leaf_key.pem"
-CA_MARK = Mark("qwen-asr local CA", "--local-ca")
-LEAF_MARK = Mark("qwen-asr local certificate", "--local-ca")
+CA_MARK = OwnerMark("qwen-asr local CA", "--local-ca")
+LEAF_MARK = OwnerMark("qwen-asr local certificate", "--local-ca")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 CA_LIFETIME = timedelta(days=3650)
 LEAF_LIFETIME = timedelta(days=397)

@@ -13,16 +13,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from qwen_asr.tls.addresses import Names, own_names
-from qwen_asr.tls.own_files import (
+from qwen_asr.tls.managed_files import (
     CertificateFiles,
-    Mark,
+    OwnerMark,
     belong_together,
     covers,
     fingerprint,
-    foreign,
     is_private,
     key_pem,
     new_key,
+    not_ours,
     own_certificate,
     own_key,
 )
@@ -35,7 +35,7 @@ RENEWED_AT = 1 / 3
 """The part of its lifetime that is left when a certificate is made anew: that of a foreign one is warned of then."""
 CLOCK_TOLERANCE = timedelta(hours=1)
 """How far the clock of a phone may lag behind ours and still find the certificate valid."""
-MARK = Mark("qwen-asr self-signed certificate", "--generate-self-signed-cert")
+MARK = OwnerMark("qwen-asr self-signed certificate", "--generate-self-signed-cert")
 
 
 def ensure_self_signed(
@@ -68,7 +68,7 @@ def _own_certificate(path: Path) -> x509.Certificate | None:
         try:
             certificate.verify_directly_issued_by(certificate)
         except (ValueError, TypeError, InvalidSignature):
-            raise foreign(path, MARK) from None
+            raise not_ours(path, MARK) from None
     return certificate
 
 
@@ -79,7 +79,7 @@ def self_sign(key: ec.EllipticCurvePrivateKey, names: Names, now: datetime) -> x
     return sign_leaf(key.public_key(), names, subject, key, subject, begins, begins + LIFETIME)
 
 
-def subject_of(mark: Mark, common_name: str = "localhost") -> x509.Name:
+def subject_of(mark: OwnerMark, common_name: str = "localhost") -> x509.Name:
     """The subject of a certificate with the mark."""
     return x509.Name(
         [

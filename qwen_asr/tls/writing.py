@@ -12,14 +12,14 @@ from qwen_asr.errors import CertificateError
 
 
 def write_files(folder: Path, files: dict[str, tuple[bytes, int]]) -> None:
-    """Writes name → (content, mode) into `folder`, made where it is missing, in this order, by `replace_file`.
+    """Writes name → (content, mode) into `folder`, made where it is missing, in this order, by `atomic_write`.
 
     Raises CertificateError where that cannot be.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, (content, mode) in files.items():
-            replace_file(folder / name, content, mode=mode)
+            atomic_write(folder / name, content, mode=mode)
     except FileExistsError:  # a link into nowhere
         raise no_folder(folder) from None
     except OSError as error:
@@ -36,7 +36,7 @@ def no_folder(path: Path) -> CertificateError:
     )
 
 
-def replace_file(path: Path, content: bytes, *, mode: int) -> None:
+def atomic_write(path: Path, content: bytes, *, mode: int) -> None:
     """Puts `content` in the place of `path` at once, in a file that has at most `mode` from its birth.
 
     It is created under another name with that mode, and only there: a umask can take from it, never add.

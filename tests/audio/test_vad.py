@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_asr.audio.vad import WINDOW, VadState, VoiceActivity
-from qwen_asr.demo.voices import Voice, speak
+from training.voices import Voice, speak
 
 
 @pytest.fixture(scope="session")

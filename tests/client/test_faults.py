@@ -21,13 +21,14 @@ import torch
 
 from qwen_asr.client import Connected, Event, Final, Gap, Lost, Partial, SpeechClient
 from qwen_asr.client.limits import ClientLimits
-from qwen_asr.config import Config, SocketLimits
+from qwen_asr.config.config import Config
+from qwen_asr.config.limits import SocketLimits
 from qwen_asr.errors import QwenASRError
-from qwen_asr.web.service import Service
-from tests.checkpoints import Samples, demo_recognizer, spoken
-from tests.network import Proxy, free_ports, proxy
-from tests.processes import Started, kill
-from tests.sockets import Listening, listening, silence, until
+from qwen_asr.service.service import Service
+from tests.support.checkpoints import Samples, demo_recognizer, spoken
+from tests.support.network import Proxy, free_ports, proxy
+from tests.support.processes import Started, kill
+from tests.support.sockets import Listening, listening, silence, until
 
 ROOT = Path(__file__).parents[2]
 SENTENCES = (
@@ -135,7 +136,7 @@ def test_fifty_cuts_at_any_byte(served: Listening, uncut: list[Final], encoding:
 def start_server(port: int) -> subprocess.Popen[str]:
     """A server that has loaded and listens once it is told to."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.asr_server", str(port)], cwd=ROOT, text=True,
+        [sys.executable, "-m", "tests.support.asr_server", str(port)], cwd=ROOT, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
@@ -259,7 +260,7 @@ def test_a_client_that_is_killed_disturbs_nobody(service: Service, uncut: list[F
     with wave.open(str(tmp_path / "said.wav"), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes((SAID * 32_767).astype("<i2").tobytes())
-    script = "import sys; from qwen_asr.cli import tool; sys.exit(tool())"
+    script = "import sys; from qwen_asr.cli.main import tool; sys.exit(tool())"
 
     async def run(server: Listening) -> Heard:
         words = [sys.executable, "-c", script, "stream", "--realtime", "--url", server.url, str(tmp_path / "said.wav")]

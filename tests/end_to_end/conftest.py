@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
 from scipy.signal import resample_poly
 
-from tests.browser import Served, chromium_path, serving, small_config, start_chromium, write_wav
-from tests.checkpoints import random_recognizer, spoken
+from tests.support.browser import Served, chromium_path, serving, small_config, start_chromium, write_wav
+from tests.support.checkpoints import random_recognizer, spoken
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(certificates: Path) -> Iterator[Served]:
     """A server over HTTPS with a small random model: its words mean nothing, everything else is real."""
-    from qwen_asr.web.service import Service
+    from qwen_asr.service.service import Service
 
     with serving(Service(small_config(), random_recognizer()), certificates) as server:
         yield server

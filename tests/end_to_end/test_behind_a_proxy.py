@@ -20,15 +20,15 @@ import pytest
 from playwright.sync_api import Browser, expect
 from websockets.exceptions import InvalidStatus
 
-from qwen_asr.config import MAX_FORM_BYTES, MAX_UPLOAD_BYTES
-from qwen_asr.proxies import LOOPBACK
+from qwen_asr.config.limits import MAX_FORM_BYTES, MAX_UPLOAD_BYTES
+from qwen_asr.config.proxies import LOOPBACK
+from qwen_asr.service.service import Service
 from qwen_asr.tls.self_signed import ensure_self_signed
-from qwen_asr.web.service import Service
-from tests import proxies
-from tests.browser import MARKS, Tab, serving, small_config
-from tests.checkpoints import demo_recognizer, spoken
-from tests.sockets import client
-from tests.web.rest_client import SENTENCES, speech
+from tests.support import proxies
+from tests.support.browser import MARKS, Tab, serving, small_config
+from tests.support.checkpoints import demo_recognizer, spoken
+from tests.support.rest_client import SENTENCES, speech
+from tests.support.sockets import client
 
 pytestmark = MARKS
 

@@ -15,10 +15,10 @@ from playwright.sync_api import Browser, Playwright, expect
 
 from qwen_asr.engine.scheduler import Scheduler
 from qwen_asr.engine.streaming import Hypothesis, Utterance
-from qwen_asr.web.service import Service
-from tests.browser import MARKS, Served, Tab, serving, small_config, start_chromium
-from tests.checkpoints import random_recognizer
-from tests.waiting import until
+from qwen_asr.service.service import Service
+from tests.support.browser import MARKS, Served, Tab, serving, small_config, start_chromium
+from tests.support.checkpoints import random_recognizer
+from tests.support.waiting import until
 
 pytestmark = MARKS
 

@@ -12,10 +12,10 @@ from playwright.sync_api import Browser, Locator, Playwright, expect
 
 from qwen_asr.errors import CheckpointNotFound
 from qwen_asr.live.events import Event, Final, Partial
-from qwen_asr.web.service import Service
-from tests.browser import MARKS, Served, Tab, serving, small_config, start_chromium, talking, write_wav
-from tests.checkpoints import random_recognizer
-from tests.waiting import until
+from qwen_asr.service.service import Service
+from tests.support.browser import MARKS, Served, Tab, serving, small_config, start_chromium, talking, write_wav
+from tests.support.checkpoints import random_recognizer
+from tests.support.waiting import until
 
 pytestmark = MARKS
 
@@ -81,8 +81,8 @@ def test_language_and_context_reach_the_session(chromium: Browser, served: Serve
         tab.page.get_by_label("Context").blur()
         tab.page.wait_for_function("document.querySelector('#microphone').wishes?.context")
         tab.record()
-        wishes = talking(served).wishes
-        assert (wishes.language, wishes.context) == ("German", "Grünau, Frau Özdemir")
+        options = talking(served).options
+        assert (options.language, options.context) == ("German", "Grünau, Frau Özdemir")
         tab.stop()
         tab.proof()
 
@@ -286,7 +286,7 @@ def test_the_simple_recorder_feeds_the_same_page(chromium: Browser, served: Serv
         expect(big).not_to_have_css("background-color", LISTENING_RED)
         expect(big.locator(".dot")).to_have_css("border-radius", "50%")
         speaker = talking(served)
-        assert until(lambda: speaker.received / 2 / speaker.wishes.rate > 3)
+        assert until(lambda: speaker.received / 2 / speaker.options.rate > 3)
         recorder.get_by_role("button", name="Stop").click()
         tab.wait_status("Ready")
         assert speaker.done

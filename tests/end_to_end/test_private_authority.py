@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Error, Playwright, expect
 
-from qwen_asr.config import Config
+from qwen_asr.config.config import Config
+from qwen_asr.service.service import Service
 from qwen_asr.tls.addresses import names_of
-from qwen_asr.tls.chosen import Chosen, choose_certificate
+from qwen_asr.tls.certificates import ServerCertificate, choose_certificate
 from qwen_asr.tls.local_ca import CA_NAME, ensure_local_ca
-from qwen_asr.web.service import Service
-from tests.browser import MARKS, PATIENCE, Served, Tab, serving, small_config, start_chromium
-from tests.checkpoints import demo_recognizer
-from tests.tls.made import Issued, issue
+from tests.support.browser import MARKS, PATIENCE, Served, Tab, serving, small_config, start_chromium
+from tests.support.certificates import Issued, issue
+from tests.support.checkpoints import demo_recognizer
 from tests.tls.test_local_ca import signer
 
 pytestmark = MARKS
@@ -40,17 +40,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chosen(folder: Path) -> Chosen:
+def chosen(folder: Path) -> ServerCertificate:
     """Its certificate for the server. The machine of these tests has other names, so it is loaded as a user's own."""
     config = Config(ssl_certfile=str(folder / "local_ca_leaf.pem"), ssl_keyfile=str(folder / "local_ca_leaf_key.pem"))
     own = choose_certificate(config)
     assert own is not None
     root = ensure_local_ca(folder, names=names_of([], [])).root
-    return Chosen(own.checked, own.context, own=True, root=root)
+    return ServerCertificate(own.checked, own.context, own=True, root=root)
 
 
 @pytest.fixture(scope="module")
-def served(chosen: Chosen) -> Iterator[Served]:
+def served(chosen: ServerCertificate) -> Iterator[Served]:
     """The server with that certificate."""
     with serving(Service(small_config(allowed_hosts=("*",)), demo_recognizer()), None, chosen=chosen) as server:
         yield server
@@ -163,7 +163,9 @@ def test_what_a_thief_signs_for_other_names_is_refused(
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 
 
-def test_the_page_about_it_needs_no_script_and_fits_a_phone(trusting: Browser, served: Served, chosen: Chosen) -> None:
+def test_the_page_about_it_needs_no_script_and_fits_a_phone(
+    trusting: Browser, served: Served, chosen: ServerCertificate
+) -> None:
     assert chosen.root is not None
     context = trusting.new_context(**PHONE, java_script_enabled=False)  # type: ignore[arg-type]  # of Playwright's types
     with closing(context), closing(context.new_page()) as page:

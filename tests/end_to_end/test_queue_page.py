@@ -6,9 +6,9 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
-from qwen_asr.web.service import Service
-from tests.browser import MARKS, Tab, serving, small_config
-from tests.checkpoints import random_recognizer
+from qwen_asr.service.service import Service
+from tests.support.browser import MARKS, Tab, serving, small_config
+from tests.support.checkpoints import random_recognizer
 
 pytestmark = MARKS
 
@@ -31,11 +31,11 @@ def test_it_waits_its_turn_with_its_microphone_open(chromium: Browser, certifica
         tab.page.wait_for_timeout(1_500)  # of speech, which nobody but the page hears
         waiting.leave()
         tab.page.locator("#status", has_text="Listening").wait_for(timeout=5_000)  # before a post's 8 s are over
-        assert service.seats.open_by_kind()["page"] == 1
+        assert service.sessions.open_by_kind()["page"] == 1
         tab.page.wait_for_timeout(500)
         tab.stop()
         proof = tab.proof()
-        assert service.seats.open_by_kind()["page"] == 0
+        assert service.sessions.open_by_kind()["page"] == 0
         assert len(served.speakers) == 1  # it is kept for its text
         assert proof["sha256"] == proof["serverSha256"]
         assert int(proof["bytes"]) > 2 * 1.5 * int(proof["rate"])

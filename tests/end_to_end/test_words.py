@@ -14,9 +14,9 @@ from scipy.signal import resample_poly
 
 from qwen_asr import Qwen3ASRModel
 from qwen_asr.audio.resample import StreamingResampler, to_mono
-from qwen_asr.web.service import Service
-from tests.browser import MARKS, Served, Tab, serving, small_config, start_chromium, write_wav
-from tests.checkpoints import Samples, demo_recognizer, spoken
+from qwen_asr.service.service import Service
+from tests.support.browser import MARKS, Served, Tab, serving, small_config, start_chromium, write_wav
+from tests.support.checkpoints import Samples, demo_recognizer, spoken
 
 pytestmark = MARKS
 

@@ -15,7 +15,7 @@ from qwen_asr.engine.checkpoint import download_bar, load_recognizer, pick_devic
 from qwen_asr.engine.languages import LANGUAGES, resolve_language
 from qwen_asr.engine.streaming import Utterance
 from qwen_asr.errors import BadCheckpoint, BadConfig, CheckpointNotFound, UnknownLanguage, WrongArchitecture
-from tests.checkpoints import DEMO, demo_recognizer, spoken
+from tests.support.checkpoints import DEMO, demo_recognizer, spoken
 
 
 def load(path: Path | str) -> Any:

@@ -5,7 +5,7 @@ import pytest
 from transformers import Qwen3ASRFeatureExtractor
 
 from qwen_asr.engine.features import LogMel
-from tests.checkpoints import Samples, long_speech, random_sizes
+from tests.support.checkpoints import Samples, long_speech, random_sizes
 
 EXTRACTOR = Qwen3ASRFeatureExtractor()
 

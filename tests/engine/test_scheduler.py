@@ -13,8 +13,8 @@ from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
 from qwen_asr.engine.scheduler import Scheduler
 from qwen_asr.engine.streaming import MOST_POSITIONS, MOST_WINDOWS, Utterance, run_steps
 from qwen_asr.errors import StepFailed
-from tests.checkpoints import Samples, demo_recognizer, generate, long_speech, random_parts, random_recognizer
-from tests.faults import before_each_decoding
+from tests.support.checkpoints import Samples, demo_recognizer, generate, long_speech, random_parts, random_recognizer
+from tests.support.faults import before_each_decoding
 
 
 @pytest.fixture(params=["random", "demo"])
@@ -56,7 +56,7 @@ def test_a_step_without_audio_is_done_at_once(scheduler: Scheduler) -> None:
 
 
 class Poisoned(Recognizer):
-    """A recogniser whose device fails on any pass that holds a window of exactly 77 frames."""
+    """A recognizer whose device fails on any pass that holds a window of exactly 77 frames."""
 
     def run(self, passes: list[Pass]) -> list[Any]:
         for wanted in passes:
@@ -169,7 +169,7 @@ def test_a_step_for_which_there_is_never_memory_fails() -> None:
 
 
 class Watched:
-    """Calls `look` with the passes of each run of a recogniser, on its thread, within the block."""
+    """Calls `look` with the passes of each run of a recognizer, on its thread, within the block."""
 
     def __init__(self, recognizer: Recognizer, look: Callable[[list[Pass]], None]) -> None:
         self._recognizer = recognizer

@@ -6,7 +6,7 @@ import pytest
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import Utterance
 from qwen_asr.errors import BadInput
-from tests.checkpoints import (
+from tests.support.checkpoints import (
     Samples,
     demo_recognizer,
     generate,

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_asr.audio.utterance import EndpointConfig
+from qwen_asr.audio.endpointing import EndpointConfig
 from qwen_asr.engine.streaming import Hypothesis
 from qwen_asr.live import guards
 from qwen_asr.live.events import Event, Final, Partial
 from qwen_asr.live.runner import run_session
-
-from .speech import Samples, Say, new_session, plainly, sound
+from tests.support.engine_double import Samples, Say, new_session, plainly, sound
 
 SECOND = 16000
 
@@ -139,10 +138,9 @@ def test_text_for_silence_is_dropped() -> None:
         def feed(self, samples: Samples) -> Samples:
             return np.ones(len(samples) // 512, np.float32)  # a detector that takes everything for speech
 
-    from qwen_asr.audio.utterance import UtteranceDetector
+    from qwen_asr.audio.endpointing import UtteranceDetector
     from qwen_asr.live.session import Session
-
-    from .speech import Double
+    from tests.support.engine_double import Double
 
     hiss = sound([(False, 3 * SECOND)]) / 10
     say = saying("Thank you for watching.")

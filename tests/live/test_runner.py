@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qwen_asr.audio.utterance import EndpointConfig, UtteranceDetector
+from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
 from qwen_asr.engine.streaming import Hypothesis
 from qwen_asr.errors import StepFailed
 from qwen_asr.live.events import Event, Failed, Final
 from qwen_asr.live.runner import Runner, run_session
 from qwen_asr.live.session import Session
-
-from .speech import Double, Loudness, Witness, heard, new_session, plainly, sound
+from tests.support.engine_double import Double, Loudness, Witness, heard, new_session, plainly, sound
 
 SECOND = 16000
 SEVERAL = [(True, 40_000), (False, 9_000), (True, 12_000), (False, 20_000), (True, 30_000), (False, 4_000)]
@@ -53,7 +52,7 @@ class RandomDevice:
         self._pool.shutdown()
 
 
-class Listener:
+class AudioSink:
     """Checks that calls never overlap, and passes the events to a witness."""
 
     def __init__(self) -> None:
@@ -85,7 +84,7 @@ def run(session: Any, device: Any, blocks: list[Any], on_events: Any) -> Runner:
 def test_every_event_arrives_in_order_whatever_the_device_does(seed: int, failing: float) -> None:
     rng = np.random.default_rng(seed)
     audio = sound(SEVERAL, seed)
-    session, listener, device = new_session(chunk_seconds=0.2), Listener(), RandomDevice(seed, failing)
+    session, listener, device = new_session(chunk_seconds=0.2), AudioSink(), RandomDevice(seed, failing)
     runner = Runner(session, device, listener)
     watched = threading.Event()
     lags: list[float] = []
@@ -142,7 +141,7 @@ def test_many_speakers_share_a_device() -> None:
     device = RandomDevice(0)
     speakers = []
     for seed in range(10):
-        session, listener = new_session(chunk_seconds=0.2), Listener()
+        session, listener = new_session(chunk_seconds=0.2), AudioSink()
         speakers.append((session, listener, Runner(session, device, listener), sound(SEVERAL, seed)))
 
     def speak(speaker: Any) -> None:
@@ -161,7 +160,7 @@ def test_many_speakers_share_a_device() -> None:
 
 class Refusing:
     def submit(self, utterance: Double) -> Future[Hypothesis]:
-        raise StepFailed("The recogniser was stopped.")
+        raise StepFailed("The recognizer was stopped.")
 
 
 class FailsAtOnce:
@@ -183,7 +182,7 @@ MANY = [(True, 4000), (False, 6000)] * 600
 
 @pytest.mark.parametrize(("device", "ending"), [(Refusing, Failed), (FailsAtOnce, Failed), (AnswersAtOnce, Final)])
 def test_a_device_that_answers_at_once_makes_no_deep_recursion(device: Any, ending: type) -> None:
-    session, listener = new_session(chunk_seconds=0.2), Listener()
+    session, listener = new_session(chunk_seconds=0.2), AudioSink()
     runner = run(session, device(), [sound(MANY)], listener)
     runner.finish().result(timeout=60)
     assert len(listener.witness.closed) == 600
@@ -192,7 +191,7 @@ def test_a_device_that_answers_at_once_makes_no_deep_recursion(device: Any, endi
 
 
 def test_people_see_a_sentence_and_the_log_the_detail(caplog: pytest.LogCaptureFixture) -> None:
-    listener = Listener()
+    listener = AudioSink()
     run(new_session(), FailsAtOnce(), [sound([(True, SECOND)])], listener).finish().result(timeout=60)
     (failed,) = listener.witness.closed
     assert isinstance(failed, Failed)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from qwen_asr.config import Config
+from qwen_asr.config.config import Config
 from qwen_asr.errors import AcmeError, StartupError
 from qwen_asr.tls.acme_client import Authority, write_secret
 from qwen_asr.tls.acme_renewal import AcmeCertificate, back_off_seconds
-from qwen_asr.web.https import check_https
-from tests.issuing import Issuer
-from tests.waiting import until
+from qwen_asr.web.transport.https import check_https
+from tests.support.issuing import Issuer
+from tests.support.waiting import until
 
 NOBODY = "https://127.0.0.1:9/dir"
 

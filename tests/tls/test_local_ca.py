@@ -16,13 +16,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from qwen_asr.config import Config
+from qwen_asr.config.config import Config
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.addresses import Names, names_of
-from qwen_asr.tls.chosen import choose_certificate
+from qwen_asr.tls.certificates import choose_certificate
 from qwen_asr.tls.local_ca import CA_KEY_NAME, CA_NAME, LEAF_KEY_NAME, LEAF_NAME, LocalCertificate, ensure_local_ca
 from qwen_asr.tls.preflight import check_pair
-from tests.tls.made import DAY, Issued, issue
+from tests.support.certificates import DAY, Issued, issue
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 NAMES = names_of(

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from qwen_asr.config import Config
-from qwen_asr.options import add_options, from_options
-from tests.tls.made import _HELD, MISTAKES, PASSWORD, issue, pattern_of, put
+from qwen_asr.config.config import Config
+from qwen_asr.config.options import add_options, from_options
+from tests.support.certificates import _HELD, MISTAKES, PASSWORD, issue, pattern_of, put
 
 ROOT = Path(__file__).parents[2]
 # All in one process, so that what Python needs to start is paid once. CPU seconds, since the machine may be busy.
@@ -32,7 +32,7 @@ class Watched(socket.socket):
         super().bind(address)
 socket.socket = Watched
 sys.argv = ["app.py"]
-from qwen_asr.cli import main
+from qwen_asr.cli.main import main
 told = {}
 for case in json.load(sys.stdin):
     os.environ.update(case["environ"])
@@ -73,9 +73,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 os.chown(path, 65534, -1)
         if "--port" not in arguments:
             arguments += ["--port", "0"]
-        cases.append(
-            {"name": name, "arguments": arguments, "environ": mistake.environ, "as_nobody": mistake.as_nobody}
-        )
+        cases.append({"name": name, "arguments": arguments, "environ": mistake.environ, "as_nobody": mistake.as_nobody})
     done = subprocess.run(
         [sys.executable, "-c", RUN_ALL], input=json.dumps(cases), cwd=tmp_path_factory.mktemp("cwd"), env=ENVIRONMENT,
         capture_output=True, text=True, timeout=120, check=False,

@@ -18,14 +18,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qwen_asr.config import Config
+from qwen_asr.config.config import Config
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.addresses import names_of, own_names
+from qwen_asr.tls.certificates import choose_certificate
 from qwen_asr.tls.checks import certified_urls, fits
-from qwen_asr.tls.chosen import choose_certificate
 from qwen_asr.tls.preflight import CheckedPair, check_pair, load_context
-from qwen_asr.web.server import _announce
-from tests.tls.made import DAY, NOW, PASSWORD, Chained, Issued, issue, new_ec, put
+from qwen_asr.web.app import _announce
+from tests.support.certificates import DAY, NOW, PASSWORD, Chained, Issued, issue, new_ec, put
 
 # This machine's own, so that no name is worth a warning.
 OWN = (*own_names().dns, *(str(address) for address in own_names().ips))

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.addresses import Names, names_of, own_names
-from qwen_asr.tls.own_files import new_key
+from qwen_asr.tls.managed_files import new_key
 from qwen_asr.tls.self_signed import CERTIFICATE_NAME, KEY_NAME, ensure_self_signed, self_sign
 
 NOW = datetime(2030, 5, 17, 12, 0, tzinfo=UTC)

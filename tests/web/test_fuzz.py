@@ -26,9 +26,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from benchmarks.load import Running, server
-from qwen_asr.web import rest
-from tests.checkpoints import spoken
-from tests.waiting import until
+from qwen_asr.web.rest import routes as rest
+from tests.support.checkpoints import spoken
+from tests.support.waiting import until
 
 FRAMES = int(os.environ.get("FUZZ_FRAMES", "400"))
 """To each socket and each route."""

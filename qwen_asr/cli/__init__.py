@@ -1,0 +1,1 @@
+"""The commands `qwen-asr-serve-websocket` and `qwen-asr`."""

@@ -1,0 +1,296 @@
+"""The recognizer behind the page: loaded in the background, shared by all speakers.
+
+The page is there at once and shows what goes on; whoever speaks too early is told so (`NotReady`).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.audio.vad import Silero
+from qwen_asr.config.config import Config
+from qwen_asr.config.limits import MAX_STUCK_THREADS, WATCH_SECONDS
+from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
+from qwen_asr.live.events import Event
+from qwen_asr.live.session import Session
+from qwen_asr.service.admission import Admission, Slot
+from qwen_asr.service.memory import reclaim
+from qwen_asr.service.notifier import Notifier
+from qwen_asr.service.rate_limit import Rates
+from qwen_asr.service.session_options import SessionOptions
+from qwen_asr.service.sessions import SessionRegistry, TrackedRunner
+from qwen_asr.service.watchdog import Watchdog
+from qwen_asr.web.rest.metrics import Instruments, Readings
+
+if TYPE_CHECKING:
+    from qwen_asr.engine.recognizer import Recognizer
+    from qwen_asr.engine.scheduler import Scheduler
+    from qwen_asr.live.session_factory import Detection
+
+log = logging.getLogger(__name__)
+
+DEMO_NOTE = (
+    "A small demo that knows everyday sentences of a fixed kind, such as “Turn on the kitchen light.”, “The meeting is "
+    "on Monday the tenth of May.”, “Wake me up at half past six.”, and nothing else. For real speech start the server "
+    "with a Qwen3-ASR checkpoint."
+)
+
+
+def short_of_memory() -> LimitExceeded:
+    """Why nobody gets a session while those that there are need all the memory."""
+    return LimitExceeded("The device is short of memory for one more session: try again a little later.")
+
+
+class Service:
+    """`start` loads; `state` is "loading", "ready" or "failed", `text` says it to people, `error` is why it failed.
+
+    A recognizer that is loaded already can be handed in; the state is then "ready" from the beginning. `stopping` may
+    be set at any time: nobody gets a session any more. `waiting` tells how many clients wait for one and
+    `certificate_expiry` when the server's certificate expires (Unix time; None: there is none); both are for whoever
+    knows to replace. `admission` says who has a place among the sessions, whatever route they came by, and `rates`
+    how often one may come.
+    """
+
+    def __init__(self, config: Config, recognizer: Recognizer | None = None) -> None:
+        self.config = config
+        self.notifier = Notifier()
+        self.admission = Admission(config.max_sessions, config.max_queue)
+        self.rates = Rates(config.rate_limit)
+        self.state = "loading"
+        self.text = "Loading …"
+        self.error: QwenASRError | None = None
+        self._scheduler: Scheduler | None = None
+        self._silero: Silero | None = None
+        self._settled = threading.Event()
+        self.stopping = False
+        self.waiting: Callable[[], int] = lambda: self.admission.waiting
+        self.certificate_expiry: Callable[[], float | None] = lambda: None
+        self.instruments = Instruments()
+        self.instruments.registry.register(Readings(self))
+        self.sessions = SessionRegistry(self.instruments.lag.observe, lambda: self.instruments.count("StepFailed"))
+        self.watchdog = Watchdog(self.instruments)
+        self._stuck: list[threading.Thread] = []
+        self._closed = threading.Event()
+        if recognizer is not None:
+            self._take(recognizer)
+
+    def start(self, when_settled: Callable[[], None] = lambda: None) -> None:
+        """Begins to load; calls `when_settled` once it is ready or has failed. Nothing to do when it was handed in."""
+
+        def load() -> None:
+            if self.state == "loading":
+                self._load()
+            when_settled()
+
+        threading.Thread(target=load, name="qwen-asr-loading", daemon=True).start()
+
+    def wait(self, seconds: float | None = None) -> str:
+        """Waits until the state is no longer "loading"; returns the state."""
+        self._settled.wait(seconds)
+        return self.state
+
+    def as_dict(self) -> dict[str, Any]:
+        """The state for the page: `state`, `text`, the model's name and one line on what it understands."""
+        recognizer = self._scheduler.recognizer if self._scheduler else None
+        state, text = self.readiness()
+        return {
+            "state": "loading" if state == "stopping" else state,  # it will be ready again: the page asks on
+            "text": text,
+            "model": f"Checkpoint: {recognizer.name}" if recognizer else "",
+            "note": DEMO_NOTE if recognizer and recognizer.is_demo else "",
+        }
+
+    def new_session(
+        self,
+        context: str = "",
+        language: str | None = None,
+        chunk_seconds: float | None = None,
+        prompt: str = "",
+        detection: Detection | None = None,
+    ) -> Session:
+        """A session of one speaker. Raises NotReady while loading, UnknownLanguage for a language of no model.
+
+        Where the speaker names no prompt, context or language, the server's defaults apply; so do its endpoints, unless
+        `detection` makes another detector out of them.
+        """
+        from qwen_asr.live.session_factory import create_session, endpoints_of  # heavy: torch
+
+        scheduler, silero = self._ready()
+        config = self.config
+        return create_session(
+            scheduler.recognizer,
+            silero,
+            endpoints_of(config),
+            chunk_seconds=chunk_seconds or config.chunk_size_sec,
+            context=config.context_for(context, prompt),
+            language=language or config.default_language,
+            max_new_tokens=config.max_new_tokens,
+            detection=detection,
+        )
+
+    def listen(
+        self,
+        options: SessionOptions,
+        on_events: Callable[[list[Event]], None],
+        kind: str = "page",
+        name: str = "",
+        detection: Detection | None = None,
+        slot: Slot | None = None,
+    ) -> TrackedRunner:
+        """A session that runs, of one of `sessions.KINDS`; `name` is its id, for the log.
+
+        `place` is one that is in; the session gives it back at its end, and at once where it cannot be opened. Without
+        one it takes a place that is free. Raises as `new_session` does, and LimitExceeded where no place is free.
+        """
+        slot = slot or self.admission.enter_at_once()
+        try:
+            return self._seat(kind, name, options, on_events, detection, slot)
+        except BaseException:
+            slot.leave()
+            raise
+
+    def transcribe(
+        self,
+        context: str,
+        language: str | None,
+        chunk_seconds: float,
+        on_events: Callable[[list[Event]], None],
+        slot: Slot | None = None,
+    ) -> TrackedRunner:
+        """A session that runs, its text brought up to date every `chunk_seconds`. As `listen` in all else."""
+        options = SessionOptions(SAMPLE_RATE, context, language, chunk_seconds=chunk_seconds)
+        return self.listen(options, on_events, "rest", slot=slot)
+
+    def _seat(
+        self,
+        kind: str,
+        name: str,
+        options: SessionOptions,
+        on_events: Callable[[list[Event]], None],
+        detection: Detection | None,
+        slot: Slot,
+    ) -> TrackedRunner:
+        scheduler, _ = self._ready()
+        from qwen_asr.engine.scheduler import is_out_of_memory  # heavy; loaded by now
+
+        try:
+            session = self.new_session(
+                options.context, options.language, options.chunk_seconds, options.prompt, detection
+            )
+            return self.sessions.open(kind, name or secrets.token_hex(4), session, scheduler, on_events, slot.leave)
+        except Exception as error:
+            if is_out_of_memory(error):
+                self.watchdog.out_of_memory()
+                raise short_of_memory() from error
+            raise
+
+    def readiness(self) -> tuple[str, str]:
+        """The state, or "stopping", and its text: whether a session can be opened."""
+        return ("stopping", str(ServerStopping())) if self.stopping else (self.state, self.text)
+
+    def unhealthy_reason(self) -> str | None:
+        """Why only a new process would help, in a sentence; None while all is well."""
+        stuck = sum(thread.is_alive() for thread in self._stuck)
+        if stuck:
+            return f"{stuck} of the recognizer's threads hang in a pass over the model that does not end."
+        working = self._scheduler is not None and self._scheduler.alive
+        if self.state == "ready" and not working and not self._closed.is_set():
+            return "The recognizer's thread has ended."
+        return None
+
+    @property
+    def model_name(self) -> str:
+        """What people know the checkpoint by. Raises NotReady while it is not loaded."""
+        if self._scheduler is None:
+            raise NotReady(self.text)
+        return self._scheduler.recognizer.name
+
+    def close(self) -> None:
+        """Stops the recognizer's thread; sessions that still run are told that it has stopped."""
+        self._closed.set()
+        if self._scheduler is not None:
+            self._scheduler.close()
+
+    def _ready(self) -> tuple[Scheduler, Silero]:
+        if self.stopping:
+            raise ServerStopping
+        if self._scheduler is None or self._silero is None or self.state != "ready":
+            raise NotReady(self.text)
+        if self.watchdog.short_of_memory:
+            raise short_of_memory()
+        return self._scheduler, self._silero
+
+    def _load(self) -> None:
+        try:
+            from qwen_asr.engine.checkpoint import load_recognizer  # heavy: takes seconds, and the page is up meanwhile
+
+            config = self.config
+            self._take(load_recognizer(config.asr_model_path, config.device, config.dtype, self._progress))
+        except QwenASRError as error:
+            self._fail(error)
+        except Exception as error:
+            log.exception("the checkpoint could not be loaded")
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            self._fail(QwenASRError(f"The checkpoint could not be loaded ({reason}). The server's log says more."))
+
+    def _take(self, recognizer: Recognizer) -> None:
+        import torch  # heavy, as is what follows
+
+        from qwen_asr.engine.scheduler import Scheduler
+
+        if recognizer.is_demo and recognizer.device.type == "cpu":
+            # So small a model loses more to threads that wait for each other than it gains by them.
+            torch.set_num_threads(1)
+        self._silero = Silero()
+        self._scheduler = Scheduler(recognizer, self.watchdog)
+        threading.Thread(
+            target=self._watch_over, args=(self._scheduler,), name="qwen-asr-watchdog", daemon=True
+        ).start()
+        log.info("Ready: %s on %s (%s)", recognizer.name, recognizer.device, recognizer.dtype)
+        self._settle("ready", "Ready")
+
+    def _watch_over(self, scheduler: Scheduler) -> None:
+        reclaimed_at = 0
+        while not self._closed.wait(WATCH_SECONDS):
+            if (seconds := self.watchdog.stalled_for) is not None:
+                self._give_up_on(scheduler, seconds)
+            if self.sessions.ended > reclaimed_at:
+                reclaimed_at = self.sessions.ended
+                reclaim()
+
+    def _give_up_on(self, scheduler: Scheduler, seconds: float) -> None:
+        """A pass does not end: its sessions are told, and the others go on where `Scheduler.abandon` calls it sound."""
+        hanging = sum(thread.is_alive() for thread in self._stuck)
+        replace = scheduler.recognizer.device.type == "cpu" and hanging + 1 < MAX_STUCK_THREADS
+        sentence = f"The recognizer hung on this part for {seconds:.0f} seconds and was given up."
+        given_up = scheduler.abandon(sentence, replace=replace)
+        self.watchdog.turn_ends()
+        self._stuck += given_up
+        if not given_up:
+            return
+        if replace:
+            log.error("A pass over the model did not end in %.0f s; another thread goes on without it.", seconds)
+        else:
+            log.error("A pass over the model did not end in %.0f s; the server has to be restarted.", seconds)
+            self._fail(NotReady("The recognizer hangs; the server has to be restarted."))
+
+    def _progress(self, text: str) -> None:
+        log.info("%s", text)
+        self._say(self.state, text.rstrip(" .…") + " …")
+
+    def _fail(self, error: QwenASRError) -> None:
+        self.error = error
+        self._settle("failed", str(error))
+
+    def _settle(self, state: str, text: str) -> None:
+        self._say(state, text)
+        self._settled.set()
+
+    def _say(self, state: str, text: str) -> None:
+        self.state, self.text = state, text
+        self.notifier.notify()

@@ -1,0 +1,1 @@
+"""Which requests are allowed: hosts, origins, credentials, rates, and what trusted proxies report."""

@@ -1,0 +1,311 @@
+"""The app that is served: our routes, then the page, which is mounted last because it takes every path that is left.
+
+``serve(config)`` is the whole life of the server: take the port, say the addresses, load in the background, run until
+it is told to stop. ``create_app`` is the app alone, for tests and for whoever brings a server of his own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.routing import Mount
+
+from qwen_asr.config.config import Config
+from qwen_asr.errors import QwenASRError, ShareUnavailable
+from qwen_asr.redaction import redact_logs
+from qwen_asr.web.access.hsts import StrictTransport
+from qwen_asr.web.transport.https import check_https, opened_https
+from qwen_asr.web.transport.uvicorn_server import Server, bind, create_server
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from qwen_asr.live.events import Event
+    from qwen_asr.service.admission import QueueTicket
+    from qwen_asr.service.service import Service
+    from qwen_asr.service.session_options import SessionOptions
+    from qwen_asr.service.sessions import TrackedRunner
+    from qwen_asr.tls.certificates import ServerCertificate
+    from qwen_asr.tls.reloading import ReloadingCertificate
+    from qwen_asr.web.access.guard import AccessGuard
+    from qwen_asr.web.page.recordings import RecordingRegistry
+
+log = logging.getLogger(__name__)
+
+FAREWELL_SECONDS = 1.5
+"""How long a server that cannot load its checkpoint still tells open pages why, before it ends."""
+
+
+def create_app(
+    config: Config, service: Service, *, chosen: ServerCertificate | None = None, **settings: Any
+) -> FastAPI:
+    """The app over `service`, which the caller starts and closes; `chosen` is the certificate that it is served with.
+
+    `settings` are `streaming_microphone`'s.
+    """
+    from fastapi import FastAPI
+
+    from qwen_asr.service.shutdown import Recordings, Stopping
+    from qwen_asr.web.access.forwarded import Forwarded
+    from qwen_asr.web.access.guard import AccessGuard
+    from qwen_asr.web.page.recordings import RecordingRegistry
+    from qwen_asr.web.rest import routes as rest
+    from qwen_asr.web.sockets.asr.route import AsrRoute
+    from qwen_asr.web.sockets.realtime.route import RealtimeRoute
+
+    def listen(
+        options: SessionOptions, on_events: Callable[[list[Event]], None], slot: QueueTicket | None = None
+    ) -> TrackedRunner:
+        try:
+            return service.listen(options, on_events, slot=slot)
+        except Exception as error:
+            service.instruments.count(error)
+            raise
+
+    door = AccessGuard(config, service.rates)
+    speakers = RecordingRegistry(
+        listen, admission=service.admission, rates=service.rates, session_seconds=config.max_session_seconds
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> Any:
+        yield
+        speakers.close()
+
+    app = FastAPI(title="Qwen3-ASR live", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.add_middleware(Unbuffered)
+    app.add_middleware(door.around)
+    app.state.speakers = speakers
+    app.state.service = service
+    # Routes of our own go here: after the mount at "/" they would answer 404.
+    transcriptions = rest.add_routes(app, service)
+    sockets = [route.add_to(app, service) for route in (AsrRoute, RealtimeRoute)]
+    app.state.stopping = Stopping(service, Recordings(speakers), *sockets, transcriptions)
+    if chosen is not None and chosen.root is not None:
+        from qwen_asr.web.rest import trust
+
+        trust.add_routes(app, chosen.root, config.host)
+    mounted = _in_a_loop(lambda: _mount_page(app, config, service, speakers, door, settings))
+    # The last one added is the outermost: everything else goes by what it has put right.
+    app.add_middleware(Forwarded, trusted=config.trusted_proxies, root_path=config.root_path or "")
+    gradio_app: Any
+    [gradio_app] = [route.app for route in mounted.routes if isinstance(route, Mount) and route.path == ""]
+    door.knows(gradio_app)
+
+    def end_streams() -> None:
+        # Each open page holds an event stream that ends by itself only at this sign.
+        gradio_app.stop_event.set()
+        transcriptions.give_up()
+
+    app.state.end_streams = end_streams
+    return mounted
+
+
+def _mount_page(
+    app: FastAPI,
+    config: Config,
+    service: Service,
+    speakers: RecordingRegistry,
+    door: AccessGuard,
+    settings: dict[str, Any],
+) -> FastAPI:
+    import gradio as gr  # heavy; the port is taken before it is imported
+
+    from qwen_asr.engine.languages import resolve_language
+    from qwen_asr.web.page.page import CSS, build_page, theme
+
+    page = build_page(
+        speakers,
+        service,
+        language=resolve_language(config.default_language),
+        context=config.default_context or "",
+        **settings,
+    )
+    mounted: FastAPI = gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        auth=door.page_login,
+        server_name=config.host,
+        server_port=config.port,
+        theme=theme(),
+        css_paths=CSS,
+        footer_links=[],
+        run_history=False,  # what was said must not stay in the browser's storage
+        pwa=False,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        root_path=config.root_path,
+        # Gradio shows the text of any exception otherwise; what people may read is raised as gr.Error.
+        show_error=False,
+    )
+    return mounted
+
+
+def _in_a_loop(mount: Callable[[], FastAPI]) -> FastAPI:
+    """Where none runs, Gradio makes an event loop for each of its locks, and closes none of them."""
+
+    async def run() -> FastAPI:
+        return mount()
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(run())
+    return mount()
+
+
+def serve(config: Config) -> int:
+    """Serves until SIGINT or SIGTERM; returns the exit code.
+
+    Raises StartupError where it cannot start, and what loading raised where there is no checkpoint to serve with. On a
+    Hugging Face Space that last is shown on the page instead: nobody there reads an exit code.
+    """
+    # First the certificate and the ports: nobody wants to load for minutes and then hear of a mistake.
+    redact_logs(config)
+    check_https(config)
+    chosen = _certificate(config)
+    with contextlib.ExitStack() as open_now:
+        listening = open_now.enter_context(bind(config.host, config.port))
+        plain = None
+        if config.http_redirect_port is not None:
+            plain = open_now.enter_context(bind(config.host, config.http_redirect_port, "--http-redirect-port"))
+        port = listening.getsockname()[1]
+        say("Starting ...")
+        certificate = open_now.enter_context(opened_https(config, chosen, port, plain))
+        from qwen_asr.service.service import Service  # heavy; see above
+        from qwen_asr.web.access.guard import access_warnings
+
+        service = Service(config)
+        app = create_app(config, service, chosen=chosen)
+        app.state.certificate = certificate
+        if certificate is not None:
+            service.certificate_expiry = lambda: certificate.expiry().timestamp()
+        server = create_server(app, certificate=certificate, around=_around(config, certificate))
+        redact_logs(config)  # again: uvicorn has made handlers of its own
+        _announce(config, port, chosen)
+        for sentence in access_warnings(config):
+            log.warning("%s", sentence)
+        service.start(lambda: _loaded(config, service, server))
+        if config.share and not config.on_space:
+            threading.Thread(target=_share, args=(port,), name="qwen-asr-share", daemon=True).start()
+        server.run(sockets=[listening])
+        service.close()
+    if service.error is not None and server.stopped_by is None:
+        raise service.error
+    return 0
+
+
+class Unbuffered:
+    """Tells nginx, and others who know its header, to pass event streams on as they come."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Adds the header to answers that are event streams."""
+
+        async def mark(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                if headers.get("content-type", "").startswith("text/event-stream"):
+                    headers["X-Accel-Buffering"] = "no"
+            await send(message)
+
+        await self._app(scope, receive, mark if scope["type"] == "http" else send)
+
+
+def _certificate(config: Config) -> ServerCertificate | None:
+    if not config.tls:
+        return None
+    from qwen_asr.tls.certificates import choose_certificate
+
+    return choose_certificate(config)
+
+
+def _around(config: Config, certificate: ReloadingCertificate | None) -> Callable[[Any], Any]:
+    """The middleware around everything. Only what an authority signed is promised for longer (`hsts`)."""
+    if certificate is None or not (config.ssl_certfile or config.acme_domain):
+        return lambda app: app
+    return lambda app: StrictTransport(app, lambda: certificate.leaf)
+
+
+def _announce(config: Config, port: int, chosen: ServerCertificate | None = None) -> None:
+    from qwen_asr.tls.addresses import page_urls
+    from qwen_asr.tls.chain import signed_by
+    from qwen_asr.tls.checks import certified_urls
+    from qwen_asr.web import qr
+
+    say("The page is at:")
+    hosts = config.acme_domain or (config.host,)
+    urls = tuple(url for host in hosts for url in page_urls(host, port, config.tls))
+    if chosen is not None and not chosen.own:
+        urls = certified_urls(chosen.checked.names, port, urls)
+    for url in urls:
+        say(f"  {url}")
+    if not config.tls and not config.on_space and any("//localhost" not in url for url in urls):
+        say("But for localhost, browsers give the microphone over https only: see --generate-self-signed-cert.")
+    if chosen is not None and signed_by(chosen.checked.leaf, chosen.checked.leaf):
+        say("The certificate is self-signed: the browser warns once; go on to the page there.")
+    if chosen is not None and chosen.root is not None:
+        say(f"So that no browser warns, install the authority once: {(qr.network_url(urls) or urls[0])}/trust")
+        say(f"Its SHA-256 fingerprint: {chosen.root.fingerprint}")
+    phone = qr.network_url(urls)
+    if config.tls and phone and qr.can_show():
+        say(qr.terminal_code(phone))
+        say(f"For a phone on the same network: {phone}")
+
+
+def say(text: str) -> None:
+    """A line for whoever started the server; not a log, so that no log level hides the address."""
+    print(text, flush=True)  # noqa: T201 - see above
+
+
+def _loaded(config: Config, service: Service, server: Server) -> None:
+    gc.collect()
+    gc.freeze()  # what is loaded stays: `Service` collects often, and need not go through that
+    if service.error is None:
+        say(f"Ready. {service.as_dict()['model']}")
+    elif config.on_space:
+        log.error("%s", service.error)
+    else:
+        threading.Event().wait(FAREWELL_SECONDS)  # open pages are being told
+        server.should_exit = True
+
+
+def _share(port: int) -> None:
+    try:
+        say(f"  {public_link(port)}  (public, for up to a week)")
+    except QwenASRError as error:
+        say(str(error))
+
+
+def public_link(port: int) -> str:
+    """The address of a Gradio share link to that local port. Raises ShareUnavailable."""
+    from gradio import networking
+
+    try:
+        link = networking.setup_tunnel(
+            local_host="127.0.0.1",
+            local_port=port,
+            share_token=secrets.token_urlsafe(32),
+            share_server_address=None,
+            share_server_tls_certificate=None,
+        )
+    except Exception as error:
+        log.debug("no share link", exc_info=True)
+        raise ShareUnavailable(
+            f"No public link is to be had ({type(error).__name__}): Gradio's share service cannot be reached or used "
+            "from here. The page is served at the addresses above."
+        ) from error
+    return link.replace("http://", "https://", 1)

@@ -1,0 +1,1 @@
+"""The Gradio page: its microphone, its transcript, and the recordings behind it."""

@@ -1,0 +1,1 @@
+"""`/ws/asr`: live recognition with sessions that can be resumed. docs/protocol.md shows every message."""

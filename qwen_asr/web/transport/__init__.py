@@ -1,0 +1,1 @@
+"""Ports, TLS and uvicorn: how bytes reach the app."""

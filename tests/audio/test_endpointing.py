@@ -1,0 +1,443 @@
+"""Endpointing: every sample in exactly one place, no word cut, and the same however the samples come."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.audio.endpointing import (
+    Ended,
+    EndpointConfig,
+    Skipped,
+    Speech,
+    Started,
+    UtteranceDetector,
+    quietest,
+)
+from qwen_asr.audio.resample import StreamingResampler
+from qwen_asr.audio.vad import WINDOW, VoiceActivity
+from qwen_asr.errors import AudioError, BadConfig
+from training.voices import HELD_OUT, Voice, speak
+
+DEFAULT = EndpointConfig()
+
+
+class SessionInfo:
+    """A voice activity whose probabilities are told, one a window, the last for all windows that follow."""
+
+    def __init__(self, probabilities):
+        self._probabilities, self._samples, self._windows = list(probabilities), 0, 0
+
+    def feed(self, samples):
+        self._samples += len(samples)
+        begin, self._windows = self._windows, self._samples // WINDOW
+        last = len(self._probabilities) - 1
+        return np.array([self._probabilities[min(i, last)] for i in range(begin, self._windows)], np.float32)
+
+
+def run(samples, voice, config=DEFAULT, sizes=()):
+    """All events, and what had been handed on after each feed."""
+    detector, events, begin = UtteranceDetector(config, voice), [], 0
+    for size in sizes:
+        events += detector.feed(samples[begin : begin + size])
+        begin = min(begin + size, len(samples))
+        assert detector.position == begin
+    events += detector.feed(samples[begin:])
+    events += detector.finish()
+    assert detector.position == len(samples)
+    return events
+
+
+def decisions(events):
+    return [event for event in events if not isinstance(event, Speech)]
+
+
+def utterances(events):
+    return [event for event in events if isinstance(event, Ended)]
+
+
+def check(events, samples, config=DEFAULT):
+    """The promises that hold for any input."""
+    reached, count, current, heard = 0, 0, None, []
+    for event in events:
+        match event:
+            case Started(utterance, start):
+                assert current is None
+                assert (utterance, start) == (count, reached)
+                current, heard = event, []
+            case Speech(utterance, block):
+                assert current is not None
+                assert utterance == current.utterance
+                assert len(block) > 0
+                heard.append(block)
+            case Ended(utterance, start, end, reason):
+                assert current is not None
+                assert (utterance, start) == (current.utterance, current.start)
+                assert start == reached < end
+                spoken = np.concatenate(heard)
+                longest = round(config.longest_seconds * SAMPLE_RATE)
+                assert end - start <= len(spoken) <= longest
+                if reason != "length":
+                    assert len(spoken) == end - start
+                assert np.array_equal(spoken, samples[start : start + len(spoken)])
+                reached, count, current = end, count + 1, None
+            case Skipped(start, end):
+                assert current is None
+                assert start == reached < end
+                reached = end
+    assert current is None
+    assert reached == len(samples)
+
+
+configs = st.builds(
+    EndpointConfig,
+    threshold=st.sampled_from((0.05, 0.5, 0.9)),
+    silence_seconds=st.floats(0.05, 1.0),
+    min_speech_seconds=st.floats(0, 3.0),
+    longest_seconds=st.floats(1.0, 4.0),
+    pre_roll_seconds=st.floats(0, 0.5),
+    hang_over_seconds=st.floats(0, 1.2),
+)
+# Runs of windows with one probability: speech, pauses and bursts of any length.
+told = st.lists(st.tuples(st.sampled_from((0.0, 0.2, 0.4, 0.5, 1.0)), st.integers(1, 60)), min_size=1, max_size=12).map(
+    lambda runs: [probability for probability, length in runs for _ in range(length)]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    config=configs,
+    probabilities=told,
+    tail=st.integers(0, WINDOW - 1),
+    sizes=st.lists(st.one_of(st.integers(0, 3), st.integers(0, 20_000)), max_size=30),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_sample_is_in_one_place_whatever_the_chunks(config, probabilities, tail, sizes, seed):
+    length = len(probabilities) * WINDOW + tail
+    samples = np.random.default_rng(seed).uniform(-1, 1, length).astype(np.float32)
+    at_once = run(samples, SessionInfo(probabilities), config)
+    check(at_once, samples, config)
+    in_pieces = run(samples, SessionInfo(probabilities), config, sizes)
+    check(in_pieces, samples, config)
+    assert decisions(in_pieces) == decisions(at_once)
+
+
+def windows(*runs):
+    return [float(probability) for probability, length in runs for _ in range(length)]
+
+
+def sound(probabilities, extra=0):
+    return np.random.default_rng(3).uniform(-1, 1, len(probabilities) * WINDOW + extra).astype(np.float32)
+
+
+def test_pre_roll_and_hang_over_stand_around_the_voice():
+    probabilities = windows((0, 50), (1, 20), (0, 60))
+    [ended] = utterances(run(sound(probabilities), SessionInfo(probabilities)))
+    assert ended == Ended(0, 50 * WINDOW - 4_800, 70 * WINDOW + 4_800, "silence")
+
+
+def test_pre_roll_does_not_reach_into_the_utterance_before():
+    probabilities = windows((1, 20), (0, 26), (1, 20), (0, 60))
+    config = EndpointConfig(pre_roll_seconds=2.0)
+    first, second = utterances(run(sound(probabilities), SessionInfo(probabilities), config))
+    assert first.start == 0
+    assert second.start == first.end == 20 * WINDOW + 4_800
+
+
+def test_a_pause_shorter_than_the_silence_stays_inside():
+    probabilities = windows((1, 20), (0, 24), (1, 20), (0, 60))
+    samples = sound(probabilities)
+    events = run(samples, SessionInfo(probabilities))
+    check(events, samples)
+    assert utterances(events) == [Ended(0, 0, 64 * WINDOW + 4_800, "silence")]
+    split = windows((1, 20), (0, 25), (1, 20), (0, 60))
+    assert len(utterances(run(sound(split), SessionInfo(split)))) == 2
+
+
+def test_a_short_burst_is_skipped_and_a_word_is_not():
+    burst = windows((0, 30), (1, 4), (0, 60))
+    assert utterances(run(sound(burst), SessionInfo(burst))) == []
+    word = windows((0, 30), (1, 5), (0, 60))
+    assert len(utterances(run(sound(word), SessionInfo(word)))) == 1
+
+
+def test_pieces_of_a_word_count_together():
+    probabilities = windows((0, 30), (1, 3), (0, 4), (1, 3), (0, 60))
+    [ended] = utterances(run(sound(probabilities), SessionInfo(probabilities)))
+    assert ended.start == 30 * WINDOW - 4_800
+
+
+def test_voice_falls_later_than_it_rises():
+    kept = windows((0, 30), (0.6, 10), (0.36, 40), (0, 60))
+    [ended] = utterances(run(sound(kept), SessionInfo(kept)))
+    assert ended.end == 80 * WINDOW + 4_800
+    never = windows((0, 30), (0.49, 60), (0, 30))
+    assert utterances(run(sound(never), SessionInfo(never))) == []
+    # Once it fell, the lower threshold does not bring it back.
+    fallen = windows((0.6, 10), (0.3, 1), (0.45, 60))
+    [ended] = utterances(run(sound(fallen), SessionInfo(fallen)))
+    assert ended == Ended(0, 0, 10 * WINDOW + 4_800, "silence")
+
+
+def test_samples_are_handed_on_as_they_come():
+    detector = UtteranceDetector(DEFAULT, SessionInfo([1.0]))
+    handed = 0
+    for fed in range(100, 20_000, 100):
+        for event in detector.feed(np.zeros(100, np.float32)):
+            handed += len(event.samples) if isinstance(event, Speech) else 0
+        assert handed == (fed if fed >= 5 * WINDOW else 0)
+
+
+def test_silence_behind_the_hang_over_is_held_back_until_speech_goes_on():
+    probabilities = windows((1, 10), (0, 20), (1, 1), (0, 60))
+    detector, handed = UtteranceDetector(DEFAULT, SessionInfo(probabilities)), 0
+    for window in range(1, 32):
+        for event in detector.feed(np.zeros(WINDOW, np.float32)):
+            handed += len(event.samples) if isinstance(event, Speech) else 0
+        if 20 <= window <= 30:
+            assert handed == 10 * WINDOW + 4_800
+    assert handed == 31 * WINDOW
+
+
+def test_silence_is_skipped_as_it_goes():
+    detector, skipped = UtteranceDetector(DEFAULT, SessionInfo([0.0])), 0
+    for window in range(1, 200):
+        for event in detector.feed(np.zeros(WINDOW, np.float32)):
+            assert isinstance(event, Skipped)
+            skipped = event.end
+        assert skipped == max(0, window * WINDOW - 4_800)
+
+
+def test_a_long_utterance_is_cut_at_its_quietest_place_and_goes_on():
+    probabilities = [1.0] * 1_300  # 41.6 s
+    samples = sound(probabilities)
+    quiet = round(28.6 * SAMPLE_RATE)
+    samples[quiet - 2_000 : quiet + 2_000] *= 0.01
+    events = run(samples, SessionInfo(probabilities))
+    check(events, samples)
+    first, second = utterances(events)
+    assert first.reason == "length"
+    assert abs(first.end - quiet) <= 400
+    assert second == Ended(1, first.end, len(samples), "finish")
+
+
+def test_a_cut_in_the_silence_at_the_end_starts_no_empty_utterance():
+    config = EndpointConfig(longest_seconds=2.0, silence_seconds=1.0)
+    probabilities = windows((1, 40), (0, 80))
+    samples = sound(probabilities)
+    samples[40 * WINDOW :] = 0
+    events = run(samples, SessionInfo(probabilities), config)
+    check(events, samples, config)
+    [ended] = utterances(events)
+    assert ended == Ended(0, 0, 40 * WINDOW + 4_800, "length")
+
+
+def test_too_little_voice_for_very_long_is_still_handed_on():
+    config = EndpointConfig(longest_seconds=2.0, min_speech_seconds=10.0, silence_seconds=1.0)
+    probabilities = windows(*[(1, 1), (0, 20)] * 20)
+    samples = sound(probabilities)
+    events = run(samples, SessionInfo(probabilities), config)
+    check(events, samples, config)
+    assert utterances(events)
+
+
+@pytest.mark.parametrize("length", [0, 1, 511, 512, 513, 4_000])
+def test_a_stream_of_silence_is_skipped(length):
+    samples = np.zeros(length, np.float32)
+    events = run(samples, SessionInfo([0.0]))
+    check(events, samples)
+    assert not utterances(events)
+
+
+def test_stop_in_the_middle_of_a_word_keeps_it():
+    probabilities = windows((0, 20), (1, 2))
+    samples = sound(probabilities, extra=100)
+    [ended] = utterances(run(samples, SessionInfo(probabilities)))
+    assert ended == Ended(0, 20 * WINDOW - 4_800, len(samples), "finish")
+
+
+def test_stop_in_the_silence_after_a_word_ends_it_at_the_hang_over():
+    probabilities = windows((1, 20), (0, 15))
+    [ended] = utterances(run(sound(probabilities), SessionInfo(probabilities)))
+    assert ended == Ended(0, 0, 20 * WINDOW + 4_800, "finish")
+
+
+def test_finish_twice_gives_nothing_more_and_feed_after_it_is_refused():
+    detector = UtteranceDetector(DEFAULT, SessionInfo([1.0]))
+    detector.feed(np.zeros(9_999, np.float32))
+    assert detector.finish()
+    assert detector.finish() == []
+    with pytest.raises(RuntimeError, match="finished"):
+        detector.feed(np.zeros(1, np.float32))
+
+
+def test_samples_that_are_no_numbers_are_refused_and_leave_no_trace():
+    detector = UtteranceDetector(DEFAULT, SessionInfo([1.0]))
+    with pytest.raises(AudioError, match="NaN"):
+        detector.feed(np.array([0, np.nan], np.float32))
+    assert detector.position == 0
+
+
+def test_memory_stays_small_in_a_long_stream():
+    for probability in (0.0, 1.0):
+        detector = UtteranceDetector(DEFAULT, SessionInfo([probability]))
+        for _ in range(100):
+            detector.feed(np.zeros(SAMPLE_RATE, np.float32))
+            assert len(detector._tape._samples) <= 4 * SAMPLE_RATE
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"threshold": 0.0},
+        {"threshold": float("nan")},
+        {"silence_seconds": 0.0},
+        {"min_speech_seconds": -1.0},
+        {"longest_seconds": 0.5},
+        {"pre_roll_seconds": 20.0},
+        {"hang_over_seconds": -0.1},
+    ],
+)
+def test_an_impossible_setting_is_refused_by_name(wrong):
+    with pytest.raises(BadConfig, match=next(iter(wrong))):
+        EndpointConfig(**wrong)
+
+
+def test_quietest_takes_the_middle_of_the_last_of_equal_places():
+    samples = np.ones(48_000, np.float32)
+    samples[5_000:15_000] = 0
+    samples[25_000:35_000] = 0
+    assert abs(quietest(samples) - 30_000) <= 240
+    assert quietest(np.zeros(100, np.float32)) == 100
+
+
+# ---- with the real voice activity
+
+
+@pytest.fixture(scope="session")
+def said(needs):
+    needs("espeak-ng")
+    return lambda text, voice=HELD_OUT[0]: speak(text, voice)
+
+
+def silence(seconds, noise=0.0, seed=0):
+    length = round(seconds * SAMPLE_RATE)
+    return (np.random.default_rng(seed).normal(0, 1, length) * noise).astype(np.float32)
+
+
+def audible(clip, level=0.01):
+    """First and last sample of the clip that can be heard."""
+    found = np.flatnonzero(np.abs(clip) > level * np.abs(clip).max())
+    return int(found[0]), int(found[-1]) + 1
+
+
+@pytest.mark.parametrize("voice", HELD_OUT[::3], ids=lambda voice: voice.name)
+@pytest.mark.parametrize("noise", [0.0, 0.003])
+def test_no_first_and_no_last_word_is_cut(silero, said, voice, noise):
+    clip = said("Stop the music in the kitchen. What is the time in Paris?", voice)
+    before = 2 * SAMPLE_RATE
+    samples = np.concatenate((silence(2), clip, silence(2))) + silence(4 + len(clip) / SAMPLE_RATE, noise)
+    events = run(samples, VoiceActivity(silero))
+    check(events, samples)
+    found = utterances(events)
+    begin, end = (before + place for place in audible(clip))
+    assert found[0].start <= begin
+    assert found[-1].end >= end
+    assert found[0].start >= begin - SAMPLE_RATE // 2
+    assert found[-1].end <= end + SAMPLE_RATE // 2
+
+
+@pytest.mark.parametrize("word", ["Yes.", "No.", "Go.", "Stop.", "On.", "Hi.", "Up.", "Two."])
+@pytest.mark.parametrize("name", ["en-us+m5", "en-gb+f3", "en-us+robert"])
+def test_a_short_word_survives_whole(silero, said, word, name):
+    clip = said(word, Voice("espeak", name))
+    samples = np.concatenate((silence(1), clip, silence(1.5)))
+    [ended] = utterances(run(samples, VoiceActivity(silero)))
+    begin, end = (SAMPLE_RATE + place for place in audible(clip))
+    assert ended.start <= begin
+    assert ended.end >= end
+
+
+def test_clicks_noise_and_hum_are_no_speech(silero):
+    clicks = silence(3)
+    clicks[[8_000, 20_000, 20_700, 33_000]] = 0.9
+    hum = (0.1 * np.sin(2 * np.pi * 50 * np.arange(48_000) / SAMPLE_RATE)).astype(np.float32)
+    samples = np.concatenate((clicks, silence(3, 0.05), hum, silence(1)))
+    events = run(samples, VoiceActivity(silero))
+    check(events, samples)
+    assert not utterances(events)
+
+
+def test_sentences_with_pauses_are_utterances_of_their_own(silero, said):
+    clips = [said(text) for text in ("Turn on the light.", "The meeting is on Monday.", "Good morning, Anna.")]
+    samples = np.concatenate([part for clip in clips for part in (silence(1.5), clip)] + [silence(1.5)])
+    events = run(samples, VoiceActivity(silero))
+    check(events, samples)
+    found = utterances(events)
+    assert [ended.reason for ended in found] == ["silence"] * 3
+    place = 0
+    for clip, ended in zip(clips, found, strict=True):
+        place += round(1.5 * SAMPLE_RATE)
+        begin, end = (place + edge for edge in audible(clip))
+        assert ended.start <= begin < end <= ended.end
+        place += len(clip)
+
+
+def test_a_long_speech_is_cut_between_words(silero, said):
+    clip = said(" ".join(["The kitchen light is on and the door is open, and the blue lamp is off."] * 10))
+    samples = np.tile(clip, 2)[: 70 * SAMPLE_RATE]
+    config = EndpointConfig(longest_seconds=12.0)
+    events = run(samples, VoiceActivity(silero), config)
+    check(events, samples, config)
+    cuts = [ended.end for ended in utterances(events) if ended.reason == "length"]
+    assert cuts
+    loud = np.sqrt(np.mean(samples**2))
+    for cut in cuts:
+        assert np.sqrt(np.mean(samples[cut - 400 : cut + 400] ** 2)) < 0.5 * loud
+
+
+parts = st.lists(
+    st.one_of(
+        st.tuples(st.just("silence"), st.floats(0.01, 1.5)),
+        st.tuples(st.just("noise"), st.floats(0.01, 1.0)),
+        st.tuples(st.just("burst"), st.floats(0.01, 0.3)),
+        st.tuples(st.just("speech"), st.floats(0.05, 2.5)),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    parts=parts,
+    rate=st.sampled_from((8_000, 16_000, 22_050, 44_100, 48_000)),
+    sizes=st.lists(st.one_of(st.integers(0, 3), st.integers(0, 30_000)), max_size=15),
+)
+def test_samples_in_are_samples_out_at_any_rate(silero, said, parts, rate, sizes):
+    words = said("Turn on the kitchen light. Yes. The meeting is on Monday.")
+    pieces = {
+        "silence": lambda n: np.zeros(n, np.float32),
+        "noise": lambda n: np.random.default_rng(n).normal(0, 0.05, n).astype(np.float32),
+        "burst": lambda n: np.random.default_rng(n).uniform(-0.9, 0.9, n).astype(np.float32),
+        "speech": lambda n: words[5_000 : 5_000 + n],
+    }
+    recorded = np.concatenate([pieces[kind](round(seconds * rate)) for kind, seconds in parts])
+    resampler = StreamingResampler(rate)
+    whole = np.concatenate((resampler.feed(recorded), resampler.finish()))
+    config = EndpointConfig(longest_seconds=3.0)
+    expected = run(whole, VoiceActivity(silero), config)
+    check(expected, whole, config)
+
+    resampler, detector, events, begin = StreamingResampler(rate), None, [], 0
+    detector = UtteranceDetector(config, VoiceActivity(silero))
+    for size in [*sizes, len(recorded)]:
+        events += detector.feed(resampler.feed(recorded[begin : begin + size]))
+        begin += size
+    events += detector.feed(resampler.finish())
+    events += detector.finish()
+    check(events, whole, config)
+    assert decisions(events) == decisions(expected)
+    counted = sum(event.end - event.start for event in events if isinstance(event, Ended | Skipped))
+    assert counted == len(whole) == (2 * len(recorded) * SAMPLE_RATE + rate) // (2 * rate)

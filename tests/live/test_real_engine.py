@@ -1,0 +1,85 @@
+"""The session on the real engine: a final is what the engine says offline for exactly those samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
+from qwen_asr.engine.recognizer import Recognizer
+from qwen_asr.engine.scheduler import Scheduler
+from qwen_asr.engine.streaming import Utterance
+from qwen_asr.live import guards
+from qwen_asr.live.runner import Runner, run_session
+from qwen_asr.live.session import Session
+from tests.support.engine_double import Loudness, Samples, Witness, sound
+from training.model import build_model, build_processor
+
+ENDPOINTS = EndpointConfig(silence_seconds=0.3, longest_seconds=4.0, pre_roll_seconds=0.1, hang_over_seconds=0.1)
+SEGMENTS = [(False, 8000), (True, 30_000), (False, 9_000), (True, 5_000), (False, 9_000), (True, 90_000)]
+TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Iterator[Recognizer]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    processor = build_processor()
+    model = build_model(processor, width=64, encoder_layers=2, decoder_layers=2, channels=8)
+    yield Recognizer(model, processor, "random")
+    torch.set_num_threads(threads)
+
+
+def new_session(recognizer: Recognizer, **options: Any) -> Session:
+    def new_utterance(context: str, language: str | None, max_new_tokens: int) -> Utterance:
+        return Utterance(recognizer, context=context, language=language, max_new_tokens=max_new_tokens)
+
+    detector = UtteranceDetector(ENDPOINTS, Loudness())
+    return Session(new_utterance, detector, language="English", max_new_tokens=TOKENS, chunk_seconds=0.7, **options)
+
+
+def check_against_offline(recognizer: Recognizer, witness: Witness, audio: Samples) -> None:
+    assert len(witness.finals) >= 3
+    for final in witness.finals:
+        offline = Utterance(recognizer, language="English", max_new_tokens=TOKENS).feed(audio[final.start : final.end])
+        assert final.text == guards.cleaned(offline, False, TOKENS)[0]
+
+
+def test_synchronously(recognizer: Recognizer) -> None:
+    audio, session, witness = sound(SEGMENTS), new_session(recognizer), Witness()
+    rng = np.random.default_rng(0)
+    for event in run_session(session, np.split(audio, np.sort(rng.integers(0, len(audio), 60)))):
+        witness.take([event])
+    witness.check_complete(session)
+    check_against_offline(recognizer, witness, audio)
+    assert len(witness.events) > len(witness.finals) + 5  # partials came too
+
+
+def test_three_speakers_on_one_scheduler(recognizer: Recognizer) -> None:
+    speakers = []
+    with Scheduler(recognizer) as scheduler:
+        for seed in range(3):
+            session, witness = new_session(recognizer), Witness()
+            speakers.append((session, witness, Runner(session, scheduler, witness.take), sound(SEGMENTS, seed)))
+        for turn in range(40):
+            for _, _, runner, audio in speakers:
+                runner.feed(np.array_split(audio, 40)[turn])
+        for ending in [runner.finish() for _, _, runner, _ in speakers]:
+            ending.result(timeout=120)
+    for session, witness, _, audio in speakers:
+        witness.check_complete(session)
+        check_against_offline(recognizer, witness, audio)
+
+
+def test_a_scheduler_that_stops_ends_the_session_with_sentences(recognizer: Recognizer) -> None:
+    scheduler, session, witness = Scheduler(recognizer), new_session(recognizer), Witness()
+    runner = Runner(session, scheduler, witness.take)
+    scheduler.close()
+    runner.feed(sound(SEGMENTS))
+    runner.finish().result(timeout=20)
+    witness.check_complete(session)
+    assert {getattr(event, "message", "") for event in witness.closed} == {"The recognizer was stopped."}

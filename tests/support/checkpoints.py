@@ -1,0 +1,110 @@
+"""Checkpoints and speech that tests of several rooms share."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
+
+from qwen_asr.engine.checkpoint import DEMO_FOLDER
+from qwen_asr.engine.recognizer import Recognizer
+from training.model import build_model, build_processor
+from training.voices import HELD_OUT, speak
+
+Samples = NDArray[np.float32]
+
+
+@cache
+def random_processor() -> Any:
+    """The demo's processor, its tokenizer trained once."""
+    return build_processor()
+
+
+def random_parts(seed: int = 1) -> tuple[Any, Any]:
+    """A small random model whose answers vary, and its processor. Random initial weights alone repeat one token."""
+    processor = random_processor()
+    model = build_model(processor, width=64, encoder_layers=2, decoder_layers=2, channels=8, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.add_(torch.randn(weight.shape, generator=generator) * 0.1)
+    return model, processor
+
+
+@cache
+def random_recognizer() -> Recognizer:
+    """The engine on the random model (whose `generate` goes on working: it is the reference)."""
+    return Recognizer(*random_parts(), name="random")
+
+
+@cache
+def demo_recognizer() -> Recognizer:
+    """The engine on the bundled demo checkpoint, float32 on the CPU."""
+    model = Qwen3ASRForConditionalGeneration.from_pretrained(DEMO_FOLDER, dtype=torch.float32)
+    return Recognizer(model, Qwen3ASRProcessor.from_pretrained(DEMO_FOLDER), "demo", is_demo=True)
+
+
+@cache
+def reference_parts(name: str) -> tuple[Any, Any]:
+    """A model apart from the engine's, with transformers' own attention, to run plain `generate` on."""
+    if name == "random":
+        return random_parts()
+    model = Qwen3ASRForConditionalGeneration.from_pretrained(DEMO_FOLDER, dtype=torch.float32)
+    return model.eval(), Qwen3ASRProcessor.from_pretrained(DEMO_FOLDER)
+
+
+def generate(
+    name: str, samples: Samples, *, max_new_tokens: int = 200, language: str | None = None, context: str = ""
+) -> tuple[int, ...]:
+    """What plain greedy `generate` answers for a whole clip: token ids without the end token."""
+    model, processor = reference_parts(name)
+    assert model.config.text_config._attn_implementation == "sdpa"
+    inputs = processor.apply_transcription_request([samples], language=language, prompt=context)
+    with torch.inference_mode():
+        answer = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    tokens = answer[0, inputs["input_ids"].shape[1] :].tolist()
+    ends = set(model.generation_config.eos_token_id)
+    return tuple(token for token in tokens if token not in ends)
+
+
+@cache
+def spoken(text: str, voice: int = 0) -> Samples:
+    """`text` by one of the voices that the demo checkpoint was not trained on. Do not write into it."""
+    return speak(text, HELD_OUT[voice])
+
+
+def long_speech(rng: np.random.Generator, seconds: float) -> Samples:
+    """Sentences with pauses, silence, noise and jumps of level, `seconds` long."""
+    sentences = [
+        "Turn on the kitchen light.",
+        "The meeting is on Monday the tenth of May.",
+        "My number is four seven one.",
+        "Wake me up at half past six.",
+        "The green umbrella is in the hall.",
+    ]
+    parts: list[Samples] = []
+    length = 0
+    while length < seconds * 16_000:
+        speech = spoken(sentences[int(rng.integers(len(sentences)))], int(rng.integers(len(HELD_OUT))))
+        level = 10 ** rng.uniform(-2.5, 0)
+        pause = np.zeros(int(rng.uniform(0, 1.5) * 16_000), dtype=np.float32)
+        hiss = rng.standard_normal(len(speech)).astype(np.float32) * 10 ** rng.uniform(-5, -2)
+        parts += [((speech + hiss) * level).astype(np.float32), pause]
+        length += len(speech) + len(pause)
+    return np.concatenate(parts)[: int(seconds * 16_000)]
+
+
+def random_sizes(rng: np.random.Generator, total: int) -> list[int]:
+    """Sizes of 1 sample to 3 s that add up to `total`, so that both ends of the range come up."""
+    sizes: list[int] = []
+    while sum(sizes) < total:
+        size = int(rng.choice([1, 7, 160, 1600, 8000, rng.integers(1, 48_000), rng.integers(16_000, 48_000)]))
+        sizes.append(min(size, total - sum(sizes)))
+    return sizes
+
+
+DEMO = Path(DEMO_FOLDER)

@@ -1,0 +1,150 @@
+"""What the tests of this room share: sound whose voice is simply loudness, and an engine double for event order.
+
+The double is deterministic: what it hears is a function of the samples. The real engine is driven in `test_engine.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
+from qwen_asr.engine.streaming import Hypothesis
+from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.live.session import Session
+
+Samples = NDArray[np.float32]
+Say = Callable[[Samples, str, "str | None"], Hypothesis]  # (samples, context, language) → what the model says
+
+# Short utterances, so that a few seconds of sound hold many endpoints and cuts.
+QUICK = EndpointConfig(
+    silence_seconds=0.2,
+    min_speech_seconds=0.1,
+    longest_seconds=1.5,
+    pre_roll_seconds=0.1,
+    hang_over_seconds=0.1,
+)
+
+
+class Loudness:
+    """Voice is what is loud: exact to the window, so that a test knows where speech is."""
+
+    def __init__(self) -> None:
+        self._rest = np.zeros(0, np.float32)
+
+    def feed(self, samples: Samples) -> Samples:
+        joined = np.concatenate((self._rest, samples))
+        whole = len(joined) // 512 * 512
+        self._rest = joined[whole:]
+        return (np.abs(joined[:whole]).reshape(-1, 512).mean(axis=1) > 0.02).astype(np.float32)
+
+
+def sound(segments: Sequence[tuple[bool, int]], seed: int = 0) -> Samples:
+    """Noise at changing levels where a segment (loud, samples) is loud, near-silence where it is not."""
+    rng = np.random.default_rng(seed)
+    parts = [
+        rng.uniform(-1, 1, count) * (rng.uniform(0.1, 0.9) if loud else 0.001) for loud, count in segments if count
+    ]
+    return np.concatenate([np.zeros(0), *parts]).astype(np.float32)
+
+
+def heard(samples: Samples) -> str:
+    """One word for every full tenth of a second, made of its samples, and a last word that changes as audio comes."""
+    tenths = samples[: len(samples) // 1600 * 1600].reshape(-1, 1600)
+    words = [f"w{index}{chr(97 + int(np.abs(tenth).sum()) % 26)}" for index, tenth in enumerate(tenths)]
+    return " ".join([*words, f"open{len(samples) // 4000 % 3}."])
+
+
+def plainly(samples: Samples, context: str, language: str | None) -> Hypothesis:
+    """A model without faults."""
+    return Hypothesis((1,), "raw", language or "English", heard(samples), len(samples))
+
+
+class Double:
+    """Stands for an engine utterance. `busy` is set by the test while a step is under way: nobody may touch it then."""
+
+    def __init__(self, say: Say, context: str, language: str | None, max_new_tokens: int) -> None:
+        self._say, self._context, self._language = say, context, language
+        self.max_new_tokens = max_new_tokens
+        self.busy = False
+        self._samples = np.zeros(0, np.float32)
+        self.hypothesis = Hypothesis()
+
+    @property
+    def length(self) -> int:
+        return len(self._samples)
+
+    @property
+    def samples(self) -> Samples:
+        assert not self.busy
+        return self._samples
+
+    def append(self, samples: Samples) -> None:
+        assert not self.busy
+        self._samples = np.concatenate((self._samples, samples))
+
+    def truncate(self, length: int) -> None:
+        assert not self.busy
+        assert length <= self.length
+        self._samples = self._samples[:length]
+
+    def feed(self, samples: Samples) -> Hypothesis:
+        self.append(samples)
+        self.hypothesis = self._say(self._samples, self._context, self._language)
+        return self.hypothesis
+
+    def finish(self) -> Hypothesis:
+        return self.feed(np.zeros(0, np.float32))
+
+
+def new_session(say: Say = plainly, endpoints: EndpointConfig = QUICK, **options: Any) -> Session:
+    """A session on doubles that hear with `say`, with loudness for voice."""
+
+    def new_utterance(context: str, language: str | None, max_new_tokens: int) -> Any:
+        return Double(say, context, language, max_new_tokens)
+
+    return Session(new_utterance, UtteranceDetector(endpoints, Loudness()), **options)
+
+
+class Witness:
+    """Takes every event and checks what must hold at each: order, settled text, lag."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._settled = ""
+        self._current = 0  # the utterance that is reported now; all before it are closed
+
+    def take(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self.events.append(event)
+            assert event.utterance == self._current
+            assert event.lag >= 0
+            assert event.start <= event.end
+            if isinstance(event, Partial):
+                assert event.text.startswith(self._settled)
+                assert event.stable >= len(self._settled)
+                self._settled = event.text[: event.stable]
+                continue
+            if isinstance(event, Final):
+                assert event.corrected == (not event.text.startswith(self._settled))
+            self._settled = ""
+            self._current += 1
+
+    @property
+    def closed(self) -> list[Final | Failed]:
+        return [event for event in self.events if not isinstance(event, Partial)]
+
+    @property
+    def finals(self) -> list[Final]:
+        return [event for event in self.events if isinstance(event, Final)]
+
+    def check_complete(self, session: Session) -> None:
+        """Everything was reported once, and every sample is accounted for."""
+        assert session.done
+        assert session.lag == 0
+        assert sum(event.end - event.start for event in self.closed) + session.skipped == session.received
+        assert all(one.end <= other.start for one, other in zip(self.closed, self.closed[1:], strict=False))
+        assert list(session.transcript.finals) == self.finals

@@ -1,0 +1,53 @@
+"""The server in a process of its own, as people start it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+MAIN = "import sys; from qwen_asr.cli.main import main; sys.exit(main(sys.argv[1:]))"
+
+
+class Started:
+    """The server in a process of its own, in a folder of its own."""
+
+    def __init__(self, folder: Path, repository: Path, *options: str, first: str = "", **environ: str) -> None:
+        """`first` is Python that the process runs before anything else."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", f"{first}\n{MAIN}", *options],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(repository), "HF_HUB_OFFLINE": "1", **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def line_with(self, text: str) -> str:
+        """The next line of its output that has `text` in it."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if text in line:
+                return line.strip()
+        raise AssertionError(f"it ended without saying {text!r}: {self.end()}")
+
+    def end(self, number: int | None = None) -> tuple[int, str]:
+        """Sends it a signal, if one is given, and waits: exit code and standard error."""
+        if number is not None:
+            self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=120)
+        return self.process.returncode, said
+
+    def kill(self) -> None:
+        """See `kill`: for the end of a test, whatever came of it."""
+        kill(self.process)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Ends it at once if it still runs, and leaves none of its pipes open."""
+    process.kill()
+    process.wait(30)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()

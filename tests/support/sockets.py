@@ -1,0 +1,168 @@
+"""A real server for our WebSockets and real clients of it: what tests of the socket share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from fastapi import FastAPI
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from qwen_asr.config.limits import SocketLimits
+from qwen_asr.service.service import Service
+from qwen_asr.service.shutdown import Stopping
+from qwen_asr.web.app import Server, bind, create_server
+from qwen_asr.web.rest.routes import add_routes
+from qwen_asr.web.sockets.asr.route import AsrRoute
+from qwen_asr.web.sockets.realtime.route import RealtimeRoute
+from qwen_asr.web.transport.websocket_protocol import socket_options
+from tests.support.checkpoints import Samples
+
+PATIENCE = 120.0  # seconds; a busy machine is slow, and no test is about speed
+FRAME = 1_600  # samples, 100 ms, as the original client sends them
+
+
+@dataclass
+class Listening:
+    """A server that runs in this process, with nothing but the socket."""
+
+    url: str
+    socket: AsrRoute | RealtimeRoute
+    server: Server
+    service: Service
+
+    @property
+    def http(self) -> str:
+        """The address for plain HTTP."""
+        return self.url.replace("ws://", "http://").removesuffix("/ws/asr")
+
+    @property
+    def connections(self) -> set[Any]:
+        """uvicorn's, of any kind, that exist."""
+        return self.server.server_state.connections
+
+
+@contextlib.contextmanager
+def listening(
+    service: Service,
+    limits: SocketLimits | None = None,
+    send_buffer: int | None = None,
+    room: type[AsrRoute | RealtimeRoute] = AsrRoute,
+    port: int = 0,
+) -> Iterator[Listening]:
+    """Serves the socket on a free port. `send_buffer` is the kernel's, in bytes, for each connection.
+
+    `room` is what is listened at.
+    """
+    app = FastAPI()
+    app.state.end_streams = lambda: None
+    route = room.add_to(app, service, limits)
+    app.state.stopping = Stopping(service, route)
+    add_routes(app, service)
+    bound = bind("127.0.0.1", port)
+    if send_buffer is not None:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    server = create_server(app, timeout_graceful_shutdown=1, **socket_options(limits))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    try:
+        yield Listening(f"ws://localhost:{bound.getsockname()[1]}{room.path}", route, server, service)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        service.stopping = False  # it may be served again
+        bound.close()
+    assert not thread.is_alive()
+
+
+class Client:
+    """A client as a program has one: it sends, and keeps what comes."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+        self.messages: list[dict[str, Any]] = []
+        self._reading = asyncio.create_task(self._read())
+        self._news = asyncio.Event()
+
+    async def _read(self) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            async for message in self.connection:
+                assert isinstance(message, str)
+                self.messages.append(json.loads(message))
+                self._news.set()
+
+    def of_type(self, kind: str) -> list[dict[str, Any]]:
+        """The messages of that type, so far."""
+        return [message for message in self.messages if message["type"] == kind]
+
+    async def wait_for(self, kind: str, count: int = 1) -> dict[str, Any]:
+        """The `count`-th message of that type, waited for."""
+        async with asyncio.timeout(PATIENCE):
+            while len(self.of_type(kind)) < count:
+                self._news.clear()
+                await self._news.wait()
+        return self.of_type(kind)[count - 1]
+
+    async def config(self, **settings: Any) -> str:
+        """Opens the session; returns its id."""
+        await self.send({"type": "config", **settings})
+        created = await self.wait_for("session_created")
+        return str(created["session_id"])
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Sends a text message."""
+        await self.connection.send(json.dumps(message))
+
+    async def audio(self, samples: Samples, pause: float = 0.0) -> None:
+        """Sends frames of 100 ms of float32."""
+        for begin in range(0, len(samples), FRAME):
+            await self.connection.send(samples[begin : begin + FRAME].astype("<f4").tobytes())
+            await asyncio.sleep(pause)
+
+    async def finalize(self) -> int:
+        """Says that it has finished, and reads to the close; returns the close code."""
+        await self.send({"type": "finalize"})
+        return await self.closed()
+
+    async def closed(self) -> int:
+        """Reads to the close; returns the close code."""
+        async with asyncio.timeout(PATIENCE):
+            await self._reading
+        assert self.connection.close_code is not None
+        return self.connection.close_code
+
+
+AnyClient = TypeVar("AnyClient", bound=Client)
+
+
+@contextlib.asynccontextmanager
+async def client(
+    url: str, trust: ssl.SSLContext | None = None, kind: type[AnyClient] = Client, **options: Any
+) -> AsyncIterator[AnyClient]:
+    """A connected client, of that `kind`; `options` are those of `websockets`."""
+    # Its own pings would wait behind audio that the server does not read yet: docs/protocol.md.
+    async with connect(url, ssl=trust, **{"ping_timeout": None, "close_timeout": 5, **options}) as connection:
+        yield kind(connection)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
+    """Waits until the condition holds; returns whether it does."""
+    for _ in range(round(seconds * 100)):
+        if condition():
+            return True
+        await asyncio.sleep(0.01)
+    return condition()
+
+
+def silence(seconds: float) -> Samples:
+    """Nothing, for a while."""
+    return np.zeros(round(seconds * 16_000), np.float32)

@@ -1,0 +1,255 @@
+"""Bytes at offsets: whatever order, repetition and size they come in, each counts once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from qwen_asr.audio.resample import StreamingResampler, to_mono
+from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.service.notifier import Notifier
+from qwen_asr.service.session_options import SessionOptions
+from qwen_asr.web.page.recordings import Recording, RecordingRegistry
+
+
+class Collector:
+    """A listener that keeps what it hears, and says what a test has it say."""
+
+    def __init__(self, tell: Callable[[list[Event]], None]) -> None:
+        self.tell = tell
+        self.blocks: list[NDArray[np.float32]] = []
+        self.finished: Future[None] = Future()
+        self.closed = False
+        self.lag = 0.0
+        self.idle = True
+
+    def feed(self, samples: NDArray[np.float32]) -> None:
+        self.blocks.append(samples)
+
+    def finish(self) -> Future[None]:
+        self.finished.set_result(None)
+        return self.finished
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def open_speaker(rate: int = 48_000) -> tuple[Recording, Collector]:
+    heard: list[Collector] = []
+
+    def start(_: SessionOptions, tell: Callable[[list[Event]], None]) -> Collector:
+        heard.append(Collector(tell))
+        return heard[0]
+
+    return Recording(SessionOptions(rate), start), heard[0]
+
+
+def sound(samples: int, seed: int = 0) -> bytes:
+    return np.random.default_rng(seed).integers(-9000, 9000, samples).astype("<i2").tobytes()
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), rate=st.sampled_from([16_000, 44_100, 48_000]), samples=st.integers(0, 6_000))
+def test_any_blocks_in_any_order_give_the_same_bytes_and_samples(data: st.DataObject, rate: int, samples: int) -> None:
+    audio = sound(samples)
+    speaker, heard = open_speaker(rate)
+    while speaker.received < len(audio):
+        # A network: the block that is due, an old one again, one that overlaps, one that came too early.
+        offset = data.draw(st.integers(0, len(audio) // 2)) * 2
+        size = data.draw(st.integers(0, 4_000))
+        if data.draw(st.booleans()):
+            offset = max(0, speaker.received - data.draw(st.integers(0, 500)) * 2)
+        before = speaker.received
+        after = speaker.receive(offset, audio[offset : offset + size])
+        assert after == speaker.received >= before
+        if offset > before:
+            assert after == before  # a gap is refused whole
+        if size < 4:
+            speaker.receive(speaker.received, audio[speaker.received :][:2_000])  # so that the test ends
+    speaker.finish(len(audio))
+    assert speaker.sha256 == hashlib.sha256(audio).hexdigest()
+    whole = StreamingResampler(rate)
+    mono = to_mono(np.frombuffer(audio, "<i2"))
+    expected = np.concatenate([whole.feed(mono), whole.finish()])
+    np.testing.assert_array_equal(np.concatenate(heard.blocks), expected)
+
+
+def test_the_end_waits_for_the_last_byte() -> None:
+    audio = sound(1_000)
+    speaker, _ = open_speaker()
+    speaker.receive(0, audio[:1_000])
+    speaker.finish(len(audio))
+    assert not speaker.finished
+    speaker.receive(1_000, audio[1_000:])
+    speaker.finish(len(audio))
+    assert speaker.finished
+    assert speaker.done
+    assert speaker.receive(len(audio), b"xx") == len(audio)  # nothing comes after the end
+    assert speaker.view(0)["sha256"] == hashlib.sha256(audio).hexdigest()
+
+
+def test_half_a_sample_is_left_for_the_next_block() -> None:
+    speaker, _ = open_speaker()
+    assert speaker.receive(0, b"abc") == 2
+    assert speaker.receive(2, b"cd") == 4
+    assert speaker.sha256 == hashlib.sha256(b"abcd").hexdigest()
+
+
+def test_blocks_from_several_threads_at_once_count_once() -> None:
+    audio = sound(20_000)
+    speaker, heard = open_speaker(16_000)
+
+    def send() -> None:
+        while speaker.received < len(audio):
+            offset = speaker.received
+            speaker.receive(offset, audio[offset : offset + 1_500])
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert speaker.sha256 == hashlib.sha256(audio).hexdigest()
+    assert sum(len(block) for block in heard.blocks) == 20_000
+
+
+def test_the_page_is_told_only_what_changed() -> None:
+    speaker, heard = open_speaker()
+    heard.tell([Partial(0, 0, 16_000, "English", "Turn on the", 4, 0.5)])
+    first = speaker.view(0)
+    assert first["utterances"][0]["settled"] == "Turn"
+    assert first["utterances"][0]["tentative"] == " on the"
+    assert not first["utterances"][0]["final"]
+    heard.tell([Final(0, 0, 24_000, "English", "Turn on the light.", 0.0), Failed(1, 24_000, 32_000, "No.", 0.0)])
+    heard.tell([Partial(2, 40_000, 48_000, None, "And", 0, 0.2)])
+    assert [line["number"] for line in speaker.view(first["revision"])["utterances"]] == [0, 1, 2]
+    newest = speaker.view(0)["revision"]
+    assert speaker.view(newest)["utterances"] == []
+    heard.tell([Partial(2, 40_000, 52_000, None, "And now", 3, 0.2)])
+    [line] = speaker.view(newest)["utterances"]
+    assert (line["number"], line["settled"], line["tentative"], line["start"]) == (2, "And", " now", 2.5)
+
+
+def test_what_the_page_may_forget_grows_and_never_passes_text_that_is_not_final() -> None:
+    speaker, heard = open_speaker(48_000)
+    second = 48_000 * 2
+    speaker.receive(0, sound(48_000 * 10))
+    heard.lag, heard.idle = 2.0, False
+    assert speaker.view(0)["safe"] == 0  # speech waits, and nobody knows yet where it began
+    heard.lag, heard.idle = 0.0, True
+    heard.tell([Partial(0, 16_000 * 3, 16_000 * 9, None, "a", 0, 0.0)])
+    assert speaker.view(0)["safe"] == 3 * second
+    heard.tell([Final(0, 16_000 * 3, 16_000 * 9 + 8_000, None, "a", 0.0)])
+    assert speaker.view(0)["safe"] == 9.5 * second
+    heard.tell([Partial(1, 16_000 * 9 + 8_000, 16_000 * 10, None, "b", 0, 0.0)])
+    assert speaker.view(0)["safe"] == 9.5 * second
+
+
+def test_the_page_keeps_speech_whose_text_is_known_but_not_told_yet() -> None:
+    speaker, heard = open_speaker(48_000)
+    heard.idle = False
+    speaker.receive(0, sound(48_000 * 10))
+    assert heard.lag == 0
+    assert speaker.view(0)["safe"] == 0
+    heard.tell([Partial(0, 16_000 * 3, 16_000 * 9, None, "a", 0, 0.0)])
+    heard.idle = True
+    assert speaker.view(0)["safe"] == 3 * 48_000 * 2
+
+
+def test_the_page_keeps_a_block_that_is_being_listened_to() -> None:
+    speaker, heard = open_speaker(48_000)
+    safe: list[int] = []
+    heard.feed = lambda _: safe.append(speaker.view(0)["safe"])
+    speaker.receive(0, sound(48_000 * 10))
+    assert safe == [0]
+    assert speaker.view(0)["safe"] == 9 * 48_000 * 2  # nothing was said in it
+
+
+def test_a_listener_that_breaks_ends_the_recording_with_a_sentence() -> None:
+    speaker, heard = open_speaker()
+
+    def broken(_: NDArray[np.float32]) -> None:
+        raise RuntimeError("secret detail")
+
+    heard.feed = broken
+    assert speaker.receive(0, sound(100)) == 200
+    view = speaker.view(0)
+    assert view["done"]
+    assert "press Record" in view["error"]
+    assert "secret" not in view["error"]
+
+
+def test_recordings_are_bound_to_their_tab_and_freed() -> None:
+    clock = Clock()
+    opened: list[Collector] = []
+
+    def start(_: SessionOptions, tell: Callable[[list[Event]], None]) -> Collector:
+        opened.append(Collector(tell))
+        return opened[-1]
+
+    speakers = RecordingRegistry(start, idle_seconds=60, leaving_seconds=8, clock=clock)
+    first = speakers.open("tab", "one", SessionOptions(48_000))
+    assert speakers.open("tab", "one", SessionOptions(48_000)) is first  # asked twice, opened once
+    assert speakers.get("other", "one") is None
+    speakers.open("other", "two", SessionOptions(48_000))
+
+    clock.now += 50
+    first.receive(0, b"")
+    clock.now += 20
+    assert speakers.reap() == 1  # the other was not heard for 70 s
+    assert speakers.open_now() == [("tab", "one")]
+
+    speakers.leave("tab")
+    clock.now += 7
+    assert speakers.get("tab", "one") is first  # it came back
+    clock.now += 7
+    assert speakers.reap() == 0
+    speakers.leave("tab")
+    clock.now += 9
+    assert speakers.reap() == 1
+    assert len(speakers) == 0
+    assert all(listener.closed for listener in opened)
+    speakers.close()
+
+
+def test_a_new_recording_replaces_a_finished_one() -> None:
+    speakers = RecordingRegistry(lambda _, tell: Collector(tell))
+    speakers.open("tab", "one", SessionOptions(48_000)).finish(0)
+    speakers.open("tab", "two", SessionOptions(48_000))
+    assert speakers.open_now() == [("tab", "two")]
+    speakers.close()
+
+
+@pytest.mark.parametrize("rings", [True, False])
+def test_a_bell_wakes_from_another_thread_or_gives_up(rings: bool) -> None:
+    notifier = Notifier()
+    news: list[int] = []
+
+    async def wait() -> float:
+        began = asyncio.get_running_loop().time()
+        if rings:
+            threading.Timer(0.05, lambda: (news.append(1), notifier.notify())).start()
+        await notifier.wait(lambda: bool(news), 0.5)
+        return asyncio.get_running_loop().time() - began
+
+    waited = asyncio.run(wait())
+    assert (waited < 0.45) == rings

@@ -1,0 +1,470 @@
+"""The REST routes, over HTTPS, as the openai package sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import io
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import srt
+import torch
+import webvtt
+from openai.types.audio import TranscriptionTextDeltaEvent, TranscriptionTextDoneEvent
+
+from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.config.config import Config
+from qwen_asr.config.limits import LINGER_SECONDS, RETRY_AFTER_SECONDS
+from qwen_asr.live.transcript import join_texts
+from qwen_asr.service.service import Service
+from qwen_asr.tls.self_signed import ensure_self_signed
+from tests.support.browser import serving
+from tests.support.checkpoints import demo_recognizer
+from tests.support.rest_client import Clients, form, offline, open_in, speech, wav
+from tests.support.waiting import until
+
+pytestmark = [
+    # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+FORMATS = ["json", "text", "srt", "verbose_json", "vtt"]
+ROUTE = "/v1/audio/transcriptions"
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certs")
+    ensure_self_signed(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clients(certificates: Path) -> Iterator[Clients]:
+    """Clients of a server with the demo checkpoint, for tests that leave it as it was."""
+    torch.set_num_threads(1)
+    with serving(Service(Config(host="127.0.0.1"), demo_recognizer()), certificates) as served:
+        yield Clients(served, certificates)
+
+
+@pytest.fixture
+def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own for the server's temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def ask(client: openai.OpenAI, recording: bytes | None = None, **options: Any) -> Any:
+    file = ("speech.wav", speech() if recording is None else recording)
+    return client.audio.transcriptions.create(file=file, **{"model": "whisper-1", **options})
+
+
+# --- the answers
+
+
+def check_verbose(answer: Any, recording: bytes) -> None:
+    """Each segment says what transcribing its samples gives; the whole is the segments, joined."""
+    assert len(answer.segments) == 3
+    for number, segment in enumerate(answer.segments):
+        assert segment.id == number
+        assert 0 <= segment.start < segment.end <= answer.duration
+        assert segment.text == offline(recording, segment.start, segment.end)
+    assert answer.text == join_texts(segment.text for segment in answer.segments)
+    assert answer.duration == (len(recording) - 44) / 2 / SAMPLE_RATE  # a WAV file's header has 44 bytes
+    assert answer.language == "english"
+    assert answer.usage.seconds == answer.duration
+
+
+def check_formats(answers: dict[str, Any], recording: bytes) -> None:
+    """All formats tell the same."""
+    verbose = answers["verbose_json"]
+    check_verbose(verbose, recording)
+    assert answers["json"].text == verbose.text
+    assert answers["text"] == verbose.text + "\n"
+    cues = list(srt.parse(answers["srt"]))
+    captions = list(webvtt.from_buffer(io.StringIO(answers["vtt"])))
+    for cue, caption, segment in zip(cues, captions, verbose.segments, strict=True):
+        assert cue.content == caption.text == segment.text
+        for seconds in (cue.start.total_seconds(), caption.start_in_seconds + caption.start_time.milliseconds / 1000):
+            assert abs(seconds - segment.start) < 0.002
+        assert abs(cue.end.total_seconds() - segment.end) < 0.002
+
+
+def test_every_format_says_what_transcribing_offline_gives(clients: Clients) -> None:
+    with clients.sync() as client:
+        check_formats({format: ask(client, response_format=format) for format in FORMATS}, speech())
+
+
+def test_every_format_with_asyncio(clients: Clients) -> None:
+    async def all_at_once() -> dict[str, Any]:
+        async with clients.asynchronous() as client:
+            create: Any = client.audio.transcriptions.create
+            asked = [create(file=speech(), model="any", response_format=format) for format in FORMATS]
+            return dict(zip(FORMATS, await asyncio.gather(*asked), strict=True))
+
+    check_formats(asyncio.run(all_at_once()), speech())
+
+
+def check_events(events: list[Any], text: str) -> None:
+    *deltas, done = events
+    assert len(deltas) == 3
+    assert all(isinstance(event, TranscriptionTextDeltaEvent) for event in deltas)
+    assert isinstance(done, TranscriptionTextDoneEvent)
+    assert "".join(event.delta for event in deltas) == done.text == text
+
+
+def test_a_stream_of_events_adds_up_to_the_text(clients: Clients) -> None:
+    with clients.sync() as client:
+        text = ask(client).text
+        check_events(list(ask(client, stream=True)), text)
+
+    async def streamed() -> list[Any]:
+        async with clients.asynchronous() as client:
+            create: Any = client.audio.transcriptions.create
+            return [event async for event in await create(file=speech(), model="any", stream=True)]
+
+    check_events(asyncio.run(streamed()), text)
+
+
+def test_events_come_while_the_rest_is_still_to_be_recognized(clients: Clients) -> None:
+    with clients.sync() as client:
+        events = ask(client, speech(12), stream=True)
+        next(events)
+        with clients.plain() as plain:
+            assert plain.get("/healthz").status_code == 200
+        rest = list(events)
+    assert len(rest) == 3 * 12  # with the last, which says that it is done
+
+
+def test_language_and_prompt_reach_the_model(clients: Clients) -> None:
+    with clients.sync() as client:
+        answer = ask(client, response_format="verbose_json", language="en", prompt="kitchen light", temperature=0.0)
+        granular = ask(client, response_format="verbose_json", timestamp_granularities=["segment"])
+    assert answer.language == "english"
+    assert len(answer.segments) == len(granular.segments) == 3
+
+
+def test_silence_has_no_text(clients: Clients) -> None:
+    silence = wav(np.zeros(3 * SAMPLE_RATE, np.float32))
+    with clients.sync() as client:
+        verbose = ask(client, silence, response_format="verbose_json", language="German")
+        assert (verbose.text, verbose.segments, verbose.duration, verbose.language) == ("", [], 3.0, "german")
+        assert ask(client, silence, response_format="srt") == ""
+        assert ask(client, silence, response_format="text") == "\n"
+        [done] = ask(client, silence, stream=True)
+        assert done.text == ""
+
+
+def test_a_long_file_waits_for_the_recognizer(certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Hardly anything may wait and utterances are short: the file is held back all the time, and must yet come through.
+    monkeypatch.setattr("qwen_asr.service.file_transcription.MAX_AHEAD_SECONDS", 0.1)
+    config = Config(host="127.0.0.1", max_utterance_seconds=6)
+    with (
+        serving(Service(config, demo_recognizer()), certificates) as served,
+        Clients(served, certificates).sync() as client,
+    ):
+        answer = ask(client, speech(4), response_format="verbose_json")
+    assert len(answer.segments) >= 3 * 4
+    for segment in answer.segments[:3]:
+        assert segment.text == offline(speech(4), segment.start, segment.end)
+
+
+# --- models and probes
+
+
+def test_the_model_is_named(clients: Clients) -> None:
+    with clients.sync() as client:
+        [model] = client.models.list().data
+        assert model.id == "demo"
+        assert client.models.retrieve("demo") == model
+        with pytest.raises(openai.NotFoundError, match="'Qwen/other' is not served here; 'demo' is") as failure:
+            client.models.retrieve("Qwen/other")
+    assert failure.value.code == "model_not_found"
+    assert failure.value.param == "model"
+
+
+def test_probes(clients: Clients) -> None:
+    with clients.plain() as client:
+        assert client.get("/healthz").json() == {"status": "ok"}
+        ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "text": "Ready"})
+
+
+def test_while_it_loads_it_lives_and_is_not_ready(certificates: Path) -> None:
+    with serving(Service(Config(host="127.0.0.1")), certificates) as served:
+        clients = Clients(served, certificates)
+        with clients.plain() as client:
+            assert client.get("/healthz").status_code == 200
+            ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["text"]) == (503, "Loading …")
+        with clients.sync() as openai_client:
+            for attempt in (openai_client.models.list, lambda: ask(openai_client)):
+                with pytest.raises(openai.InternalServerError, match="Loading") as failure:
+                    attempt()
+                assert failure.value.status_code == 503
+                assert failure.value.code == "not_ready"
+                assert failure.value.response.headers["retry-after"] == str(RETRY_AFTER_SECONDS)
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("wishes", "status", "param", "code", "said"),
+    [
+        ({"language": "Klingon"}, 400, "language", "unknown_language", "Unknown language 'Klingon'"),
+        ({"response_format": "xml"}, 400, "response_format", "bad_field", "one of json, text, srt"),
+        ({"response_format": "srt", "stream": True}, 400, "response_format", "bad_field", "cannot be streamed"),
+        ({"timestamp_granularities": ["word"]}, 400, "timestamp_granularities", "bad_field", "not available"),
+        ({"timestamp_granularities": ["hour"]}, 400, "timestamp_granularities", "bad_field", "expected segment"),
+        ({"include": ["logprobs"]}, 400, "include", "bad_field", "'logprobs' is not available"),
+        ({"temperature": 1.1}, 400, "temperature", "bad_field", "from 0 to 1"),
+        ({"temperature": float("nan")}, 400, "temperature", "bad_field", "from 0 to 1"),
+        ({"extra_body": {"stream": "perhaps"}}, 400, "stream", "bad_field", "true or false"),
+        ({"prompt": "<|im_end|>"}, 400, "prompt", "bad_field", "control token"),
+        ({"recording": b"This is no sound."}, 415, "file", "audio_error", "no audio that can be read"),
+        ({"recording": b"no sound", "stream": True}, 415, "file", "audio_error", "no audio that can be read"),
+        ({"recording": b""}, 415, "file", "audio_error", "is empty"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_a_sentence(
+    clients: Clients, options: dict[str, Any], status: int, param: str, code: str, said: str
+) -> None:
+    with clients.sync() as client, pytest.raises(openai.APIStatusError, match=said) as failure:
+        ask(client, **options)
+    error = failure.value
+    assert isinstance(error, openai.BadRequestError) == (status == 400)
+    assert (error.status_code, error.type, error.param, error.code) == (status, "invalid_request_error", param, code)
+    assert isinstance(error.body, dict)
+    assert set(error.body) == {"message", "type", "param", "code"}
+    assert "Traceback" not in str(error.body)
+
+
+def post(client: httpx.Client, content: Any, boundary: str = "x") -> tuple[int, dict[str, Any]]:
+    kind = {"content-type": f"multipart/form-data; boundary={boundary}"}
+    answer = client.post(ROUTE, content=content, headers=kind)
+    return answer.status_code, answer.json()["error"]
+
+
+def test_what_is_no_form_with_one_file_is_refused(clients: Clients) -> None:
+    with clients.plain() as client:
+        status, error = post(client, b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\na\r\n--x--\r\n')
+        assert (status, error["param"]) == (400, "file")
+        assert "no field 'file'" in error["message"]
+        assert post(client, form("x", b"a").replace(b"--x--\r\n", form("x", b"b")))[1]["param"] == "file"
+        for content, boundary in [
+            (form("x", b"sound")[:-5], "x"),
+            (b"rubbish", "x"),
+            (b"", "x"),
+            (form("x", b"a"), "y"),
+            (form("x", b"a"), "x" * 300),
+        ]:
+            status, error = post(client, content, boundary)
+            assert (status, error["type"]) == (400, "invalid_request_error"), content
+        answer = client.post(ROUTE, json={"file": "a.wav"})
+        assert answer.status_code == 400
+        assert "multipart/form-data" in answer.json()["error"]["message"]
+
+
+def test_what_there_is_not_is_said_in_the_envelope(clients: Clients) -> None:
+    with clients.sync() as client, pytest.raises(openai.NotFoundError, match="no POST /v1/audio/translations here"):
+        client.audio.translations.create(file=("a.wav", speech()), model="any")
+    with clients.plain() as plain:
+        assert plain.get(ROUTE).json()["error"]["code"] == "unknown_url"
+
+
+# --- limits
+
+
+def test_a_file_of_the_largest_size_is_taken_and_of_one_byte_more_refused(
+    clients: Clients, uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with clients.sync() as client:
+        monkeypatch.setattr("qwen_asr.web.rest.routes.MAX_UPLOAD_BYTES", len(speech()))
+        assert ask(client).text
+        monkeypatch.setattr("qwen_asr.web.rest.routes.MAX_UPLOAD_BYTES", len(speech()) - 1)
+        with pytest.raises(openai.APIStatusError, match=f"over {len(speech()) - 1} bytes") as failure:
+            ask(client)
+    assert (failure.value.status_code, failure.value.code) == (413, "too_large")
+    assert list(uploads.iterdir()) == []
+    assert until(lambda: open_in(uploads) == 0)
+
+
+def test_a_far_too_large_upload_gets_its_answer(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    # More than all buffers between, so that the client is still sending when it is refused.
+    monkeypatch.setattr("qwen_asr.web.rest.routes.MAX_UPLOAD_BYTES", 1000)
+    with clients.sync() as client, pytest.raises(openai.APIStatusError, match="over 1000 bytes") as failure:
+        ask(client, bytes(16 << 20))
+    assert failure.value.status_code == 413
+
+    def pieces() -> Iterator[bytes]:  # its length is not said beforehand
+        yield form("x", bytes(2000))
+        yield from [bytes(1 << 16)] * 64
+
+    with clients.plain() as plain:
+        assert post(plain, pieces())[0] == 413
+
+
+def test_the_form_beside_its_file_has_a_largest_size(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    overhead = len(form("x", b"", prompt=""))
+    monkeypatch.setattr("qwen_asr.web.rest.upload.MAX_FORM_BYTES", overhead + 500)
+    with clients.plain() as client:
+        assert post(client, form("x", b"no sound", prompt=500 * "a"))[0] == 415  # it got as far as the file
+        status, error = post(client, form("x", b"no sound", prompt=501 * "a"))
+    assert (status, error["code"]) == (413, "too_large")
+
+
+# --- many at once, and those that go away
+
+
+class Slow:
+    """An upload whose second half is sent when a test says so."""
+
+    def __init__(self, recording: bytes) -> None:
+        self.whole = form("x", recording, response_format="json")
+        self.go_on = threading.Event()
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.whole[: len(self.whole) // 2]
+        assert self.go_on.wait(60)
+        yield self.whole[len(self.whole) // 2 :]
+
+
+def post_slowly(client: httpx.Client, slow: Slow) -> httpx.Response:
+    return client.post(ROUTE, content=iter(slow), headers={"content-type": "multipart/form-data; boundary=x"})
+
+
+def test_uploads_block_neither_each_other_nor_the_probes(clients: Clients, uploads: Path) -> None:
+    with clients.sync() as client, clients.plain() as plain, ThreadPoolExecutor(2) as pool:
+        text = ask(client).text
+        slow = Slow(speech())
+        half_sent = pool.submit(post_slowly, plain, slow)
+        assert until(lambda: open_in(uploads) == 1)  # which also shows that `open_in` sees them
+        assert list(uploads.iterdir()) == []  # no name, so nothing can be left
+        long = pool.submit(lambda: [ask(client, speech(8)).text])
+        assert until(lambda: open_in(uploads) == 2)
+        assert ask(client).text == text
+        assert plain.get("/healthz").status_code == 200
+        assert not half_sent.done()
+        slow.go_on.set()
+        assert half_sent.result(60).json()["text"] == text
+        assert long.result(60)
+    assert until(lambda: open_in(uploads) == 0)
+
+
+def go_away_while_sending(clients: Clients) -> None:
+    with clients.plain() as client:
+        slow = Slow(speech())
+
+        def pieces() -> Iterator[bytes]:
+            yield slow.whole[:100_000]
+            raise KeyError("the client's own mistake")
+
+        with pytest.raises(KeyError):
+            post(client, pieces())
+
+
+def go_away_while_waiting(clients: Clients) -> None:
+    with clients.sync() as client, pytest.raises(openai.APITimeoutError):
+        ask(client.with_options(timeout=openai.Timeout(60, read=0.5)), speech(60))
+
+
+def go_away_while_reading(clients: Clients) -> None:
+    with clients.sync() as client:
+        events = ask(client, speech(60), stream=True)
+        next(events)
+        events.close()
+
+
+@pytest.mark.parametrize("go_away", [go_away_while_sending, go_away_while_waiting, go_away_while_reading])
+def test_whoever_goes_away_leaves_nothing(
+    clients: Clients, uploads: Path, go_away: Callable[[Clients], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = open_in(uploads)  # pytest's own, into which it captures
+    go_away(clients)
+    # 12 minutes of speech are far from recognized by then: the work was ended, not finished.
+    assert until(lambda: open_in(uploads) == before, 5)
+    assert list(uploads.iterdir()) == []
+    with clients.sync() as client:
+        assert ask(client).text
+    said = caplog.text  # uvicorn's log is in it
+    assert "Traceback" not in said
+    assert "ASGI" not in said
+
+
+def test_a_silent_upload_is_ended(clients: Clients, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen_asr.web.rest.upload.IDLE_SECONDS", 0.3)
+    monkeypatch.setattr("qwen_asr.web.rest.upload.LINGER_SECONDS", 0.3)
+    slow = Slow(speech())
+    with clients.plain() as client, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(post_slowly, client, slow)
+        assert until(lambda: open_in(uploads) == 1)
+        assert until(lambda: open_in(uploads) == 0, LINGER_SECONDS)
+        slow.go_on.set()
+        # The server has hung up; whether the client finds its answer or the end of the connection first is chance.
+        with contextlib.suppress(httpx.TransportError):
+            assert answer.result(60).status_code == 408
+
+
+# --- failures of the server's own
+
+
+def test_a_disk_that_takes_nothing(clients: Clients, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with clients.sync() as client, pytest.raises(openai.InternalServerError, match="cannot store the") as failure:
+        ask(client)
+    assert (failure.value.status_code, failure.value.code) == (507, "storage_error")
+
+
+def test_a_recognizer_that_stops_ends_the_stream_with_an_error(certificates: Path) -> None:
+    with serving(Service(Config(host="127.0.0.1"), demo_recognizer()), certificates) as served:
+        clients = Clients(served, certificates)
+        with clients.sync() as client:
+            events = ask(client, speech(20), stream=True)
+            next(events)
+            served.service.close()
+            with pytest.raises(openai.APIError, match="The recognizer was stopped") as failure:
+                list(events)
+            assert failure.value.code == "step_failed"
+            with pytest.raises(openai.InternalServerError, match="The recognizer was stopped") as refusal:
+                ask(client)
+    assert (refusal.value.status_code, refusal.value.type) == (500, "server_error")
+
+
+def test_a_server_that_stops_tells_those_who_wait(
+    certificates: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qwen_asr.service.shutdown.STOP_SECONDS", 0.5)  # far less than these requests need
+    with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as running:
+        served = running.enter_context(serving(Service(Config(host="127.0.0.1"), demo_recognizer()), certificates))
+        clients = Clients(served, certificates)
+        with clients.sync() as reading, clients.sync() as waiting, clients.plain() as sending:
+            events = ask(reading, speech(60), stream=True)
+            next(events)
+            waits = pool.submit(ask, waiting, speech(60))
+            slow = Slow(speech())
+            half_sent = pool.submit(post_slowly, sending, slow)
+            assert not until(lambda: waits.done() or half_sent.done(), 1)
+            running.close()
+            slow.go_on.set()
+            with pytest.raises(openai.InternalServerError, match="The server is restarting") as refusal:
+                waits.result(60)
+            assert (refusal.value.status_code, refusal.value.code) == (503, "server_stopping")
+            with pytest.raises(openai.APIError, match="The server is restarting"):
+                list(events)
+            with contextlib.suppress(httpx.TransportError):  # the connection may have ended before it was read
+                assert half_sent.result(60).status_code == 503
+    said = caplog.text  # uvicorn's log is in it: whatever went on came to an end by itself
+    assert "Traceback" not in said
+    assert not re.search("Cancel [1-9]", said)
+    gc.collect()

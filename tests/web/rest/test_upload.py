@@ -1,0 +1,76 @@
+"""A form out of its bytes, however the network cuts them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from qwen_asr.errors import BadInput, TooLarge
+from qwen_asr.web.rest import upload
+from qwen_asr.web.rest.upload import Body, received_form
+from tests.support.rest_client import form
+
+HEADERS = Headers({"content-type": "multipart/form-data; boundary=x"})
+
+
+def read(pieces: Sequence[bytes], limit: int = 1000, whole: bool = True) -> tuple[bytes, dict[str, list[str]]]:
+    """The file and the fields of a form that comes in these pieces; without its end the client goes away."""
+    messages: list[Message] = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
+    messages.append({"type": "http.request", "body": b""} if whole else {"type": "http.disconnect"})
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def received() -> tuple[bytes, dict[str, list[str]]]:
+        async with received_form(HEADERS, Body(receive), limit) as got:
+            return got.file.read(), got.fields
+
+    return asyncio.run(received())
+
+
+def cut(content: bytes, cuts: Sequence[int]) -> list[bytes]:
+    at = [0, *sorted(place % (len(content) + 1) for place in cuts), len(content)]
+    return [content[begin:end] for begin, end in pairwise(at)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.binary(max_size=200), st.text("aé\r\n-x", max_size=20), st.lists(st.integers(0, 1000)), st.booleans())
+def test_any_pieces_give_the_same_form(sound: bytes, prompt: str, cuts: list[int], gathered: bool) -> None:
+    # What a part may not hold is its boundary.
+    sound, prompt = sound.replace(b"--x", b"==x"), prompt.replace("--x", "==x")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upload, "WRITE_BYTES", 1000 if gathered else 1)
+        file, fields = read(cut(form("x", sound, prompt=prompt), cuts))
+    assert file == sound
+    assert fields == {"prompt": [prompt]}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=60), st.lists(st.integers(0, 1000), max_size=4), st.integers(0, 1000), st.integers(0, 20))
+def test_a_form_with_damage_is_read_or_refused(rubbish: bytes, cuts: list[int], place: int, lost: int) -> None:
+    content = form("x", b"sound", prompt="a")
+    place %= len(content)
+    # Nothing but that: any other error would be the server's fault.
+    with contextlib.suppress(BadInput):
+        file, _ = read(cut(content[:place] + rubbish + content[place + lost :], cuts))
+        assert isinstance(file, bytes)
+
+
+def test_the_limit_is_exact() -> None:
+    assert read([form("x", bytes(1000))])[0] == bytes(1000)
+    with pytest.raises(TooLarge, match="over 1000 bytes"):
+        read([form("x", bytes(1001))])
+
+
+def test_a_client_that_goes_away() -> None:
+    with pytest.raises(ClientDisconnect):
+        read([form("x", bytes(10))[:50]], whole=False)

@@ -1,0 +1,582 @@
+"""`/ws/asr` on a real server with the real engine: what a client sends, and what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import resample_poly
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from qwen_asr import Qwen3ASRModel
+from qwen_asr.audio.pcm import PcmStream
+from qwen_asr.config.config import Config
+from qwen_asr.config.limits import SocketLimits
+from qwen_asr.service.service import Service
+from tests.support.browser import serving
+from tests.support.checkpoints import Samples, demo_recognizer, spoken
+from tests.support.sockets import Client, Listening, client, listening, silence, until
+
+SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")
+PARTIAL_KEYS = {"type", "language", "text", "timestamp"}
+FINAL_KEYS = {*PARTIAL_KEYS, "is_speech_final"}
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    """The demo checkpoint, loaded once."""
+    torch.set_num_threads(1)
+    with contextlib.closing(Service(Config(chunk_size_sec=0.5), demo_recognizer())) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def served(service: Service) -> Iterator[Listening]:
+    """A server with the limits that everybody has."""
+    with listening(service) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _no_error_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """A traceback in the server's log fails the test, unless the test has looked at the log and cleared it."""
+    yield
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def said(*sentences: str, gap: float = 1.2) -> Samples:
+    """Sentences with pauses that end an utterance between them, none behind the last."""
+    parts = [part for sentence in sentences for part in (spoken(sentence), silence(gap))]
+    return np.concatenate([silence(0.5), *parts[:-1]])
+
+
+def offline(final: dict[str, Any], heard: Samples, context: str = "", language: str | None = None) -> str:
+    """What the Python API says of a final's samples."""
+    begin, end = (round(final[key] * 16_000) for key in ("start", "end"))
+    model = Qwen3ASRModel(demo_recognizer())
+    [transcription] = model.transcribe((heard[begin:end], 16_000), context=context, language=language)
+    return str(transcription.text)
+
+
+def check_order(messages: list[dict[str, Any]]) -> None:
+    """session_created, then of each utterance its partials and one final; positions and texts that fit together."""
+    assert [message["type"] for message in messages].index("session_created") == 0
+    told = messages[1:]
+    assert [one["utterance"] for one in told] == sorted(one["utterance"] for one in told)
+    stamps = [one["timestamp"] for one in told]
+    assert stamps == sorted(stamps)
+    assert abs(stamps[-1] - time.time()) < 60
+    for number in {one["utterance"] for one in told}:
+        *partials, final = [one for one in told if one["utterance"] == number]
+        assert final["type"] == "final"
+        assert final["is_speech_final"] is True
+        assert final["stable"] == len(final["text"])
+        assert {one["type"] for one in partials} <= {"partial"}
+        for one in partials:
+            assert one["start"] == final["start"] < one["end"]
+            assert 0 <= one["stable"] <= len(one["text"])
+    received = [one["received_samples"] for one in told]
+    assert received == sorted(received)
+
+
+async def exchange(url: str, samples: Samples, trust: ssl.SSLContext | None = None, **settings: Any) -> Client:
+    """What the original client does: config, frames of 100 ms, finalize. Half way it waits for a first partial."""
+    async with client(url, trust) as speaker:
+        await speaker.config(**settings)
+        half = len(samples) // 2
+        await speaker.audio(samples[:half], pause=0.01)
+        await speaker.wait_for("partial")
+        await speaker.audio(samples[half:], pause=0.01)
+        assert await speaker.finalize() == 1000
+    return speaker
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Gradio's own
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_the_original_clients_exchange_beside_the_page(scheme: str, tmp_path: Path) -> None:
+    samples = said(*SENTENCES)
+    with serving(
+        Service(Config(chunk_size_sec=0.5), demo_recognizer()), tmp_path if scheme == "wss" else None
+    ) as server:
+        trust = ssl.create_default_context(cafile=str(tmp_path / "qwen_asr_cert.pem")) if scheme == "wss" else None
+        url = f"{scheme}{server.url[server.url.index('://') :]}/ws/asr"
+        settings = {"context": "", "language": None, "unfixed_chunk_num": 4, "unfixed_token_num": 5}
+        speaker = asyncio.run(exchange(url, samples, trust, **settings, chunk_size_sec=0.5))
+        with pytest.raises(InvalidStatus) as refused:  # the page has no socket of its own at other paths
+            asyncio.run(exchange(url.replace("/ws/asr", "/ws/other"), samples, trust))
+    gc.collect()  # what Gradio leaves to the collector, while warnings of it are ignored
+    assert refused.value.response.status_code == 403
+    check_order(speaker.messages)
+    partials, finals = speaker.of_type("partial"), speaker.of_type("final")
+    assert all(set(one) >= PARTIAL_KEYS for one in partials)
+    assert all(set(one) >= FINAL_KEYS for one in finals)
+    assert len(finals) == len(SENTENCES)
+    assert [final["text"] for final in finals] == [offline(final, samples) for final in finals]
+    assert finals[-1]["received_samples"] == len(samples)
+    audible = np.flatnonzero(np.abs(samples) > 0.01)
+    assert finals[-1]["end"] * 16_000 > audible[-1]  # nothing of the last word is missing
+
+
+def test_int16_at_48_khz_in_pieces_that_cut_samples(served: Listening) -> None:
+    loud = resample_poly(said(SENTENCES[1]), 3, 1)
+    data = (np.clip(loud, -1, 1) * 32_767).astype("<i2").tobytes()
+    stream = PcmStream("s16le", 48_000)
+    heard = np.concatenate([stream.feed(data), stream.finish()])
+
+    async def speak() -> Client:
+        async with client(served.url) as speaker:
+            await speaker.config(sample_rate=48_000, encoding="s16le", language="en", prompt="Names.", context="May")
+            for begin in range(0, len(data), 9_601):  # odd
+                await speaker.connection.send(data[begin : begin + 9_601])
+            assert await speaker.finalize() == 1000
+        return speaker
+
+    speaker = asyncio.run(speak())
+    check_order(speaker.messages)
+    [final] = speaker.of_type("final")
+    assert final["text"] == offline(final, heard, "Names.\n\nMay", "English")
+    assert final["language"] == "English"
+    assert final["received_samples"] == len(loud)
+
+
+def test_what_the_client_names_goes_before_the_defaults() -> None:
+    config = Config(default_prompt="P", default_context="C")
+    assert config.context_for() == "P\n\nC"
+    assert config.context_for("c") == "P\n\nc"
+    assert config.context_for(prompt="p") == "p\n\nC"
+    assert config.context_for("c", "p") == "p\n\nc"
+
+
+@pytest.mark.parametrize(
+    ("first", "code", "close_code"),
+    [
+        (b"\0\0\0\0", "BadConfig", 1008),
+        ("no json", "BadConfig", 1008),
+        ('{"type": "finalize"}', "BadConfig", 1008),
+        ('{"type": "config", "chunk_size_sec": 0}', "BadConfig", 1008),
+        ('{"type": "config", "language": "Klingon"}', "UnknownLanguage", 1007),
+        ('{"type": "config", "context": "<|im_end|>"}', "BadInput", 1007),
+        (json.dumps({"type": "config", "context": "x" * (1 << 16)}), "TooLarge", 1009),
+    ],
+)
+def test_a_bad_config_is_answered(served: Listening, first: str | bytes, code: str, close_code: int) -> None:
+    async def speak() -> Client:
+        async with client(served.url) as speaker:
+            await speaker.connection.send(first)
+            assert await speaker.closed() == close_code
+        return speaker
+
+    [error] = asyncio.run(speak()).messages
+    assert set(error) == {"type", "message", "code"}
+    assert (error["type"], error["code"]) == ("error", code)
+    assert "Traceback" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "close_code"),
+    [
+        ('{"type": "stop"}', "BadInput", 1007),
+        ('{"type": "config"}', "BadInput", 1007),
+        ("hello", "BadConfig", 1008),
+        (np.array([0, np.nan], "<f4").tobytes(), "AudioError", 1007),
+        (np.array([np.inf], "<f4").tobytes(), "AudioError", 1007),
+    ],
+)
+def test_what_ends_a_session_comes_behind_the_text_of_what_was_said(
+    served: Listening, wrong: str | bytes, code: str, close_code: int
+) -> None:
+    samples = said(SENTENCES[0])
+
+    async def speak() -> Client:
+        async with client(served.url) as speaker:
+            await speaker.config()
+            await speaker.audio(samples)
+            await speaker.connection.send(wrong)
+            assert await speaker.closed() == close_code
+        return speaker
+
+    *before, final, error = asyncio.run(speak()).messages
+    check_order([*before, final])
+    assert final["text"] == offline(final, samples)
+    assert (error["type"], error["code"]) == ("error", code)
+
+
+def test_finalize_without_audio(served: Listening) -> None:
+    async def speak(samples: Samples) -> Client:
+        async with client(served.url) as speaker:
+            await speaker.config()
+            await speaker.audio(samples)
+            assert await speaker.finalize() == 1000
+        return speaker
+
+    for samples in (silence(0), silence(2.0)):
+        [_, final] = asyncio.run(speak(samples)).messages
+        assert (final["type"], final["text"], final["language"]) == ("final", "", "")
+        assert final["start"] == final["end"] == len(samples) / 16_000
+
+
+def test_a_client_that_vanishes_frees_its_session(served: Listening) -> None:
+    async def vanish(transport_only: bool) -> None:
+        async with client(served.url) as speaker:
+            await speaker.config()
+            await speaker.audio(spoken(SENTENCES[0]))
+            assert len(served.socket.connections) == 1
+            if transport_only:
+                speaker.connection.transport.abort()
+        assert await until(lambda: len(served.socket.connections) == 0)
+        assert await until(lambda: not served.connections)
+
+    asyncio.run(vanish(True))
+    asyncio.run(vanish(False))
+
+
+def test_two_at_once_do_not_block_each_other(served: Listening) -> None:
+    long = np.concatenate([said(*SENTENCES)] * 6)
+    short = said(SENTENCES[0])
+
+    async def speak() -> tuple[Client, Client, int]:
+        async with client(served.url) as first, client(served.url) as second:
+            await first.config()
+            await second.config()
+            sending = asyncio.create_task(first.audio(long))  # as fast as it is taken
+            await first.wait_for("partial")
+            await second.audio(short)
+            assert await second.finalize() == 1000
+            finals_then = len(first.of_type("final"))
+            await sending
+            assert await first.finalize() == 1000
+        return first, second, finals_then
+
+    first, second, finals_then = asyncio.run(speak())
+    check_order(first.messages)
+    check_order(second.messages)
+    assert finals_then < len(first.of_type("final"))
+    assert [final["text"] for final in second.of_type("final")] == [
+        offline(final, short) for final in second.of_type("final")
+    ]
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1"])
+def test_pages_of_other_sites_are_refused(served: Listening, origin: str) -> None:
+    async def speak() -> None:
+        async with connect(served.url, additional_headers={"Origin": origin}):
+            pass
+
+    with pytest.raises(InvalidStatus) as refused:
+        asyncio.run(speak())
+    assert refused.value.response.status_code == 403
+    assert refused.value.response.body.startswith(b"This address is for its own pages")
+    assert len(served.socket.connections) == 0
+
+
+def test_our_own_page_is_let_in(served: Listening) -> None:
+    async def speak() -> None:
+        origin = served.url.removesuffix("/ws/asr").replace("ws", "http")
+        async with client(served.url, additional_headers={"Origin": origin}) as page:
+            await page.config()
+
+    asyncio.run(speak())
+
+
+def test_while_it_loads_it_says_so() -> None:
+    async def speak(url: str) -> Client:
+        async with client(url) as speaker:
+            assert await speaker.closed() == 1013
+        return speaker
+
+    with listening(Service(Config())) as server:
+        [error] = asyncio.run(speak(server.url)).messages
+    assert error == {"type": "error", "message": "Loading …", "code": "NotReady"}
+
+
+def test_so_many_sessions_and_no_more() -> None:
+    async def speak(server: Listening) -> dict[str, Any]:
+        async with client(server.url) as first, client(server.url) as second:
+            await first.config()
+            await second.config()
+            async with client(server.url) as third:
+                await third.send({"type": "config"})
+                assert await third.closed() == 1013
+                [error] = third.messages
+            assert await first.finalize() == 1000
+            assert await until(lambda: len(server.socket.sessions) == 1)
+            async with client(server.url) as fourth:
+                await fourth.config()
+        return error
+
+    config = Config(max_sessions=2, max_queue=0)
+    with contextlib.closing(Service(config, demo_recognizer())) as small, listening(small) as server:
+        error = asyncio.run(speak(server))
+    assert error["code"] == "LimitExceeded"
+    assert "All 2 places" in error["message"]
+
+
+def test_sizes_at_the_limit_and_one_above(service: Service) -> None:
+    async def config(server: Listening, size: int) -> Client:
+        async with client(server.url) as speaker:
+            await speaker.connection.send('{"type":"config"}'.ljust(size))
+            await until(lambda: bool(speaker.messages))
+        return speaker
+
+    async def audio(server: Listening, size: int) -> Client:
+        async with client(server.url) as speaker:
+            await speaker.config()
+            await speaker.connection.send(bytes(size))
+            await speaker.finalize()
+        return speaker
+
+    with listening(service, SocketLimits(config_bytes=200, message_bytes=3_000)) as server:
+        assert asyncio.run(config(server, 200)).messages[0]["type"] == "session_created"
+        assert asyncio.run(config(server, 201)).messages[0]["code"] == "TooLarge"
+        assert asyncio.run(audio(server, 3_000)).messages[-1]["type"] == "final"
+        speaker = asyncio.run(audio(server, 3_001))
+        assert speaker.messages[-1]["code"] == "TooLarge"
+        assert speaker.connection.close_code == 1009
+        assert "3001 bytes" in speaker.messages[-1]["message"]
+        # Far above, where no sentence is possible any more: the protocol's own close, and no memory spent.
+        speaker = asyncio.run(audio(server, 12_001))
+        assert speaker.connection.close_code == 1009
+
+
+@pytest.mark.parametrize("limit", ["config_seconds", "idle_seconds", "session_seconds"])
+def test_times_that_run_out(service: Service, limit: str) -> None:
+    async def speak(server: Listening) -> Client:
+        async with client(server.url) as speaker:
+            if limit != "config_seconds":
+                await speaker.config()
+            if limit == "session_seconds":
+                with contextlib.suppress(ConnectionClosed):
+                    await speaker.audio(silence(2.0), pause=0.2)
+            await speaker.closed()
+        return speaker
+
+    with listening(service, replace(SocketLimits(), **{limit: 1.0})) as server:
+        speaker = asyncio.run(speak(server))
+        assert len(server.socket.connections) == 0
+    assert speaker.messages[-1]["code"] == ("LimitExceeded" if limit == "session_seconds" else "TimedOut")
+    assert speaker.connection.close_code == (1013 if limit == "session_seconds" else 1008)
+
+
+@pytest.mark.parametrize("chunk_seconds", [0.5, 5.0])  # the second needs more for a step than may wait for one
+def test_audio_is_read_only_as_far_as_it_is_consumed(service: Service, chunk_seconds: float) -> None:
+    samples = np.concatenate([said(*SENTENCES, gap=0.3)] * 6)  # one minute, hardly a pause
+
+    async def speak(server: Listening) -> Client:
+        async with client(server.url) as speaker:
+            await speaker.config(chunk_size_sec=chunk_seconds)
+            await speaker.connection.send(samples.astype("<f4").tobytes())  # all in one message
+            assert await speaker.finalize() == 1000
+        return speaker
+
+    with listening(service, SocketLimits(ahead_seconds=2.0)) as server:
+        speaker = asyncio.run(speak(server))
+    check_order(speaker.messages)
+    # What may wait, and the second that was being taken, and what the detector had held back until it was speech.
+    assert max(one["lag"] for one in speaker.messages[1:]) < max(2.0, chunk_seconds) + 1.0 + 1.0
+    assert speaker.messages[-1]["received_samples"] == len(samples)
+
+
+def test_a_failed_step_is_reported_and_the_session_goes_on(
+    service: Service, served: Listening, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recognizer = demo_recognizer()
+
+    def broken(_: Any) -> Any:
+        raise RuntimeError("secret detail")
+
+    async def speak() -> Client:
+        async with client(served.url) as speaker:
+            await speaker.config()
+            with monkeypatch.context() as fault:  # a device that fails for a while
+                fault.setattr(recognizer, "run", broken)
+                await speaker.audio(np.concatenate([said(SENTENCES[0]), silence(1.5)]))
+                await speaker.wait_for("error")
+            await speaker.audio(said(SENTENCES[1]))
+            assert await speaker.finalize() == 1000
+        return speaker
+
+    speaker = asyncio.run(speak())
+    assert "secret detail" in caplog.text
+    caplog.clear()
+    [error], [final] = speaker.of_type("error"), speaker.of_type("final")
+    assert (error["code"], error["utterance"], final["utterance"]) == ("StepFailed", 0, 1)
+    assert "secret" not in error["message"]
+    assert final["text"]
+
+
+def test_a_server_that_stops_says_so_and_ends_at_once(service: Service) -> None:
+    async def speak(server: Listening) -> int:
+        async with client(server.url) as speaker:
+            await speaker.config()
+            await speaker.audio(spoken(SENTENCES[0]))
+            server.server.should_exit = True
+            return await speaker.closed()
+
+    with listening(service) as server:
+        assert asyncio.run(speak(server)) == 1012
+    assert not server.socket.connections
+
+
+def random_message(rng: np.random.Generator) -> str | bytes:
+    """What a client may send, or nearly: a config or finalize with some bytes changed, or any bytes."""
+    config = json.dumps({"type": "config", "language": "en", "sample_rate": 8_000, "encoding": "s16le"})
+    kind = rng.integers(6)
+    if kind == 0:
+        return config
+    if kind == 1:
+        return rng.bytes(int(rng.integers(0, 5_000)))
+    if kind == 2:
+        return json.dumps({"type": "finalize"})
+    text = bytearray((config if kind < 5 else '{"type": "finalize"}').encode())
+    for place in rng.integers(0, len(text), int(rng.integers(1, 4))):
+        text[place] = rng.integers(0, 256)
+    return bytes(text).decode(errors="replace")
+
+
+def test_random_messages_leave_nothing_behind(service: Service) -> None:
+    async def speak(served: Listening, seed: int) -> list[dict[str, Any]]:
+        rng = np.random.default_rng(seed)
+        async with client(served.url, ping_interval=None) as speaker:
+            with contextlib.suppress(ConnectionClosed):
+                if seed % 2:
+                    await speaker.config(encoding=str(rng.choice(["f32le", "s16le"])))
+                for _ in range(rng.integers(1, 6)):
+                    await speaker.connection.send(random_message(rng))
+            if rng.integers(2):
+                speaker.connection.transport.abort()
+            elif seed % 2:
+                with contextlib.suppress(ConnectionClosed):
+                    await speaker.connection.send('{"type": "finalize"}')
+                await speaker.closed()
+        return speaker.messages
+
+    async def speak_all(served: Listening) -> list[dict[str, Any]]:
+        answers = [message for seed in range(200) for message in await speak(served, seed)]
+        assert await until(lambda: not served.socket.connections)
+        assert await until(lambda: not served.connections)
+        assert await until(lambda: not served.socket.sessions._known)
+        assert len(served.socket.sessions) == served.socket.sessions.waiting == 0
+        return answers
+
+    with listening(service, SocketLimits(resume_seconds=0.5)) as server:
+        answers = asyncio.run(speak_all(server))
+    assert {message["type"] for message in answers} <= {"session_created", "partial", "final", "error"}
+    codes = {message["code"] for message in answers if message["type"] == "error"}
+    expected = {"BadConfig", "BadInput", "AudioError"}
+    assert expected <= codes <= {*expected, "UnknownLanguage"}
+
+
+class Jam:
+    """A client that stops reading, its way in full to the brim, so that the server cannot send it a byte.
+
+    Texts alone are too short to fill it; answers to pings do, which the server sends whether they are read or not.
+    """
+
+    PINGS = 4_000
+
+    def __init__(self, speaker: Client) -> None:
+        self._connection = speaker.connection
+
+    async def close(self) -> None:
+        """Stop reading, and ask for half a megabyte of pongs."""
+        self._connection.transport.pause_reading()
+        for number in range(self.PINGS):
+            await self._connection.ping(number.to_bytes(4, "big").ljust(125, b"."))
+
+    def open(self) -> None:
+        """Read on."""
+        self._connection.transport.resume_reading()
+
+
+@contextlib.asynccontextmanager
+async def jammed(url: str) -> AsyncIterator[tuple[Client, Jam]]:
+    """A client with a session, whose way in is jammed and its kernel's buffer small."""
+    host, port = url.removeprefix("ws://").removesuffix("/ws/asr").split(":")
+    with socket.socket() as narrow:
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        narrow.connect(("127.0.0.1" if host == "localhost" else host, int(port)))
+        narrow.setblocking(False)
+        async with client(url, sock=narrow, ping_interval=None) as speaker:
+            await speaker.config(chunk_size_sec=0.1)
+            jam = Jam(speaker)
+            await jam.close()
+            yield speaker, jam
+
+
+def test_a_slow_reader_gets_every_final_and_holds_up_nobody(service: Service) -> None:
+    samples = said(*SENTENCES, *SENTENCES)
+    short = said(SENTENCES[0])
+
+    async def speak(server: Listening) -> tuple[Client, Client]:
+        async with jammed(server.url) as (slow, jam):
+            await slow.audio(np.concatenate([samples, silence(1.5)]))
+            async with client(server.url) as other:  # it is served while the first one's texts wait
+                await other.config()
+                await other.audio(short)
+                assert await other.finalize() == 1000
+            assert slow.of_type("final") == []
+            jam.open()
+            assert await slow.finalize() == 1000
+        return slow, other
+
+    with listening(service, send_buffer=4_096) as server:
+        slow, other = asyncio.run(speak(server))
+    check_order(slow.messages)
+    finals = slow.of_type("final")
+    assert len(finals) == 4
+    assert [final["text"] for final in finals] == [offline(final, samples) for final in finals]
+    # Of the partials that were made meanwhile one of each utterance waited; the first may have been on its way.
+    assert len(slow.of_type("partial")) <= len(finals) + 1
+    [final] = other.of_type("final")
+    assert final["text"] == offline(final, short)
+
+
+def test_who_never_reads_is_given_up(service: Service) -> None:
+    async def speak(server: Listening) -> None:
+        async with jammed(server.url) as (slow, _):
+            await slow.audio(said(*SENTENCES))
+            assert await until(lambda: len(server.socket.connections) == 0)
+            assert await until(lambda: not server.connections)  # not only the session: the connection too
+            slow.connection.transport.abort()
+
+    with listening(service, SocketLimits(send_seconds=1.0, close_seconds=1.0), send_buffer=4_096) as server:
+        asyncio.run(speak(server))
+
+
+def test_a_client_that_reads_nothing_is_not_read_for_ever(service: Service) -> None:
+    many = np.concatenate([said(SENTENCES[0], SENTENCES[0])] * 6)  # a dozen finals
+
+    async def speak(server: Listening) -> Client:
+        async with jammed(server.url) as (slow, jam):
+            await slow.audio(many[: len(many) // 2])
+            [conversation] = server.socket.connections
+            assert await until(lambda: conversation.waiting > limits.waiting_messages)
+            sending = asyncio.create_task(slow.audio(many[len(many) // 2 :]))
+            await asyncio.sleep(3.0)
+            # A few more may come of the audio that was taken before: two seconds, so one utterance and part of another.
+            assert conversation.waiting <= limits.waiting_messages + 4
+            jam.open()
+            await sending
+            assert await slow.finalize() == 1000
+        return slow
+
+    limits = SocketLimits(waiting_messages=4, ahead_seconds=2.0)
+    with listening(service, limits, send_buffer=4_096) as server:
+        slow = asyncio.run(speak(server))
+    check_order(slow.messages)
+    assert len(slow.of_type("final")) >= 12
+    assert slow.of_type("final")[-1]["received_samples"] == len(many)

@@ -1,0 +1,101 @@
+"""docs/protocol.md: its examples are what the server takes and sends, its numbers are the limits."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen_asr import errors
+from qwen_asr.config.config import Config
+from qwen_asr.config.limits import SocketLimits
+from qwen_asr.live.events import Failed, Final, Partial
+from qwen_asr.web.sockets.asr import connection as asr_conversation
+from qwen_asr.web.sockets.asr import messages as asr_messages
+from qwen_asr.web.sockets.connection import encode
+
+PARTIAL = Partial(0, 8_000, 24_000, "English", "Turn on the kit", 11, 0.25)
+FINAL = Final(0, 8_000, 40_000, "English", "Turn on the kitchen light.", 0.0)
+NOW = 1_767_225_600.25
+FAILED = Failed(0, 8_000, 40_000, "The recognizer failed on this utterance (RuntimeError). The next one goes on.", 0.0)
+
+
+@pytest.fixture(scope="module")
+def document(repository: Path) -> str:
+    return (repository / "docs" / "protocol.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def examples(document: str) -> dict[str, Any]:
+    """Name → message, of every example. There is no JSON in the document but examples."""
+    found = re.findall(r"<!-- example: (.+?) -->\n```json\n(.+?)\n```\n", document, re.DOTALL)
+    assert len(found) == document.count("```json")
+    return {name: json.loads(text) for name, text in found}
+
+
+def test_what_the_client_sends_is_taken(examples: dict[str, Any]) -> None:
+    config = examples.pop("client config")
+    settings = asr_messages.parse_config(json.dumps(config))
+    options = settings.options
+    told = (options.context, options.prompt, options.language, options.chunk_seconds, options.rate, settings.encoding)
+    keys = ("context", "prompt", "language", "chunk_size_sec", "sample_rate", "encoding")
+    assert told == tuple(config[key] for key in keys)
+    again = examples.pop("client config that resumes")
+    settings = asr_messages.parse_config(json.dumps(again))
+    assert (settings.resume, settings.offset) == (again["resume"], again["offset"])
+    asr_messages.check_finalize(json.dumps(examples.pop("client finalize")))
+    assert all(name.startswith("server ") for name in examples)
+
+
+def test_what_the_server_sends_is_as_shown(examples: dict[str, Any]) -> None:
+    with pytest.raises(errors.BadConfig) as bad:
+        asr_messages.parse_config('{"type": "config", "chunk_size_sec": 0}')
+    sent = {
+        "session_created": asr_messages.session_created("t5Vq0Yx3dC9mXo2b1JrW8w"),
+        "session_resumed": asr_messages.session_resumed("t5Vq0Yx3dC9mXo2b1JrW8w", 48_000),
+        "session_created instead": asr_messages.session_created("Zk3nq8vR0cWmB5yTf1LxQA", 40_000),
+        "queued": asr_messages.queued(2),
+        "partial": asr_messages.of_event(PARTIAL, 28_000, NOW),
+        "final": asr_messages.of_event(FINAL, 48_000, NOW + 1.25),
+        "error": asr_messages.of_error(bad.value),
+        "error of an utterance": asr_messages.of_event(FAILED, 48_000, NOW),
+    }
+    shown = {name.removeprefix("server "): example for name, example in examples.items() if name.startswith("server ")}
+    assert shown == sent
+    assert all(json.loads(encode(message)) == message for message in sent.values())
+
+
+def test_every_key_is_explained(document: str, examples: dict[str, Any]) -> None:
+    keys = {key for example in examples.values() for key in example} | {"warning", '"repeated": true'}
+    assert {key for key in keys if f"`{key}`" not in document} == set()
+
+
+def test_a_warning_has_a_line_for_each() -> None:
+    warned = Final(0, 0, 1, None, "", 0.0, warnings=("silence: nothing.", "step: again."))
+    assert asr_messages.of_event(warned, 1, NOW)["warning"] == "silence: nothing.\nstep: again."
+
+
+def test_the_codes_are_those_of_the_errors(document: str) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+|none) \|", document, re.MULTILINE)
+    assert len(rows) >= 10
+    for name, code in rows:
+        kind = getattr(errors, name)
+        assert code == ("none" if kind is errors.StepFailed else str(kind.close_code))
+
+
+def test_the_numbers_are_the_limits(document: str) -> None:
+    limits = SocketLimits()
+    assert f"above {limits.config_bytes >> 10} KiB, audio above {limits.message_bytes >> 20} MiB" in document
+    assert f"no config within {limits.config_seconds:g} s, or nothing at all for {limits.idle_seconds:g} s" in document
+    assert f"no further than {limits.ahead_seconds:g} s of speech ahead" in document
+    assert f"keeps its place for {limits.resume_seconds:g} s" in document
+    assert f"more than {limits.kept_finals} finals" in document
+    assert f"the server pings every {limits.ping_seconds:g} s" in document
+    assert "closed with 4001" in document
+    assert asr_conversation.RESUMED_CLOSE == 4001
+    assert f"keeps {limits.held_bytes >> 20} MiB of it" in document
+    assert limits.session_seconds == Config().max_session_seconds == 4 * 3600
+    assert "lasted four hours" in document

@@ -1,0 +1,588 @@
+"""`/v1/realtime` on a real server: what clients do wrong, limits, faults, and what is left of a session afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from qwen_asr import Qwen3ASRModel
+from qwen_asr.config.config import Config
+from qwen_asr.config.limits import SocketLimits
+from qwen_asr.service.service import Service
+from qwen_asr.web.sockets.realtime.route import RealtimeRoute
+from tests.support.checkpoints import Samples, demo_recognizer, spoken
+from tests.support.realtime_fuzz import fuzz
+from tests.support.sockets import Client, Listening, client, listening, silence, until
+
+SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")
+COMMITTED = "input_audio_buffer.committed"
+COMPLETED = "conversation.item.input_audio_transcription.completed"
+DELTA = "conversation.item.input_audio_transcription.delta"
+FAILED = "conversation.item.input_audio_transcription.failed"
+MANUAL = {"format": {"type": "audio/pcm", "rate": 16_000}, "turn_detection": None}
+BY_VOICE = {"format": {"type": "audio/pcm", "rate": 16_000}}
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    """The demo checkpoint, loaded once."""
+    torch.set_num_threads(1)
+    with contextlib.closing(Service(Config(chunk_size_sec=0.5), demo_recognizer())) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def served(service: Service) -> Iterator[Listening]:
+    """A server with the limits that everybody has."""
+    with listening(service, room=RealtimeRoute) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _no_error_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """A traceback in the server's log fails the test, unless the test has looked at the log and cleared it."""
+    yield
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+class Recording(Client):
+    """A client of the realtime socket."""
+
+    async def update(self, **inputs: Any) -> dict[str, Any]:
+        """Changes the settings of the input; returns the session as it is then."""
+        count = len(self.of_type("session.updated"))
+        await self.send({"type": "session.update", "session": {"type": "transcription", "audio": {"input": inputs}}})
+        updated = await self.wait_for("session.updated", count + 1)
+        return dict(updated["session"]["audio"]["input"])
+
+    async def append(self, samples: Samples) -> None:
+        """Sends 16 kHz samples in pieces of 100 ms."""
+        data = (samples * 32_767).astype("<i2").tobytes()
+        for begin in range(0, len(data), 3_200):
+            audio = base64.b64encode(data[begin : begin + 3_200]).decode()
+            await self.send({"type": "input_audio_buffer.append", "audio": audio})
+
+    async def commit(self) -> None:
+        """Ends the turn."""
+        await self.send({"type": "input_audio_buffer.commit"})
+
+
+@contextlib.asynccontextmanager
+async def speaking(server: Listening, query: str = "?intent=transcription", **options: Any) -> AsyncIterator[Recording]:
+    """A connected client."""
+    async with client(server.url + query, kind=Recording, **options) as speaker:
+        yield speaker
+
+
+def offline(samples: Samples, context: str = "", language: str | None = None) -> str:
+    """What the Python API says of the samples as they were sent."""
+    sent = (samples * 32_767).astype("<i2").astype(np.float32) / 32_768
+    model = Qwen3ASRModel(demo_recognizer())
+    return str(model.transcribe((sent, 16_000), context=context, language=language)[0].text)
+
+
+UPDATE = {"type": "session.update", "session": {"type": "transcription", "audio": {"input": {}}}}
+
+
+def with_input(**inputs: Any) -> dict[str, Any]:
+    return {**UPDATE, "session": {"type": "transcription", "audio": {"input": inputs}}}
+
+
+IN = "session.audio.input"
+WRONG = [
+    ({"type": "response.create"}, "type", "invalid_value"),
+    ({}, "type", "invalid_value"),
+    ({"type": ["x"]}, "type", "invalid_value"),
+    ({"type": "input_audio_buffer.append"}, "audio", "invalid_value"),
+    ({"type": "input_audio_buffer.append", "audio": "no base64!"}, "audio", "invalid_value"),
+    ({"type": "input_audio_buffer.append", "audio": "é"}, "audio", "invalid_value"),
+    ({"type": "input_audio_buffer.append", "audio": 5}, "audio", "invalid_value"),
+    ({"type": "input_audio_buffer.commit"}, None, "input_audio_buffer_commit_empty"),
+    ({"type": "session.update"}, "session", "invalid_value"),
+    ({"type": "session.update", "session": {"type": "realtime"}}, "session.type", "invalid_value"),
+    ({"type": "session.update", "session": {"audio": 1}}, "session.audio", "invalid_value"),
+    ({"type": "session.update", "session": {"include": ["logprobs"]}}, "session.include", "invalid_value"),
+    (with_input(format={"type": "audio/opus"}), f"{IN}.format.type", "invalid_value"),
+    (with_input(format={"type": "audio/pcm", "rate": 44_100}), f"{IN}.format.rate", "invalid_value"),
+    (with_input(format={"type": "audio/pcmu", "rate": 16_000}), f"{IN}.format.rate", "invalid_value"),
+    (with_input(transcription={"language": "Klingon"}), f"{IN}.transcription.language", "invalid_value"),
+    (with_input(transcription={"language": "x" * 100}), f"{IN}.transcription.language", "invalid_value"),
+    (with_input(transcription={"prompt": "<|im_end|>"}), f"{IN}.transcription.prompt", "invalid_value"),
+    (with_input(transcription={"prompt": "\ud800"}), f"{IN}.transcription.prompt", "invalid_value"),
+    (with_input(transcription={"model": 1}), f"{IN}.transcription.model", "invalid_value"),
+    (with_input(turn_detection={"type": "semantic_vad"}), f"{IN}.turn_detection.type", "invalid_value"),
+    (with_input(turn_detection={"threshold": 1.5}), f"{IN}.turn_detection.threshold", "invalid_value"),
+    (with_input(turn_detection={"threshold": float("nan")}), f"{IN}.turn_detection.threshold", "invalid_value"),
+    (
+        with_input(turn_detection={"silence_duration_ms": True}),
+        f"{IN}.turn_detection.silence_duration_ms",
+        "invalid_value",
+    ),
+    (
+        with_input(turn_detection={"prefix_padding_ms": 3_001}),
+        f"{IN}.turn_detection.prefix_padding_ms",
+        "invalid_value",
+    ),
+    (
+        {"type": "transcription_session.update", "session": {"input_audio_format": "mp3"}},
+        "session.input_audio_format",
+        "invalid_value",
+    ),
+    (
+        {
+            "type": "transcription_session.update",
+            "session": {"input_audio_transcription": {"prompt": "<|im_end|>"}},
+        },
+        "session.input_audio_transcription.prompt",
+        "invalid_value",
+    ),
+    (with_input(transcription={"prompt": "x" * (1 << 16)}), None, "too_large"),
+]
+
+
+def test_each_wrong_event_is_answered_and_the_session_goes_on(served: Listening) -> None:
+    async def speak() -> Recording:
+        async with speaking(served) as speaker:
+            before = await speaker.update(**MANUAL)
+            for number, (event, param, code) in enumerate(WRONG, 1):
+                await speaker.send({**event, "event_id": f"mine {number}"})
+                error = await speaker.wait_for("error", number)
+                told = error["error"]
+                assert (told["param"], told["code"], told["event_id"]) == (param, code, f"mine {number}"), event
+                assert told["type"] == "invalid_request_error"
+                assert set(error) == {"type", "event_id", "error"}
+                assert set(told) == {"type", "code", "message", "param", "event_id"}
+            no_events: list[str | bytes] = [b"\0", "no json", "[]"]
+            no_events += ["[" * 100_000, '{"type": "x", "event_id": 7}', '{"event_id": "\\ud800"}']
+            for raw in no_events:
+                await speaker.connection.send(raw)
+            error = await speaker.wait_for("error", len(WRONG) + len(no_events))
+            assert error["error"]["event_id"] is None
+            assert await speaker.update() == before  # nothing wrong changed anything
+            await speaker.append(spoken(SENTENCES[0]))
+            await speaker.commit()
+            await speaker.wait_for(COMPLETED)
+        return speaker
+
+    speaker = asyncio.run(speak())
+    assert speaker.of_type(COMPLETED)[0]["transcript"] == offline(spoken(SENTENCES[0]))
+    assert not any("Traceback" in error["error"]["message"] for error in speaker.of_type("error"))
+
+
+def test_a_commit_needs_a_tenth_of_a_second(served: Listening) -> None:
+    speech = spoken(SENTENCES[0])
+
+    async def speak() -> Recording:
+        async with speaking(served) as speaker:
+            await speaker.update(**{**MANUAL, "format": {"type": "audio/pcm", "rate": 24_000}})
+            audio = base64.b64encode(bytes(2 * 2_399)).decode()
+            await speaker.send({"type": "input_audio_buffer.append", "audio": audio})
+            await speaker.commit()
+            error = await speaker.wait_for("error")
+            assert "only has 99.9" in error["error"]["message"]
+            await speaker.send({"type": "input_audio_buffer.append", "audio": "AAA="})  # one sample more
+            await speaker.commit()
+            await speaker.wait_for(COMPLETED)
+            await speaker.update(**MANUAL)
+            await speaker.append(speech)
+            await speaker.send({"type": "input_audio_buffer.clear"})
+            await speaker.wait_for("input_audio_buffer.cleared")
+            await speaker.commit()
+            await speaker.wait_for("error", 2)
+            await speaker.append(speech)
+            await speaker.commit()
+            await speaker.wait_for(COMPLETED, 2)
+        return speaker
+
+    speaker = asyncio.run(speak())
+    empty, heard = speaker.of_type(COMPLETED)
+    assert (empty["transcript"], empty["usage"]["seconds"]) == ("", 0.1)
+    assert heard["transcript"] == offline(speech)
+    assert heard["usage"]["seconds"] == len(speech) / 16_000
+    assert len(speaker.of_type(COMMITTED)) == 2
+
+
+def test_commit_and_clear_where_turns_are_found_by_voice(served: Listening) -> None:
+    first, second, third = spoken(SENTENCES[0]), spoken(SENTENCES[1]), spoken("My number is four seven one.")
+
+    async def speak() -> Recording:
+        async with speaking(served) as speaker:
+            await speaker.update(**BY_VOICE)
+            await speaker.append(first)
+            await speaker.commit()  # in the middle of speech, for all the server knows
+            await speaker.wait_for(COMPLETED)
+            await speaker.append(second)
+            await speaker.wait_for("input_audio_buffer.speech_started", 2)
+            await speaker.send({"type": "input_audio_buffer.clear"})
+            await speaker.wait_for("input_audio_buffer.cleared")
+            await speaker.append(silence(0.5))
+            await speaker.commit()  # in which nobody spoke
+            await speaker.wait_for(COMPLETED, 2)
+            await speaker.append(np.concatenate([third, silence(1.0)]))
+            await speaker.wait_for(COMPLETED, 3)
+        return speaker
+
+    speaker = asyncio.run(speak())
+    told = speaker.of_type(COMPLETED)
+    assert told[0]["transcript"] == SENTENCES[0]
+    assert (told[1]["transcript"], told[1]["usage"]["seconds"]) == ("", 0.5)
+    assert told[2]["transcript"] == "My number is four seven one."
+    started, stopped = (speaker.of_type(f"input_audio_buffer.speech_{what}") for what in ("started", "stopped"))
+    assert (len(started), len(stopped)) == (3, 1)
+    lengths = (len(first) + len(second)) / 16 + 500
+    assert lengths - 20 <= started[2]["audio_start_ms"] < lengths + 1_000  # counted from the session's first sample
+    items = [one["item_id"] for one in speaker.of_type(COMMITTED)]
+    assert items == [one["item_id"] for one in told]
+    assert started[1]["item_id"] not in items
+
+
+def test_language_and_prompt_reach_the_model(
+    service: Service, served: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recognizer, seen = demo_recognizer(), []
+    prompt = recognizer.prompt
+
+    def watched(context: str, language: str | None) -> Any:
+        seen.append((context, language))
+        return prompt(context, language)
+
+    monkeypatch.setattr(recognizer, "prompt", watched)
+
+    async def speak() -> Recording:
+        async with speaking(served) as speaker:
+            await speaker.update(**MANUAL)
+            await speaker.append(spoken(SENTENCES[0]))
+            wish = {"model": "gpt-4o-transcribe", "language": "pt-BR", "prompt": "A"}
+            told = await speaker.update(transcription=wish)
+            assert told["transcription"] == {**wish, "model": "demo"}
+            await speaker.commit()  # this turn began before
+            await speaker.append(spoken(SENTENCES[0]))
+            await speaker.commit()
+            await speaker.wait_for(COMPLETED, 2)
+            assert seen[0] == ("", None)
+            assert {("A", "Portuguese")} == set(seen[1:])
+            told = await speaker.update(transcription=None)
+            assert told["transcription"] == {"model": "demo", "language": None, "prompt": ""}
+        return speaker
+
+    first, second = asyncio.run(speak()).of_type(COMPLETED)
+    assert first["transcript"] == offline(spoken(SENTENCES[0]))
+    assert second["transcript"] == offline(spoken(SENTENCES[0]), "A", "Portuguese")
+
+
+def test_new_settings_wait_for_the_end_of_who_speaks(served: Listening) -> None:
+    first, second = spoken(SENTENCES[0]), spoken(SENTENCES[1])
+
+    async def speak() -> Recording:
+        async with speaking(served) as speaker:
+            await speaker.update(**BY_VOICE)
+            await speaker.append(first)
+            await speaker.wait_for("input_audio_buffer.speech_started")
+            await speaker.update(turn_detection=None)
+            # All at once: the change has to be noticed within one message.
+            data = (np.concatenate([silence(1.5), second]) * 32_767).astype("<i2").tobytes()
+            audio = base64.b64encode(data).decode()
+            await speaker.send({"type": "input_audio_buffer.append", "audio": audio})
+            await speaker.wait_for("input_audio_buffer.speech_stopped")
+            await speaker.wait_for(COMPLETED)
+            await speaker.commit()
+            await speaker.wait_for(COMPLETED, 2)
+        return speaker
+
+    speaker = asyncio.run(speak())
+    assert [one["transcript"] for one in speaker.of_type(COMPLETED)] == list(SENTENCES)
+    assert len(speaker.of_type("input_audio_buffer.speech_started")) == 1
+
+
+def test_a_failed_step_fails_its_item_and_the_session_goes_on(
+    served: Listening, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recognizer = demo_recognizer()
+
+    def broken(_: Any) -> Any:
+        raise RuntimeError("secret detail")
+
+    async def speak() -> Recording:
+        async with speaking(served) as speaker:
+            for number, settings in enumerate((MANUAL, {**BY_VOICE, "turn_detection": {"type": "server_vad"}}), 1):
+                await speaker.update(**settings)
+                with monkeypatch.context() as fault:  # a device that fails for a while
+                    fault.setattr(recognizer, "run", broken)
+                    await speaker.append(spoken(SENTENCES[0]))
+                    await speaker.commit()
+                    await speaker.wait_for(FAILED, number)
+                await speaker.append(spoken(SENTENCES[1]))
+                await speaker.commit()
+                await speaker.wait_for(COMPLETED, number)
+        return speaker
+
+    speaker = asyncio.run(speak())
+    assert "secret detail" in caplog.text
+    caplog.clear()
+    items = [one["item_id"] for one in speaker.of_type(COMMITTED)]
+    for number, failed in enumerate(speaker.of_type(FAILED)):
+        assert failed["item_id"] == items[2 * number]
+        assert (failed["error"]["type"], failed["error"]["code"]) == ("server_error", "step_failed")
+        assert "secret" not in failed["error"]["message"]
+        before = [one["type"] for one in speaker.messages[: speaker.messages.index(failed)]]
+        assert before.count(COMMITTED) == 2 * number + 1
+    assert [one["transcript"] for one in speaker.of_type(COMPLETED)] == [SENTENCES[1]] * 2
+
+
+@pytest.mark.parametrize("query", ["", "?intent=conversation", "?intent=", "?model=gpt-realtime"])
+def test_other_intents_are_refused(served: Listening, query: str) -> None:
+    async def speak() -> Recording:
+        async with speaking(served, query) as speaker:
+            assert await speaker.closed() == 1007
+        return speaker
+
+    [error] = asyncio.run(speak()).messages
+    assert error["error"]["param"] == "intent"
+    assert "/v1/realtime?intent=transcription" in error["error"]["message"]
+
+
+def test_while_it_loads_it_says_so() -> None:
+    async def speak(server: Listening) -> Recording:
+        async with speaking(server) as speaker:
+            assert await speaker.closed() == 1013
+        return speaker
+
+    with listening(Service(Config()), room=RealtimeRoute) as server:
+        [error] = asyncio.run(speak(server)).messages
+    assert (error["error"]["code"], error["error"]["message"]) == ("not_ready", "Loading …")
+    assert error["error"]["type"] == "server_error"
+
+
+def test_so_many_sessions_and_no_more(service: Service) -> None:
+    async def speak(server: Listening) -> dict[str, Any]:
+        async with speaking(server) as first, speaking(server) as second:
+            await first.wait_for("session.created")
+            await second.wait_for("session.created")
+            async with speaking(server) as third:
+                assert await third.closed() == 1013
+                [error] = third.messages
+            await first.connection.close()
+            assert await until(lambda: len(server.socket.connections) == 1)
+            async with speaking(server) as fourth:
+                await fourth.wait_for("session.created")
+        return dict(error["error"])
+
+    config = replace(service.config, max_sessions=2, max_queue=0)
+    full = Service(config, demo_recognizer())
+    with contextlib.closing(full), listening(full, room=RealtimeRoute) as server:
+        error = asyncio.run(speak(server))
+    assert (error["type"], error["code"]) == ("rate_limit_error", "limit_exceeded")
+
+
+def test_pages_of_other_sites_are_refused(served: Listening) -> None:
+    async def speak() -> None:
+        async with connect(f"{served.url}?intent=transcription", additional_headers={"Origin": "https://evil.example"}):
+            pass
+
+    with pytest.raises(InvalidStatus) as refused:
+        asyncio.run(speak())
+    assert refused.value.response.status_code == 403
+    assert len(served.socket.connections) == 0
+
+
+def test_the_subprotocols_that_browsers_offer(served: Listening) -> None:
+    async def speak(*offered: str) -> tuple[str | None, str]:
+        async with speaking(served, subprotocols=offered or None) as speaker:
+            assert await until(lambda: bool(speaker.messages))
+            return speaker.connection.subprotocol, speaker.messages[0]["type"]
+
+    assert asyncio.run(speak()) == (None, "session.created")
+    assert asyncio.run(speak("realtime", "openai-insecure-api-key.k")) == ("realtime", "session.created")
+    old = asyncio.run(speak("realtime", "openai-beta.realtime-v1"))
+    assert old == ("realtime", "transcription_session.created")
+
+
+def test_a_client_that_vanishes_frees_its_session(served: Listening) -> None:
+    async def vanish(transport_only: bool, settings: dict[str, Any]) -> None:
+        async with speaking(served) as speaker:
+            await speaker.update(**settings)
+            await speaker.append(spoken(SENTENCES[0]))
+            assert len(served.socket.connections) == 1
+            if transport_only:
+                speaker.connection.transport.abort()
+        assert await until(lambda: len(served.socket.connections) == 0)
+        assert await until(lambda: not served.connections)
+
+    for settings in (MANUAL, BY_VOICE):
+        asyncio.run(vanish(True, settings))
+        asyncio.run(vanish(False, settings))
+
+
+def test_sizes_at_the_limit_and_one_above(service: Service) -> None:
+    event = '{"type":"input_audio_buffer.append","audio":"'
+
+    async def speak(server: Listening) -> Recording:
+        async with speaking(server) as speaker:
+            for size in (3_000, 3_001):
+                await speaker.connection.send((event + "A" * ((size - len(event) - 2) // 4 * 4) + '"}').ljust(size))
+            await speaker.connection.send('{"type":"input_audio_buffer.clear"}'.ljust(200))
+            await speaker.connection.send('{"type":"input_audio_buffer.clear"}'.ljust(201))
+            await speaker.wait_for("error", 2)
+            assert len(speaker.of_type("input_audio_buffer.cleared")) == 1
+            await speaker.connection.send(" " * 12_001)  # far above: the protocol's own close, and no memory spent
+            assert await speaker.closed() == 1009
+        return speaker
+
+    with listening(service, SocketLimits(config_bytes=200, message_bytes=3_000), room=RealtimeRoute) as server:
+        errors = asyncio.run(speak(server)).of_type("error")
+    assert [error["error"]["code"] for error in errors] == ["too_large"] * 2
+    assert "3001 bytes" in errors[0]["error"]["message"]
+
+
+@pytest.mark.parametrize("limit", ["idle_seconds", "session_seconds"])
+def test_times_that_run_out(service: Service, limit: str) -> None:
+    async def speak(server: Listening) -> Recording:
+        async with speaking(server) as speaker:
+            await speaker.update(**BY_VOICE)
+            await speaker.append(spoken(SENTENCES[0]))
+            if limit == "session_seconds":
+                with contextlib.suppress(ConnectionClosed):
+                    while True:
+                        await speaker.append(silence(0.01))
+                        await asyncio.sleep(0.2)
+            await speaker.closed()
+        return speaker
+
+    with listening(service, replace(SocketLimits(), **{limit: 1.5}), room=RealtimeRoute) as server:
+        speaker = asyncio.run(speak(server))
+        assert len(server.socket.connections) == 0
+    *_, completed, error = speaker.messages  # what was spoken is told first
+    assert completed["transcript"] == SENTENCES[0]
+    code = "session_expired" if limit == "session_seconds" else "timed_out"
+    assert error["error"]["code"] == code
+    assert speaker.connection.close_code == (1013 if limit == "session_seconds" else 1008)
+
+
+def test_audio_is_read_only_as_far_as_it_is_consumed(service: Service) -> None:
+    samples = np.concatenate([part for _ in range(8) for part in (spoken(SENTENCES[1]), silence(1.0))])
+
+    async def speak(server: Listening) -> tuple[Recording, float]:
+        most = 0.0
+
+        async def watchdog() -> None:
+            nonlocal most
+            while True:
+                for conversation in server.socket.connections:
+                    most = max(most, sum(turns._runner.lag for turns in conversation._all_turns()))
+                await asyncio.sleep(0.002)
+
+        async with speaking(server) as speaker:
+            await speaker.update(**BY_VOICE)
+            watching = asyncio.create_task(watchdog())
+            data = (samples * 32_767).astype("<i2").tobytes()
+            audio = base64.b64encode(data).decode()
+            await speaker.send({"type": "input_audio_buffer.append", "audio": audio})  # all in one message
+            await speaker.wait_for(COMPLETED, 8)
+            watching.cancel()
+        return speaker, most
+
+    with listening(service, SocketLimits(ahead_seconds=2.0), room=RealtimeRoute) as server:
+        speaker, most = asyncio.run(speak(server))
+    assert 0.0 < most < 2.0 + 1.0 + 1.0  # what may wait, the second being taken, what the detector had held back
+    assert [one["transcript"] for one in speaker.of_type(COMPLETED)] == [SENTENCES[1]] * 8
+
+
+def test_turns_that_wait_for_their_texts_are_bounded(service: Service) -> None:
+    async def speak(server: Listening) -> tuple[Recording, int]:
+        most = 0
+
+        async def watchdog() -> None:
+            nonlocal most
+            while True:
+                for conversation in server.socket.connections:
+                    most = max(most, sum(not turns.done for turns in conversation._ending))
+                await asyncio.sleep(0.001)
+
+        async with speaking(server) as speaker:
+            await speaker.update(**MANUAL)
+            watching = asyncio.create_task(watchdog())
+            for _ in range(40):
+                await speaker.append(spoken(SENTENCES[0])[8_000:16_000])
+                await speaker.commit()
+            await speaker.wait_for(COMPLETED, 40)
+            watching.cancel()
+        return speaker, most
+
+    with listening(service, SocketLimits(waiting_turns=2), room=RealtimeRoute) as server:
+        speaker, most = asyncio.run(speak(server))
+    assert most <= 3
+    assert len({one["transcript"] for one in speaker.of_type(COMPLETED)}) == 1
+
+
+def test_random_messages_leave_nothing_behind(served: Listening) -> None:
+    told = asyncio.run(fuzz(served, 2_000, seed=1))
+    codes = {"invalid_value", "bad_input", "input_audio_buffer_commit_empty"}
+    assert codes <= set(told)
+    assert {COMPLETED, COMMITTED, DELTA, "session.updated", "transcription_session.updated"} <= set(told)
+    assert FAILED not in told
+    assert not any(name.startswith("closed 101") for name in told)
+
+
+def test_a_server_that_stops_tells_the_last_texts_first(service: Service) -> None:
+    samples = spoken("Turn on the kitchen light.")
+
+    async def speak(server: Listening) -> Recording:
+        async with speaking(server) as speaker, speaking(server) as silent:
+            await speaker.update(format={"type": "audio/pcm", "rate": 16_000}, turn_detection=None)
+            await speaker.append(samples)
+            await speaker.commit()
+            await speaker.wait_for("input_audio_buffer.committed")
+            await silent.wait_for("session.created")
+            server.server.should_exit = True
+            assert await speaker.closed() == await silent.closed() == 1012
+        return speaker
+
+    with (
+        contextlib.closing(Service(service.config, demo_recognizer())) as own,
+        listening(own, room=RealtimeRoute) as server,
+    ):
+        speaker = asyncio.run(speak(server))
+    *_, completed, error = speaker.messages
+    assert completed["transcript"] == offline(samples) != ""
+    assert error["error"]["code"] == "server_stopping"
+
+
+def test_who_waits_is_told_the_position_and_loses_nothing(service: Service) -> None:
+    samples = spoken("Turn on the kitchen light.")
+
+    async def speak(server: Listening) -> Recording:
+        async with speaking(server) as first:
+            await first.wait_for("session.created")
+            async with speaking(server) as second, speaking(server) as third:
+                assert (await second.wait_for("session.queued"))["position"] == 1
+                assert (await third.wait_for("session.queued"))["position"] == 2
+                # It does not wait with what it has to say.
+                await third.send(with_input(format={"type": "audio/pcm", "rate": 16_000}, turn_detection=None))
+                await third.append(samples)
+                await third.commit()
+                await second.connection.close()
+                assert (await third.wait_for("session.queued", 2))["position"] == 1
+                await first.connection.close()
+                await third.wait_for("conversation.item.input_audio_transcription.completed")
+                return third
+
+    config = replace(service.config, max_sessions=1)
+    with (
+        contextlib.closing(Service(config, demo_recognizer())) as full,
+        listening(full, room=RealtimeRoute) as server,
+    ):
+        third = asyncio.run(speak(server))
+        assert full.admission.inside == full.admission.waiting == 0
+    [completed] = third.of_type("conversation.item.input_audio_transcription.completed")
+    assert completed["transcript"] == offline(samples)

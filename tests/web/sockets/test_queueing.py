@@ -1,0 +1,301 @@
+"""Places and the queue for them, over the real socket, REST and the page's own messages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from websockets.exceptions import ConnectionClosed
+
+from qwen_asr.config.config import Config
+from qwen_asr.config.limits import SocketLimits
+from qwen_asr.service.admission import Admission
+from qwen_asr.service.service import Service
+from qwen_asr.service.session_options import SessionOptions
+from qwen_asr.web.page.recordings import RecordingRegistry
+from tests.support.browser import serving
+from tests.support.checkpoints import demo_recognizer, spoken
+from tests.support.rest_client import wav
+from tests.support.sockets import Client, client, listening, until
+from tests.support.waiting import until as sync_until
+
+SENTENCE = "Turn on the kitchen light."
+# Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
+_gradios = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@contextlib.contextmanager
+def service_with(**options: Any) -> Iterator[Service]:
+    torch.set_num_threads(1)
+    with contextlib.closing(Service(Config(chunk_size_sec=0.5, **options), demo_recognizer())) as service:
+        yield service
+
+
+def positions(one: Client) -> list[int]:
+    return [message["position"] for message in one.of_type("queued")]
+
+
+async def waits(one: Client, position: int) -> None:
+    await one.send({"type": "config"})
+    assert (await one.wait_for("queued"))["position"] == position
+
+
+def test_who_waits_is_told_each_position_and_loses_nothing() -> None:
+    samples = spoken(SENTENCE)
+
+    async def speak(url: str, service: Service) -> Client:
+        async with client(url) as first, client(url) as second, client(url) as third, client(url) as fourth:
+            await first.config()
+            await waits(second, 1)
+            await waits(third, 2)
+            with contextlib.suppress(ConnectionClosed):  # it may have been told before it could send
+                await fourth.send({"type": "config"})
+            assert await fourth.closed() == 1013
+            assert [message["code"] for message in fourth.messages] == ["LimitExceeded"]
+            await third.audio(samples)  # as a client does that waits for nothing
+            await third.send({"type": "finalize"})
+            await second.connection.close()  # its place in the queue is free
+            await third.wait_for("queued", 2)
+            assert service.admission.waiting == 1
+            assert third.of_type("session_created") == []
+            assert await first.finalize() == 1000
+            assert await third.closed() == 1000
+            assert await until(lambda: service.admission.inside == 0)
+        return third
+
+    with service_with(max_sessions=1, max_queue=2) as service, listening(service) as server:
+        third = asyncio.run(speak(server.url, service))
+    assert positions(third) == [2, 1]
+    kinds = [message["type"] for message in third.messages]
+    assert kinds[:3] == ["queued", "queued", "session_created"]
+    [final] = third.of_type("final")
+    assert final["text"] == SENTENCE
+    assert final["received_samples"] == len(samples)
+
+
+def test_where_pages_have_all_places_a_socket_is_refused_in_words() -> None:
+    async def speak(url: str) -> Client:
+        async with client(url) as one:
+            await one.send({"type": "config"})
+            assert await one.closed() == 1013
+        return one
+
+    with service_with(max_sessions=1, max_queue=1) as service, listening(service) as server:
+        pages = [service.admission.enter() for _ in range(2)]
+        [error] = asyncio.run(speak(server.url)).messages
+        for page in pages:
+            page.leave()
+    assert (error["code"], error["type"]) == ("LimitExceeded", "error")
+    assert "The only place of this server is taken, and 1 waits already" in error["message"]
+
+
+def test_who_sends_much_while_it_waits_is_not_read_and_loses_nothing_either() -> None:
+    samples = np.concatenate([spoken(SENTENCE), np.zeros(16_000 * 4, np.float32)])
+    limits = SocketLimits(held_bytes=20_000, ping_seconds=0.3)
+
+    async def speak(url: str, service: Service) -> Client:
+        async with client(url) as first, client(url) as second, client(url) as third:
+            await first.config()
+            await waits(second, 1)
+            sending = asyncio.create_task(second.audio(samples))
+            await second.wait_for("queued", 3)  # again from time to time: so one that has gone is found
+            assert positions(second) == [1] * len(positions(second))
+            await waits(third, 2)
+            with contextlib.suppress(TimeoutError):  # it cannot send all of it: nobody reads it
+                await asyncio.wait_for(third.audio(np.zeros(3_000_000, np.float32)), 2)
+            third.connection.transport.abort()  # gone, while the server reads nothing from it
+            assert await until(lambda: service.admission.waiting == 1)
+            assert await first.finalize() == 1000
+            await sending
+            assert await second.finalize() == 1000
+        return second
+
+    with service_with(max_sessions=1, max_queue=2) as service, listening(service, limits) as server:
+        second = asyncio.run(speak(server.url, service))
+    [final] = second.of_type("final")
+    assert final["text"] == SENTENCE
+
+
+def test_a_refused_config_and_a_lost_client_give_their_places_back() -> None:
+    async def speak(url: str, service: Service) -> None:
+        for wrong in ({"language": "Klingon"}, {"context": "<|im_end|>"}):
+            async with client(url) as one:
+                await one.send({"type": "config", **wrong})
+                assert await one.closed() == 1007
+        async with client(url) as one:
+            await one.config()
+            one.connection.transport.abort()
+        async with client(url) as one:
+            await one.config()
+            assert service.admission.inside == 1
+            assert await one.finalize() == 1000
+
+    with service_with(max_sessions=1, max_queue=1) as service, listening(service) as server:
+        asyncio.run(speak(server.url, service))
+        assert sync_until(lambda: service.admission.inside == 0)
+
+
+def test_a_session_lasts_as_long_as_the_option_says() -> None:
+    async def speak(url: str) -> Client:
+        async with client(url) as one:
+            await one.config()
+            with contextlib.suppress(ConnectionClosed):
+                await one.audio(spoken(SENTENCE))
+            assert await one.closed() == 1013
+        return one
+
+    with service_with(max_session_seconds=2.0) as service, listening(service) as server:
+        one = asyncio.run(speak(server.url))
+    assert one.of_type("final")[0]["text"] == SENTENCE
+    assert "lasted 2 seconds" in one.messages[-1]["message"]
+    assert SocketLimits().session_seconds == Config().max_session_seconds
+
+
+# --- REST
+
+
+@pytest.fixture
+def rest(request: pytest.FixtureRequest) -> Iterator[tuple[str, Service]]:
+    """A whole server with one place, and as many waiting as the test says."""
+    torch.set_num_threads(1)
+    service = Service(Config(host="127.0.0.1", max_sessions=1, max_queue=request.param), demo_recognizer())
+    with serving(service, None) as served:
+        yield served.url, service
+
+
+def post(url: str, seconds: float = 120) -> httpx.Response:
+    files = {"file": ("a.wav", wav(spoken(SENTENCE)))}
+    return httpx.post(f"{url}/v1/audio/transcriptions", files=files, timeout=seconds)
+
+
+@_gradios
+@pytest.mark.parametrize("rest", [1], indirect=True)
+def test_a_request_waits_for_a_place_and_one_more_is_refused(rest: tuple[str, Service]) -> None:
+    url, service = rest
+    place = service.admission.enter_at_once()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(post, url)
+        assert sync_until(lambda: service.admission.waiting == 1)
+        refused = post(url)
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "only place" in refused.json()["error"]["message"]
+        assert not waiting.done()
+        place.leave()
+        assert waiting.result(120).json()["text"].strip() == SENTENCE
+    assert sync_until(lambda: service.admission.inside == 0)
+
+    place = service.admission.enter_at_once()
+    with pytest.raises(httpx.ReadTimeout):
+        post(url, seconds=2)
+    assert sync_until(lambda: service.admission.waiting == 0)  # who gave up waits no more
+    place.leave()
+    assert post(url).status_code == 200
+
+
+@_gradios
+@pytest.mark.parametrize("rest", [0], indirect=True)
+def test_without_a_queue_a_request_is_refused_at_once(rest: tuple[str, Service]) -> None:
+    url, service = rest
+    place = service.admission.enter_at_once()
+    assert post(url).status_code == 429
+    place.leave()
+    assert post(url).status_code == 200
+
+
+# --- the page's recordings
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextlib.contextmanager
+def speakers_on(service: Service, clock: Callable[[], float], **options: Any) -> Iterator[RecordingRegistry]:
+    speakers = RecordingRegistry(service.listen, admission=service.admission, clock=clock, **options)
+    try:
+        yield speakers
+    finally:
+        speakers.close()
+
+
+def test_recordings_take_their_turns_and_give_their_places_back() -> None:
+    clock = Clock()
+    with service_with(max_sessions=1, max_queue=2) as service, speakers_on(service, clock) as speakers:
+        first, second, third = (speakers.enter(f"tab {n}", "one", "address") for n in range(3))
+        assert [turn.position for turn in (first, second, third) if turn is not None] == [0, 1, 2]
+        assert speakers.enter("tab 1", "one", "address") is second  # asked twice, waiting once
+        speaker = speakers.open("tab 0", "one", SessionOptions(16_000))
+        assert (service.admission.inside, service.admission.waiting) == (1, 2)
+        speakers.leave("tab 1")
+        clock.now += 9
+        assert speakers.reap() == 1
+        assert third is not None
+        assert third.position == 1
+        speaker.receive(0, bytes(32_000))
+        speaker.finish(32_000)
+        assert sync_until(lambda: speaker.done)
+        assert third.position == 0  # a recording that is done, though still shown, has no place
+        clock.now += 61
+        speakers.reap()
+        assert (service.admission.inside, service.admission.waiting) == (0, 0)
+
+
+def test_a_recording_that_is_open_is_not_opened_into_a_second_place() -> None:
+    with service_with(max_sessions=3, max_queue=0) as service, speakers_on(service, Clock()) as speakers:
+        speakers.enter("tab", "one", "address")
+        with ThreadPoolExecutor(8) as pool:
+            opened = list(pool.map(lambda _: speakers.open("tab", "one", SessionOptions(16_000)), range(8)))
+        assert len(set(map(id, opened))) == 1
+        assert service.admission.inside == 1
+
+
+def test_a_recording_that_lasts_too_long_is_told_and_then_stopped() -> None:
+    clock = Clock()
+    with (
+        service_with(max_sessions=1) as service,
+        speakers_on(service, clock, session_seconds=10) as speakers,
+    ):
+        speaker = speakers.open("tab", "one", SessionOptions(16_000))
+        clock.now += 10
+        speaker.receive(0, bytes(320))
+        assert speaker.view(0)["over"] is None
+        clock.now += 1
+        assert "as long as this server allows" in speaker.view(0)["over"]
+        assert speaker.receive(320, bytes(320)) == 640  # what the page still has is taken
+        clock.now += 600
+        assert speaker.receive(640, bytes(320)) == 640
+        assert sync_until(lambda: speaker.done)
+        assert service.admission.inside == 0
+
+
+def test_a_flood_of_tickets_ends_where_it_began() -> None:
+    with service_with(max_sessions=2, max_queue=5) as service:
+        admission: Admission = service.admission
+        with ThreadPoolExecutor(4) as pool:
+            for _ in pool.map(lambda _: _come_and_go(service), range(40)):
+                pass
+        assert (admission.inside, admission.waiting) == (0, 0)
+
+
+def _come_and_go(service: Service) -> None:
+    heard = threading.Event()
+    with contextlib.suppress(Exception):
+        runner = service.listen(SessionOptions(16_000), lambda _: heard.set())
+        runner.feed(np.zeros(1_600, np.float32))
+        runner.finish()
+        runner.close()

@@ -1,0 +1,104 @@
+"""The server as it is started: ports, signals, headers, and what it says."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import ssl
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qwen_asr.config.config import Config
+from qwen_asr.errors import BadConfig, PortInUse, ShareUnavailable, StartupError
+from qwen_asr.web.app import bind, public_link, serve
+from tests.support.https import asked
+from tests.support.processes import Started
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield other.getsockname()[1]
+
+
+def test_a_port_in_use_is_said_before_anything_is_loaded(taken: int, tmp_path: Path, repository: Path) -> None:
+    with pytest.raises(PortInUse, match=f"Port {taken} on 127.0.0.1 is in use.*--port"):
+        serve(Config(port=taken))
+    began = time.monotonic()
+    code, said = Started(tmp_path, repository, "--port", str(taken)).end()
+    assert code == 1
+    assert said.count("\n") == 1
+    assert "in use" in said
+    assert time.monotonic() - began < 60
+
+
+def test_an_address_that_is_not_ours() -> None:
+    with pytest.raises(StartupError, match="no address of this machine"):
+        bind("192.0.2.1", 0)
+    with pytest.raises(StartupError, match="is no address"):
+        bind("no such host", 0)
+
+
+def test_share_and_own_https_do_not_go_together() -> None:
+    with pytest.raises(BadConfig, match="either --share or"):
+        serve(Config(share=True, generate_self_signed_cert=True, port=0))
+
+
+def test_without_a_tunnel_it_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The address of the service is one where nobody answers: the real way to it, without leaving this machine.
+    monkeypatch.setattr("gradio.networking.GRADIO_API_SERVER", "http://127.0.0.1:9/")
+    monkeypatch.setattr("gradio.networking.GRADIO_SHARE_SERVER_ADDRESS", None)
+    with pytest.raises(ShareUnavailable, match="No public link is to be had"):
+        public_link(8000)
+
+
+def test_a_folder_that_is_no_checkpoint_ends_the_server(tmp_path: Path, repository: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, said = Started(tmp_path, repository, "--port", "0", "--asr-model-path", "./empty").end()
+    assert code == 1
+    assert "error: empty is no checkpoint" in said
+    assert "Traceback" not in said
+
+
+def test_on_a_space_it_serves_as_spaces_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPACE_ID", "somebody/something")
+    config = Config()
+    assert (config.host, config.port, config.tls) == ("0.0.0.0", 7860, False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_https_and_stops_cleanly(number: int, tmp_path: Path, repository: Path) -> None:
+    started = Started(
+        tmp_path,
+        repository,
+        "--asr-model-path",
+        "demo",
+        "--generate-self-signed-cert",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+    )
+    url = started.line_with("https://")
+    started.line_with("Ready. Checkpoint: demo")
+    trust = ssl.create_default_context(cafile=str(tmp_path / "certs" / "qwen_asr_cert.pem"))
+    with urllib.request.urlopen(url, context=trust, timeout=30) as page:  # noqa: S310 - our own server
+        assert page.status == 200
+        assert "server" not in {name.lower() for name in page.headers}
+        body = page.read().decode()
+    assert "fonts.googleapis" not in body
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30) as plain:
+        status, headers, _ = asked(plain, b"GET /x HTTP/1.1\r\nHost: localhost:1\r\n\r\n")
+    assert b"307" in status
+    assert headers["location"] == "https://localhost:1/x"
+    with urllib.request.urlopen(f"{url}/gradio_api/heartbeat/x", context=trust, timeout=30) as stream:  # noqa: S310 - ours
+        assert stream.headers["X-Accel-Buffering"] == "no"
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        code, said = started.end(number)  # with a stream still open
+    assert code == 0, said
+    assert "Traceback" not in said

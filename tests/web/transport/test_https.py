@@ -1,0 +1,37 @@
+"""Which options for HTTPS go together; said before a port is taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qwen_asr.config.config import Config
+from qwen_asr.errors import BadConfig
+from qwen_asr.web.app import serve
+from qwen_asr.web.transport.https import check_https
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"generate_self_signed_cert": True, "ssl_certfile": "x.pem"}, "--generate-self-signed-cert and --ssl-certfile"),
+    ({"ssl_keyfile": "x.pem"}, "--ssl-keyfile was given without --ssl-certfile"),
+    ({"http_redirect_port": 80}, "no HTTPS to send people to"),
+    ({"generate_self_signed_cert": True, "port": 8443, "http_redirect_port": 8443}, "are both 8443"),
+    ({"acme_domain": ("asr.example.com",)}, "without --http-redirect-port"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), WRONG, ids=[words for _, words in WRONG])
+def test_options_that_do_not_go_together(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadConfig, match=words):
+        serve(Config(**options))
+
+
+@pytest.mark.parametrize("name", ["*.example.com", "192.0.2.1", "2001:db8::1", "localhost", "a..b", "-a.b", "x."])
+def test_names_that_no_authority_would_prove(name: str) -> None:
+    with pytest.raises(BadConfig, match=r"--acme-domain was given .* public name"):
+        check_https(Config(acme_domain=(name,), http_redirect_port=80))
+
+
+@pytest.mark.parametrize("name", ["asr.example.com", "xn--bcher-kva.example", "a.b.c.d.museum", "4you.example"])
+def test_names_that_it_would(name: str) -> None:
+    check_https(Config(acme_domain=(name,), http_redirect_port=80))
