@@ -220,7 +220,7 @@ def test_while_it_loads_it_lives_and_is_not_ready(certificates: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "status", "param", "code", "said"),
+    ("options", "status", "param", "code", "said"),
     [
         ({"language": "Klingon"}, 400, "language", "unknown_language", "Unknown language 'Klingon'"),
         ({"response_format": "xml"}, 400, "response_format", "bad_field", "one of json, text, srt"),
