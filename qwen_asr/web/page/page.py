@@ -15,7 +15,6 @@ from qwen_asr.audio.resample import to_mono
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import QwenASRError
 from qwen_asr.service.rate_limit import sender
-from qwen_asr.service.session_options import SessionOptions
 from qwen_asr.web.page.microphone import STOCK_RECORDING, State, streaming_microphone
 from qwen_asr.web.page.recordings import OVER, RecordingRegistry
 
@@ -81,7 +80,7 @@ def build_page(
                 scale=3,
             )
         streaming_microphone(speakers, state, **settings)
-        _add_stock_recorder(speakers, spoken, names)
+        _add_stock_recorder(speakers, state, spoken, names)
         keep = {"fn": None, "inputs": [spoken, names], "js": WISHES_JS % AUTOMATIC, "api_visibility": "private"}
         page.load(None, js=SELECT_JS, api_visibility="private")
         gr.on([page.load, spoken.change, names.change], **keep)
@@ -93,9 +92,9 @@ def build_page(
     return page
 
 
-def _add_stock_recorder(speakers: RecordingRegistry, spoken: gr.Dropdown, names: gr.Textbox) -> None:
+def _add_stock_recorder(speakers: RecordingRegistry, state: State, spoken: gr.Dropdown, names: gr.Textbox) -> None:
     """Gradio's own recorder, for browsers without AudioWorklet. It may lose sound; set up to lose little."""
-    stock = StockRecorder(speakers)
+    stock = StockRecorder(speakers, state)
     with gr.Accordion("Trouble with the microphone? Open the fallback", open=False, elem_id="stock"):
         gr.Markdown(
             "It sends sound every half second and may lose some of it on a poor connection. The text appears above."
@@ -127,8 +126,9 @@ def _add_stock_recorder(speakers: RecordingRegistry, spoken: gr.Dropdown, names:
 class StockRecorder:
     """Takes what `gr.Audio` streams into the same kind of recording as the page's own microphone."""
 
-    def __init__(self, speakers: RecordingRegistry) -> None:
+    def __init__(self, speakers: RecordingRegistry, state: State) -> None:
         self._speakers = speakers
+        self._state = state
         self._lock = threading.Lock()
 
     def take(self, block: tuple[int, NDArray[Any]] | None, language: str, context: str, request: gr.Request) -> None:
@@ -145,11 +145,12 @@ class StockRecorder:
                 self._speakers.forget(tab, STOCK_RECORDING)
                 speaker = None
             if speaker is None:
-                options = SessionOptions(rate, context, None if language == AUTOMATIC else language)
+                spoken = None if language == AUTOMATIC else language
                 try:
+                    options = self._state.session_options(language=spoken, context=context)
                     # The address alone: Gradio's request would turn more of the other one into JSON, and fails at it.
                     self._speakers.check_rate(sender({"client": (request.client.host,)}))
-                    speaker = self._speakers.open(tab, STOCK_RECORDING, options)
+                    speaker = self._speakers.open(tab, STOCK_RECORDING, rate, options)
                 except QwenASRError as error:
                     raise gr.Error(str(error), duration=None) from error
             if speaker.over:
