@@ -31,8 +31,8 @@ from qwen_asr.service.service import Service
 from qwen_asr.tls.self_signed import ensure_self_signed
 from tests.support.browser import serving
 from tests.support.checkpoints import demo_recognizer
+from tests.support.processes import until
 from tests.support.rest_client import Clients, form, offline, open_in, speech, wav
-from tests.support.waiting import until
 
 pytestmark = [
     # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
