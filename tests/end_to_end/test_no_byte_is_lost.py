@@ -18,7 +18,7 @@ from qwen_asr.engine.streaming import Hypothesis, Utterance
 from qwen_asr.service.service import Service
 from tests.support.browser import MARKS, Served, Tab, serving, small_config, start_chromium
 from tests.support.checkpoints import random_recognizer
-from tests.support.waiting import until
+from tests.support.processes import until
 
 pytestmark = MARKS
 

@@ -15,7 +15,7 @@ from qwen_asr.live.events import Event, Final, Partial
 from qwen_asr.service.service import Service
 from tests.support.browser import MARKS, Served, Tab, serving, small_config, start_chromium, talking, write_wav
 from tests.support.checkpoints import random_recognizer
-from tests.support.waiting import until
+from tests.support.processes import until
 
 pytestmark = MARKS
 

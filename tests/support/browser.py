@@ -24,7 +24,7 @@ from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.tls.self_signed import ensure_self_signed
 from qwen_asr.web.app import bind, create_app, create_server
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
-from tests.support.waiting import until
+from tests.support.processes import until
 
 MARKS = [
     pytest.mark.browser,

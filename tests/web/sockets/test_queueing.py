@@ -23,9 +23,9 @@ from qwen_asr.service.session_options import SessionOptions
 from qwen_asr.web.page.recordings import RecordingRegistry
 from tests.support.browser import serving
 from tests.support.checkpoints import demo_recognizer, spoken
+from tests.support.processes import until as sync_until
 from tests.support.rest_client import wav
 from tests.support.sockets import Client, client, listening, until
-from tests.support.waiting import until as sync_until
 
 SENTENCE = "Turn on the kitchen light."
 # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
