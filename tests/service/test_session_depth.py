@@ -95,7 +95,7 @@ def service() -> Iterator[Service]:
 
 
 def open_on_the_page(service: Service) -> None:
-    recordings = create_app(service.config, service).state.speakers
+    recordings = create_app(service.config, service).state.recordings
     recordings.open("tab", "recording", 48_000, service.session_options())
     recordings.close()
 
