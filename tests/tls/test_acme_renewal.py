@@ -15,7 +15,7 @@ from qwen_asr.tls.acme_client import Authority, write_secret
 from qwen_asr.tls.acme_renewal import AcmeCertificate, back_off_seconds
 from qwen_asr.web.transport.https import check_https
 from tests.support.issuing import Issuer
-from tests.support.waiting import until
+from tests.support.processes import until
 
 NOBODY = "https://127.0.0.1:9/dir"
 
