@@ -21,7 +21,7 @@ from qwen_asr import __version__, logs
 from qwen_asr.cli import stream as stream_command
 from qwen_asr.config.config import Config
 from qwen_asr.config.options import add_options, from_options, unknown_variables
-from qwen_asr.errors import AudioError, BadConfig, QwenASRError
+from qwen_asr.errors import AudioError, BadConfig, QwenASRError, StartupError, missing_package
 
 if TYPE_CHECKING:
     from qwen_asr.cli.progress import Progress
@@ -174,6 +174,11 @@ def _run(parser: _Parser, argv: Sequence[str] | None, action: Callable[[dict[str
     except QwenASRError as error:
         _complain(parser.prog, error)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "qwen_asr":
+            raise
+        _complain(parser.prog, StartupError(missing_package(error.name)))
+        return StartupError.exit_code
     except BrokenPipeError:
         # Whoever read our output (`| head`) has seen enough. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

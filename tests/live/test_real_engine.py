@@ -78,6 +78,6 @@ def test_a_scheduler_that_stops_ends_the_session_with_sentences(recognizer: Reco
     runner = Runner(session, scheduler, witness.take)
     scheduler.close()
     runner.feed(sound(SEGMENTS))
-    runner.finish().result(timeout=20)
+    runner.finish().result(timeout=60)
     witness.check_complete(session)
     assert {getattr(event, "message", "") for event in witness.closed} == {"The recognizer was stopped."}
