@@ -53,7 +53,7 @@ def run(options: dict[str, Any]) -> int:
 def _rate(typed: str | None) -> int | None:
     if typed is None:
         return None
-    from qwen_asr.audio.resample import HIGHEST_RATE, LOWEST_RATE
+    from qwen_asr.audio.samples import HIGHEST_RATE, LOWEST_RATE
 
     if not typed.isascii() or not typed.isdigit() or not LOWEST_RATE <= int(typed) <= HIGHEST_RATE:
         raise BadConfig(f"--rate was given {typed!r}, but expects a whole number from {LOWEST_RATE} to {HIGHEST_RATE}.")
