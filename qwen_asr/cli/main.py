@@ -293,7 +293,7 @@ def _print_whole(files: list[tuple[str, list[Final]]], form: str, *, several: bo
 def _configured(options: dict[str, Any], log_level: str | None) -> Config:
     """The Config of the options and the environment; logging begins at `log_level`, by default the Config's."""
     config = from_options(Config, options, os.environ)
-    logs.start(log_level or config.log_level, config.log_format)
+    logs.configure(log_level or config.log_level, config.log_format)
     if unknown := unknown_variables(Config, os.environ):
         log.warning("The environment has %s, which is no option: check the spelling.", ", ".join(unknown))
     return config

@@ -27,7 +27,7 @@ ROOMS = {
     "errors": set(),
     "network": set(),
     "logs": set(),
-    "redaction": {"config"},
+    "redaction": set(),
     "config": GROUND,
     "audio": GROUND,
     "engine": GROUND | {"audio"},

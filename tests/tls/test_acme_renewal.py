@@ -13,7 +13,7 @@ from qwen_asr.config.config import Config
 from qwen_asr.errors import AcmeError, StartupError
 from qwen_asr.tls.acme_client import Authority, write_secret
 from qwen_asr.tls.acme_renewal import AcmeCertificate, back_off_seconds
-from qwen_asr.web.transport.https import check_https
+from qwen_asr.web.transport.https import check_https_options
 from tests.support.issuing import Issuer
 from tests.support.processes import until
 
@@ -63,4 +63,4 @@ def test_a_broken_account_key_is_not_replaced(tmp_path: Path) -> None:
 def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "acme", None)  # as if it were not there
     with pytest.raises(StartupError, match=r"pip install -r requirements-acme\.txt"):
-        check_https(Config(acme_domain=("asr.example.com",), http_redirect_port=0))
+        check_https_options(Config(acme_domain=("asr.example.com",), http_redirect_port=0))

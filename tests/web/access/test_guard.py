@@ -28,7 +28,7 @@ from qwen_asr.web.access.guard import AccessGuard, access_warnings
 from tests.support.browser import Served, serving
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.rest_client import form, wav
-from tests.web.test_app import Started
+from tests.web.test_app import ServerProcess
 
 pytestmark = [
     # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
@@ -275,7 +275,7 @@ def test_the_log_of_a_server_holds_no_secret(tmp_path: Path, repository: Path) -
     environ = {"QWEN_ASR_API_KEY": f"{KEY} {OTHER_KEY}", "QWEN_ASR_AUTH": f"{USER}:battery-staple"}
     options = ("--asr-model-path", "demo", "--port", "0", "--host", "0.0.0.0", "--log-level", "debug")
     options += ("--forwarded-allow-ips", "127.0.0.1")
-    started = Started(tmp_path, repository, *options, **environ)
+    started = ServerProcess(tmp_path, repository, *options, **environ)
     assert started.process.stderr is not None
     lines: list[str] = []
     # Read all along: a full pipe would stop the server.

@@ -30,7 +30,7 @@ from qwen_asr.web.transport.redirect import other_port
 from qwen_asr.web.transport.redirect_port import answering, challenges_in
 from tests.support import pebble
 from tests.support.checkpoints import demo_recognizer, spoken
-from tests.support.https import kind_of, served, serving
+from tests.support.https import https_server, key_type, served_certificate
 from tests.support.pebble import Pebble
 from tests.support.processes import until
 from tests.support.sockets import client, silence
@@ -90,11 +90,11 @@ def test_certbot_renews_to_another_key_while_people_talk(
         certificate = ReloadingCertificate(certbot.live / "fullchain.pem", certbot.live / "privkey.pem")
         app = FastAPI()
         AsrRoute.add_to(app, service)
-        with serving(certificate, app) as port:
-            assert kind_of(served(port, trust, NAME)) == "EC"
+        with https_server(certificate, app) as port:
+            assert key_type(served_certificate(port, trust, NAME)) == "EC"
             renewal = ["renew", "--force-renewal", "--key-type", "rsa", "--no-random-sleep-on-renew"]
             said = asyncio.run(_talk_meanwhile(port, trust, lambda: certbot.run(*renewal)))
-            assert kind_of(served(port, trust, NAME)) == "RSA"
+            assert key_type(served_certificate(port, trust, NAME)) == "RSA"
     assert said == list(SENTENCES)
 
 
@@ -121,7 +121,7 @@ async def _talk_meanwhile(port: int, trust: ssl.SSLContext, renew: Callable[[], 
         await asyncio.to_thread(renew)
         renewed = time.monotonic()
         for name in (NAME, None):
-            while kind_of(await asyncio.to_thread(served, port, _without_checks(trust, name), name)) != "RSA":
+            while key_type(await asyncio.to_thread(served, port, _without_checks(trust, name), name)) != "RSA":
                 assert time.monotonic() - renewed < 5, f"not served within 5 s ({name=})"
                 await asyncio.sleep(0.05)
         print(f"served after {time.monotonic() - renewed:.1f} s")
@@ -165,15 +165,15 @@ def test_the_process_gets_its_certificate_keeps_it_and_renews_it(
     with pebble.running(tmp_path / "pebble", program, lifetime=18, refused_nonces=50) as authority:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
         config = config_of(authority, NAME, "www.example.com")
-        with opened(config) as certificate, serving(certificate) as port:
-            first = served(port, authority.trust(), NAME)
-            assert served(port, authority.trust(), "www.example.com") == first
+        with opened(config) as certificate, https_server(certificate) as port:
+            first = served_certificate(port, authority.trust(), NAME)
+            assert served_certificate(port, authority.trust(), "www.example.com") == first
             files = [path for path in (tmp_path / "certs").rglob("*") if path.is_file()]
             assert {path.name for path in files} == {"account.pem", f"{NAME}.pem"}
             assert all(path.stat().st_mode & 0o077 == 0 for path in files)
             account = next(path for path in files if path.name == "account.pem").read_bytes()
             assert until(lambda: certificate.leaf != first)
-            renewed = served(port, authority.trust(), NAME)
+            renewed = served_certificate(port, authority.trust(), NAME)
             assert renewed != first
             assert renewed.not_valid_before_utc < first.not_valid_after_utc
             assert renewed.public_key() != first.public_key()

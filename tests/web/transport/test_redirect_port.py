@@ -14,7 +14,7 @@ from qwen_asr.errors import PortInUse
 from qwen_asr.web.app import bind, serve
 from qwen_asr.web.transport.redirect import other_port
 from qwen_asr.web.transport.redirect_port import answering, challenges_in
-from tests.support.https import asked
+from tests.support.https import send_request
 from tests.support.processes import until
 
 AUTHORIZATION = b"token.thumbprint"
@@ -44,7 +44,7 @@ def port(webroot: Path) -> Iterator[int]:
 
 def ask(port: int, target: str, host: str = "asr.example.com:80") -> tuple[bytes, dict[str, str], bytes]:
     with socket.create_connection(("127.0.0.1", port), 30) as connection:
-        return asked(connection, f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        return send_request(connection, f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
 
 
 def test_people_are_sent_to_the_https_port(port: int) -> None:

@@ -22,7 +22,7 @@ from qwen_asr.config.limits import AcceptorLimits
 from qwen_asr.network import client_prefix
 from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.web.transport.acceptor import Waiting
-from tests.support.https import asked, connected, plain_app, serving
+from tests.support.https import https_server, plain_app, send_request, tls_connection
 from tests.support.issuing import Issuer
 from tests.support.processes import until
 
@@ -42,7 +42,7 @@ def certificate(issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Rel
 @pytest.fixture(scope="module")
 def port(certificate: ReloadingCertificate) -> Iterator[int]:
     """A server with the limits that everybody has."""
-    with serving(certificate) as port:
+    with https_server(certificate) as port:
         yield port
 
 
@@ -70,7 +70,7 @@ def plain(port: int) -> Iterator[socket.socket]:
 )
 def test_http_is_sent_to_https_on_the_same_port(port: int, request_line: str, host: str, location: str) -> None:
     with plain(port) as connection:
-        status, headers, body = asked(connection, f"{request_line}\r\nHost: {host}\r\n\r\n".encode())
+        status, headers, body = send_request(connection, f"{request_line}\r\nHost: {host}\r\n\r\n".encode())
     assert status.startswith(b"HTTP/1.1 307")
     assert headers["location"] == location
     assert "server" not in headers
@@ -83,14 +83,14 @@ def test_http_is_sent_to_https_on_the_same_port(port: int, request_line: str, ho
 )
 def test_what_is_no_host_is_not_led_anywhere(port: int, host: str) -> None:
     with plain(port) as connection:
-        status, headers, _ = asked(connection, f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        status, headers, _ = send_request(connection, f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
     assert status.startswith(b"HTTP/1.1 400")
     assert "location" not in headers
 
 
 def test_a_request_without_a_host_is_told_what_is_spoken_here(port: int) -> None:
     with plain(port) as connection:
-        status, _, body = asked(connection, b"GET / HTTP/1.0\r\n\r\n")
+        status, _, body = send_request(connection, b"GET / HTTP/1.0\r\n\r\n")
     assert b"400" in status
     assert b"https://" in body
 
@@ -100,7 +100,7 @@ def test_a_posted_body_does_not_cost_the_answer(port: int) -> None:
         head = b"POST /x HTTP/1.1\r\nHost: localhost:1\r\nContent-Length: 300000\r\n\r\n"
         connection.sendall(head + bytes(300_000))
         connection.shutdown(socket.SHUT_WR)
-        status, headers, _ = asked(connection, b"")
+        status, headers, _ = send_request(connection, b"")
     assert b"307" in status
     assert headers["location"] == "https://localhost:1/x"
 
@@ -131,9 +131,9 @@ def test_what_is_neither_http_nor_tls_is_closed(port: int, sent: bytes) -> None:
 def test_the_app_is_there_over_tls(port: int, issuer: Issuer, certificate: ReloadingCertificate) -> None:
     trust = issuer.trust()
     trust.set_alpn_protocols(["h2", "http/1.1"])
-    with connected(port, trust) as secure:
+    with tls_connection(port, trust) as secure:
         assert secure.selected_alpn_protocol() == "http/1.1"
-        status, headers, body = asked(secure, GET)
+        status, headers, body = send_request(secure, GET)
     assert status == b"HTTP/1.1 200 OK"
     assert body == b'"here"'
     assert "server" not in headers
@@ -205,10 +205,10 @@ UNFINISHED_IN_TLS = [b"", b"GET / HTTP/1.1\r\nHost: local"]
 
 
 def test_who_does_not_go_on_is_closed(certificate: ReloadingCertificate, issuer: Issuer) -> None:
-    with serving(certificate, limits=QUICK) as port, contextlib.ExitStack() as waiting:
+    with https_server(certificate, limits=QUICK) as port, contextlib.ExitStack() as waiting:
         connections: dict[bytes, socket.socket] = {}
         for sent in UNFINISHED_IN_TLS:
-            connections[b"TLS" + sent] = waiting.enter_context(connected(port, issuer.trust()))
+            connections[b"TLS" + sent] = waiting.enter_context(tls_connection(port, issuer.trust()))
             connections[b"TLS" + sent].sendall(sent)
         for sent in UNFINISHED:
             connections[sent] = waiting.enter_context(plain(port))
@@ -232,8 +232,8 @@ def test_an_answer_that_takes_long_is_not_idle(certificate: ReloadingCertificate
         await asyncio.sleep(3)
         return "late"
 
-    with serving(certificate, app, limits=QUICK) as port, connected(port, issuer.trust()) as secure:
-        status, _, body = asked(secure, GET.replace(b" / ", b" /slow "))
+    with https_server(certificate, app, limits=QUICK) as port, tls_connection(port, issuer.trust()) as secure:
+        status, _, body = send_request(secure, GET.replace(b" / ", b" /slow "))
     assert b"200" in status
     assert body == b'"late"'
 
@@ -249,7 +249,7 @@ def test_who_leaves_in_an_upload_that_nobody_reads_is_let_go(certificate: Reload
         await asyncio.sleep(0.5)  # in which its going is noticed
         return "late"
 
-    with serving(certificate, app, limits=QUICK) as port, connected(port, issuer.trust()) as secure:
+    with https_server(certificate, app, limits=QUICK) as port, tls_connection(port, issuer.trust()) as secure:
         # More than is taken in before somebody reads it, and less than would stop the TLS below.
         head = b"POST /unread HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 300000\r\n\r\n"
         secure.sendall(head + bytes(200_000))
@@ -275,13 +275,13 @@ def test_three_hundred_idlers_delay_no_page_and_are_closed(issuer: Issuer, certi
 
         def once() -> float:
             began = time.perf_counter()
-            with connected(port, trust) as secure:
-                assert b"200" in asked(secure, GET)[0]
+            with tls_connection(port, trust) as secure:
+                assert b"200" in send_request(secure, GET)[0]
             return time.perf_counter() - began
 
         return min(statistics.median(once() for _ in range(5)) for _ in range(3))
 
-    with serving(certificate, limits=limits) as port, contextlib.ExitStack() as idlers:
+    with https_server(certificate, limits=limits) as port, contextlib.ExitStack() as idlers:
         alone = page_seconds()
         kinds = {"silent": b"", "half a hello": b"\x16\x03\x01\x02\x00\x01\x00", "half a request": b"GET / HT"}
         connections: list[socket.socket] = []
@@ -291,7 +291,7 @@ def test_three_hundred_idlers_delay_no_page_and_are_closed(issuer: Issuer, certi
                 connection.sendall(sent)
                 connections.append(connection)
         for _ in range(60):
-            connections.append(idlers.enter_context(connected(port, trust)))
+            connections.append(idlers.enter_context(tls_connection(port, trust)))
         assert len(connections) == 300
         among = page_seconds()
         assert among - alone < 0.1, f"{alone * 1000:.0f} ms alone, {among * 1000:.0f} ms among 300"
@@ -342,10 +342,10 @@ def test_of_too_many_the_oldest_of_the_largest_crowd_goes() -> None:
 
 def test_many_from_one_address_keep_nobody_out(certificate: ReloadingCertificate, issuer: Issuer) -> None:
     limits = AcceptorLimits(waiting_per_address=8)
-    with serving(certificate, limits=limits) as port, contextlib.ExitStack() as silent:
+    with https_server(certificate, limits=limits) as port, contextlib.ExitStack() as silent:
         connections = [silent.enter_context(plain(port)) for _ in range(30)]
-        with connected(port, issuer.trust()) as secure:
-            assert b"200" in asked(secure, GET)[0]
+        with tls_connection(port, issuer.trust()) as secure:
+            assert b"200" in send_request(secure, GET)[0]
         assert until(lambda: sum(is_closed(connection) for connection in connections) >= 20)
 
 
@@ -369,8 +369,8 @@ def test_health_tells_the_end_of_the_certificate(issuer: Issuer, tmp_path: Path)
         rest.add_routes(app, Service(Config()))
         issued = issuer.issue(begins=timedelta(days=-60), ends=ends)
         certificate = ReloadingCertificate(*issued.write(tmp_path))
-        with serving(certificate, app) as port, connected(port, issuer.trust()) as secure:
-            answer: dict[str, object] = json.loads(asked(secure, GET.replace(b" / ", b" /healthz "))[2])
+        with https_server(certificate, app) as port, tls_connection(port, issuer.trust()) as secure:
+            answer: dict[str, object] = json.loads(send_request(secure, GET.replace(b" / ", b" /healthz "))[2])
         assert answer["status"] == "ok"
         told = answer["certificate"]
         assert isinstance(told, dict)
