@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from qwen_asr.config.limits import LINGER_SECONDS, MAX_UPLOAD_BYTES
+from qwen_asr.config.limits import IDLE_SECONDS, LINGER_SECONDS, MAX_UPLOAD_BYTES
 from qwen_asr.errors import (
     AudioError,
     BadField,
@@ -28,12 +28,13 @@ from qwen_asr.errors import (
     UnknownLanguage,
 )
 from qwen_asr.service.file_transcription import FileTranscription
+from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import envelope, error_object, error_response
 from qwen_asr.web.rest.answers import Deltas, event, whole_answer
 from qwen_asr.web.rest.form import TranscriptionRequest, parse_request
 from qwen_asr.web.rest.metrics import Metrics
 from qwen_asr.web.rest.probes import Probes
-from qwen_asr.web.rest.upload import Body, Form, answer_early, received_form
+from qwen_asr.web.rest.upload import Form, received_form
 from qwen_asr.web.sockets.queueing import wait_for_slot
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Transcriptions:
             self.unfinished -= 1
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = Body(receive)
+        body = Body(receive, IDLE_SECONDS)
         with contextlib.suppress(ClientDisconnect):
             try:
                 answer = self._answer(Request(scope).headers, body, send)
@@ -146,7 +147,9 @@ class Transcriptions:
         with self._counted():
             async with received_form(headers, body, MAX_UPLOAD_BYTES) as form:
                 request_options = parse_request(form.fields)
-                return await unless(self._told(form, request_options, send), body.gone(), ClientDisconnect())
+                return await unless(
+                    self._told(form, request_options, send), body.wait_for_disconnect(), ClientDisconnect()
+                )
 
     def _count(self, error: Exception) -> None:
         if not isinstance(error, StepFailed):  # counted where the step failed

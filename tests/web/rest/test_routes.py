@@ -403,8 +403,8 @@ def test_whoever_goes_away_leaves_nothing(
 
 
 def test_a_silent_upload_is_ended(clients: Clients, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_asr.web.rest.upload.IDLE_SECONDS", 0.3)
-    monkeypatch.setattr("qwen_asr.web.rest.upload.LINGER_SECONDS", 0.3)
+    monkeypatch.setattr("qwen_asr.web.rest.routes.IDLE_SECONDS", 0.3)
+    monkeypatch.setattr("qwen_asr.web.rest.routes.LINGER_SECONDS", 0.3)
     slow = Slow(speech())
     with clients.plain() as client, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post_slowly, client, slow)
