@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Three headers are read, from trusted proxies only. nginx sets them when configured to, Caddy by default. The others are
-# never read: a proxy that does not set a header passes on what its client sent, as if it were the proxy's own.
+# Three headers are read, from trusted proxies only. nginx sets them when configured to, Caddy by default. No other is
+# read: a proxy that does not set a header passes on what its client sent, as if it were the proxy's own.
 # `Forwarded` (RFC 7239), -Port, -Prefix and X-Real-IP add nothing to these three and --root-path.
 _FOR, _PROTO, _HOST = b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"
 _REMOVED = re.compile(rb"x-forwarded(-.*)?|forwarded|x-real-ip|x-gradio-server", re.DOTALL)

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.signal import resample_poly
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from qwen_asr import Qwen3ASRModel
