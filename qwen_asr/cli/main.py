@@ -1,4 +1,4 @@
-"""The entry points: `main` runs the server, `run_subcommand` is `qwen-asr`. Errors become exit codes here.
+"""The entry points: `main` runs the server, `run_subcommand` is `qwen-asr`.
 
 To add a command, write a module with `HELP`, `EXAMPLES`, `add_arguments(parser)` and `run(options)`, and add it to
 `COMMANDS`. A command imports what is slow to import (torch, Gradio, numpy) inside `run`, so that `--help` and mistyped
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from qwen_asr import __version__
 from qwen_asr.cli import cert, serve, stream, transcribe
 from qwen_asr.cli.common import print_error
-from qwen_asr.errors import BadConfig, QwenASRError
+from qwen_asr.errors import BadConfig, QwenASRError, StartupError, missing_package
 
 COMMANDS = {"serve": serve, "transcribe": transcribe, "stream": stream, "cert": cert}
 BROKEN_PIPE = 141
@@ -64,7 +64,7 @@ class _Parser(argparse.ArgumentParser):
 def _parse_and_run(
     parser: _Parser, argv: Sequence[str] | None, run: Callable[[dict[str, Any]], int] | None = None
 ) -> int:
-    """Runs the command with the parsed options; returns the exit code. The one place that handles QwenASRError."""
+    """Runs the command with the parsed options; returns the exit code. The one place where errors become exit codes."""
     try:
         with _sigint_ends_process():
             options = vars(parser.parse_args(argv))
@@ -73,6 +73,11 @@ def _parse_and_run(
     except QwenASRError as error:
         print_error(parser.prog, error)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "qwen_asr":
+            raise
+        print_error(parser.prog, StartupError(missing_package(error.name)))
+        return StartupError.exit_code
     except BrokenPipeError:
         # The reader of our output (`| head`) has closed it. Without this, Python would complain when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -198,7 +198,8 @@ class FileTranscriber:
 
     def _session(self) -> Session:
         from qwen_asr.engine.checkpoint import load_recognizer
-        from qwen_asr.live.session_factory import create_session, endpoints_of
+        from qwen_asr.live.session_factory import create_session
+        from qwen_asr.live.session_options import SessionOptions, endpoints_of
 
         config = self._config
         if self._recognizer is None:
@@ -206,16 +207,15 @@ class FileTranscriber:
             self._recognizer = load_recognizer(
                 config.asr_model_path, config.device, config.dtype, self._on_status, demo_instead=False
             )
-        return create_session(
-            self._recognizer,
-            self._silero,
-            endpoints_of(config),
+        options = SessionOptions(
+            language=self._language,
+            context=self._context,
             # No partial text is needed: each utterance is decoded once, at its end.
             chunk_seconds=config.max_utterance_seconds + 1,
-            context=self._context,
-            language=self._language,
             max_new_tokens=config.max_new_tokens,
+            endpoints=endpoints_of(config),
         )
+        return create_session(self._recognizer, self._silero, options)
 
 
 def _open(name: str) -> Path | BinaryIO:

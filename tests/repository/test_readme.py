@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.checkpoints import spoken
 from tests.support.network import free_ports
-from tests.support.waiting import until
+from tests.support.processes import until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from qwen_asr.errors import AcmeError, StartupError
 from qwen_asr.tls.acme_client import Authority, check_installed, write_secret
 from qwen_asr.tls.acme_renewal import AcmeCertificate, retry_delay
 from tests.support.issuing import Issuer
-from tests.support.waiting import until
+from tests.support.processes import until
 
 UNREACHABLE = "https://127.0.0.1:9/dir"
 

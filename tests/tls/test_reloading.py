@@ -14,7 +14,7 @@ from qwen_asr.errors import CertificateError
 from qwen_asr.tls.reloading import RETRY_SECONDS, ReloadingCertificate
 from tests.support.https import connected, kind_of, served, serving
 from tests.support.issuing import Issuer, replace
-from tests.support.waiting import until
+from tests.support.processes import until
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 

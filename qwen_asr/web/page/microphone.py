@@ -26,9 +26,9 @@ import gradio as gr
 
 from qwen_asr.config.limits import MAX_BACKLOG_SECONDS, MAX_BLOCK_BYTES
 from qwen_asr.errors import BadInput, LimitExceeded, NotReady, QwenASRError
+from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.notifier import Notifier
 from qwen_asr.service.rate_limit import sender
-from qwen_asr.service.session_options import SessionOptions
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
 
 HERE = Path(__file__).parent
@@ -50,6 +50,9 @@ class State(Protocol):
 
     def as_dict(self) -> dict[str, Any]:
         """`state`, `text` (progress, or what is wrong), `model` and `note`: its name and what it understands."""
+
+    def session_options(self, *, language: str | None = None, context: str = "") -> SessionOptions:
+        """The options of a session, with the server's defaults. Raises UnknownLanguage."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Post:
 
 
 def streaming_microphone(
-    speakers: RecordingRegistry,
+    recordings: RecordingRegistry,
     state: State,
     *,
     backlog_seconds: float = MAX_BACKLOG_SECONDS,
@@ -114,8 +117,8 @@ def streaming_microphone(
 ) -> gr.HTML:
     """The component: the big button, the status, and the text; see the module's docstring. Call it inside of Blocks.
 
-    `speakers` takes the audio and has the text, `state` says whether the server is ready. `backlog_seconds` is how much
-    audio the browser keeps for a server that it cannot reach before it takes no more.
+    `recordings` takes the audio and has the text, `state` says whether the server is ready. `backlog_seconds` is how
+    much audio the browser keeps for a server that it cannot reach before it takes no more.
     """
 
     async def exchange(data: Any, request: gr.Request) -> dict[str, Any]:
@@ -123,17 +126,17 @@ def streaming_microphone(
         try:
             post = Post.parse(data)
             tab = await _tab(request)
-            speaker = speakers.get(tab, post.recording)
-            if speaker is None:
+            recording = recordings.get(tab, post.recording)
+            if recording is None:
                 # A recording that begins may be opened; one that goes on, and is not here, was lost with a restart or
                 # freed.
                 if post.offset > 0 or post.recording == STOCK_RECORDING:
                     return {"gone": True}
-                if position := await _position(speakers, tab, post, sender(request.scope)):
+                options = state.session_options(language=post.language, context=post.context)
+                if position := await _position(recordings, tab, post, sender(request.scope)):
                     return {"queued": position}
-                options = SessionOptions(post.rate, post.context, post.language)
-                speaker = await anyio.to_thread.run_sync(speakers.open, tab, post.recording, options)
-            await anyio.to_thread.run_sync(_take, speaker, post)
+                recording = await anyio.to_thread.run_sync(recordings.open, tab, post.recording, post.rate, options)
+            await anyio.to_thread.run_sync(_take, recording, post)
         except NotReady as error:
             return {"retry": str(error)}
         except LimitExceeded as error:
@@ -141,10 +144,10 @@ def streaming_microphone(
         except QwenASRError as error:
             return {"error": str(error)}
         if not post.queued:  # the page has sound to send as soon as it knows that it has its place
-            await speaker.notifier.wait(lambda: speaker.has_news(post.revision), post.wait)
-        if farewell := speaker.farewell(post.revision):
-            return {"farewell": farewell}
-        return speaker.view(post.revision)
+            await recording.notifier.wait(lambda: recording.has_changed(post.revision), post.wait)
+        if notice := recording.shutdown_notice(post.revision):
+            return {"farewell": notice}
+        return recording.view(post.revision)
 
     async def server_state(known: Any) -> dict[str, Any]:
         """The server's state, held back until it differs from the one that the page knows."""
@@ -170,21 +173,21 @@ def _text(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-async def _position(speakers: RecordingRegistry, tab: str, post: Post, address: str) -> int:
+async def _position(recordings: RecordingRegistry, tab: str, post: Post, address: str) -> int:
     """How many have to leave before the recording can be opened, held back while that is what the page knows."""
-    turn = speakers.enter(tab, post.recording, address)
-    if turn is None:
+    entry = recordings.queue_entry(tab, post.recording, address)
+    if entry is None:
         return 0
-    if turn.position == post.queued:
-        await turn.moved(post.queued, post.wait)
-    return turn.position
+    if entry.position == post.queued:
+        await entry.moved(post.queued, post.wait)
+    return entry.position
 
 
-def _take(speaker: Recording, post: Post) -> None:
+def _take(recording: Recording, post: Post) -> None:
     if post.recording != STOCK_RECORDING:
-        speaker.receive(post.offset, post.audio)
+        recording.receive(post.offset, post.audio)
     if post.last is not None:
-        speaker.finish(speaker.received if post.recording == STOCK_RECORDING else post.last)
+        recording.finish(recording.received if post.recording == STOCK_RECORDING else post.last)
 
 
 async def _tab(request: gr.Request) -> str:

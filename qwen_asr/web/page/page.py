@@ -15,9 +15,8 @@ from qwen_asr.audio.resample import to_mono
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import QwenASRError
 from qwen_asr.service.rate_limit import sender
-from qwen_asr.service.session_options import SessionOptions
 from qwen_asr.web.page.microphone import STOCK_RECORDING, State, streaming_microphone
-from qwen_asr.web.page.recordings import OVER, RecordingRegistry
+from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
 
 HERE = Path(__file__).parent
 CSS = HERE / "page.css"
@@ -52,7 +51,7 @@ def theme() -> gr.themes.Base:
 
 
 def build_page(
-    speakers: RecordingRegistry, state: State, *, language: str | None = None, context: str = "", **settings: Any
+    recordings: RecordingRegistry, state: State, *, language: str | None = None, context: str = "", **settings: Any
 ) -> gr.Blocks:
     """The whole page. `language` (an English name) and `context` are what the inputs hold at first.
 
@@ -80,22 +79,22 @@ def build_page(
                 min_width=240,
                 scale=3,
             )
-        streaming_microphone(speakers, state, **settings)
-        _add_stock_recorder(speakers, spoken, names)
+        streaming_microphone(recordings, state, **settings)
+        _add_fallback_recorder(recordings, state, spoken, names)
         keep = {"fn": None, "inputs": [spoken, names], "js": WISHES_JS % AUTOMATIC, "api_visibility": "private"}
         page.load(None, js=SELECT_JS, api_visibility="private")
         gr.on([page.load, spoken.change, names.change], **keep)
 
         def leave(request: gr.Request) -> None:  # Gradio gives the request by this annotation
-            speakers.leave(str(request.session_hash))
+            recordings.tab_closed(str(request.session_hash))
 
         page.unload(leave)
     return page
 
 
-def _add_stock_recorder(speakers: RecordingRegistry, spoken: gr.Dropdown, names: gr.Textbox) -> None:
+def _add_fallback_recorder(recordings: RecordingRegistry, state: State, spoken: gr.Dropdown, names: gr.Textbox) -> None:
     """Gradio's own recorder, for browsers without AudioWorklet. It may lose sound; set up to lose little."""
-    stock = StockRecorder(speakers)
+    stock = FallbackRecorder(recordings, state)
     with gr.Accordion("Trouble with the microphone? Open the fallback", open=False, elem_id="stock"):
         gr.Markdown(
             "It sends sound every half second and may lose some of it on a poor connection. The text appears above."
@@ -108,7 +107,7 @@ def _add_stock_recorder(speakers: RecordingRegistry, spoken: gr.Dropdown, names:
             elem_id="stock-recorder",
             buttons=[],
         )
-    # `concurrency_limit=None`: by default one speaker would wait for another. The handler only takes the block.
+    # `concurrency_limit=None`: by default one recording would wait for another. The handler only takes the block.
     audio.stream(
         stock.take,
         [audio, spoken, names],
@@ -124,11 +123,12 @@ def _add_stock_recorder(speakers: RecordingRegistry, spoken: gr.Dropdown, names:
     audio.stop_recording(None, js=TELL_JS % "stock-stop", api_visibility="private")
 
 
-class StockRecorder:
+class FallbackRecorder:
     """Takes what `gr.Audio` streams into the same kind of recording as the page's own microphone."""
 
-    def __init__(self, speakers: RecordingRegistry) -> None:
-        self._speakers = speakers
+    def __init__(self, recordings: RecordingRegistry, state: State) -> None:
+        self._recordings = recordings
+        self._state = state
         self._lock = threading.Lock()
 
     def take(self, block: tuple[int, NDArray[Any]] | None, language: str, context: str, request: gr.Request) -> None:
@@ -138,21 +138,22 @@ class StockRecorder:
         rate, samples = block
         tab = str(request.session_hash)
         with self._lock:  # two blocks of one tab must not both open its recording
-            speaker = self._speakers.get(tab, STOCK_RECORDING)
-            if speaker is not None and speaker.finished:
-                if time.monotonic() - speaker.heard_at < STRAGGLERS_SECONDS:
+            recording = self._recordings.get(tab, STOCK_RECORDING)
+            if recording is not None and recording.finished:
+                if time.monotonic() - recording.heard_at < STRAGGLERS_SECONDS:
                     return
-                self._speakers.forget(tab, STOCK_RECORDING)
-                speaker = None
-            if speaker is None:
-                options = SessionOptions(rate, context, None if language == AUTOMATIC else language)
+                self._recordings.remove(tab, STOCK_RECORDING)
+                recording = None
+            if recording is None:
+                spoken = None if language == AUTOMATIC else language
                 try:
+                    options = self._state.session_options(language=spoken, context=context)
                     # The address alone: Gradio's request would turn more of the other one into JSON, and fails at it.
-                    self._speakers.check_rate(sender({"client": (request.client.host,)}))
-                    speaker = self._speakers.open(tab, STOCK_RECORDING, options)
+                    self._recordings.check_rate(sender({"client": (request.client.host,)}))
+                    recording = self._recordings.open(tab, STOCK_RECORDING, rate, options)
                 except QwenASRError as error:
                     raise gr.Error(str(error), duration=None) from error
-            if speaker.over:
-                speaker.finish(speaker.received)  # again with each block, so that none of them begins a new recording
-                raise gr.Error(OVER, duration=None)
-        speaker.append(np.round(to_mono(samples) * 32767).astype("<i2").tobytes())
+            if recording.time_limit_reached:
+                recording.finish(recording.received)  # with each block: none may begin a new recording
+                raise gr.Error(TIME_LIMIT_MESSAGE, duration=None)
+        recording.append(np.round(to_mono(samples) * 32767).astype("<i2").tobytes())

@@ -31,8 +31,8 @@ from tests.support import pebble
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.https import kind_of, served, serving
 from tests.support.pebble import Pebble
+from tests.support.processes import until
 from tests.support.sockets import client, silence
-from tests.support.waiting import until
 
 NAME = "asr.example.com"
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")
