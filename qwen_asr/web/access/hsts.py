@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers, MutableHeaders
 
 from qwen_asr.network import parse_host
-from qwen_asr.tls import checks
-from qwen_asr.tls.chain import is_self_issued
+from qwen_asr.tls.checks import dns_and_ip_names, is_self_issued, matches_host
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -47,7 +46,7 @@ class StrictTransport:
 
     def _applies_to(self, headers: Headers) -> bool:
         host = parse_host(headers.get("host", ""))
-        return host is not None and is_public(host.name) and covers(self._leaf(), host.name)
+        return host is not None and is_public(host.name) and is_ca_signed_for(self._leaf(), host.name)
 
 
 def is_public(host: str) -> bool:
@@ -57,6 +56,6 @@ def is_public(host: str) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def covers(leaf: x509.Certificate, host: str) -> bool:
+def is_ca_signed_for(leaf: x509.Certificate, host: str) -> bool:
     """Whether the certificate covers that DNS name, by wildcard too, and is not self-signed."""
-    return not is_self_issued(leaf) and checks.covers(checks.dns_and_ip_names(leaf), host)
+    return not is_self_issued(leaf) and matches_host(dns_and_ip_names(leaf), host)
