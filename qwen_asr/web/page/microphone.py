@@ -41,9 +41,9 @@ import gradio as gr
 
 from qwen_asr.config.limits import MAX_BACKLOG_SECONDS, MAX_BLOCK_BYTES
 from qwen_asr.errors import BadInput, LimitExceeded, NotReady, QwenASRError
+from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.notifier import Notifier
 from qwen_asr.service.rate_limit import sender
-from qwen_asr.service.session_options import SessionOptions
 from qwen_asr.web.page.bundle import bundle
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
 
@@ -67,6 +67,9 @@ class State(Protocol):
 
     def as_dict(self) -> dict[str, Any]:
         """`state` ("loading", "ready" or "failed"), `text` (progress, or what is wrong), `model` (its name), `note`."""
+
+    def session_options(self, *, language: str | None = None, context: str = "") -> SessionOptions:
+        """The options of a session, with the server's defaults. Raises UnknownLanguage."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +148,10 @@ def streaming_microphone(
                 # Only a recording that begins is opened. One that continues was lost in a restart, or closed as idle.
                 if post.offset > 0 or post.recording == STOCK_RECORDING:
                     return {"gone": True}
+                options = state.session_options(language=post.language, context=post.context)
                 if position := await _position(recordings, tab, post, sender(request.scope)):
                     return {"queued": position}
-                options = SessionOptions(post.rate, post.context, post.language)
-                recording = await anyio.to_thread.run_sync(recordings.open, tab, post.recording, options)
+                recording = await anyio.to_thread.run_sync(recordings.open, tab, post.recording, post.rate, options)
             await anyio.to_thread.run_sync(_take, recording, post)
         except NotReady as error:
             return {"retry": str(error)}
