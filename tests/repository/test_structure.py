@@ -94,6 +94,7 @@ WITHOUT_MODULE = {
     "service/test_session_depth.py": "from each edge to the engine",
     "tls/test_mistakes.py": "every mistake with certificate options, through the command line",
     "web/test_fuzz.py": "malformed requests to every route",
+    "web/page/test_javascript.py": "the scripts of the page, under node",
     "web/sockets/asr/test_protocol.py": "docs/protocol.md",
     "web/sockets/asr/test_resume.py": "connection, session and registry together",
     "web/sockets/realtime/test_openai_package.py": "OpenAI's own package as the client",
