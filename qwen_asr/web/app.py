@@ -54,7 +54,7 @@ def create_app(
     """
     from fastapi import FastAPI
 
-    from qwen_asr.service.shutdown import Recordings, Stopping
+    from qwen_asr.service.shutdown import Stopping
     from qwen_asr.web.access.forwarded import ForwardedHeaders
     from qwen_asr.web.access.guard import AccessGuard
     from qwen_asr.web.page.recordings import RecordingRegistry
@@ -89,7 +89,7 @@ def create_app(
     # Routes of our own go here: after the mount at "/" they would answer 404.
     transcriptions = rest.add_routes(app, service)
     sockets = [route.add_to(app, service) for route in (AsrRoute, RealtimeRoute)]
-    app.state.stopping = Stopping(service, Recordings(recordings), *sockets, transcriptions)
+    app.state.stopping = Stopping(service, recordings, *sockets, transcriptions)
     if chosen is not None and chosen.root is not None:
         from qwen_asr.web.rest import trust
 
@@ -189,8 +189,6 @@ def serve(config: Config) -> int:
         service = Service(config)
         app = create_app(config, service, chosen=chosen)
         app.state.certificate = certificate
-        if certificate is not None:
-            service.certificate_expiry = lambda: certificate.expiry().timestamp()
         server = create_server(app, certificate=certificate, middleware=_hsts(config, certificate))
         redact_logs(config.secrets)  # again: uvicorn has made handlers of its own
         _announce(config, port, chosen)

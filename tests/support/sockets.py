@@ -39,6 +39,7 @@ class Listening:
     socket: AsrRoute | RealtimeRoute
     server: Server
     service: Service
+    app: FastAPI
 
     @property
     def http(self) -> str:
@@ -75,7 +76,7 @@ def listening(
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
-        yield Listening(f"ws://localhost:{bound.getsockname()[1]}{room.path}", route, server, service)
+        yield Listening(f"ws://localhost:{bound.getsockname()[1]}{room.path}", route, server, service, app)
     finally:
         server.should_exit = True
         thread.join(30)
