@@ -14,9 +14,11 @@ import pytest
 
 from qwen_asr.config.config import Config
 from qwen_asr.errors import BadConfig, PortInUse, ShareUnavailable, StartupError
-from qwen_asr.web.app import bind, public_link, serve
-from tests.support.https import asked
-from tests.support.processes import Started
+from qwen_asr.web.app import _announce, bind, public_link, serve
+from qwen_asr.web.transport.https import choose_certificate
+from tests.support.certificates import Chained, issue, put
+from tests.support.https import send_request
+from tests.support.processes import ServerProcess
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(taken: int, tmp_path: P
     with pytest.raises(PortInUse, match=f"Port {taken} on 127.0.0.1 is in use.*--port"):
         serve(Config(port=taken))
     began = time.monotonic()
-    code, said = Started(tmp_path, repository, "--port", str(taken)).end()
+    code, said = ServerProcess(tmp_path, repository, "--port", str(taken)).end()
     assert code == 1
     assert said.count("\n") == 1
     assert "in use" in said
@@ -59,7 +61,7 @@ def test_without_a_tunnel_it_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPat
 
 def test_a_folder_that_is_no_checkpoint_ends_the_server(tmp_path: Path, repository: Path) -> None:
     (tmp_path / "empty").mkdir()
-    code, said = Started(tmp_path, repository, "--port", "0", "--asr-model-path", "./empty").end()
+    code, said = ServerProcess(tmp_path, repository, "--port", "0", "--asr-model-path", "./empty").end()
     assert code == 1
     assert "error: empty is no checkpoint" in said
     assert "Traceback" not in said
@@ -73,7 +75,7 @@ def test_on_a_space_it_serves_as_spaces_want_it(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_https_and_stops_cleanly(number: int, tmp_path: Path, repository: Path) -> None:
-    started = Started(
+    started = ServerProcess(
         tmp_path,
         repository,
         "--asr-model-path",
@@ -93,7 +95,7 @@ def test_it_serves_https_and_stops_cleanly(number: int, tmp_path: Path, reposito
         body = page.read().decode()
     assert "fonts.googleapis" not in body
     with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30) as plain:
-        status, headers, _ = asked(plain, b"GET /x HTTP/1.1\r\nHost: localhost:1\r\n\r\n")
+        status, headers, _ = send_request(plain, b"GET /x HTTP/1.1\r\nHost: localhost:1\r\n\r\n")
     assert b"307" in status
     assert headers["location"] == "https://localhost:1/x"
     with urllib.request.urlopen(f"{url}/gradio_api/heartbeat/x", context=trust, timeout=30) as stream:  # noqa: S310 - ours
@@ -102,3 +104,22 @@ def test_it_serves_https_and_stops_cleanly(number: int, tmp_path: Path, reposito
         code, said = started.end(number)  # with a stream still open
     assert code == 0, said
     assert "Traceback" not in said
+
+
+def test_plain_http_on_all_addresses_announces_that_browsers_need_https(capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = []
+    for config in (Config(host="192.0.2.7"), Config(), Config(host="192.0.2.7", generate_self_signed_cert=True)):
+        _announce(config, 8000)
+        outputs.append(capsys.readouterr().out)
+    assert ["--generate-self-signed-cert" in output for output in outputs] == [True, False, False]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["self-signed", "of an authority"])
+def test_the_warning_of_browsers_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str], own: bool) -> None:
+    issued = issue() if own else Chained().leaf
+    put(tmp_path, issued.pem, issued.key_pem())
+    config = Config(ssl_certfile=str(tmp_path / "cert.pem"), ssl_keyfile=str(tmp_path / "key.pem"))
+    _announce(config, 443, choose_certificate(config))
+    output = capsys.readouterr().out
+    assert ("the browser warns once" in output) is own
+    assert output.count("https://") == output.count("https://localhost\n") == 1
