@@ -9,9 +9,9 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import (
     Ended,
     EndpointConfig,
-    ServerProcess,
     Skipped,
     Speech,
+    Started,
     UtteranceDetector,
     cut_point,
     cut_span,
@@ -63,7 +63,7 @@ def check(events, samples, config=DEFAULT):
     reached, count, current, heard = 0, 0, None, []
     for event in events:
         match event:
-            case ServerProcess(utterance, start):
+            case Started(utterance, start):
                 assert current is None
                 assert (utterance, start) == (count, reached)
                 current, heard = event, []
