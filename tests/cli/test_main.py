@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -244,7 +245,7 @@ def test_transcribe_uses_the_demo_only_if_it_is_named(speech: Path, tmp_path: Pa
 )
 def test_an_interrupt_at_startup_ends_the_process_quietly(command: list[str], seconds: float, tmp_path: Path) -> None:
     environment = {**os.environ, **OFFLINE, "QWEN_ASR_MODEL_PATH": "demo"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     pipes["preexec_fn"] = partial(
         signal.signal, signal.SIGINT, signal.SIG_DFL
     )  # a background job of a shell ignores it

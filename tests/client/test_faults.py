@@ -111,6 +111,8 @@ def test_fifty_cuts_at_any_byte(served: Listening, uncut: list[Final], encoding:
     width = 4 if encoding == "f32le" else 2
     most = 2 * len(SAID) * width // 70
 
+    between: Proxy
+
     def budget() -> int | None:
         return int(rng.integers(1, most)) if between.cuts < 50 else None
 
@@ -119,7 +121,7 @@ def test_fifty_cuts_at_any_byte(served: Listening, uncut: list[Final], encoding:
         async with proxy(served.url, budget) as between:
             return await speak(between.url, encoding=encoding)
 
-    between: Proxy = Proxy(0, budget)
+    between = Proxy(0, budget)
     before = len(served.socket.sessions)
     heard = asyncio.run(run())
     assert between.cuts == 50

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Error, Playwright, expect
@@ -157,14 +158,14 @@ def test_what_a_thief_signs_for_other_names_is_refused(
                 page.goto(f"https://{host}:{port}/")
 
 
-PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 
 
 def test_the_page_about_it_needs_no_script_and_fits_a_phone(
     trusting: Browser, served: Served, chosen: ServerCertificate
 ) -> None:
     assert chosen.root is not None
-    context = trusting.new_context(**PHONE, java_script_enabled=False)  # type: ignore[arg-type]  # of Playwright's types
+    context = trusting.new_context(**PHONE, java_script_enabled=False)
     with closing(context), closing(context.new_page()) as page:
         page.goto(served.url + "/trust")
         assert page.locator("#fingerprint").inner_text().replace("\n", "") == chosen.root.fingerprint

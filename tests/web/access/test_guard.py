@@ -27,8 +27,8 @@ from qwen_asr.web.access import guard as door_module
 from qwen_asr.web.access.guard import AccessGuard, access_warnings
 from tests.support.browser import Served, serving
 from tests.support.checkpoints import demo_recognizer, spoken
+from tests.support.processes import Started
 from tests.support.rest_client import form, wav
-from tests.web.test_app import Started
 
 pytestmark = [
     # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
@@ -36,7 +36,7 @@ pytestmark = [
 ]
 KEY, OTHER_KEY, USER, PASSWORD = "a-right-key", "another-right-key", "ada", "correct horse"
 RIGHT = {"Authorization": f"Bearer {KEY}"}
-PATIENT = {"timeout": 60}
+PATIENT: dict[str, Any] = {"timeout": 60}
 
 
 @contextlib.contextmanager
@@ -273,8 +273,8 @@ def test_who_listens_to_others_without_a_door_is_told() -> None:
 
 def test_the_log_of_a_server_holds_no_secret(tmp_path: Path, repository: Path) -> None:
     environ = {"QWEN_ASR_API_KEY": f"{KEY} {OTHER_KEY}", "QWEN_ASR_AUTH": f"{USER}:battery-staple"}
-    options = ("--asr-model-path", "demo", "--port", "0", "--host", "0.0.0.0", "--log-level", "debug")
-    options += ("--forwarded-allow-ips", "127.0.0.1")
+    options = ["--asr-model-path", "demo", "--port", "0", "--host", "0.0.0.0", "--log-level", "debug"]
+    options += ["--forwarded-allow-ips", "127.0.0.1"]
     started = Started(tmp_path, repository, *options, **environ)
     assert started.process.stderr is not None
     lines: list[str] = []

@@ -137,11 +137,11 @@ def test_a_pass_may_take_longer_the_more_there_is_to_do() -> None:
     watchdog.turn_begins()
     watchdog.pass_begins(Load(rows=1, frames=3_000, positions=400))  # half a minute of speech
     now = 100.0
-    assert watchdog.stuck is None
+    assert watchdog.stalled_for is None
     now = 200.0
-    assert watchdog.stuck == 200.0
+    assert watchdog.stalled_for == 200.0
     watchdog.turn_ends()
-    assert watchdog.stuck is None
+    assert watchdog.stalled_for is None
     assert watchdog.busy_seconds == 200.0
 
 

@@ -92,7 +92,7 @@ def check_formats(answers: dict[str, Any], recording: bytes) -> None:
     assert answers["json"].text == verbose.text
     assert answers["text"] == verbose.text + "\n"
     cues = list(srt.parse(answers["srt"]))
-    captions = list(webvtt.from_buffer(io.StringIO(answers["vtt"])))
+    captions = webvtt.from_buffer(io.StringIO(answers["vtt"])).captions
     for cue, caption, segment in zip(cues, captions, verbose.segments, strict=True):
         assert cue.content == caption.text == segment.text
         for seconds in (cue.start.total_seconds(), caption.start_in_seconds + caption.start_time.milliseconds / 1000):
