@@ -10,9 +10,9 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import (
     Ended,
     EndpointConfig,
+    ServerProcess,
     Skipped,
     Speech,
-    Started,
     UtteranceDetector,
     quietest,
 )
@@ -64,7 +64,7 @@ def check(events, samples, config=DEFAULT):
     heard: list[NDArray[np.float32]] = []
     for event in events:
         match event:
-            case Started(utterance, start):
+            case ServerProcess(utterance, start):
                 assert current is None
                 assert (utterance, start) == (count, reached)
                 current, heard = event, []

@@ -21,6 +21,7 @@ from functools import partial
 from itertools import takewhile
 from typing import Any, Protocol
 
+import anyio.to_thread
 import numpy as np
 from numpy.typing import NDArray
 
@@ -391,6 +392,19 @@ class RecordingRegistry:
         for entry in entries:
             entry.ticket.leave()
         return len(recordings) + len(entries)
+
+    @property
+    def unfinished(self) -> int:
+        """How many recordings have a page that has not fetched everything (see `shutdown.Part`)."""
+        return sum(not recording.delivered for recording in self.all())
+
+    async def stop(self) -> None:
+        """Ends each recording with the audio received so far (see `shutdown.Part`)."""
+        for recording in self.all():
+            await anyio.to_thread.run_sync(recording.finish_for_shutdown)
+
+    def give_up(self) -> None:
+        """Does nothing (see `shutdown.Part`): a page keeps audio without a final text, and finds out by itself."""
 
     def close(self) -> None:
         """Closes everything, when the server stops."""
