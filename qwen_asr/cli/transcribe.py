@@ -25,7 +25,8 @@ from qwen_asr.errors import AudioError, StepFailed
 from qwen_asr.live.events import Failed, Final
 from qwen_asr.live.runner import run_session
 from qwen_asr.live.session import Session
-from qwen_asr.live.session_factory import create_session, endpoints_of
+from qwen_asr.live.session_factory import create_session
+from qwen_asr.live.session_options import SessionOptions, endpoints_of
 
 STANDARD_INPUT = "Standard input"
 
@@ -75,16 +76,15 @@ class FileTranscriber:
         if self._recognizer is None:
             # The demo in a real model's place would give wrong text that looks right, in a file that is kept.
             self._recognizer = load_recognizer(config.asr_model_path, config.device, config.dtype, demo_instead=False)
-        return create_session(
-            self._recognizer,
-            self._silero,
-            endpoints_of(config),
+        options = SessionOptions(
+            language=self._language,
+            context=self._context,
             # Nobody watches a file's text grow: each utterance is decoded once, at its end.
             chunk_seconds=config.max_utterance_seconds + 1,
-            context=self._context,
-            language=self._language,
             max_new_tokens=config.max_new_tokens,
+            endpoints=endpoints_of(config),
         )
+        return create_session(self._recognizer, self._silero, options)
 
 
 def _opened(name: str) -> Path | BinaryIO:

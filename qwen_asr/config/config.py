@@ -277,11 +277,6 @@ class Config:
         """Whether the server itself speaks HTTPS."""
         return bool(self._https_options)
 
-    def context_for(self, context: str = "", prompt: str = "") -> str:
-        """What the model is told: prompt, a blank line, context; of each the client's, or else the default one."""
-        parts = (prompt or self.default_prompt, context or self.default_context)
-        return "\n\n".join(part for part in parts if part)
-
     @property
     def unneeded(self) -> tuple[str, ...]:
         """The options that were given and that the engine has no need of, as they are written; said once in the log."""

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from qwen_asr.live.events import Event
+    from qwen_asr.live.session_options import SessionOptions
     from qwen_asr.service.admission import QueueTicket
     from qwen_asr.service.service import Service
-    from qwen_asr.service.session_options import SessionOptions
     from qwen_asr.service.sessions import TrackedRunner
     from qwen_asr.tls.certificates import ServerCertificate
     from qwen_asr.tls.reloading import ReloadingCertificate
@@ -66,7 +66,7 @@ def create_app(
         options: SessionOptions, on_events: Callable[[list[Event]], None], slot: QueueTicket | None = None
     ) -> TrackedRunner:
         try:
-            return service.listen(options, on_events, slot=slot)
+            return service.open_session(options, on_events, slot=slot)
         except Exception as error:
             service.instruments.count(error)
             raise

@@ -286,7 +286,7 @@ def test_the_simple_recorder_feeds_the_same_page(chromium: Browser, served: Serv
         expect(big).not_to_have_css("background-color", LISTENING_RED)
         expect(big.locator(".dot")).to_have_css("border-radius", "50%")
         recording = talking(served)
-        assert until(lambda: recording.received / 2 / recording.options.rate > 3)
+        assert until(lambda: recording.received / 2 / recording.rate > 3)
         recorder.get_by_role("button", name="Stop").click()
         tab.wait_status("Ready")
         assert recording.done

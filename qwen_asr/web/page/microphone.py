@@ -26,9 +26,9 @@ import gradio as gr
 
 from qwen_asr.config.limits import MAX_BACKLOG_SECONDS, MAX_BLOCK_BYTES
 from qwen_asr.errors import BadInput, LimitExceeded, NotReady, QwenASRError
+from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.notifier import Notifier
 from qwen_asr.service.rate_limit import sender
-from qwen_asr.service.session_options import SessionOptions
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
 
 HERE = Path(__file__).parent
@@ -50,6 +50,9 @@ class State(Protocol):
 
     def as_dict(self) -> dict[str, Any]:
         """`state`, `text` (progress, or what is wrong), `model` and `note`: its name and what it understands."""
+
+    def session_options(self, *, language: str | None = None, context: str = "") -> SessionOptions:
+        """The options of a session, with the server's defaults. Raises UnknownLanguage."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +132,10 @@ def streaming_microphone(
                 # freed.
                 if post.offset > 0 or post.recording == STOCK_RECORDING:
                     return {"gone": True}
+                options = state.session_options(language=post.language, context=post.context)
                 if position := await _position(recordings, tab, post, sender(request.scope)):
                     return {"queued": position}
-                options = SessionOptions(post.rate, post.context, post.language)
-                recording = await anyio.to_thread.run_sync(recordings.open, tab, post.recording, options)
+                recording = await anyio.to_thread.run_sync(recordings.open, tab, post.recording, post.rate, options)
             await anyio.to_thread.run_sync(_take, recording, post)
         except NotReady as error:
             return {"retry": str(error)}

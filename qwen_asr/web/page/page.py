@@ -15,7 +15,6 @@ from qwen_asr.audio.resample import to_mono
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import QwenASRError
 from qwen_asr.service.rate_limit import sender
-from qwen_asr.service.session_options import SessionOptions
 from qwen_asr.web.page.microphone import STOCK_RECORDING, State, streaming_microphone
 from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
 
@@ -81,7 +80,7 @@ def build_page(
                 scale=3,
             )
         streaming_microphone(recordings, state, **settings)
-        _add_fallback_recorder(recordings, spoken, names)
+        _add_fallback_recorder(recordings, state, spoken, names)
         keep = {"fn": None, "inputs": [spoken, names], "js": WISHES_JS % AUTOMATIC, "api_visibility": "private"}
         page.load(None, js=SELECT_JS, api_visibility="private")
         gr.on([page.load, spoken.change, names.change], **keep)
@@ -93,9 +92,9 @@ def build_page(
     return page
 
 
-def _add_fallback_recorder(recordings: RecordingRegistry, spoken: gr.Dropdown, names: gr.Textbox) -> None:
+def _add_fallback_recorder(recordings: RecordingRegistry, state: State, spoken: gr.Dropdown, names: gr.Textbox) -> None:
     """Gradio's own recorder, for browsers without AudioWorklet. It may lose sound; set up to lose little."""
-    stock = FallbackRecorder(recordings)
+    stock = FallbackRecorder(recordings, state)
     with gr.Accordion("Trouble with the microphone? Open the fallback", open=False, elem_id="stock"):
         gr.Markdown(
             "It sends sound every half second and may lose some of it on a poor connection. The text appears above."
@@ -127,8 +126,9 @@ def _add_fallback_recorder(recordings: RecordingRegistry, spoken: gr.Dropdown, n
 class FallbackRecorder:
     """Takes what `gr.Audio` streams into the same kind of recording as the page's own microphone."""
 
-    def __init__(self, recordings: RecordingRegistry) -> None:
+    def __init__(self, recordings: RecordingRegistry, state: State) -> None:
         self._recordings = recordings
+        self._state = state
         self._lock = threading.Lock()
 
     def take(self, block: tuple[int, NDArray[Any]] | None, language: str, context: str, request: gr.Request) -> None:
@@ -145,11 +145,12 @@ class FallbackRecorder:
                 self._recordings.remove(tab, STOCK_RECORDING)
                 recording = None
             if recording is None:
-                options = SessionOptions(rate, context, None if language == AUTOMATIC else language)
+                spoken = None if language == AUTOMATIC else language
                 try:
+                    options = self._state.session_options(language=spoken, context=context)
                     # The address alone: Gradio's request would turn more of the other one into JSON, and fails at it.
                     self._recordings.check_rate(sender({"client": (request.client.host,)}))
-                    recording = self._recordings.open(tab, STOCK_RECORDING, options)
+                    recording = self._recordings.open(tab, STOCK_RECORDING, rate, options)
                 except QwenASRError as error:
                     raise gr.Error(str(error), duration=None) from error
             if recording.time_limit_reached:

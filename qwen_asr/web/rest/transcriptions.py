@@ -11,15 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from qwen_asr.config.limits import IDLE_SECONDS, LINGER_SECONDS, MAX_UPLOAD_BYTES
-from qwen_asr.errors import (
-    AudioError,
-    BadField,
-    BadInput,
-    LimitExceeded,
-    ServerStopping,
-    StepFailed,
-    UnknownLanguage,
-)
+from qwen_asr.errors import AudioError, BadField, BadInput, LimitExceeded, ServerStopping, StepFailed
 from qwen_asr.service.file_transcription import FileTranscription
 from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import error_body, error_response
@@ -108,12 +100,10 @@ class Transcriptions:
             self._active -= 1
 
     async def _transcribe(self, form: Form, request: TranscriptionRequest, send: Send) -> Response | None:
+        options = self._service.session_options(language=request.language or None, context=request.prompt)
         # After the upload, so that a slow one takes no slot from others.
         slot = await wait_for_slot(self._service.admission)
-        work = FileTranscription(
-            self._service, form.file, context=request.prompt, language=request.language or None, slot=slot
-        )
-        with contextlib.closing(work):
+        with contextlib.closing(FileTranscription(self._service, form.file, options, slot=slot)) as work:
             await begin(work)
             if request.stream:
                 await stream(work, send, self._count)
@@ -142,7 +132,7 @@ async def begin(work: FileTranscription) -> None:
     """Begins the work. What the model cannot take as context is reported as an error of the field `prompt`."""
     try:
         await work.begin()
-    except (AudioError, UnknownLanguage):
+    except AudioError:
         raise
     except BadInput as error:
         raise BadField("prompt", str(error)) from error
