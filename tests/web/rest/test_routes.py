@@ -226,7 +226,7 @@ def test_while_it_loads_it_lives_and_is_not_ready(certificates: Path) -> None:
         ({"response_format": "xml"}, 400, "response_format", "bad_field", "one of json, text, srt"),
         ({"response_format": "srt", "stream": True}, 400, "response_format", "bad_field", "cannot be streamed"),
         ({"timestamp_granularities": ["word"]}, 400, "timestamp_granularities", "bad_field", "not available"),
-        ({"timestamp_granularities": ["hour"]}, 400, "timestamp_granularities", "bad_field", "expected segment"),
+        ({"timestamp_granularities": ["hour"]}, 400, "timestamp_granularities", "bad_field", "expected 'segment'"),
         ({"include": ["logprobs"]}, 400, "include", "bad_field", "'logprobs' is not available"),
         ({"temperature": 1.1}, 400, "temperature", "bad_field", "from 0 to 1"),
         ({"temperature": float("nan")}, 400, "temperature", "bad_field", "from 0 to 1"),
@@ -290,9 +290,9 @@ def test_a_file_of_the_largest_size_is_taken_and_of_one_byte_more_refused(
     clients: Clients, uploads: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with clients.sync() as client:
-        monkeypatch.setattr("qwen_asr.web.rest.routes.MAX_UPLOAD_BYTES", len(speech()))
+        monkeypatch.setattr("qwen_asr.web.rest.transcriptions.MAX_UPLOAD_BYTES", len(speech()))
         assert ask(client).text
-        monkeypatch.setattr("qwen_asr.web.rest.routes.MAX_UPLOAD_BYTES", len(speech()) - 1)
+        monkeypatch.setattr("qwen_asr.web.rest.transcriptions.MAX_UPLOAD_BYTES", len(speech()) - 1)
         with pytest.raises(openai.APIStatusError, match=f"over {len(speech()) - 1} bytes") as failure:
             ask(client)
     assert (failure.value.status_code, failure.value.code) == (413, "too_large")
@@ -302,7 +302,7 @@ def test_a_file_of_the_largest_size_is_taken_and_of_one_byte_more_refused(
 
 def test_a_far_too_large_upload_gets_its_answer(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
     # More than all buffers between, so that the client is still sending when it is refused.
-    monkeypatch.setattr("qwen_asr.web.rest.routes.MAX_UPLOAD_BYTES", 1000)
+    monkeypatch.setattr("qwen_asr.web.rest.transcriptions.MAX_UPLOAD_BYTES", 1000)
     with clients.sync() as client, pytest.raises(openai.APIStatusError, match="over 1000 bytes") as failure:
         ask(client, bytes(16 << 20))
     assert failure.value.status_code == 413
@@ -403,8 +403,8 @@ def test_whoever_goes_away_leaves_nothing(
 
 
 def test_a_silent_upload_is_ended(clients: Clients, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_asr.web.rest.routes.IDLE_SECONDS", 0.3)
-    monkeypatch.setattr("qwen_asr.web.rest.routes.LINGER_SECONDS", 0.3)
+    monkeypatch.setattr("qwen_asr.web.rest.transcriptions.IDLE_SECONDS", 0.3)
+    monkeypatch.setattr("qwen_asr.web.rest.transcriptions.LINGER_SECONDS", 0.3)
     slow = Slow(speech())
     with clients.plain() as client, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post_slowly, client, slow)
