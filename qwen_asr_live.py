@@ -19,9 +19,9 @@ def main() -> int:
     return _run("main")
 
 
-def tool() -> int:
+def run_subcommand() -> int:
     """`qwen-asr`; returns the exit code."""
-    return _run("tool")
+    return _run("run_subcommand")
 
 
 def conflict() -> str | None:
