@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,9 +17,13 @@ import schemathesis
 import torch
 from fastapi import FastAPI
 
+import qwen_asr.errors
 from qwen_asr.config.config import Config
+from qwen_asr.config.limits import IDLE_SECONDS, MAX_FORM_BYTES, MAX_UPLOAD_BYTES
+from qwen_asr.errors import BadField
 from qwen_asr.service.service import Service
 from qwen_asr.web.access.guard import AccessGuard
+from qwen_asr.web.error_response import error_body
 from qwen_asr.web.rest.openapi import openapi_document
 from qwen_asr.web.rest.routes import TRANSCRIPTIONS, add_routes
 from tests.support.checkpoints import demo_recognizer
@@ -236,3 +242,52 @@ def test_credentials_are_demanded_as_the_options_say(options: dict[str, Any], de
 def test_paths_begin_at_the_public_path_of_a_proxy() -> None:
     assert "servers" not in openapi_document([], Config())
     assert openapi_document([], Config(root_path="/speech"))["servers"] == [{"url": "/speech"}]
+
+
+# --- docs/openai.md
+
+
+@pytest.fixture(scope="module")
+def page(repository: Path) -> str:
+    """The part of docs/openai.md about files."""
+    text = (repository / "docs" / "openai.md").read_text(encoding="utf-8")
+    return text.partition("# `/v1/audio/transcriptions`")[2].partition("\n# ")[0]
+
+
+def test_the_page_lists_the_fields_and_formats_of_the_form(page: str) -> None:
+    form = DOCUMENT["paths"][TRANSCRIPTIONS]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    fields = page.partition("| field |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `([\w\[\]]+)` \|", fields, re.MULTILINE)) == set(form["properties"])
+    formats = form["properties"]["response_format"]["enum"]
+    assert ", ".join(f"`{name}`" for name in formats) in fields
+    answers = page.partition("| `response_format` | content type |")[2].partition("\n\n")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([\w/]+)` \|", answers, re.MULTILINE))
+    assert rows.keys() == set(formats)
+    answered = DOCUMENT["paths"][TRANSCRIPTIONS]["post"]["responses"]["200"]["content"]
+    assert {*rows.values(), "text/event-stream"} == set(answered)
+
+
+def test_the_page_lists_every_error(page: str) -> None:
+    table = page.partition("## Errors")[2]
+    rows = re.findall(r"^\| (\d{3}) \| (.+?) \|", table, re.MULTILINE)
+    documented = {int(status) for method, path, status in ERRORS if path.startswith("/v1/")}
+    assert {int(status) for status, _ in rows} == documented | {405}
+    listed = {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    classes = [kind for kind in vars(qwen_asr.errors).values() if isinstance(kind, type)]
+    codes = {
+        (kind.http_status, error_body(kind("x", "x") if kind is BadField else kind("x")).error.code) for kind in classes
+    }
+    routes_only = {(404, "model_not_found"), (404, "unknown_url"), (405, "method_not_allowed")}
+    never_sent = {(400, "bad_config"), (400, "https_conflict"), (503, "checkpoint_error")}
+    startup_and_client = {(500, code) for status, code in codes if status == 500} - {
+        (500, "step_failed"), (500, "qwen_asr_error"),
+    }  # fmt: skip
+    assert listed == (codes | routes_only) - never_sent - startup_and_client
+
+
+def test_the_page_has_the_true_numbers(page: str) -> None:
+    assert f"up to {MAX_UPLOAD_BYTES >> 20} MiB" in page
+    assert (
+        f"more than {MAX_UPLOAD_BYTES >> 20} MiB, or the rest of the form more than {MAX_FORM_BYTES >> 20} MiB" in page
+    )
+    assert f"nothing arrived for {IDLE_SECONDS:g} s" in page
