@@ -22,6 +22,7 @@ import srt
 import torch
 import webvtt
 from openai.types.audio import TranscriptionTextDeltaEvent, TranscriptionTextDoneEvent
+from prometheus_client import CollectorRegistry
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.config.config import Config
@@ -379,7 +380,9 @@ class SlowUpload:
 
 def timeouts(clients: Clients) -> float:
     """How many uploads the server has ended because they stalled."""
-    return clients.service.instruments.registry.get_sample_value("qwen_asr_errors_total", {"code": "TimedOut"}) or 0.0
+    registry = CollectorRegistry()
+    registry.register(clients.service.instruments)
+    return registry.get_sample_value("qwen_asr_errors_total", {"code": "TimedOut"}) or 0.0
 
 
 def post_slowly(client: httpx.Client, slow: SlowUpload) -> httpx.Response:
