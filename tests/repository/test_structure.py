@@ -26,9 +26,9 @@ ROOMS = {
     "engine": GROUND | {"audio"},
     "live": GROUND | {"config", "audio", "engine"},
     "service": GROUND | {"config", "audio", "engine", "live", "web"},
-    "tls": GROUND | {"config"},
+    "tls": {"errors", "network"},
     "web": GROUND | {"config", "audio", "engine", "live", "service", "tls"},
-    "client": GROUND | {"audio"},  # a program of its own, for a machine without the model
+    "client": {"errors", "audio"},  # a program of its own, for a machine without the model
     "cli": GROUND | {"config", "audio", "engine", "live", "service", "tls", "web", "client"},
     "demo": set(),
 }

@@ -22,8 +22,8 @@ from qwen_asr.config.limits import AcceptorLimits
 from qwen_asr.network import client_prefix
 from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.web.transport.acceptor import Waiting
+from tests.support.certificates import Issuer
 from tests.support.https import asked, connected, plain_app, serving
-from tests.support.issuing import Issuer
 from tests.support.processes import until
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
