@@ -16,7 +16,7 @@ from qwen_asr.config.config import Config
 from qwen_asr.service.service import Service
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.commands import QWEN_ASR, ROOT, run_in_terminal, run_with_input
-from tests.support.processes import Started
+from tests.support.processes import ServerProcess
 from tests.support.sockets import Listening, listening, silence
 
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")
@@ -103,7 +103,7 @@ def test_missing_speech_is_reported(served: Listening) -> None:
 @pytest.fixture
 def server_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a server process with these options."""
-    server = Started(tmp_path, ROOT, "--asr-model-path", "demo", "--port", "0", *request.param)
+    server = ServerProcess(tmp_path, ROOT, "--asr-model-path", "demo", "--port", "0", *request.param)
     try:
         url = server.line_with("://localhost").split()[-1]
         server.line_with("Ready.")
