@@ -15,11 +15,11 @@ import torch
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
-from tests.support.issuing import Issuer
 
 from qwen_asr.config.config import Config
 from qwen_asr.service.service import Service
 from qwen_asr.tls.reloading import ReloadingCertificate
+from tests.support.certificates import Issuer
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.sockets import Listening, client, listening, silence
 
