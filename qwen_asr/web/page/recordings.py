@@ -21,11 +21,13 @@ from functools import partial
 from itertools import takewhile
 from typing import Any, Protocol
 
+import anyio.to_thread
 import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.resample import StreamingResampler, to_mono
+from qwen_asr.audio.resample import StreamingResampler
+from qwen_asr.audio.samples import to_mono
 from qwen_asr.config.limits import IDLE_SECONDS, LEAVING_SECONDS, MAX_BACKLOG_SECONDS
 from qwen_asr.live.events import Event, Partial
 from qwen_asr.live.session_options import SessionOptions
@@ -391,6 +393,19 @@ class RecordingRegistry:
         for entry in entries:
             entry.ticket.leave()
         return len(recordings) + len(entries)
+
+    @property
+    def unfinished(self) -> int:
+        """How many recordings have a page that has not fetched everything (see `shutdown.Part`)."""
+        return sum(not recording.delivered for recording in self.all())
+
+    async def stop(self) -> None:
+        """Ends each recording with the audio received so far (see `shutdown.Part`)."""
+        for recording in self.all():
+            await anyio.to_thread.run_sync(recording.finish_for_shutdown)
+
+    def give_up(self) -> None:
+        """Does nothing (see `shutdown.Part`): a page keeps audio without a final text, and finds out by itself."""
 
     def close(self) -> None:
         """Closes everything, when the server stops."""
