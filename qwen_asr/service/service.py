@@ -254,7 +254,7 @@ class Service:
         replace = scheduler.recognizer.device.type == "cpu" and hanging + 1 < MAX_STUCK_THREADS
         sentence = f"The recognizer hung on this part for {seconds:.0f} seconds and was given up."
         given_up = scheduler.abandon(sentence, replace=replace)
-        self.watchdog.turn_ends()
+        self.watchdog.iteration_ended()
         self._stuck += given_up
         if not given_up:
             return

@@ -39,29 +39,29 @@ class Watchdog(Observer):
 
     # --- what the scheduler tells
 
-    def turn_begins(self) -> None:
+    def iteration_started(self) -> None:
         """See `Observer`."""
         self._allowed = self.base_timeout
         self._moved = self._began = self._clock()
 
-    def pass_begins(self, load: Load) -> None:
+    def pass_started(self, load: Load) -> None:
         """See `Observer`. The more there is to do, the longer it may take."""
         self._instruments.rows.observe(load.rows)
         more = load.frames * STALL_SECONDS_PER_FRAME + load.positions * STALL_SECONDS_PER_POSITION
         self._allowed = self.base_timeout + more
         self._moved = self._clock()
 
-    def turn_ends(self) -> None:
+    def iteration_ended(self) -> None:
         """See `Observer`."""
         began, self._began = self._began, None
         if began is not None:
             self._busy += self._clock() - began
 
-    def step_begins(self, step: object) -> None:
+    def step_started(self, step: object) -> None:
         """See `Observer`."""
         self._steps[step] = self._clock()
 
-    def step_ends(self, step: object, failed: bool) -> None:
+    def step_ended(self, step: object, failed: bool) -> None:
         """See `Observer`."""
         began = self._steps.pop(step, None)
         if began is not None and not failed:
