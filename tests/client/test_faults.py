@@ -120,7 +120,7 @@ def test_fifty_cuts_at_any_byte(served: Listening, uncut: list[Final], encoding:
             return await speak(between.url, encoding=encoding)
 
     between: Proxy = Proxy(0, budget)
-    before = len(served.socket.sessions)
+    before = len(served.route.sessions.active)
     heard = asyncio.run(run())
     assert between.cuts == 50
     assert len(heard.of(Lost)) == 50
@@ -130,7 +130,7 @@ def test_fifty_cuts_at_any_byte(served: Listening, uncut: list[Final], encoding:
     else:
         assert [final.text for final in heard.of(Final)] == list(SENTENCES)
     check_stream(heard)
-    assert len(served.socket.sessions) <= before + 1  # of a session whose first answer was cut
+    assert len(served.route.sessions.active) <= before + 1  # of a session whose first answer was cut
 
 
 def start_server(port: int) -> subprocess.Popen[str]:
@@ -233,7 +233,7 @@ def test_a_connection_that_is_dead_without_a_word(service: Service, uncut: list[
     # For the server the old connection is alive until the new one takes over.
     with listening(service, SocketLimits(ping_seconds=0.5)) as server:
         heard, connections = asyncio.run(run(server))
-        assert len(server.socket.sessions) == 0
+        assert len(server.route.sessions.active) == 0
     assert connections == 2
     assert heard.of(Final) == uncut
     assert [one.resumed for one in heard.of(Connected)] == [False, True]
@@ -267,14 +267,14 @@ def test_a_client_that_is_killed_disturbs_nobody(service: Service, uncut: list[F
         process = await asyncio.create_subprocess_exec(*words, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
         async def kill(_: Heard) -> None:
-            assert await until(lambda: sum(one.received > 16_000 for one in server.socket.sessions._placed) == 2)
+            assert await until(lambda: sum(one.received > 16_000 for one in server.route.sessions.active) == 2)
             process.kill()
             await process.wait()
-            assert await until(lambda: server.socket.sessions.waiting == 1)
+            assert await until(lambda: server.route.sessions.waiting == 1)
 
         heard = await speak(server.url, waiting=kill)
-        assert await until(lambda: len(server.socket.sessions) == 0)
-        assert not server.socket.conversations
+        assert await until(lambda: len(server.route.sessions.active) == 0)
+        assert not server.route.connections
         return heard
 
     with listening(service, SocketLimits(resume_seconds=2.0)) as server:
@@ -294,7 +294,7 @@ def test_what_is_not_kept_any_more_is_told(service: Service) -> None:
             async def forget(heard: Heard) -> None:
                 assert await until(lambda: heard.client.sent_seconds > 4.5)
                 between.freeze()
-                [session] = server.socket.sessions._placed
+                [session] = server.route.sessions.active
                 session.problem = QwenASRError("as if it had never been")
 
             return await speak(between.url, samples, waiting=forget, limits=limits)
