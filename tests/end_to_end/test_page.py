@@ -79,7 +79,7 @@ def test_language_and_context_reach_the_session(chromium: Browser, served: Serve
         tab.page.get_by_role("option", name="German", exact=True).click()
         tab.page.get_by_label("Context").fill("Grünau, Frau Özdemir")
         tab.page.get_by_label("Context").blur()
-        tab.page.wait_for_function("document.querySelector('#microphone').wishes?.context")
+        tab.page.wait_for_function("document.querySelector('#microphone').options?.context")
         tab.record()
         options = talking(served).options
         assert (options.language, options.context) == ("German", "Grünau, Frau Özdemir")
@@ -159,7 +159,7 @@ def test_a_language_is_found_by_typing(chromium: Browser, served: Served) -> Non
         expect(tab.page.get_by_role("option")).to_have_text(["German"], use_inner_text=True)
         tab.page.keyboard.press("Enter")
         expect(language).to_have_value("German")
-        tab.page.wait_for_function("document.querySelector('#microphone').wishes?.language === 'German'")
+        tab.page.wait_for_function("document.querySelector('#microphone').options?.language === 'German'")
 
 
 def test_copy_and_clear_wait_for_text_and_clear_starts_the_clock_anew(chromium: Browser, served: Served) -> None:
@@ -286,7 +286,7 @@ def test_the_simple_recorder_feeds_the_same_page(chromium: Browser, served: Serv
         expect(big).not_to_have_css("background-color", LISTENING_RED)
         expect(big.locator(".dot")).to_have_css("border-radius", "50%")
         recording = talking(served)
-        assert until(lambda: recording.received / 2 / recording.options.rate > 3)
+        assert until(lambda: recording.received / 2 / recording.rate > 3)
         recorder.get_by_role("button", name="Stop").click()
         tab.wait_status("Ready")
         assert recording.done
@@ -326,7 +326,7 @@ def test_a_simple_recorder_that_was_pressed_too_early_records_when_it_is_pressed
 def test_a_simple_recorder_that_sends_nothing_is_given_up_with_a_sentence(chromium: Browser, served: Served) -> None:
     with Tab(chromium, served.url) as tab:
         tab.wait_status("Ready")
-        tab.page.evaluate("document.querySelector('#microphone').dispatchEvent(new Event('stock-start'))")
+        tab.page.evaluate("document.querySelector('#microphone').dispatchEvent(new Event('fallback-start'))")
         tab.wait_status("Listening")
         tab.page.locator("#status", has_text="No sound came from the simple recorder").wait_for(timeout=20_000)
         expect(tab.button("Record")).to_be_enabled()

@@ -141,7 +141,7 @@ def test_the_client_streams(tmp_path: Path, program: Callable[[str], str]) -> No
     np.save(tmp_path / "samples.npy", samples)
     (tmp_path / "certs").symlink_to(ROOT / "certs")
     [port] = free_ports(1)
-    script = "import sys; from qwen_asr.cli.main import tool; sys.exit(tool())"
+    script = "import sys; from qwen_asr.cli.main import run_subcommand; sys.exit(run_subcommand())"
     command = [sys.executable, "-c", script, *shlex.split(STREAM)[1:], "--url", f"wss://localhost:{port}/ws/asr"]
     block = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[4].replace("localhost:8000", f"localhost:{port}")
     block = "import numpy\nblocks = numpy.array_split(numpy.load('samples.npy'), 20)\n" + block
@@ -174,7 +174,7 @@ def test_transcribe(tmp_path: Path, program: Callable[[str], str]) -> None:
     write_wave(tmp_path / "interview.wav")
     convert = [program("ffmpeg"), "-loglevel", "error", "-i", "interview.wav", "interview.m4a"]
     subprocess.run(convert, cwd=tmp_path, check=True)
-    script = "import sys; from qwen_asr.cli.main import tool; sys.exit(tool())"
+    script = "import sys; from qwen_asr.cli.main import run_subcommand; sys.exit(run_subcommand())"
     done = subprocess.run(
         [sys.executable, "-c", script, *shlex.split(TRANSCRIBE)[1:]],
         cwd=tmp_path,

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from itertools import takewhile
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,10 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.resample import StreamingResampler, to_mono
 from qwen_asr.config.limits import IDLE_SECONDS, LEAVING_SECONDS, MAX_BACKLOG_SECONDS
 from qwen_asr.live.events import Event, Partial
+from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.admission import Admission
 from qwen_asr.service.notifier import Notifier
 from qwen_asr.service.rate_limit import Rates
-from qwen_asr.service.session_options import AudioSink, SessionOptions
 from qwen_asr.web.page.transcript_view import TranscriptLine
 from qwen_asr.web.sockets.queueing import QueueEntry
 
@@ -44,8 +44,29 @@ SKIPPED_MARGIN_SECONDS = 1.0
 """How much audio before the present the page keeps although it was silence: longer than any pre-roll."""
 
 
+class AudioSink(Protocol):
+    """Takes the audio of a recording, 16 kHz float32 mono, and calls the function that it was opened with."""
+
+    @property
+    def lag(self) -> float:
+        """Seconds of audio taken that no text covers yet."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether all events about the audio so far have been delivered. They may be under way while `lag` is 0."""
+
+    def feed(self, samples: NDArray[np.float32]) -> None:
+        """Takes more audio. Must not block on the model."""
+
+    def finish(self) -> Future[None]:
+        """No more audio comes. The future is done once the last event was delivered."""
+
+    def close(self) -> None:
+        """Drops everything; no event is delivered any more."""
+
+
 OpenSink = Callable[..., AudioSink]
-"""Called with the wishes and the function that events are told to; with the place too, where one was waited for."""
+"""Called with the options and the function that takes events; with `slot=` too if the recording waited for one."""
 
 
 class Recording:
@@ -56,11 +77,13 @@ class Recording:
 
     def __init__(
         self,
+        rate: int,
         options: SessionOptions,
         start: OpenSink,
         clock: Callable[[], float] = time.monotonic,
         session_seconds: float = math.inf,
     ) -> None:
+        self.rate = rate
         self.options = options
         self.received = 0
         self.heard_at = clock()
@@ -69,7 +92,7 @@ class Recording:
         self._clock = clock
         self._time_limit_at = clock() + session_seconds
         self._digest = hashlib.sha256()
-        self._resampler = StreamingResampler(options.rate)
+        self._resampler = StreamingResampler(rate)
         self._taking = threading.Lock()  # one block at a time: a late duplicate may arrive beside its repetition
         self._lines: dict[int, TranscriptLine] = {}  # by utterance; the last one that changed comes last
         self._open_at: dict[int, int] = {}  # where utterances without a final begin, in samples at 16 kHz
@@ -185,7 +208,7 @@ class Recording:
         view: dict[str, Any] = {
             "received": self.received,
             "safe": safe,
-            "seconds": round(self.received / BYTES_PER_SAMPLE / self.options.rate, 2),
+            "seconds": round(self.received / BYTES_PER_SAMPLE / self.rate, 2),
             "revision": newest,
             "utterances": [line.to_json() for line in changed],
             "lag": round(self._sink.lag, 2),
@@ -237,9 +260,9 @@ class Recording:
         elif not idle:  # speech waits for its first text; where it began is not known here
             self._safe_at = max(self._safe_at, self._ended_at)
         else:
-            heard = listened // BYTES_PER_SAMPLE * SAMPLE_RATE // self.options.rate
+            heard = listened // BYTES_PER_SAMPLE * SAMPLE_RATE // self.rate
             self._safe_at = max(self._safe_at, self._ended_at, heard - round(SKIPPED_MARGIN_SECONDS * SAMPLE_RATE))
-        return min(self._safe_at * self.options.rate // SAMPLE_RATE * BYTES_PER_SAMPLE, self.received)
+        return min(self._safe_at * self.rate // SAMPLE_RATE * BYTES_PER_SAMPLE, self.received)
 
 
 class RecordingRegistry:
@@ -292,7 +315,7 @@ class RecordingRegistry:
             self._closed_tabs.pop(tab, None)  # it speaks, so it has not left
             return self._recordings.get((tab, recording_id))
 
-    def open(self, tab: str, recording_id: str, options: SessionOptions) -> Recording:
+    def open(self, tab: str, recording_id: str, rate: int, options: SessionOptions) -> Recording:
         """Opens a recording; that tab's finished ones are forgotten. Raises what the listener raises, e.g. NotReady.
 
         The place that it has waited for, if it has, is the listener's from here on.
@@ -303,7 +326,7 @@ class RecordingRegistry:
                 return recording
             entry = self._queue.pop((tab, recording_id), None)
             start = self._start if entry is None else partial(self._start, slot=entry.ticket)
-            recording = Recording(options, start, self._clock, self._session_seconds)
+            recording = Recording(rate, options, start, self._clock, self._session_seconds)
             self._recordings[tab, recording_id] = recording
             old = [key for key, other in self._recordings.items() if key[0] == tab and other.done]
             finished = [self._recordings.pop(key) for key in old]

@@ -25,7 +25,6 @@ from qwen_asr.errors import (
     NotReady,
     ServerStopping,
     StepFailed,
-    UnknownLanguage,
 )
 from qwen_asr.service.file_transcription import FileTranscription
 from qwen_asr.web.early_answer import Body, answer_early
@@ -168,32 +167,25 @@ class Transcriptions:
 
     async def _told(self, form: Form, request_options: TranscriptionRequest, send: Send) -> Response | None:
         # Behind the upload, so that nobody takes a place away from others by sending slowly.
+        options = self._service.session_options(language=request_options.language, context=request_options.prompt)
         slot = await wait_for_slot(self._service.admission)
-        work = FileTranscription(
-            self._service, form.file, context=request_options.prompt, language=request_options.language, slot=slot
-        )
-        with contextlib.closing(work):
+        with contextlib.closing(FileTranscription(self._service, form.file, options, slot=slot)) as work:
             return await self._worked(work, request_options, send)
 
     async def _worked(
         self, work: FileTranscription, request_options: TranscriptionRequest, send: Send
     ) -> Response | None:
-        await begun(work)
+        try:
+            await work.begin()
+        except AudioError:
+            raise
+        except BadInput as error:  # what the model cannot take as context
+            raise BadField("prompt", str(error)) from error
         if request_options.stream:
             await stream(work, send, self._count)
             return None
         finals = [final async for final in work.finals()]
         return whole_answer(request_options.format, finals, work.seconds, request_options.language)
-
-
-async def begun(work: FileTranscription) -> None:
-    """Begins the work; what the model cannot take as context is the fault of the prompt."""
-    try:
-        await work.begin()
-    except (AudioError, UnknownLanguage):
-        raise
-    except BadInput as error:
-        raise BadField("prompt", str(error)) from error
 
 
 async def stream(work: FileTranscription, send: Send, count: Callable[[Exception], None]) -> None:

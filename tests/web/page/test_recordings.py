@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio.resample import StreamingResampler, to_mono
 from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.notifier import Notifier
-from qwen_asr.service.session_options import SessionOptions
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
 
 
@@ -60,7 +60,7 @@ def open_recording(rate: int = 48_000) -> tuple[Recording, Collector]:
         heard.append(Collector(tell))
         return heard[0]
 
-    return Recording(SessionOptions(rate), start), heard[0]
+    return Recording(rate, SessionOptions(), start), heard[0]
 
 
 def sound(samples: int, seed: int = 0) -> bytes:
@@ -207,10 +207,10 @@ def test_recordings_are_bound_to_their_tab_and_freed() -> None:
         return opened[-1]
 
     recordings = RecordingRegistry(start, idle_seconds=60, leaving_seconds=8, clock=clock)
-    first = recordings.open("tab", "one", SessionOptions(48_000))
-    assert recordings.open("tab", "one", SessionOptions(48_000)) is first  # asked twice, opened once
+    first = recordings.open("tab", "one", 48_000, SessionOptions())
+    assert recordings.open("tab", "one", 48_000, SessionOptions()) is first  # asked twice, opened once
     assert recordings.get("other", "one") is None
-    recordings.open("other", "two", SessionOptions(48_000))
+    recordings.open("other", "two", 48_000, SessionOptions())
 
     clock.now += 50
     first.receive(0, b"")
@@ -233,8 +233,8 @@ def test_recordings_are_bound_to_their_tab_and_freed() -> None:
 
 def test_a_new_recording_replaces_a_finished_one() -> None:
     recordings = RecordingRegistry(lambda _, tell: Collector(tell))
-    recordings.open("tab", "one", SessionOptions(48_000)).finish(0)
-    recordings.open("tab", "two", SessionOptions(48_000))
+    recordings.open("tab", "one", 48_000, SessionOptions()).finish(0)
+    recordings.open("tab", "two", 48_000, SessionOptions())
     assert recordings.ids() == [("tab", "two")]
     recordings.close()
 

@@ -17,9 +17,9 @@ from websockets.exceptions import ConnectionClosed
 
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import SocketLimits
+from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.admission import Admission
 from qwen_asr.service.service import Service
-from qwen_asr.service.session_options import SessionOptions
 from qwen_asr.web.page.recordings import RecordingRegistry
 from tests.support.browser import serving
 from tests.support.checkpoints import demo_recognizer, spoken
@@ -226,7 +226,7 @@ class Clock:
 
 @contextlib.contextmanager
 def recordings_on(service: Service, clock: Callable[[], float], **options: Any) -> Iterator[RecordingRegistry]:
-    recordings = RecordingRegistry(service.listen, admission=service.admission, clock=clock, **options)
+    recordings = RecordingRegistry(service.open_session, admission=service.admission, clock=clock, **options)
     try:
         yield recordings
     finally:
@@ -239,7 +239,7 @@ def test_recordings_take_their_turns_and_give_their_places_back() -> None:
         first, second, third = (recordings.queue_entry(f"tab {n}", "one", "address") for n in range(3))
         assert [turn.position for turn in (first, second, third) if turn is not None] == [0, 1, 2]
         assert recordings.queue_entry("tab 1", "one", "address") is second  # asked twice, waiting once
-        recording = recordings.open("tab 0", "one", SessionOptions(16_000))
+        recording = recordings.open("tab 0", "one", 16_000, SessionOptions())
         assert (service.admission.inside, service.admission.waiting) == (1, 2)
         recordings.tab_closed("tab 1")
         clock.now += 9
@@ -259,7 +259,7 @@ def test_a_recording_that_is_open_is_not_opened_into_a_second_place() -> None:
     with service_with(max_sessions=3, max_queue=0) as service, recordings_on(service, Clock()) as recordings:
         recordings.queue_entry("tab", "one", "address")
         with ThreadPoolExecutor(8) as pool:
-            opened = list(pool.map(lambda _: recordings.open("tab", "one", SessionOptions(16_000)), range(8)))
+            opened = list(pool.map(lambda _: recordings.open("tab", "one", 16_000, SessionOptions()), range(8)))
         assert len(set(map(id, opened))) == 1
         assert service.admission.inside == 1
 
@@ -270,7 +270,7 @@ def test_a_recording_that_lasts_too_long_is_told_and_then_stopped() -> None:
         service_with(max_sessions=1) as service,
         recordings_on(service, clock, session_seconds=10) as recordings,
     ):
-        recording = recordings.open("tab", "one", SessionOptions(16_000))
+        recording = recordings.open("tab", "one", 16_000, SessionOptions())
         clock.now += 10
         recording.receive(0, bytes(320))
         assert recording.view(0)["over"] is None
@@ -295,7 +295,7 @@ def test_a_flood_of_tickets_ends_where_it_began() -> None:
 def _come_and_go(service: Service) -> None:
     heard = threading.Event()
     with contextlib.suppress(Exception):
-        runner = service.listen(SessionOptions(16_000), lambda _: heard.set())
+        runner = service.open_session(SessionOptions(), lambda _: heard.set())
         runner.feed(np.zeros(1_600, np.float32))
         runner.finish()
         runner.close()

@@ -21,11 +21,10 @@ from fastapi import FastAPI
 from qwen_asr.config.config import Config
 from qwen_asr.errors import AcmeError
 from qwen_asr.service.service import Service
-from qwen_asr.tls.certificates import choose_certificate
 from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.web.app import bind
 from qwen_asr.web.sockets.asr.route import AsrRoute
-from qwen_asr.web.transport.https import WEBROOT, opened_https
+from qwen_asr.web.transport.https import WEBROOT, choose_certificate, opened_https
 from qwen_asr.web.transport.redirect import other_port
 from qwen_asr.web.transport.redirect_port import answering, challenges_in
 from tests.support import pebble
