@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.pcm import ENCODINGS
-from qwen_asr.audio.resample import to_mono
+from qwen_asr.audio.samples import to_mono
 from qwen_asr.client.dialogue import Dialogue, passes
 from qwen_asr.client.events import Connected, Event, Gap, Lost, Partial
 from qwen_asr.client.history import History

@@ -85,14 +85,14 @@ class Served:
 def serving(
     service: Service,
     certificates: Path | None,
-    around: Callable[[Any], Any] = lambda app: app,
+    middleware: Callable[[Any], Any] = lambda app: app,
     *,
     chosen: ServerCertificate | None = None,
     **settings: Any,
 ) -> Iterator[Served]:
     """Serves the app on a free port, over HTTPS where a folder for the certificate is given, or one `chosen`.
 
-    `around` is ASGI middleware, a function of the app; `settings` are those of the page's microphone.
+    `middleware` is ASGI middleware, a function of the app; `settings` are those of the page's microphone.
     """
     app = create_app(service.config, service, chosen=chosen, **settings)
     tls: dict[str, Any] = {}
@@ -103,7 +103,7 @@ def serving(
         files = ensure_self_signed(certificates)
         tls = {"certificate": ReloadingCertificate(files.certfile, files.keyfile)}
     listening = bind("127.0.0.1", 0)
-    server = create_server(app, around, timeout_graceful_shutdown=1, **tls)
+    server = create_server(app, middleware, timeout_graceful_shutdown=1, **tls)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

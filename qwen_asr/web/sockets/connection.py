@@ -116,7 +116,7 @@ class Connection(ABC):
     # --- the flow
 
     async def run(self) -> None:
-        """From the first message to the close. Raises WebSocketDisconnect if the client left before `_begin` returned."""
+        """Run the flow to the close. Raises WebSocketDisconnect if the client left before `_begin` returned."""
         try:
             await self._begin()
         except QwenASRError as error:

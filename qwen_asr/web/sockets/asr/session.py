@@ -87,7 +87,7 @@ class AsrSession:
     @property
     def name(self) -> str:
         """What the log calls it: too little of the id to resume it."""
-        return logs.short(self.id)
+        return logs.short_id(self.id)
 
     @property
     def seconds(self) -> float:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen_asr.audio import SAMPLE_RATE, endpointing
-from qwen_asr.audio.endpointing import Detector, Ended, EndpointConfig, Started, UtteranceDetector
+from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.audio.endpointing import Detector, DetectorEvent, Ended, EndpointConfig, Started, UtteranceDetector
 from qwen_asr.audio.manual_turns import ManualTurnDetector
 from qwen_asr.audio.vad import Silero, VoiceActivity
 from qwen_asr.errors import QwenASRError, StepFailed
@@ -199,7 +199,7 @@ class TurnStream:
 class TappedDetector:
     """A voice detector that calls `on_found` with what it finds, before the session gets that."""
 
-    def __init__(self, detector: UtteranceDetector, on_found: Callable[[Sequence[endpointing.Event]], None]) -> None:
+    def __init__(self, detector: UtteranceDetector, on_found: Callable[[Sequence[DetectorEvent]], None]) -> None:
         self.config = detector.config
         self._detector = detector
         self._on_found = on_found
@@ -208,12 +208,12 @@ class TappedDetector:
     def quiet(self) -> bool:
         return self._detector.quiet
 
-    def feed(self, samples: NDArray[np.float32], /) -> Sequence[endpointing.Event]:
+    def feed(self, samples: NDArray[np.float32], /) -> Sequence[DetectorEvent]:
         found = self._detector.feed(samples)
         self._on_found(found)
         return found
 
-    def finish(self) -> Sequence[endpointing.Event]:
+    def finish(self) -> Sequence[DetectorEvent]:
         found = self._detector.finish()
         self._on_found(found)
         return found
@@ -262,7 +262,7 @@ class VoiceTurns(TurnStream):
         self._tapped = TappedDetector(detector, self._on_found)
         return self._tapped
 
-    def _on_found(self, events: Sequence[endpointing.Event]) -> None:
+    def _on_found(self, events: Sequence[DetectorEvent]) -> None:
         """Runs on the thread that feeds, before the session takes the same events."""
         for event in events:
             if isinstance(event, Started):
