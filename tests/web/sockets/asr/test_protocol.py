@@ -89,7 +89,7 @@ def test_the_numbers_are_the_limits(document: str) -> None:
     assert f"above {limits.config_bytes >> 10} KiB, audio above {limits.message_bytes >> 20} MiB" in document
     assert f"no config within {limits.config_seconds:g} s, or nothing at all for {limits.idle_seconds:g} s" in document
     assert f"no further than {limits.ahead_seconds:g} s of speech ahead" in document
-    assert f"keeps its place for {limits.resume_seconds:g} s" in document
+    assert f"keeps its slot for {limits.resume_seconds:g} s" in document
     assert f"more than {limits.kept_finals} finals" in document
     assert f"the server pings every {limits.ping_seconds:g} s" in document
     assert "closed with 4001" in document
