@@ -12,8 +12,8 @@ import pytest
 
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.reloading import RETRY_SECONDS, ReloadingCertificate
+from tests.support.certificates import Issuer, replace
 from tests.support.https import https_server, key_type, served_certificate, tls_connection
-from tests.support.issuing import Issuer, replace
 from tests.support.processes import until
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -80,7 +80,7 @@ def test_replaced_symbolic_links_are_noticed(issuer: Issuer, tmp_path: Path) -> 
 
     def publish(version: int) -> None:
         issued = issuer.issue()
-        for name, content in (("privkey", issued.key_pem), ("fullchain", issued.certificate_pem)):
+        for name, content in (("privkey", issued.key_pem()), ("fullchain", issued.pem)):
             (archive / f"{name}{version}.pem").write_bytes(content)
             fresh = live / f"{name}.new"
             fresh.symlink_to(archive / f"{name}{version}.pem")
@@ -119,7 +119,7 @@ def test_invalid_files_leave_the_previous_certificate_in_use(
     certificate = ReloadingCertificate(certfile, keyfile, clock=clock)
     renewed = issuer.issue(kind="RSA")
     if damage == "half":
-        replace(certfile, renewed.certificate_pem[:300])
+        replace(certfile, renewed.pem[:300])
     elif damage == "rubbish":
         replace(keyfile, bytes(range(256)))
     elif damage == "empty":
@@ -127,7 +127,7 @@ def test_invalid_files_leave_the_previous_certificate_in_use(
     elif damage == "gone":
         keyfile.unlink()
     elif damage == "other key":
-        replace(certfile, renewed.certificate_pem)
+        replace(certfile, renewed.pem)
     elif damage == "expired":
         issuer.issue(begins=timedelta(days=-9), ends=timedelta(days=-1)).write(tmp_path)
     else:
@@ -165,7 +165,7 @@ def test_a_certificate_that_becomes_valid_is_loaded_without_a_change_to_the_file
 
 def test_invalid_files_at_startup_are_an_error(issuer: Issuer, tmp_path: Path) -> None:
     certfile, keyfile = issuer.issue().write(tmp_path)
-    keyfile.write_bytes(issuer.issue().key_pem)
+    keyfile.write_bytes(issuer.issue().key_pem())
     with pytest.raises(CertificateError, match=r"key\.pem"):
         ReloadingCertificate(certfile, keyfile)
 
