@@ -144,7 +144,7 @@ async def _stream(settings: StreamSettings, blocks: Blocks) -> int:
 
 def _open_source(settings: StreamSettings) -> Blocks:
     """The audio. Its first block is read here, so that a source that cannot be read is reported before connecting."""
-    from qwen_asr.cli.sources import at_real_time, file_blocks, microphone_blocks, raw_blocks  # imports av
+    from qwen_asr.cli.sources import at_real_time, file_blocks, microphone_blocks, raw_blocks  # imports numpy
 
     if settings.source == MICROPHONE:
         blocks = microphone_blocks()

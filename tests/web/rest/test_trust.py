@@ -1,4 +1,4 @@
-"""`--local-ca` as it is started: what it prints, `/ca.pem`, `/trust`, the code for a phone, and no key."""
+"""A server with `--local-ca`: its output, `/ca.pem`, `/trust`, and that no key is served."""
 
 from __future__ import annotations
 
@@ -18,15 +18,12 @@ from typing import Any
 import pytest
 
 from qwen_asr.tls.local_ca import CA_KEY_NAME, CA_NAME, LEAF_KEY_NAME
-from qwen_asr.web.qr import network_url, svg_code, terminal_code
 from tests.support.processes import MAIN
-
-URL = "https://192.168.7.7:8000"
 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[tuple[str, Path, list[str]]]:
-    """A server on a terminal: its address, its folder, and the lines that it printed."""
+    """A server whose output is a terminal: its address, its folder, and the lines that it printed."""
     folder = tmp_path_factory.mktemp("local")
     options = ["--local-ca", "--asr-model-path", "demo", "--port", "0", "--host", "localhost"]
     environ = {**os.environ, "PYTHONPATH": str(repository), "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
@@ -36,7 +33,8 @@ def started(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Itera
     ) as process:
         os.close(theirs)
         lines: list[str] = []
-        with os.fdopen(ours, encoding="utf-8") as terminal, contextlib.suppress(OSError):  # it ends: the terminal too
+        # A terminal raises OSError at its end.
+        with os.fdopen(ours, encoding="utf-8") as terminal, contextlib.suppress(OSError):
             for line in terminal:
                 lines.append(line.rstrip())
                 if "Ready." in line:
@@ -57,22 +55,22 @@ def get(started: tuple[str, Path, list[str]], path: str) -> Any:
     return urllib.request.urlopen(started[0] + path, context=trust, timeout=30)  # noqa: S310 - our own server
 
 
-def test_it_says_where_to_install_it(started: tuple[str, Path, list[str]]) -> None:
+def test_it_prints_where_to_install_the_certificate(started: tuple[str, Path, list[str]]) -> None:
     text = "\n".join(started[2])
     assert f"install the authority once: {started[0]}/trust" in text
     assert re.search(r"SHA-256 fingerprint: ([0-9A-F]{2}:){31}[0-9A-F]{2}$", text, re.MULTILINE)
     assert "self-signed" not in text
-    assert "▄" not in text  # no phone reaches localhost
+    assert "▄" not in text  # no phone can reach localhost
 
 
-def test_the_authority_is_served_and_installs(started: tuple[str, Path, list[str]]) -> None:
+def test_the_certificate_is_served_as_a_file_that_phones_install(started: tuple[str, Path, list[str]]) -> None:
     with get(started, "/ca.pem") as answer:
         assert answer.headers["content-type"] == "application/x-x509-ca-cert"
         assert answer.headers["cache-control"] == "no-store"
         assert answer.read() == (started[1] / "certs" / CA_NAME).read_bytes()
 
 
-def test_the_page_about_it(started: tuple[str, Path, list[str]]) -> None:
+def test_the_trust_page(started: tuple[str, Path, list[str]]) -> None:
     fingerprint = next(line for line in started[2] if "fingerprint:" in line).rpartition(" ")[2]
     with get(started, "/trust") as answer:
         assert answer.headers["content-type"].startswith("text/html")
@@ -100,51 +98,7 @@ def test_no_key_is_served(started: tuple[str, Path, list[str]], path: str) -> No
     assert b"PRIVATE KEY" not in body
 
 
-def test_the_keys_are_their_owner_s(started: tuple[str, Path, list[str]]) -> None:
+def test_only_the_owner_can_read_the_keys(started: tuple[str, Path, list[str]]) -> None:
     folder = started[1] / "certs"
     assert (folder / CA_KEY_NAME).stat().st_mode & 0o777 == 0o400
     assert (folder / LEAF_KEY_NAME).stat().st_mode & 0o777 == 0o600
-
-
-def test_a_phone_s_address() -> None:
-    assert network_url(["https://localhost:8000", URL]) == URL
-    assert network_url(["https://localhost:8000", "https://[fd00::7]:8000"]) == "https://[fd00::7]:8000"
-    assert network_url(["https://asr.example.com", "https://localhost"]) == "https://asr.example.com"
-    assert network_url(["https://localhost", "https://127.0.0.1", "https://[::1]"]) is None
-
-
-def test_the_code_is_shown_on_a_terminal_only(repository: Path) -> None:
-    script = (
-        "from qwen_asr.config.config import Config; from qwen_asr.web.app import _announce\n"
-        "_announce(Config(host='192.168.7.7', generate_self_signed_cert=True), 8000)"
-    )
-    command = [sys.executable, "-c", script]
-    environ = {**os.environ, "PYTHONPATH": str(repository), "PYTHONIOENCODING": "utf-8"}
-    plain = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
-    assert "▄" not in plain
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(command, env=environ, stdout=theirs) as process:
-        os.close(theirs)
-        shown = b""
-        with contextlib.suppress(OSError):  # how a terminal ends
-            while part := os.read(ours, 1 << 16):
-                shown += part
-        os.close(ours)
-    assert process.returncode == 0
-    text = shown.decode().replace("\r\n", "\n")
-    assert terminal_code(URL) in text
-    assert text.replace(terminal_code(URL), "").strip().endswith(f"For a phone on the same network: {URL}")
-
-
-def test_both_codes_are_the_same_picture() -> None:
-    import segno
-
-    modules = [list(row) for row in segno.make(URL, error="l", micro=False).matrix]
-    rows = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in terminal_code(URL).splitlines()]
-    # Two modules above each other in a character, two modules of quiet zone around; light is drawn, dark is left out.
-    drawn = [[cell in lit for cell in row] for row in rows for lit in ("█▀", "█▄")]
-    size = len(modules)
-    inner = [[not light for light in row[2 : 2 + size]] for row in drawn[2 : 2 + size]]
-    assert inner == [[bool(dark) for dark in row] for row in modules]
-    assert svg_code(URL).startswith("<svg")
-    assert f"<title>{URL}</title>" in svg_code(URL)
