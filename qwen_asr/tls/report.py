@@ -1,4 +1,4 @@
-"""Reports on certificate and key files for `qwen-asr cert`: contents, validity, problems; renews the program's own."""
+"""Reports on certificate and key files, and renewal of the program's own, for `qwen-asr cert`."""
 
 from __future__ import annotations
 
