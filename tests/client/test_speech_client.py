@@ -112,6 +112,7 @@ def test_fifty_lost_connections_at_random_bytes(served: Listening, expected: lis
     rng = np.random.default_rng(1)
     width = 4 if encoding == "f32le" else 2
     max_bytes = 2 * len(AUDIO) * width // 70
+    between: Proxy
 
     def budget() -> int | None:
         return int(rng.integers(1, max_bytes)) if between.cuts < 50 else None
@@ -121,7 +122,7 @@ def test_fifty_lost_connections_at_random_bytes(served: Listening, expected: lis
         async with proxy(served.url, budget) as between:
             return await stream(between.url, encoding=encoding)
 
-    between: Proxy = Proxy(0, budget)
+    between = Proxy(0, budget)
     before = len(served.socket.sessions)
     received = asyncio.run(run())
     assert between.cuts == 50
