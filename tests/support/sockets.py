@@ -38,11 +38,7 @@ class Listening:
     """A server that runs in this process, with one WebSocket route."""
 
     url: str
-<<<<<<< HEAD
-    route: AsrRoute | RealtimeRoute
-=======
-    socket: Any  # AsrRoute or RealtimeRoute, of which tests look at private attributes
->>>>>>> main
+    route: Any  # AsrRoute or RealtimeRoute, of which tests read private attributes
     server: Server
     service: Service
     app: FastAPI
@@ -158,23 +154,15 @@ async def client_of(
         yield kind(connection)
 
 
-<<<<<<< HEAD
+client = partial(client_of, Client)
+
+
 async def until(condition: Callable[[], bool], seconds: float = TIMEOUT) -> bool:
     """Polls until the condition holds; returns whether it does."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             return False
-=======
-client = partial(client_of, Client)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
-    """Waits until the condition holds; returns whether it does."""
-    for _ in range(round(seconds * 100)):
-        if condition():
-            return True
->>>>>>> main
         await asyncio.sleep(0.01)
     return True
 

@@ -73,7 +73,7 @@ def test_every_key_is_explained(document: str, examples: dict[str, Any]) -> None
 
 def test_each_warning_has_a_line() -> None:
     warned = Final(0, 0, 1, None, "", 0.0, warnings=("silence: nothing.", "step: again."))
-    assert messages.event_message(warned, 1, NOW).warning == "silence: nothing.\nstep: again."
+    assert messages.event_message(warned, 1, NOW).as_dict()["warning"] == "silence: nothing.\nstep: again."
 
 
 def test_the_codes_are_those_of_the_errors(document: str) -> None:

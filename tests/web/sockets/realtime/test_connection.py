@@ -459,12 +459,8 @@ def test_times_that_run_out(service: Service, limit: str) -> None:
             await speaker.closed()
         return speaker
 
-<<<<<<< HEAD
-    with listening(service, replace(SocketLimits(), **{limit: 1.5}), route=RealtimeRoute) as server:
-=======
     short: dict[str, Any] = {limit: 1.5}
-    with listening(service, replace(SocketLimits(), **short), room=RealtimeRoute) as server:
->>>>>>> main
+    with listening(service, replace(SocketLimits(), **short), route=RealtimeRoute) as server:
         speaker = asyncio.run(speak(server))
         assert len(server.route.connections) == 0
     *_, completed, error = speaker.messages  # what was spoken is told first

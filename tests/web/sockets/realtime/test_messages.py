@@ -114,11 +114,6 @@ def test_the_numbers_are_the_limits(document: str) -> None:
 def test_the_codes_are_those_that_are_sent(document: str) -> None:
     table = document.partition("| `code` |")[2]
     rows = dict(re.findall(r"^\| `(\w+)` \| (\d+|none)", table, re.MULTILINE))
-<<<<<<< HEAD
-    kinds = [errors.BadInput, errors.TooLarge, errors.TimedOut, errors.LimitExceeded, errors.NotReady]
-    sent = {messages.error_event(kind("x")).error.code: kind for kind in [*kinds, errors.QwenASRError]}
-    ours = {messages.error_event(BadField("x", "x")).error.code, messages.too_little_audio(0, None).error.code}
-=======
     kinds: list[type[errors.QwenASRError]] = [
         errors.BadInput,
         errors.TooLarge,
@@ -127,10 +122,9 @@ def test_the_codes_are_those_that_are_sent(document: str) -> None:
         errors.NotReady,
     ]
     sent: dict[str, type[errors.QwenASRError]] = {
-        messages.problem(kind("x"))["error"]["code"]: kind for kind in [*kinds, errors.QwenASRError]
+        messages.error_event(kind("x")).error.code: kind for kind in [*kinds, errors.QwenASRError]
     }
-    ours = {messages.problem(BadField("x", "x"))["error"]["code"], messages.too_little(0, None)["error"]["code"]}
->>>>>>> main
+    ours = {messages.error_event(BadField("x", "x")).error.code, messages.too_little_audio(0, None).error.code}
     stopping = errors.ServerStopping()
     assert rows.pop(messages.error_event(stopping).error.code) == str(stopping.close_code)
     assert rows.keys() == {*sent, *ours, "session_expired"}
