@@ -31,7 +31,7 @@ class Encoder:
 
     @torch.inference_mode()
     def encode(self, windows: list[Tensor]) -> list[Tensor]:
-        """Encode log-mel windows, each (bins, 1..window_frames), into embeddings, each (embeddings_of(frames), width)."""
+        """Log-mel windows, each (bins, 1..window_frames), to embeddings, each (embeddings_of(frames), width)."""
         weight = self._tower.conv2d1.weight
         self.frames_encoded += sum(window.shape[1] for window in windows)
         chunks = torch.cat([self._chunks(window) for window in windows]).to(weight.device, weight.dtype)
