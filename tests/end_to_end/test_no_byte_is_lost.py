@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Playwright, expect
 
 from qwen_asr.engine.scheduler import Scheduler
 from qwen_asr.engine.streaming import Hypothesis, Utterance
+from qwen_asr.config.limits import Limits, PageLimits
 from qwen_asr.service.service import Service
 from tests.support.browser import MARKS, Served, Tab, serving, small_config, start_chromium
 from tests.support.checkpoints import random_recognizer
@@ -37,10 +38,9 @@ def check(tab: Tab, seconds: float, rate: int = 48_000) -> None:
 
 
 def empty(served: Served) -> None:
-    """Waits until the tabs of earlier tests are forgotten."""
-    usual, served.recordings.leaving_seconds = served.recordings.leaving_seconds, 0.5
-    assert until(lambda: len(served.recordings) == 0)
-    served.recordings.leaving_seconds = usual
+    """Removes what the tabs of earlier tests have left."""
+    for tab, recording in served.recordings.ids():
+        served.recordings.remove(tab, recording)
 
 
 def test_plain(chromium: Browser, served: Served) -> None:
@@ -140,8 +140,8 @@ def test_jitter_and_lost_replies(chromium: Browser, certificates: Path) -> None:
 
 
 def test_a_server_that_stays_away_stops_the_recording_and_loses_nothing(chromium: Browser, certificates: Path) -> None:
-    service = Service(small_config(), random_recognizer())
-    with serving(service, certificates, backlog_seconds=2) as served, Tab(chromium, served.url) as tab:
+    service = Service(small_config(), random_recognizer(), limits=Limits(page=PageLimits(backlog_seconds=2)))
+    with serving(service, certificates) as served, Tab(chromium, served.url) as tab:
         tab.record()
         time.sleep(1)
         tab.offline(True)

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
-from qwen_asr.config.limits import RETRY_AFTER_SECONDS, WRONG_KEYS
+from qwen_asr.config.limits import RETRY_AFTER_SECONDS, GuardLimits
 from qwen_asr.errors import InvalidApiKey, LimitExceeded, QwenASRError
 from qwen_asr.network import is_loopback
 from qwen_asr.service.rate_limit import Rates, sender
@@ -44,7 +44,7 @@ _SENDER: contextvars.ContextVar[str] = contextvars.ContextVar("sender", default=
 class AccessGuard:
     """Who may come in, as `config` says. `rates` counts requests, `wrong_keys` is the rate of wrong guesses."""
 
-    def __init__(self, config: Config, rates: Rates, wrong_keys: str = WRONG_KEYS) -> None:
+    def __init__(self, config: Config, rates: Rates, wrong_keys: str = GuardLimits.wrong_credentials) -> None:
         self._hosts = Hosts(config)
         self._keys = Secrets(config.api_key)
         self._users = Secrets(config.auth)

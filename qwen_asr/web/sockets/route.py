@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 import anyio
@@ -11,7 +12,6 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
-from qwen_asr.config.limits import SocketLimits
 from qwen_asr.errors import Forbidden, LimitExceeded, NotReady, QwenASRError, ServerStopping
 from qwen_asr.web.access.origin import check_origin
 from qwen_asr.web.sockets.connection import Connection
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.websockets import WebSocket
 
+    from qwen_asr.config.limits import SocketLimits
     from qwen_asr.service.service import Service
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class SocketRoute(ABC, Generic[C]):
     @classmethod
     def add_to(cls, app: FastAPI, service: Service, limits: SocketLimits | None = None) -> Self:
         """The route, added to the app."""
-        route = cls(service, limits or SocketLimits(session_seconds=service.config.max_session_seconds))
+        route = cls(service, limits or replace(service.limits.sockets, session_seconds=service.config.max_session_seconds))
         app.router.routes.append(WebSocketRoute(cls.path, route.serve))
         return route
 

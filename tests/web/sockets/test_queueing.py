@@ -94,7 +94,7 @@ def test_where_pages_have_all_places_a_socket_is_refused_in_words() -> None:
         for page in pages:
             page.leave()
     assert (error["code"], error["type"]) == ("LimitExceeded", "error")
-    assert "The only place of this server is taken, and 1 waits already" in error["message"]
+    assert "The only session of this server is in use, and 1 client waits in line" in error["message"]
 
 
 def test_who_sends_much_while_it_waits_is_not_read_and_loses_nothing_either() -> None:
