@@ -108,7 +108,11 @@ class Admission:
 
     def _refusal(self) -> LimitExceeded:
         slots, queue = self.max_sessions, self.max_queue
-        used = f"All {slots} sessions of this server are in use" if slots > 1 else "The only session of this server is in use"
+        used = (
+            f"All {slots} sessions of this server are in use"
+            if slots > 1
+            else "The only session of this server is in use"
+        )
         waiting = f", and {queue} {'clients wait' if queue > 1 else 'client waits'} in line" if queue else ""
         return LimitExceeded(f"{used}{waiting}: try again later.")
 

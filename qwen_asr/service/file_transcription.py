@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import decode_blocks
-from qwen_asr.config.limits import MAX_AHEAD_SECONDS
 from qwen_asr.errors import AudioError, LimitExceeded, StepFailed
 from qwen_asr.live.events import Event, Failed, Final
 
@@ -62,7 +61,7 @@ class FileTranscription:
         self._moved = asyncio.Event()
         # With less than an utterance's length not yet recognized it may be that no step is due: then nothing would
         # ever come to wait for.
-        self._ahead = service.config.max_utterance_seconds + MAX_AHEAD_SECONDS
+        self._ahead = service.config.max_utterance_seconds + service.limits.upload.ahead_seconds
 
     @property
     def seconds(self) -> float:

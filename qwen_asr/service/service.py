@@ -242,9 +242,7 @@ class Service:
             torch.set_num_threads(1)
         self._silero = Silero()
         self._scheduler = Scheduler(recognizer, self.watchdog)
-        threading.Thread(
-            target=self._watch, args=(self._scheduler,), name="qwen-asr-watchdog", daemon=True
-        ).start()
+        threading.Thread(target=self._watch, args=(self._scheduler,), name="qwen-asr-watchdog", daemon=True).start()
         log.info("Ready: %s on %s (%s)", recognizer.name, recognizer.device, recognizer.dtype)
         self._settle("ready", "Ready")
 

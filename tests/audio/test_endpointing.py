@@ -9,9 +9,9 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import (
     Ended,
     EndpointConfig,
+    ServerProcess,
     Skipped,
     Speech,
-    Started,
     UtteranceDetector,
     quietest,
 )
@@ -62,7 +62,7 @@ def check(events, samples, config=DEFAULT):
     reached, count, current, heard = 0, 0, None, []
     for event in events:
         match event:
-            case Started(utterance, start):
+            case ServerProcess(utterance, start):
                 assert current is None
                 assert (utterance, start) == (count, reached)
                 current, heard = event, []

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from qwen_asr.api import _pieces
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.endpointing import Ended, EndpointConfig, Event, Speech, Started
+from qwen_asr.audio.endpointing import Ended, EndpointConfig, Event, ServerProcess, Speech
 from qwen_asr.audio.manual_turns import ManualTurnDetector
 
 QUICK = EndpointConfig(longest_seconds=1.0, pre_roll_seconds=0.1)
@@ -26,7 +26,7 @@ def heard(samples: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
     utterances: list[np.ndarray] = []
     position = 0
     for event in events:
-        if isinstance(event, Started):
+        if isinstance(event, ServerProcess):
             assert (event.utterance, event.start) == (len(utterances), position)
             utterances.append(np.zeros(0, np.float32))
         elif isinstance(event, Speech):

@@ -27,7 +27,7 @@ from qwen_asr.errors import QwenASRError
 from qwen_asr.service.service import Service
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
 from tests.support.network import Proxy, free_ports, proxy
-from tests.support.processes import Started, kill
+from tests.support.processes import ServerProcess, kill
 from tests.support.sockets import Listening, listening, silence, until
 
 ROOT = Path(__file__).parents[2]
@@ -182,8 +182,8 @@ def test_a_server_that_is_stopped_and_started_again(tmp_path: Path, request: pyt
     """SIGTERM in the middle of a sentence: its final ends there, and the next server goes on behind it."""
     [port] = free_ports(1)
 
-    def start() -> Started:
-        server = Started(
+    def start() -> ServerProcess:
+        server = ServerProcess(
             tmp_path, ROOT, "--asr-model-path", "demo", "--chunk-size-sec", "0.5", "--port", str(port),
             OMP_NUM_THREADS="1",
         )  # fmt: skip

@@ -34,7 +34,7 @@ from qwen_asr.errors import BadConfig, CertificateError
 from qwen_asr.service.service import Service
 from qwen_asr.tls.self_signed import ensure_self_signed
 from tests.support.checkpoints import demo_recognizer, spoken
-from tests.support.processes import Started
+from tests.support.processes import ServerProcess
 from tests.support.sockets import Listening, listening, silence
 
 ROOT = Path(__file__).parents[2]
@@ -174,7 +174,7 @@ def test_where_nothing_is_said_this_is_said(served: Listening) -> None:
 @pytest.fixture
 def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The address of a whole server with these options."""
-    server = Started(tmp_path, ROOT, "--asr-model-path", "demo", "--port", "0", *request.param)
+    server = ServerProcess(tmp_path, ROOT, "--asr-model-path", "demo", "--port", "0", *request.param)
     try:
         url = server.line_with("://localhost").split()[-1]
         server.line_with("Ready.")

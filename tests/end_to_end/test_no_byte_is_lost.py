@@ -13,9 +13,9 @@ from weakref import WeakKeyDictionary
 
 from playwright.sync_api import Browser, Playwright, expect
 
+from qwen_asr.config.limits import Limits, PageLimits
 from qwen_asr.engine.scheduler import Scheduler
 from qwen_asr.engine.streaming import Hypothesis, Utterance
-from qwen_asr.config.limits import Limits, PageLimits
 from qwen_asr.service.service import Service
 from tests.support.browser import MARKS, Served, Tab, serving, small_config, start_chromium
 from tests.support.checkpoints import random_recognizer

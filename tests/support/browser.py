@@ -85,13 +85,13 @@ class Served:
 def serving(
     service: Service,
     certificates: Path | None,
-    around: Callable[[Any], Any] = lambda app: app,
+    middleware: Callable[[Any], Any] = lambda app: app,
     *,
     chosen: ServerCertificate | None = None,
 ) -> Iterator[Served]:
     """Serves the app on a free port, over HTTPS where a folder for the certificate is given, or one `chosen`.
 
-    `around` is ASGI middleware, a function of the app.
+    `middleware` is ASGI middleware, a function of the app.
     """
     app = create_app(service.config, service, chosen=chosen)
     tls: dict[str, Any] = {}
@@ -102,7 +102,7 @@ def serving(
         files = ensure_self_signed(certificates)
         tls = {"certificate": ReloadingCertificate(files.certfile, files.keyfile)}
     listening = bind("127.0.0.1", 0)
-    server = create_server(app, around, timeout_graceful_shutdown=1, **tls)
+    server = create_server(app, middleware, timeout_graceful_shutdown=1, **tls)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.https import PATIENCE
+from tests.support.https import TIMEOUT_SECONDS
 from tests.support.issuing import Issuer
 from tests.support.network import free_ports
 from tests.support.processes import until
@@ -76,7 +76,7 @@ def running(
 
         def root() -> str:
             url = f"https://localhost:{manage}/roots/0"
-            with urllib.request.urlopen(url, context=trust, timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(url, context=trust, timeout=TIMEOUT_SECONDS) as answer:
                 return str(answer.read().decode())
 
         def answers() -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 MAIN = "import sys; from qwen_asr.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
-class Started:
+class ServerProcess:
     """The server in a process of its own, in a folder of its own."""
 
     def __init__(self, folder: Path, repository: Path, *options: str, first: str = "", **environ: str) -> None:

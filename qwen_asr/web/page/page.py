@@ -51,7 +51,12 @@ def theme() -> gr.themes.Base:
 
 
 def build_page(
-    recordings: RecordingRegistry, state: State, *, language: str | None = None, context: str = "", limits: PageLimits | None = None
+    recordings: RecordingRegistry,
+    state: State,
+    *,
+    language: str | None = None,
+    context: str = "",
+    limits: PageLimits | None = None,
 ) -> gr.Blocks:
     """The whole page. `language` (an English name) and `context` are the first values of the inputs.
 

@@ -377,7 +377,9 @@ class RecordingRegistry:
         """Closes the recordings of closed tabs and those that are idle for too long; returns how many."""
         now = self._clock()
         with self._lock:
-            closed_tabs = {tab for tab, since in self._closed_tabs.items() if now - since > self._limits.reconnect_seconds}
+            closed_tabs = {
+                tab for tab, since in self._closed_tabs.items() if now - since > self._limits.reconnect_seconds
+            }
             for tab in closed_tabs:
                 del self._closed_tabs[tab]
 

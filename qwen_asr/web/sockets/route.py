@@ -8,12 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 import anyio
-from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
-from qwen_asr.errors import Forbidden, LimitExceeded, NotReady, QwenASRError, ServerStopping
-from qwen_asr.web.access.origin import check_origin
+from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
 from qwen_asr.web.sockets.connection import Connection
 
 if TYPE_CHECKING:
@@ -41,7 +39,8 @@ class SocketRoute(ABC, Generic[C]):
     @classmethod
     def add_to(cls, app: FastAPI, service: Service, limits: SocketLimits | None = None) -> Self:
         """The route, added to the app."""
-        route = cls(service, limits or replace(service.limits.sockets, session_seconds=service.config.max_session_seconds))
+        default = replace(service.limits.sockets, session_seconds=service.config.max_session_seconds)
+        route = cls(service, limits or default)
         app.router.routes.append(WebSocketRoute(cls.path, route.serve))
         return route
 
@@ -59,11 +58,6 @@ class SocketRoute(ABC, Generic[C]):
 
     async def serve(self, websocket: WebSocket) -> None:
         """One connection, from the handshake to the close."""
-        try:
-            check_origin(websocket.headers)
-        except Forbidden as refusal:
-            await websocket.send_denial_response(PlainTextResponse(f"{refusal}\n", refusal.http_status))
-            return
         connection = await self._accepted(websocket)
         try:
             try:
