@@ -1,6 +1,6 @@
 """Log formats: text or JSON lines, each with the session that the record is about.
 
-Records have the first characters of a session's id. The whole id is a secret: whoever knows it can resume the session.
+Records have the first characters of a session's id. The whole id is a secret: it is enough to resume the session.
 Neither transcripts nor client addresses of sessions are logged.
 """
 

@@ -11,6 +11,7 @@ import wave
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -147,7 +148,7 @@ def test_the_client_streams(tmp_path: Path, program: Callable[[str], str]) -> No
     block = "import numpy\nblocks = numpy.array_split(numpy.load('samples.npy'), 20)\n" + block
     with running("python app.py --generate-self-signed-cert --asr-model-path demo", port):
         assert until(lambda: answers(f"https://localhost:{port}/readyz"), 200)
-        paths = {"cwd": tmp_path, "env": environment(0) | {"PYTHONPATH": str(ROOT)}}
+        paths: dict[str, Any] = {"cwd": tmp_path, "env": environment(0) | {"PYTHONPATH": str(ROOT)}}
         typed = subprocess.run(command, **paths, capture_output=True, text=True)
         written = subprocess.run([sys.executable, "-c", block], **paths, capture_output=True, text=True)
     assert (typed.returncode, typed.stdout) == (0, "Turn on the kitchen light.\n"), typed.stderr
@@ -227,7 +228,7 @@ def write_wave(path: Path) -> np.ndarray:
 def test_the_python_in_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     samples = write_wave(tmp_path / "speech.wav")
     monkeypatch.chdir(tmp_path)
-    names = {"blocks": [samples[start : start + 3_200] for start in range(0, len(samples), 3_200)]}
+    names: dict[str, Any] = {"blocks": [samples[start : start + 3_200] for start in range(0, len(samples), 3_200)]}
     first, second, *_ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(first, names)  # noqa: S102 - our own README
     assert capsys.readouterr().out.splitlines()[0] == "Turn on the kitchen light."

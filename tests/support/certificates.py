@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
+import ssl
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     pkcs12,
 )
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 NOW = datetime.now(UTC).replace(microsecond=0)  # certificates hold whole seconds
 DAY = timedelta(days=1)
@@ -44,6 +47,20 @@ class Issued:
         kind = BestAvailableEncryption(password.encode()) if password else NoEncryption()
         return bytes(self.key.private_bytes(Encoding.PEM, form, kind))
 
+    def write(self, folder: Path) -> tuple[Path, Path]:
+        """Writes `cert.pem` and `key.pem`, each replaced atomically, and returns their paths."""
+        paths = folder / "cert.pem", folder / "key.pem"
+        for path, content in zip(paths, (self.pem, self.key_pem()), strict=True):
+            replace(path, content)
+        return paths
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Replaces the file atomically by a new one."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
 
 def new_ec() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
@@ -58,8 +75,8 @@ def issue(
     ca: bool = False,
     begins: datetime = NOW - DAY,
     ends: datetime = NOW + 90 * DAY,
-    digest: hashes.HashAlgorithm | None = hashes.SHA256(),  # noqa: B008 - it is stateless
-    usage: x509.ObjectIdentifier = x509.ExtendedKeyUsageOID.SERVER_AUTH,
+    digest: Any = hashes.SHA256(),  # noqa: B008 - it is stateless
+    usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH,
 ) -> Issued:
     """A certificate signed by `by`; self-signed without it."""
     key = key or new_ec()
@@ -69,6 +86,9 @@ def issue(
     builder = builder.issuer_name(by.certificate.subject if by else subject).serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(begins).not_valid_after(ends)
     builder = builder.add_extension(x509.BasicConstraints(ca, None), critical=True)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    builder = builder.add_extension(issuer_key, critical=False)
     if not ca:
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         if names:
@@ -81,6 +101,36 @@ def _name(text: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
         return x509.DNSName(text)
+
+
+class Issuer:
+    """An authority of the test: certificates with any key and validity, signed by one root."""
+
+    def __init__(self) -> None:
+        now = datetime.now(UTC)
+        name = f"test root {os.urandom(4).hex()}"
+        self._root = issue(name, ca=True, begins=now - 400 * DAY, ends=now + 400 * DAY)
+
+    def issue(
+        self,
+        *names: str,
+        kind: str = "EC",
+        begins: timedelta = timedelta(hours=-1),
+        ends: timedelta = timedelta(days=90),
+    ) -> Issued:
+        """A certificate for names and addresses with a new key, EC or RSA. The times are relative to now."""
+        names = names or ("localhost", "127.0.0.1")
+        key = new_ec() if kind == "EC" else rsa.generate_private_key(65537, 2048)
+        now = datetime.now(UTC)
+        return issue(names[0], self._root, key=key, names=names, begins=now + begins, ends=now + ends)
+
+    @property
+    def root_pem(self) -> bytes:
+        return self._root.pem
+
+    def trust(self) -> ssl.SSLContext:
+        """A client context that trusts only this root."""
+        return ssl.create_default_context(cadata=self.root_pem.decode())
 
 
 @dataclass
@@ -201,7 +251,7 @@ def _weak(folder: Path) -> list[str | Path]:
 
 
 def _sha1(folder: Path) -> list[str | Path]:
-    options = ["--ssl-certfile", folder / "cert.pem", "--ssl-keyfile", folder / "key.pem"]
+    options: list[str | Path] = ["--ssl-certfile", folder / "cert.pem", "--ssl-keyfile", folder / "key.pem"]
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-sha1", *subject]
     subprocess.run([*command, "-out", options[1], "-keyout", options[3]], check=True, capture_output=True)
@@ -261,7 +311,7 @@ MISTAKES = {
     ),
     "SHA-1": Mistake(_sha1, "is signed with SHA1, .* SHA-256"),
     "not for servers": Mistake(
-        lambda folder: pair(folder, usage=x509.ExtendedKeyUsageOID.CLIENT_AUTH), "was not issued for servers"
+        lambda folder: pair(folder, usage=ExtendedKeyUsageOID.CLIENT_AUTH), "was not issued for servers"
     ),
     "port in use": Mistake(_taken, r"Port \d+ on 127.0.0.1 is in use .* --port"),
     "port 443": Mistake(

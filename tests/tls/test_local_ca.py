@@ -59,7 +59,7 @@ def verify(tmp_path: Path, program: Callable[[str], str]) -> Callable[..., str]:
 
     def run(certificate: bytes, *options: str) -> str:
         (tmp_path / "verified.pem").write_bytes(certificate)
-        trusted = ["-x509_strict", "-purpose", "sslserver", "-CAfile", tmp_path / CA_NAME]
+        trusted: list[str | Path] = ["-x509_strict", "-purpose", "sslserver", "-CAfile", tmp_path / CA_NAME]
         command = [openssl, "verify", *trusted, *options, tmp_path / "verified.pem"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return "OK" if done.returncode == 0 else done.stderr + done.stdout

@@ -212,7 +212,7 @@ def test_certificates_made_by_the_openssl_command_load(tmp_path: Path, program: 
     for kind in (["rsa:2048"], ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]):
         command = [openssl, "req", "-x509", "-newkey", *kind, "-days", "90", "-subj", "/CN=localhost"]
         names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-        files = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"]
+        files: list[str | Path] = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"]
         subprocess.run([*command, *names, *files, "-passout", "pass:secret"], check=True, capture_output=True)
         assert served(check_pair(tmp_path / "cert.pem", tmp_path / "key.pem", "secret", NOW + DAY))
 

@@ -6,20 +6,26 @@ import logging
 import ssl
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.reloading import RETRY_SECONDS, ReloadingCertificate
+from tests.support.certificates import Issuer, replace
 from tests.support.https import https_server, key_type, served_certificate, tls_connection
-from tests.support.issuing import Issuer, replace
 from tests.support.processes import until
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
 POLL_SECONDS = 0.1  # faster than in production
+
+
+def serves(certificate: ReloadingCertificate, kind: str) -> bool:
+    """Whether the certificate that is served now has a key of that kind."""
+    return key_type(certificate.leaf) == kind
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def test_a_key_of_another_type_is_served_with_and_without_sni(
         for kind in ("RSA", "EC"):
             with tls_connection(port, trust) as before:
                 issuer.issue(kind=kind).write(tmp_path)
-                assert until(lambda kind=kind: key_type(certificate.leaf) == kind)
+                assert until(partial(serves, certificate, kind))
                 assert key_type(served_certificate(port, trust)) == kind
                 assert key_type(served_certificate(port, trust, name=None)) == kind
                 before.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -80,7 +86,7 @@ def test_replaced_symbolic_links_are_noticed(issuer: Issuer, tmp_path: Path) -> 
 
     def publish(version: int) -> None:
         issued = issuer.issue()
-        for name, content in (("privkey", issued.key_pem), ("fullchain", issued.certificate_pem)):
+        for name, content in (("privkey", issued.key_pem()), ("fullchain", issued.pem)):
             (archive / f"{name}{version}.pem").write_bytes(content)
             fresh = live / f"{name}.new"
             fresh.symlink_to(archive / f"{name}{version}.pem")
@@ -119,7 +125,7 @@ def test_invalid_files_leave_the_previous_certificate_in_use(
     certificate = ReloadingCertificate(certfile, keyfile, clock=clock)
     renewed = issuer.issue(kind="RSA")
     if damage == "half":
-        replace(certfile, renewed.certificate_pem[:300])
+        replace(certfile, renewed.pem[:300])
     elif damage == "rubbish":
         replace(keyfile, bytes(range(256)))
     elif damage == "empty":
@@ -127,7 +133,7 @@ def test_invalid_files_leave_the_previous_certificate_in_use(
     elif damage == "gone":
         keyfile.unlink()
     elif damage == "other key":
-        replace(certfile, renewed.certificate_pem)
+        replace(certfile, renewed.pem)
     elif damage == "expired":
         issuer.issue(begins=timedelta(days=-9), ends=timedelta(days=-1)).write(tmp_path)
     else:
@@ -165,7 +171,7 @@ def test_a_certificate_that_becomes_valid_is_loaded_without_a_change_to_the_file
 
 def test_invalid_files_at_startup_are_an_error(issuer: Issuer, tmp_path: Path) -> None:
     certfile, keyfile = issuer.issue().write(tmp_path)
-    keyfile.write_bytes(issuer.issue().key_pem)
+    keyfile.write_bytes(issuer.issue().key_pem())
     with pytest.raises(CertificateError, match=r"key\.pem"):
         ReloadingCertificate(certfile, keyfile)
 
@@ -215,7 +221,7 @@ def test_no_connection_fails_while_the_files_change(issuer: Issuer, tmp_path: Pa
         thread.start()
         for kind in ("RSA", "EC", "RSA"):
             issuer.issue(kind=kind).write(tmp_path)
-            assert until(lambda kind=kind: key_type(certificate.leaf) == kind)
+            assert until(partial(serves, certificate, kind))
         ended.set()
         thread.join()
     assert failures == []

@@ -10,8 +10,8 @@ from qwen_asr.tls.addresses import names_of
 from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.tls.self_signed import ensure_self_signed
 from qwen_asr.web.access.hsts import HSTS, StrictTransport, is_ca_signed_for, is_public
+from tests.support.certificates import Issuer
 from tests.support.https import https_server, send_request, tls_connection
-from tests.support.issuing import Issuer
 
 
 def test_the_header_is_sent_for_public_names_of_the_certificate_only(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from qwen_asr.config.config import Config
 from qwen_asr.service.service import Service
 from qwen_asr.tls.reloading import ReloadingCertificate
+from tests.support.certificates import Issuer
 from tests.support.checkpoints import demo_recognizer, spoken
-from tests.support.issuing import Issuer
 from tests.support.sockets import Listening, client, listening, silence
 
 SENTENCE = "Turn on the kitchen light."

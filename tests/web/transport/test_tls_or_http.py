@@ -18,8 +18,8 @@ import pytest
 
 from qwen_asr.config.limits import AcceptorLimits
 from qwen_asr.tls.reloading import ReloadingCertificate
+from tests.support.certificates import Issuer
 from tests.support.https import https_server, plain_app, send_request, tls_connection
-from tests.support.issuing import Issuer
 from tests.support.processes import until
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
