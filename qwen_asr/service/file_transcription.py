@@ -57,18 +57,10 @@ class FileTranscription:
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + service.config.max_session_seconds
         self._runner: Runner | None = None
-<<<<<<< HEAD
-        self._heard: list[Event] = []
-        self._moved = asyncio.Event()
-        # With less than an utterance's length not yet recognized it may be that no step is due: then nothing would
-        # ever come to wait for.
-        self._ahead = service.config.max_utterance_seconds + service.limits.upload.ahead_seconds
-=======
         self._events: list[Event] = []
         self._changed = asyncio.Event()
         # At least one utterance: with less audio than that waiting, no step may be due, and no event would ever arrive.
-        self._max_lag = service.config.max_utterance_seconds + MAX_AHEAD_SECONDS
->>>>>>> main
+        self._max_lag = service.config.max_utterance_seconds + service.limits.upload.ahead_seconds
 
     @property
     def seconds(self) -> float:

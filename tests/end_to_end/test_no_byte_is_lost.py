@@ -37,18 +37,10 @@ def check(tab: Tab, seconds: float, rate: int = 48_000) -> None:
     assert tab.status() == "Ready"
 
 
-<<<<<<< HEAD
-def empty(served: Served) -> None:
+def remove_recordings(served: Served) -> None:
     """Removes what the tabs of earlier tests have left."""
     for tab, recording in served.recordings.ids():
         served.recordings.remove(tab, recording)
-=======
-def wait_until_empty(served: Served) -> None:
-    """Waits until the recordings of earlier tests are closed."""
-    usual, served.recordings.leaving_seconds = served.recordings.leaving_seconds, 0.5
-    assert until(lambda: len(served.recordings) == 0)
-    served.recordings.leaving_seconds = usual
->>>>>>> main
 
 
 def test_plain(chromium: Browser, served: Served) -> None:
@@ -99,7 +91,7 @@ def test_stop_while_offline(chromium: Browser, served: Served) -> None:
 
 
 def test_three_tabs_at_once(chromium: Browser, served: Served) -> None:
-    wait_until_empty(served)
+    remove_recordings(served)
     tabs = [Tab(chromium, served.url) for _ in range(3)]
     for tab in tabs:
         tab.record()
@@ -114,7 +106,7 @@ def test_three_tabs_at_once(chromium: Browser, served: Served) -> None:
 
 
 def test_a_closed_tab_frees_its_session(chromium: Browser, served: Served) -> None:
-    wait_until_empty(served)
+    remove_recordings(served)
     tab = Tab(chromium, served.url)
     tab.record()
     assert until(lambda: len(served.recordings) == 1)
@@ -123,7 +115,7 @@ def test_a_closed_tab_frees_its_session(chromium: Browser, served: Served) -> No
 
 
 def test_a_server_that_lost_the_recording_gets_it_again(chromium: Browser, served: Served) -> None:
-    wait_until_empty(served)
+    remove_recordings(served)
     with Tab(chromium, served.url) as tab:
         tab.record()
         tab.capture(2)

@@ -41,20 +41,14 @@ def test_a_client_that_cannot_wait_does_not_stay_in_the_queue() -> None:
 def test_a_ticket_may_call_back() -> None:
     admission = Admission(1, 2)
     first = admission.enter()
-<<<<<<< HEAD
     positions: list[int] = []
-    second = admission.enter(lambda: (positions.append(second.position), second.leave()))  # type: ignore[func-returns-value]  # it is the calls that count
-    third = admission.enter(lambda: positions.append(third.position))
-=======
-    told: list[int] = []
 
     def called() -> None:
-        told.append(second.position)
+        positions.append(second.position)
         second.leave()
 
     second = admission.enter(called)
-    third = admission.enter(lambda: told.append(third.position))
->>>>>>> main
+    third = admission.enter(lambda: positions.append(third.position))
     first.leave()
     assert third.is_in
     assert positions[0] == 0

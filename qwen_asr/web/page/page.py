@@ -11,12 +11,8 @@ import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
-from qwen_asr.audio.resample import to_mono
-from qwen_asr.config.limits import PageLimits
-=======
 from qwen_asr.audio.samples import to_mono
->>>>>>> main
+from qwen_asr.config.limits import PageLimits
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import QwenASRError
 from qwen_asr.service.rate_limit import sender

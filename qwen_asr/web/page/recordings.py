@@ -26,14 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
-<<<<<<< HEAD
-from qwen_asr.audio.resample import StreamingResampler, to_mono
-from qwen_asr.config.limits import PageLimits
-=======
 from qwen_asr.audio.resample import StreamingResampler
 from qwen_asr.audio.samples import to_mono
-from qwen_asr.config.limits import IDLE_SECONDS, LEAVING_SECONDS, MAX_BACKLOG_SECONDS
->>>>>>> main
+from qwen_asr.config.limits import PageLimits
 from qwen_asr.live.events import Event, Partial
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.admission import Admission

@@ -13,13 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
-from qwen_asr.audio.resample import StreamingResampler, to_mono
-from qwen_asr.config.limits import PageLimits
-=======
 from qwen_asr.audio.resample import StreamingResampler
 from qwen_asr.audio.samples import to_mono
->>>>>>> main
+from qwen_asr.config.limits import PageLimits
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
