@@ -35,6 +35,8 @@ class UploadLimits:
     """The audio file. It is kept on disk, not in memory; OpenAI's own server takes 25 MB."""
     form_bytes: int = 1 << 20
     """The rest of the form: fields, headers, boundaries."""
+    write_bytes: int = 1 << 20
+    """How much of the file is collected before a thread writes it. Writing each network packet would cost more."""
     idle_seconds: float = 60.0
     """The longest pause between two pieces of an upload."""
     linger_seconds: float = 5.0
@@ -43,12 +45,6 @@ class UploadLimits:
     """The same while the server stops, when its connections have less time."""
     ahead_seconds: float = 30.0
     """Speech of a file that may wait for the recognizer before more of the file is decoded."""
-
-
-MAX_UPLOAD_BYTES = UploadLimits.file_bytes
-MAX_FORM_BYTES = UploadLimits.form_bytes
-IDLE_SECONDS = UploadLimits.idle_seconds
-LINGER_SECONDS = UploadLimits.linger_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
