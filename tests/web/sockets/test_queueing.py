@@ -187,7 +187,7 @@ def test_a_request_waits_for_a_place_and_one_more_is_refused(rest: tuple[str, Se
         refused = post(url)
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
-        assert "only place" in refused.json()["error"]["message"]
+        assert "only session" in refused.json()["error"]["message"]
         assert not waiting.done()
         place.leave()
         assert waiting.result(120).json()["text"].strip() == SENTENCE
