@@ -39,7 +39,7 @@ NOT_RUN = {
     "qwen-asr cert show": "tests/tls/test_commands.py runs it, as the others of `qwen-asr cert`",
     "qwen-asr stream": "run with its file",
     "qwen-asr-serve-websocket": "tests/test_cli.py holds that it is the same as app.py",
-    "pip install .": "tests/test_structure.py holds that the console scripts lead to functions",
+    "pip install .": "tests/repository/test_wheel.py installs the wheel",
 }
 
 
