@@ -21,14 +21,14 @@ import torch
 
 from benchmarks.speech import Samples, conversation
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
-from qwen_asr.audio.vad import Silero, VoiceActivity
+from qwen_asr.audio.vad import Silero
 from qwen_asr.engine.checkpoint import load_recognizer
 from qwen_asr.engine.decoder import Row
 from qwen_asr.engine.features import LogMel
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import Utterance
-from qwen_asr.live.session import Session
+from qwen_asr.live.session_factory import create_session
+from qwen_asr.live.session_options import SessionOptions
 
 CHUNK = SAMPLE_RATE
 UNFIXED_CHUNKS, UNFIXED_TOKENS = 2, 5
@@ -52,13 +52,7 @@ class Cost:
 
 def engine(recognizer: Recognizer, samples: Samples) -> Iterator[None]:
     """The session as the app runs it."""
-    session = Session(
-        lambda context, language, limit: Utterance(
-            recognizer, context=context, language=language, max_new_tokens=limit
-        ),
-        UtteranceDetector(EndpointConfig(), VoiceActivity(Silero())),
-        chunk_seconds=1.0,
-    )
+    session = create_session(recognizer, Silero(), SessionOptions(chunk_seconds=1.0))
     for start in range(0, len(samples), CHUNK):
         session.feed(samples[start : start + CHUNK])
         if start + CHUNK >= len(samples):

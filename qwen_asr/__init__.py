@@ -14,6 +14,8 @@ and events. Everything is imported when it is first used, so that the command li
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qwen_asr.errors import missing_package
+
 if TYPE_CHECKING:
     from qwen_asr.api import Qwen3ASRModel, Transcription
     from qwen_asr.live.events import Failed, Final, Partial
@@ -38,4 +40,10 @@ __all__ = ["Failed", "Final", "Partial", "Qwen3ASRModel", "Session", "Transcript
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_PLACES[name]), name)
+    try:
+        module = import_module(_PLACES[name])
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == __name__:
+            raise
+        raise ModuleNotFoundError(missing_package(error.name), name=error.name) from None
+    return getattr(module, name)

@@ -38,6 +38,7 @@ from qwen_asr.engine.streaming import Hypothesis, Utterance, run_steps
 from qwen_asr.errors import BadInput
 from qwen_asr.live.session import Session
 from qwen_asr.live.session_factory import create_session
+from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.live.transcript import join_texts
 
 _NO_WORD_TIMES = "Word times are not available yet"
@@ -254,15 +255,14 @@ class Qwen3ASRModel:
         Each `Final` carries what `transcribe` gives for the samples from its `start` to its `end`, but for the guards
         that its `warnings` name. Raises `UnknownLanguage`, and `BadConfig` for settings out of range.
         """
-        return create_session(
-            self.recognizer,
-            _silero(),
-            endpoints or EndpointConfig(longest_seconds=self._longest / SAMPLE_RATE),
-            chunk_seconds=chunk_size_sec,
-            context=context,
+        options = SessionOptions(
             language=language,
+            context=context,
+            chunk_seconds=chunk_size_sec,
             max_new_tokens=self.max_new_tokens,
+            endpoints=endpoints or EndpointConfig(longest_seconds=self._longest / SAMPLE_RATE),
         )
+        return create_session(self.recognizer, _silero(), options)
 
     def _utterance(self, samples: NDArray[np.float32], context: str, language: str | None) -> Utterance:
         utterance = Utterance(self.recognizer, context=context, language=language, max_new_tokens=self.max_new_tokens)

@@ -197,3 +197,11 @@ class AcmeError(CertificateError):
 
 class ShareUnavailable(StartupError):
     """No public link is to be had; the server itself can still run locally."""
+
+
+def missing_package(module: str) -> str:
+    """One sentence for a third-party module that is not installed: only the client comes without the extra `server`."""
+    return (
+        f"The Python package {module.partition('.')[0]} is not installed: run "
+        'pip install "qwen-asr-live[server]", or pip install -r requirements.txt in a checkout.'
+    )

@@ -1,1 +1,1 @@
-"""The commands `qwen-asr-serve-websocket` and `qwen-asr`."""
+"""The commands `qwen-asr-serve-websocket` and `qwen-asr`: one module for each subcommand."""

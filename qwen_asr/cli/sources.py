@@ -1,7 +1,7 @@
-"""Where `qwen-asr stream` takes its audio from: a file, standard input, a microphone.
+"""The audio sources of `qwen-asr stream`: a file, standard input, or a microphone.
 
-Reading blocks, so it happens on a thread of its own; what it has read waits in a queue of a few blocks, or, for a
-microphone, which cannot wait, of as much as the client keeps anyway.
+Reading blocks, so it runs on its own thread. Audio that was read waits in a queue: a few blocks of a file, or as much
+audio of a microphone as the client keeps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from qwen_asr.errors import AudioError
 
 Blocks = Generator[NDArray[Any], None, None]
 BLOCK_SECONDS = 0.1
-_WAITING_BLOCKS = 8
+_MAX_WAITING_BLOCKS = 8
 
 
 def file_blocks(name: str) -> Blocks:
@@ -40,12 +40,12 @@ def file_blocks(name: str) -> Blocks:
 
 
 def raw_blocks(rate: int) -> Blocks:
-    """Raw signed 16-bit little-endian mono samples on standard input, as `arecord` and `ffmpeg -f s16le` pipe them.
+    """Raw signed 16-bit little-endian mono samples on standard input, as from `arecord` and `ffmpeg -f s16le`.
 
-    A block is what has come so far, so that live audio is not held back. Raises AudioError where there is none at all.
+    A block contains what has arrived, so live audio is not delayed. Raises AudioError if there are no samples.
     """
     rest, empty = b"", True
-    # Read through the descriptor: Python's own buffer would wait until it is full.
+    # Reads from the descriptor, because Python's buffer would wait until it is full.
     while data := os.read(sys.stdin.fileno(), max(2, 2 * round(rate * BLOCK_SECONDS))):
         data = rest + data
         whole = len(data) // 2 * 2
@@ -59,17 +59,16 @@ def raw_blocks(rate: int) -> Blocks:
 def microphone_blocks() -> Blocks:
     """The default microphone: int16 at 16 kHz, until the generator is closed.
 
-    Raises AudioError where the `sounddevice` package (the extra `mic`) or a microphone is missing.
+    Raises AudioError if the `sounddevice` package (the extra `mic`) or a microphone is missing.
     """
     try:
-        # An extra that most do not need, and which ships no types.
-        sounddevice: Any = importlib.import_module("sounddevice")
+        sounddevice: Any = importlib.import_module("sounddevice")  # optional, and without type hints
     except ImportError:
         raise AudioError(
             "The microphone needs the sounddevice package: pip install sounddevice, or pipe samples in, as in "
             "arecord -t raw -f S16_LE -r 16000 | qwen-asr stream - --rate 16000."
         ) from None
-    except OSError as error:  # the package is there, the library that it loads is not
+    except OSError as error:  # the package is installed, but the library that it loads is not
         raise AudioError(f"The microphone needs PortAudio ({error}): install it, on Debian libportaudio2.") from None
     size = round(SAMPLE_RATE * BLOCK_SECONDS)
     try:
@@ -84,70 +83,70 @@ def microphone_blocks() -> Blocks:
 
 
 def at_real_time(blocks: Blocks, rate: int = SAMPLE_RATE) -> Blocks:
-    """The same samples no sooner than they would be spoken."""
+    """The same samples, no faster than they were spoken."""
     with contextlib.closing(blocks):
         yield from _paced(blocks, rate)
 
 
 def _paced(blocks: Blocks, rate: int) -> Blocks:
-    began, told = time.monotonic(), 0
+    started, samples = time.monotonic(), 0
     size = max(1, round(rate * BLOCK_SECONDS))
     for block in blocks:
         for start in range(0, len(block), size):
             piece = block[start : start + size]
-            told += len(piece)
-            time.sleep(max(0.0, began + told / rate - time.monotonic()))
+            samples += len(piece)
+            time.sleep(max(0.0, started + samples / rate - time.monotonic()))
             yield piece
 
 
 async def read(blocks: Blocks, stop: asyncio.Event, *, live: bool = False) -> AsyncGenerator[NDArray[Any], None]:
-    """The blocks, read on a thread, until they end or `stop` is set. `live`: they come whether they are taken or not.
+    """The blocks, read on a thread, until they end or `stop` is set. `live` blocks arrive even if nobody reads them.
 
-    Raises what reading raises, and AudioError where more live audio waits than is ever kept.
+    Raises the errors of reading, and AudioError if more live audio waits than the client keeps.
     """
     loop = asyncio.get_running_loop()
-    most = round(ClientLimits().kept_seconds / BLOCK_SECONDS) if live else _WAITING_BLOCKS
+    max_waiting = round(ClientLimits().kept_seconds / BLOCK_SECONDS) if live else _MAX_WAITING_BLOCKS
     waiting: asyncio.Queue[NDArray[Any] | BaseException | None] = asyncio.Queue()
-    room = threading.Semaphore(most)
+    free = threading.Semaphore(max_waiting)
     ended = threading.Event()
 
-    def work() -> None:
+    def read_all() -> None:
         end: BaseException | None = None
         try:
             for block in blocks:
-                if live and not room.acquire(blocking=False):
+                if live and not free.acquire(blocking=False):
                     raise AudioError(f"For {ClientLimits().kept_seconds:g} s nothing could be sent; recording stopped.")
-                while not live and not room.acquire(timeout=BLOCK_SECONDS):
+                while not live and not free.acquire(timeout=BLOCK_SECONDS):
                     if ended.is_set():
                         return
                 if ended.is_set():
                     return
-                _hand_over(loop, waiting, block)
+                _put_from_thread(loop, waiting, block)
         except BaseException as error:
             end = error
         finally:
-            blocks.close()  # the file or the microphone behind it, now and not when it is collected
-        _hand_over(loop, waiting, end)
+            blocks.close()  # closes the file or the microphone now, not at garbage collection
+        _put_from_thread(loop, waiting, end)
 
-    threading.Thread(target=work, name="qwen-asr-reading", daemon=True).start()
-    stopping = asyncio.create_task(_put_when(stop, waiting))
+    threading.Thread(target=read_all, name="qwen-asr-reading", daemon=True).start()
+    stopping = asyncio.create_task(_put_none_when(stop, waiting))
     try:
         while not stop.is_set() and (item := await waiting.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
-            room.release()
+            free.release()
             yield item
     finally:
         ended.set()
         stopping.cancel()
 
 
-async def _put_when(stop: asyncio.Event, waiting: asyncio.Queue[Any]) -> None:
+async def _put_none_when(stop: asyncio.Event, waiting: asyncio.Queue[Any]) -> None:
     await stop.wait()
-    waiting.put_nowait(None)  # wakes who waits for audio
+    waiting.put_nowait(None)  # wakes the reader of the queue
 
 
-def _hand_over(loop: asyncio.AbstractEventLoop, waiting: asyncio.Queue[Any], item: Any) -> None:
+def _put_from_thread(loop: asyncio.AbstractEventLoop, waiting: asyncio.Queue[Any], item: Any) -> None:
     put: Callable[[Any], None] = waiting.put_nowait
-    with contextlib.suppress(RuntimeError):  # the loop has ended: nobody reads any more
+    with contextlib.suppress(RuntimeError):  # the loop has ended
         loop.call_soon_threadsafe(put, item)

@@ -1,6 +1,6 @@
-"""Texts on a terminal: the utterance that is spoken on one line that is rewritten, finished ones above it.
+"""Shows recognized text on a terminal: finished utterances as lines, the current one on a line that is rewritten.
 
-Where the output is no terminal only the finals are written, a line each.
+If the output is not a terminal, only final texts are written, one per line.
 """
 
 from __future__ import annotations
@@ -13,69 +13,70 @@ from typing import TextIO
 from qwen_asr.client.events import Connected, Event, Failed, Final, Gap, Lost, Partial, Queued
 
 _CLEAR_LINE = "\r\x1b[K"
-_FAINT, _PLAIN = "\x1b[2m", "\x1b[0m"
+_FAINT, _RESET = "\x1b[2m", "\x1b[0m"
 
 
 class Screen:
-    """`show` each event. Texts go to `out`, what there is to say about the connection to `notices`."""
+    """Call `show` for each event. Texts go to `out`, messages about the connection to `messages`."""
 
-    def __init__(self, out: TextIO | None = None, notices: TextIO | None = None) -> None:
+    def __init__(self, out: TextIO | None = None, messages: TextIO | None = None) -> None:
         self._out = out or sys.stdout
-        self._notices = notices or sys.stderr
-        self._rewrites = self._out.isatty()
-        self._away = False
+        self._messages = messages or sys.stderr
+        self._is_terminal = self._out.isatty()
+        self._disconnected = False
         self._was_connected = False
-        self._queued = ""  # what was said last of the queue in which we stand
-        self._found = False  # whether anything was spoken, with a text or without
+        self._last_queue_message = ""
+        self._found_speech = False  # an utterance counts even if the server failed to transcribe it
 
     def show(self, event: Event) -> None:
         """Writes what the event changes."""
         if isinstance(event, Partial):
-            if self._rewrites:
-                settled, tentative = fitted(event.text, event.stable, shutil.get_terminal_size().columns - 1)
-                self._write(f"{_CLEAR_LINE}{settled}{_FAINT}{tentative}{_PLAIN}")
+            if self._is_terminal:
+                settled, tentative = fit_line(event.text, event.stable, shutil.get_terminal_size().columns - 1)
+                self._write(f"{_CLEAR_LINE}{settled}{_FAINT}{tentative}{_RESET}")
         elif isinstance(event, Final):
-            self._found = self._found or bool(event.text.strip())
-            self._write((_CLEAR_LINE if self._rewrites else "") + (event.text + "\n" if event.text.strip() else ""))
+            self._found_speech = self._found_speech or bool(event.text.strip())
+            self._write((_CLEAR_LINE if self._is_terminal else "") + (event.text + "\n" if event.text.strip() else ""))
         else:
-            self._notice(event)
+            self._show_message(event)
 
     def close(self) -> None:
-        """Nothing tentative stays behind."""
-        if self._rewrites:
+        """Clears tentative text."""
+        if self._is_terminal:
             self._write(_CLEAR_LINE)
 
-    def end(self) -> None:
-        """All was heard: says so where there was nothing, which else would look like a failure."""
-        if not self._found:
-            self._say("No speech was found.")
+    def report_missing_speech(self) -> None:
+        """After the last event: writes a message if there was no speech, because no output looks like a failure."""
+        if not self._found_speech:
+            self._write_message("No speech was found.")
 
-    def _notice(self, event: Connected | Failed | Gap | Lost | Queued) -> None:
-        sentence = notice(event)
+    def _show_message(self, event: Connected | Failed | Gap | Lost | Queued) -> None:
+        sentence = message_for(event)
         if isinstance(event, Connected):
-            sentence = ("Connected again." if self._was_connected else "Connected.") if self._away else ""
+            if self._disconnected:
+                sentence = "Connected again." if self._was_connected else "Connected."
             if event.warning:
                 sentence += (" " if sentence else "") + event.warning
-            self._away, self._was_connected = False, True
-        self._away = self._away or isinstance(event, Lost)
-        self._found = self._found or isinstance(event, Failed)
-        repeated = isinstance(event, Queued) and sentence == self._queued
-        self._queued = sentence if isinstance(event, Queued) else ""
+            self._disconnected, self._was_connected = False, True
+        self._disconnected = self._disconnected or isinstance(event, Lost)
+        self._found_speech = self._found_speech or isinstance(event, Failed)
+        repeated = isinstance(event, Queued) and sentence == self._last_queue_message
+        self._last_queue_message = sentence if isinstance(event, Queued) else ""
         if sentence and not repeated:
-            self._say(sentence)
+            self._write_message(sentence)
 
-    def _say(self, sentence: str) -> None:
-        clear = _CLEAR_LINE if self._rewrites and self._notices.isatty() else ""
-        self._notices.write(f"{clear}{sentence}\n")
-        self._notices.flush()
+    def _write_message(self, sentence: str) -> None:
+        clear = _CLEAR_LINE if self._is_terminal and self._messages.isatty() else ""
+        self._messages.write(f"{clear}{sentence}\n")
+        self._messages.flush()
 
     def _write(self, text: str) -> None:
         self._out.write(text)
         self._out.flush()
 
 
-def notice(event: Connected | Failed | Gap | Lost | Queued) -> str:
-    """What to say of it, in a sentence."""
+def message_for(event: Connected | Failed | Gap | Lost | Queued) -> str:
+    """The event as a sentence; empty for `Connected`."""
     if isinstance(event, Failed):
         return f"From {event.start:.1f} s to {event.end:.1f} s there is no text: {event.message}"
     if isinstance(event, Gap):
@@ -83,20 +84,20 @@ def notice(event: Connected | Failed | Gap | Lost | Queued) -> str:
     if isinstance(event, Lost):
         return f"{event.reason} Trying again ({event.attempt}) in {event.delay:.1f} s."
     if isinstance(event, Queued):
-        return f"The server is full; number {event.position} in its queue."
+        return f"The server is full; position in the queue: {event.position}."
     return ""
 
 
-def fitted(text: str, stable: int, columns: int) -> tuple[str, str]:
-    """The settled and the tentative part of a text, of which so much of the end is shown as fits into a line."""
+def fit_line(text: str, stable: int, columns: int) -> tuple[str, str]:
+    """The settled (`text[:stable]`) and tentative part of a text, shortened at the beginning to fit into one line."""
     width = sum(map(_columns, text))
     if width <= columns:
         return text[:stable], text[stable:]
-    shown = 0
-    while shown < len(text) and width > columns - 1:  # one column is the ellipsis
-        width -= _columns(text[shown])
-        shown += 1
-    return "…" + text[shown:stable], text[max(stable, shown) :]
+    begin = 0
+    while begin < len(text) and width > columns - 1:  # one column for the ellipsis
+        width -= _columns(text[begin])
+        begin += 1
+    return "…" + text[begin:stable], text[max(stable, begin) :]
 
 
 def _columns(character: str) -> int:

@@ -1,37 +1,155 @@
-"""Audio files in, finals out: the session that the page drives, driven by a file. What `qwen-asr transcribe` does.
+"""`qwen-asr transcribe`: prints the text of audio files, through the same session that the page uses.
 
-A file is read block by block, so its length does not matter; its silence is skipped, and its utterances come out one
-after the other while the rest is still to be read.
+A file is read block by block, so its length does not matter. Its silence is skipped, and each utterance is printed
+while the rest of the file is still being read.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
+import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
-from qwen_asr.audio.decode import decode_blocks, fetch, is_address
-from qwen_asr.audio.vad import Silero
+from qwen_asr.cli.common import check_language, load_config, print_error
 from qwen_asr.config.config import Config
-from qwen_asr.engine.checkpoint import load_recognizer
-from qwen_asr.engine.recognizer import Recognizer
-from qwen_asr.errors import AudioError, StepFailed
-from qwen_asr.live.events import Failed, Final
-from qwen_asr.live.runner import run_session
-from qwen_asr.live.session import Session
-from qwen_asr.live.session_factory import create_session, endpoints_of
+from qwen_asr.config.options import add_options
+from qwen_asr.errors import AudioError, BadConfig, StepFailed
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from qwen_asr.cli.progress import Progress
+    from qwen_asr.engine.recognizer import Recognizer
+    from qwen_asr.live.events import Final
+    from qwen_asr.live.session import Session
+
+log = logging.getLogger(__name__)
+
+HELP = "print the text of audio files"
+EXAMPLES = """examples:
+  %(prog)s interview.m4a
+  %(prog)s --language German --context "Grünau, Frau Özdemir" *.mp3
+  %(prog)s --asr-model-path ./Qwen3-ASR-0.6B --device cpu --format srt talk.webm > talk.srt
+  ffmpeg -i talk.mkv -f wav - | %(prog)s -
+
+With the format txt each utterance is a line; with several files the lines begin with FILE:, and json is an array of
+them. A file that cannot be read is reported on stderr, the others are still transcribed, and the exit code is not 0.
+"""
+FORMATS = ("txt", "srt", "vtt", "json")
+CONFIG_OPTIONS = (
+    "asr_model_path",
+    "device",
+    "dtype",
+    "vad_threshold",
+    "silence_threshold",
+    "min_speech_duration",
+    "max_utterance_seconds",
+    "max_new_tokens",
+)
+"""The options of the server that apply to files too."""
 STANDARD_INPUT = "Standard input"
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the files, the options of the command, and those of the server that apply to files."""
+    what = "audio or video in any common format; - is standard input; an http(s) URL is downloaded"
+    parser.add_argument("files", nargs="+", metavar="FILE", help=what)
+    parser.add_argument("--language", metavar="LANGUAGE", help="language that is spoken (default: recognized)")
+    parser.add_argument("--context", default="", metavar="TEXT", help="names and terms that occur in the audio")
+    parser.add_argument("--format", default="txt", choices=FORMATS, help="output format (default: txt)")
+    parser.add_argument("--verbose", action="store_true", help="log each step on stderr")
+    add_options(parser, Config, *CONFIG_OPTIONS)
+
+
+def run(options: dict[str, Any]) -> int:
+    """Transcribes the files; returns the exit code. Raises QwenASRError for errors that concern all files."""
+    files: list[str] = options["files"]
+    if len(files) > 1 and options["format"] in ("srt", "vtt"):
+        raise BadConfig(
+            f"--format {options['format']} was given with {len(files)} files, but cannot hold their names: give one "
+            "file at a time, or --format txt or json."
+        )
+    config = load_config(options, "info" if options["verbose"] else "warning")
+    check_language(options["language"])
+
+    from qwen_asr.cli.progress import Progress
+
+    with Progress(files) as progress:
+        report = log.info if options["verbose"] else progress.show_status
+        report("Starting")
+        from transformers.utils.logging import disable_progress_bar  # imports torch, which takes seconds
+
+        if not options["verbose"]:
+            disable_progress_bar()  # transformers shows its own bar even if stderr is a file
+        transcriber = FileTranscriber(
+            config,
+            language=options["language"],
+            context=options["context"],
+            on_status=report,
+            on_read=progress.add_samples,
+        )
+        transcripts, exit_code = _transcribe_files(transcriber, files, options["format"] == "txt", progress)
+    if options["format"] != "txt":
+        _print_transcripts(transcripts, options["format"], several=len(files) > 1)
+    return exit_code
+
+
+def _transcribe_files(
+    transcriber: FileTranscriber, files: list[str], print_lines: bool, progress: Progress
+) -> tuple[list[tuple[str, list[Final]]], int]:
+    """Each readable file's name and utterances, and the exit code. With `print_lines`, prints each as it is known."""
+    transcripts: list[tuple[str, list[Final]]] = []
+    exit_code = 0
+    for name in files:
+        try:
+            finals = transcriber.finals(name)
+            if print_lines:
+                finals = _print_each(finals, "" if len(files) == 1 else f"{name}: ", progress)
+            transcripts.append((name, list(finals)))
+        except AudioError as error:
+            with progress.paused():
+                print_error("qwen-asr transcribe", error)
+            exit_code = error.exit_code
+            continue
+        if not any(final.text.strip() for final in transcripts[-1][1]):
+            with progress.paused():
+                print(f"No speech was found in {name}.", file=sys.stderr)  # noqa: T201 - the output is on stdout
+    return transcripts, exit_code
+
+
+def _print_each(finals: Iterator[Final], prefix: str, progress: Progress) -> Iterator[Final]:
+    """Passes the utterances on and prints each."""
+    from qwen_asr.live.subtitles import txt
+
+    for final in finals:
+        if line := txt([final]):
+            with progress.paused():
+                print(prefix + line, end="", flush=True)  # noqa: T201 - the text is the output
+        yield final
+
+
+def _print_transcripts(transcripts: list[tuple[str, list[Final]]], form: str, *, several: bool) -> None:
+    from qwen_asr.live import subtitles
+    from qwen_asr.live.transcript import Transcript
+
+    if several:
+        objects = [{"file": name} | Transcript(finals).as_dict() for name, finals in transcripts]
+        text = json.dumps(objects, ensure_ascii=False, indent=2) + "\n"
+    else:
+        write = {"srt": subtitles.srt, "vtt": subtitles.vtt, "json": subtitles.as_json}[form]
+        text = "".join(write(finals) for _, finals in transcripts)
+    print(text, end="", flush=True)  # noqa: T201 - the text is the output
+
+
 class FileTranscriber:
-    """Transcribes files with one model, which it loads when the first file that is audio comes."""
+    """Transcribes files with one model, which is loaded for the first file that contains audio."""
 
     def __init__(
         self,
@@ -39,55 +157,70 @@ class FileTranscriber:
         *,
         language: str | None = None,
         context: str = "",
+        on_status: Callable[[str], None] = log.info,
         on_read: Callable[[int], None] = lambda samples: None,
     ) -> None:
-        """`on_read` is told how many samples (16 kHz) were read, block by block."""
+        """`on_status` receives sentences while the model is loaded, `on_read` the number of samples (16 kHz) read."""
+        from qwen_asr.audio.vad import Silero  # imports onnxruntime
+
         self._config = config
-        self._on_read = on_read
         self._language = language
         self._context = context
+        self._on_status = on_status
+        self._on_read = on_read
         self._silero = Silero()
         self._recognizer: Recognizer | None = None
 
     def finals(self, name: str) -> Iterator[Final]:
-        """The utterances of a file, in order, as soon as each is known.
+        """The utterances of a file, in order, each as soon as it is known.
 
-        `name` is a path, an http(s) URL, or "-" for standard input. Raises AudioError for what is no audio (before any
-        model is loaded), CheckpointError where there is no model, and StepFailed where the model failed.
+        `name` is a path, an http(s) URL, or "-" for standard input. Raises AudioError if it is not audio (before a
+        model is loaded), CheckpointError if there is no model, and StepFailed if the model fails.
         """
-        blocks = decode_blocks(_opened(name), STANDARD_INPUT if name == "-" else repr(name))
+        from qwen_asr.audio.decode import decode_blocks
+        from qwen_asr.live.events import Failed, Final
+        from qwen_asr.live.runner import run_session
+
+        blocks = decode_blocks(_open(name), STANDARD_INPUT if name == "-" else repr(name))
         first = next(blocks, None)
         if first is None:
-            raise AudioError(f"{name!r} holds no sound at all; expected an audio or video file.")
-        for event in run_session(self._session(), self._told(chain([first], blocks))):
+            raise AudioError(f"{name!r} contains no audio; expected an audio or video file.")
+        for event in run_session(self._session(), self._counted(chain([first], blocks))):
             if isinstance(event, Failed):
                 raise StepFailed(event.message)
             if isinstance(event, Final):
                 yield event
 
-    def _told(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    def _counted(self, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         for block in blocks:
             yield block
-            self._on_read(len(block))  # the session has asked for more, and is done with this one
+            self._on_read(len(block))  # the session asks for more, so it is done with this one
 
     def _session(self) -> Session:
+        from qwen_asr.engine.checkpoint import load_recognizer
+        from qwen_asr.live.session_factory import create_session
+        from qwen_asr.live.session_options import SessionOptions, endpoints_of
+
         config = self._config
         if self._recognizer is None:
-            # The demo in a real model's place would give wrong text that looks right, in a file that is kept.
-            self._recognizer = load_recognizer(config.asr_model_path, config.device, config.dtype, demo_instead=False)
-        return create_session(
-            self._recognizer,
-            self._silero,
-            endpoints_of(config),
-            # Nobody watches a file's text grow: each utterance is decoded once, at its end.
-            chunk_seconds=config.max_utterance_seconds + 1,
-            context=self._context,
+            # The demo instead of a real model would give wrong text that looks right, in a file that is kept.
+            self._recognizer = load_recognizer(
+                config.asr_model_path, config.device, config.dtype, self._on_status, demo_instead=False
+            )
+        options = SessionOptions(
             language=self._language,
+            context=self._context,
+            # No partial text is needed: each utterance is decoded once, at its end.
+            chunk_seconds=config.max_utterance_seconds + 1,
             max_new_tokens=config.max_new_tokens,
+            endpoints=endpoints_of(config),
         )
+        return create_session(self._recognizer, self._silero, options)
 
 
-def _opened(name: str) -> Path | BinaryIO:
+def _open(name: str) -> Path | BinaryIO:
+    from qwen_asr.audio.decode import fetch, is_address
+
     if name == "-":
         return sys.stdin.buffer
     return io.BytesIO(fetch(name)) if is_address(name) else Path(name)

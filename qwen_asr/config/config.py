@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from qwen_asr.config.options import check, flag, option
 from qwen_asr.config.proxies import ANYBODY, LOOPBACK, TrustedProxies, check_root_path
-from qwen_asr.config.validators import check_hosts, check_https, check_keys, check_rate, check_users
+from qwen_asr.config.validators import check_certificate_options, check_hosts, check_keys, check_rate, check_users
 
 LOCAL_HOST = "127.0.0.1"
 ALL_HOSTS = "0.0.0.0"  # noqa: S104 - the address that "all addresses" is written as, bound only when asked for
@@ -249,7 +249,9 @@ class Config:
         check_users(self.auth)
         check_keys(self.api_key)
         check_rate(self.rate_limit)
-        check_https(self._https_options, self.ssl_certfile, self.ssl_keyfile, on_space=self.on_space, share=self.share)
+        check_certificate_options(
+            self._https_options, self.ssl_certfile, self.ssl_keyfile, on_space=self.on_space, share=self.share
+        )
 
     @property
     def trusted_proxies(self) -> TrustedProxies:
@@ -276,11 +278,6 @@ class Config:
     def tls(self) -> bool:
         """Whether the server itself speaks HTTPS."""
         return bool(self._https_options)
-
-    def context_for(self, context: str = "", prompt: str = "") -> str:
-        """What the model is told: prompt, a blank line, context; of each the client's, or else the default one."""
-        parts = (prompt or self.default_prompt, context or self.default_context)
-        return "\n\n".join(part for part in parts if part)
 
     @property
     def unneeded(self) -> tuple[str, ...]:

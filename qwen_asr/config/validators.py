@@ -60,7 +60,9 @@ def check_rate(rate: str | None) -> None:
         )
 
 
-def check_https(given: list[str], certfile: str | None, keyfile: str | None, *, on_space: bool, share: bool) -> None:
+def check_certificate_options(
+    given: list[str], certfile: str | None, keyfile: str | None, *, on_space: bool, share: bool
+) -> None:
     """`given` are the options for a certificate that were given, as they are typed. Raises HttpsConflict."""
     if given and on_space:
         raise HttpsConflict(

@@ -16,9 +16,9 @@ it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import CUT_SECONDS, Ended, Skipped, Speech, Started
 from qwen_asr.audio.resample import to_mono
-from qwen_asr.errors import BadConfig
 from qwen_asr.live import guards
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.transcript import Settling, Transcript
@@ -34,9 +33,15 @@ from qwen_asr.live.transcript import Settling, Transcript
 if TYPE_CHECKING:  # the engine needs torch, this state machine does not
     from qwen_asr.audio.endpointing import Detector
     from qwen_asr.engine.streaming import Hypothesis, Utterance
+    from qwen_asr.live.session_options import SessionOptions
 
 Detected = Started | Speech | Ended | Skipped
-NewUtterance = Callable[[str, str | None, int], "Utterance"]  # (context, language, max_new_tokens)
+
+
+class NewUtterance(Protocol):
+    """Makes an engine utterance: `Utterance` with its recognizer already given."""
+
+    def __call__(self, *, context: str, language: str | None, max_new_tokens: int) -> Utterance: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,34 +98,25 @@ class _Speaking:
 class Session:
     """The state machine of one speaker. Not thread-safe: `Runner` adds the locks."""
 
-    def __init__(
-        self,
-        new_utterance: NewUtterance,
-        detector: Detector,
-        *,
-        chunk_seconds: float = 1.0,
-        context: str = "",
-        language: str | None = None,
-        max_new_tokens: int = 512,
-    ) -> None:
-        """`new_utterance(context, language, max_new_tokens)` makes an engine utterance; `detector` must be unused.
+    def __init__(self, new_utterance: NewUtterance, detector: Detector, options: SessionOptions) -> None:
+        """`detector` must be unused.
 
-        Raises BadConfig for a `chunk_seconds` that is not above 0, and whatever `new_utterance` raises for a context or
-        language that it does not know: it is called once here, so that a session that starts can also speak.
+        Raises what `new_utterance` raises, such as BadInput for a context that breaks the prompt: the first utterance
+        is made here, so that a session that was opened can also be used.
         """
-        if not chunk_seconds > 0:
-            raise BadConfig(f"The chunk is {chunk_seconds} seconds long; it must be above 0, for example 1.0.")
         self.transcript = Transcript()
         self._new_utterance = new_utterance
         self._detector = detector
-        self._chunk = max(1, round(chunk_seconds * SAMPLE_RATE))
+        self._chunk = max(1, round(options.chunk_seconds * SAMPLE_RATE))
         longest = detector.config.longest_seconds
         # Behind this length an utterance may be cut, and the words behind the cut go to the next: none of them settles.
         self._cut_from = round((longest - min(CUT_SECONDS, longest / 2)) * SAMPLE_RATE)
-        self._context = context
-        self._language = language
-        self._max_new_tokens = max_new_tokens
-        self._spare: Utterance | None = new_utterance(context, language, max_new_tokens)
+        self._context = options.system_prompt
+        self._language = options.language
+        self._max_new_tokens = options.max_new_tokens
+        self._spare: Utterance | None = new_utterance(
+            context=self._context, language=self._language, max_new_tokens=self._max_new_tokens
+        )
         self._established: str | None = None  # the language of the last utterance long enough to trust
         self._queue: deque[_Speaking] = deque()  # in order; only the last may be open
         self._outstanding: Step | None = None
@@ -245,14 +241,17 @@ class Session:
             self._queue.popleft()
             return [Failed(speaking.number, speaking.start, speaking.end, message, self.lag)]
         speaking.notes.append(f"step: {message}")
-        speaking.begin_again(self._new_utterance(speaking.context, self._language, self._max_new_tokens))
+        speaking.begin_again(self._engine_utterance(speaking.context, self._language))
         return []
 
     def _begin(self, started: Started) -> _Speaking:
         engine, self._spare = self._spare, None
         if engine is None:
-            engine = self._new_utterance(self._context, self._language, self._max_new_tokens)
+            engine = self._engine_utterance(self._context, self._language)
         return _Speaking(started.utterance, started.start, engine, self._context)
+
+    def _engine_utterance(self, context: str, language: str | None) -> Utterance:
+        return self._new_utterance(context=context, language=language, max_new_tokens=self._max_new_tokens)
 
     def _release(self, step: Step) -> _Speaking:
         if step is not self._outstanding:
@@ -291,7 +290,7 @@ class Session:
             speaking.doubted.add(retry.reason)
             speaking.retry, speaking.first = retry, hypothesis
             speaking.covered = 0
-            speaking.begin_again(self._new_utterance(retry.context, retry.language, self._max_new_tokens))
+            speaking.begin_again(self._engine_utterance(retry.context, retry.language))
             return []
         return [self._final(speaking, hypothesis)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from qwen_asr.live.runner import Runner
+    from qwen_asr.live.session_options import SessionOptions
     from qwen_asr.service.admission import QueueTicket
     from qwen_asr.service.service import Service
 
@@ -41,16 +43,15 @@ class FileTranscription:
         self,
         service: Service,
         file: BinaryIO,
+        options: SessionOptions,
         *,
-        context: str = "",
-        language: str | None = None,
         slot: QueueTicket | None = None,
     ) -> None:
-        """`file` is open and seekable, and stays so until `close`, at which `place` is given back at the latest."""
+        """`file` must stay open until `close` and be seekable. `slot` is returned at `close` at the latest."""
         self._service = service
-        self._place = slot
-        self._context = context
-        self._language = language
+        self._slot = slot
+        # Nobody watches this text grow: each utterance is decoded once, at its end.
+        self._options = replace(options, chunk_seconds=service.config.max_utterance_seconds + 1)
         # It is a generator, though not typed as one; its `close` lets go of the file.
         self._blocks = cast("Generator[NDArray[np.float32]]", decode_blocks(file))
         self._decoded = np.zeros(0, np.float32)
@@ -71,12 +72,13 @@ class FileTranscription:
     async def begin(self) -> None:
         """Everything that can fail at once: whether it is audio, and whether a session can be opened for it.
 
-        Raises AudioError, NotReady, UnknownLanguage, and BadInput for a context that the model cannot take.
+        Raises AudioError for what is no audio, and as `Service.open_session` does.
         """
         self._decoded = await in_thread(self._decode)
         if not len(self._decoded):
             raise AudioError("The audio holds no sound at all; expected an audio or video file.")
-        self._runner = await in_thread(self._open)
+        open_session = partial(self._service.open_session, self._options, self._tell, kind="rest", slot=self._slot)
+        self._runner = await in_thread(open_session)
 
     async def finals(self) -> AsyncIterator[Final]:
         """The utterances in order, each as soon as it is known, once `begin` has returned.
@@ -101,8 +103,8 @@ class FileTranscription:
         """Takes its work from the recognizer and lets go of the file. Nothing in a thread uses either any more."""
         if self._runner is not None:
             self._runner.close()
-        if self._place is not None:
-            self._place.leave()
+        if self._slot is not None:
+            self._slot.leave()
         self._blocks.close()
 
     async def _until(self, condition: Callable[[], bool]) -> AsyncIterator[Final]:
@@ -127,11 +129,6 @@ class FileTranscription:
                     f"The work has taken {most:g} seconds, the most that this server allows: send the rest of the file "
                     "as a file of its own."
                 ) from None
-
-    def _open(self) -> Runner:
-        # Nobody watches this text grow: each utterance is decoded once, at its end.
-        once = self._service.config.max_utterance_seconds + 1
-        return self._service.transcribe(self._context, self._language, once, self._tell, self._place)
 
     def _tell(self, events: list[Event]) -> None:
         """Called on the scheduler's thread, which serves every speaker: hands on, and returns."""

@@ -5,24 +5,23 @@ The page is there at once and shows what goes on; whoever speaks too early is to
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.vad import Silero
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import MAX_STUCK_THREADS, WATCH_SECONDS
 from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
 from qwen_asr.live.events import Event
-from qwen_asr.live.session import Session
+from qwen_asr.live.session_options import DetectorFactory, SessionOptions, endpoints_of, voice_detector
 from qwen_asr.service.admission import Admission, Slot
 from qwen_asr.service.memory import reclaim
 from qwen_asr.service.notifier import Notifier
 from qwen_asr.service.rate_limit import Rates
-from qwen_asr.service.session_options import SessionOptions
 from qwen_asr.service.sessions import SessionRegistry, TrackedRunner
 from qwen_asr.service.watchdog import Watchdog
 from qwen_asr.web.rest.metrics import Instruments, Readings
@@ -30,7 +29,6 @@ from qwen_asr.web.rest.metrics import Instruments, Readings
 if TYPE_CHECKING:
     from qwen_asr.engine.recognizer import Recognizer
     from qwen_asr.engine.scheduler import Scheduler
-    from qwen_asr.live.session_factory import Detection
 
 log = logging.getLogger(__name__)
 
@@ -105,89 +103,79 @@ class Service:
             "note": DEMO_NOTE if recognizer and recognizer.is_demo else "",
         }
 
-    def new_session(
+    def session_options(
         self,
-        context: str = "",
+        *,
         language: str | None = None,
-        chunk_seconds: float | None = None,
+        context: str = "",
         prompt: str = "",
-        detection: Detection | None = None,
-    ) -> Session:
-        """A session of one speaker. Raises NotReady while loading, UnknownLanguage for a language of no model.
+        chunk_seconds: float | None = None,
+        detector: DetectorFactory | None = None,
+    ) -> SessionOptions:
+        """The options of a session, with the server's defaults for what is empty or None. Raises `UnknownLanguage`.
 
-        Where the speaker names no prompt, context or language, the server's defaults apply; so do its endpoints, unless
-        `detection` makes another detector out of them.
+        `language="auto"` has the language recognized even where the server has a default.
         """
-        from qwen_asr.live.session_factory import create_session, endpoints_of  # heavy: torch
-
-        scheduler, silero = self._ready()
         config = self.config
-        return create_session(
-            scheduler.recognizer,
-            silero,
-            endpoints_of(config),
-            chunk_seconds=chunk_seconds or config.chunk_size_sec,
-            context=config.context_for(context, prompt),
+        return SessionOptions(
             language=language or config.default_language,
+            context=context or config.default_context or "",
+            prompt=prompt or config.default_prompt or "",
+            chunk_seconds=chunk_seconds or config.chunk_size_sec,
             max_new_tokens=config.max_new_tokens,
-            detection=detection,
+            endpoints=endpoints_of(config),
+            detector=detector or voice_detector,
         )
 
-    def listen(
+    def check_options(self, options: SessionOptions) -> None:
+        """Raises what `open_session` would raise for these options, without opening a session.
+
+        `BadInput` for a system prompt that the model cannot take; NotReady, ServerStopping and LimitExceeded where no
+        session can be opened now.
+        """
+        scheduler, _ = self._ready()
+        scheduler.recognizer.prompt(options.system_prompt, options.language)
+
+    def open_session(
         self,
         options: SessionOptions,
         on_events: Callable[[list[Event]], None],
+        *,
         kind: str = "page",
         name: str = "",
-        detection: Detection | None = None,
         slot: Slot | None = None,
     ) -> TrackedRunner:
-        """A session that runs, of one of `sessions.KINDS`; `name` is its id, for the log.
+        """Opens a session and starts it. Takes milliseconds: call it on a worker thread.
 
-        `place` is one that is in; the session gives it back at its end, and at once where it cannot be opened. Without
-        one it takes a place that is free. Raises as `new_session` does, and LimitExceeded where no place is free.
+        `on_events` is `Runner`'s. `kind` is one of `sessions.KINDS`, `name` the session's id, for the log. `slot` is a
+        slot that is held already; the session returns it when it ends, and at once if it cannot be opened. Without one
+        it takes a free slot. Raises NotReady, ServerStopping, BadInput for a system prompt that the model cannot take,
+        and LimitExceeded if no slot is free or the device is short of memory.
         """
         slot = slot or self.admission.enter_at_once()
         try:
-            return self._seat(kind, name, options, on_events, detection, slot)
+            scheduler, silero = self._ready()
+            from qwen_asr.live.session_factory import create_session  # heavy: torch, which is loaded by now
+
+            with self._reporting_out_of_memory():
+                session = create_session(scheduler.recognizer, silero, options)
+                return self.sessions.open(kind, name or secrets.token_hex(4), session, scheduler, on_events, slot.leave)
         except BaseException:
             slot.leave()
             raise
 
-    def transcribe(
-        self,
-        context: str,
-        language: str | None,
-        chunk_seconds: float,
-        on_events: Callable[[list[Event]], None],
-        slot: Slot | None = None,
-    ) -> TrackedRunner:
-        """A session that runs, its text brought up to date every `chunk_seconds`. As `listen` in all else."""
-        options = SessionOptions(SAMPLE_RATE, context, language, chunk_seconds=chunk_seconds)
-        return self.listen(options, on_events, "rest", slot=slot)
-
-    def _seat(
-        self,
-        kind: str,
-        name: str,
-        options: SessionOptions,
-        on_events: Callable[[list[Event]], None],
-        detection: Detection | None,
-        slot: Slot,
-    ) -> TrackedRunner:
-        scheduler, _ = self._ready()
-        from qwen_asr.engine.scheduler import is_out_of_memory  # heavy; loaded by now
+    @contextlib.contextmanager
+    def _reporting_out_of_memory(self) -> Iterator[None]:
+        """Turns an error for lack of memory into LimitExceeded, and has no sessions opened for a while."""
+        from qwen_asr.engine.scheduler import is_out_of_memory  # heavy: torch
 
         try:
-            session = self.new_session(
-                options.context, options.language, options.chunk_seconds, options.prompt, detection
-            )
-            return self.sessions.open(kind, name or secrets.token_hex(4), session, scheduler, on_events, slot.leave)
+            yield
         except Exception as error:
-            if is_out_of_memory(error):
-                self.watchdog.out_of_memory()
-                raise short_of_memory() from error
-            raise
+            if not is_out_of_memory(error):
+                raise
+            self.watchdog.out_of_memory()
+            raise short_of_memory() from error
 
     def readiness(self) -> tuple[str, str]:
         """The state, or "stopping", and its text: whether a session can be opened."""

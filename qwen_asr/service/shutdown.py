@@ -83,18 +83,18 @@ class Stopping:
 class Recordings:
     """The page's recordings, as a `Part`. A page asks for its text by itself, so nothing has to be sent to it."""
 
-    def __init__(self, speakers: RecordingRegistry) -> None:
-        self._speakers = speakers
+    def __init__(self, recordings: RecordingRegistry) -> None:
+        self._recordings = recordings
 
     @property
     def unfinished(self) -> int:
         """Recordings whose page has not fetched everything."""
-        return sum(not speaker.told for speaker in self._speakers.all())
+        return sum(not recording.delivered for recording in self._recordings.all())
 
     async def stop(self) -> None:
         """Ends each recording at what is here."""
-        for speaker in self._speakers.all():
-            await anyio.to_thread.run_sync(speaker.conclude)
+        for recording in self._recordings.all():
+            await anyio.to_thread.run_sync(recording.finish_for_shutdown)
 
     def give_up(self) -> None:
         """Nothing to tell: the page keeps what has no final text, and finds out by itself."""

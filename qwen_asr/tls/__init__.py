@@ -1,5 +1,5 @@
-"""Certificates and the addresses they are for. Imports nothing of the package but `errors`.
+"""TLS certificates: create, check, load, reload and renew them. Imports only `errors` and `network`.
 
-`self_signed.ensure_self_signed(folder)` gives a certificate and its key, made now or used again while they fit;
-`addresses.page_urls(host, port, tls)` every address at which the page can be opened.
+`certificates` holds the ways to get the server's certificate, `preflight.check_pair` explains what is wrong with a pair
+of files, and `addresses.page_urls(host, port, tls)` lists the URLs under which the page can be opened.
 """

@@ -1,7 +1,8 @@
-"""An ACME authority (RFC 8555), by the certbot project's `acme` library: an account, and certificates by HTTP-01.
+"""A client for ACME authorities such as Let's Encrypt (RFC 8555): an account, and certificates by HTTP-01.
 
-That library is an optional extra: nothing of it is imported before somebody wants it. Its requests trust what the
-system's certificates say, or the file that REQUESTS_CA_BUNDLE or SSL_CERT_FILE names.
+It uses the certbot project's `acme` library. That library is an optional extra, so it is imported only when a
+certificate is requested. Its HTTPS requests trust the system's root certificates, or the file that REQUESTS_CA_BUNDLE
+or SSL_CERT_FILE names.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from qwen_asr.errors import AcmeError, StartupError
-from qwen_asr.tls.writing import atomic_write
+from qwen_asr.tls.managed_files import atomic_write
 
 if TYPE_CHECKING:
     from acme.client import ClientV2
@@ -29,55 +30,58 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ORDER_SECONDS = 120.0
-"""How long the authority may take over one order; Let's Encrypt takes some five seconds."""
-REQUEST_SECONDS = 30
-NONCE_TRIES = 10
-"""How often a request is sent that is refused for its nonce alone. RFC 8555, section 6.5, wants another try; the acme
-library makes one, and an authority with several servers may refuse that as well."""
+ORDER_TIMEOUT_SECONDS = 120.0
+"""How long one order may take; Let's Encrypt needs about five seconds."""
+REQUEST_TIMEOUT_SECONDS = 30
+MAX_NONCE_ATTEMPTS = 10
+"""How often a request is sent when the authority rejects only its nonce. RFC 8555, section 6.5, requires a retry. The
+acme library retries once, which an authority with several servers may reject as well."""
 
 
 def check_installed() -> None:
-    """Raises StartupError where the library is missing."""
+    """Raises StartupError if the `acme` library is missing."""
     if importlib.util.find_spec("acme") is None:
         raise StartupError(
             "--acme-domain needs the acme package, which is not installed: run pip install -r requirements-acme.txt, "
-            "or get the certificate with certbot and give it by --ssl-certfile."
+            "or get the certificate with certbot and pass it with --ssl-certfile."
         )
 
 
 class Authority:
-    """One authority and our account there. `challenge` is what is to be answered while `certificate` runs."""
+    """One ACME authority and our account there.
+
+    While `request_certificate` runs, the HTTP server has to answer challenges with `key_authorization`.
+    """
 
     def __init__(self, directory: str, email: str | None, folder: Path) -> None:
-        """`folder` keeps what belongs to each authority apart; `directory` is the URL that all others are found by."""
+        """`directory` is the URL of the ACME directory. Each authority gets its own subfolder of `folder`."""
         self._directory, self._email = directory, email
         self.name = urlsplit(directory).hostname or directory
         self.folder = folder / urlsplit(directory).netloc.replace(":", "_")
-        self._authorizations: dict[str, bytes] = {}
+        self._key_authorizations: dict[str, bytes] = {}
 
-    def challenge(self, token: str) -> bytes | None:
-        """The key authorization that the authority wants to read for a token (RFC 8555, section 8.3)."""
-        return self._authorizations.get(token)
+    def key_authorization(self, token: str) -> bytes | None:
+        """The response to the HTTP-01 challenge `token` (RFC 8555, section 8.3); None for an unknown token."""
+        return self._key_authorizations.get(token)
 
-    def certificate(self, domains: tuple[str, ...]) -> bytes:
-        """A new key on P-256 and its certificate with the chain, PEM, for `domains`. Takes seconds to minutes.
+    def request_certificate(self, domains: tuple[str, ...]) -> bytes:
+        """A new P-256 key and its certificate chain for `domains`, as PEM. Takes seconds to minutes.
 
-        Raises AcmeError with the authority's own words where it refuses, or with the reason where it is not reached.
+        Raises AcmeError with the authority's own explanation if it refuses, or with the reason if it cannot be reached.
         """
-        with self._failures_in_words(domains):
+        with self._library_errors_translated(domains):
             from acme import crypto_util
 
-            key = _pem(ec.generate_private_key(ec.SECP256R1()))
+            key = _key_pem(ec.generate_private_key(ec.SECP256R1()))
             client = self._client()
             order = client.new_order(crypto_util.make_csr(key, list(domains)))
             try:
                 self._answer_challenges(client, order)
-                # The library's deadlines are in local time.
-                deadline = datetime.now() + timedelta(seconds=ORDER_SECONDS)
+                # The library compares deadlines with naive local time.
+                deadline = datetime.now() + timedelta(seconds=ORDER_TIMEOUT_SECONDS)
                 chain: str = client.poll_and_finalize(order, deadline).fullchain_pem
             finally:
-                self._authorizations.clear()
+                self._key_authorizations.clear()
             return key + chain.encode()
 
     def _client(self) -> ClientV2:
@@ -85,9 +89,9 @@ class Authority:
         from josepy.jwa import ES256
         from josepy.jwk import JWKEC
 
-        class Network(client.ClientNetwork):  # here, as the library is imported only where it is wanted
+        class Network(client.ClientNetwork):  # defined here because its base class is imported lazily
             def post(self, *args: Any, **kwargs: Any) -> Response:
-                for _ in range(NONCE_TRIES - 1):
+                for _ in range(MAX_NONCE_ATTEMPTS - 1):
                     try:
                         return super().post(*args, **kwargs)
                     except messages.Error as error:
@@ -96,14 +100,16 @@ class Authority:
                 return super().post(*args, **kwargs)
 
         key = JWKEC(key=self._account_key())
-        net = Network(key, alg=ES256, user_agent="qwen-asr-live", timeout=REQUEST_SECONDS, verify_ssl=_trusted())
-        found = client.ClientV2(client.ClientV2.get_directory(self._directory, net), net)
-        wish = messages.NewRegistration.from_data(email=self._email, terms_of_service_agreed=True)
+        network = Network(
+            key, alg=ES256, user_agent="qwen-asr-live", timeout=REQUEST_TIMEOUT_SECONDS, verify_ssl=_ca_bundle()
+        )
+        acme = client.ClientV2(client.ClientV2.get_directory(self._directory, network), network)
+        registration = messages.NewRegistration.from_data(email=self._email, terms_of_service_agreed=True)
         try:
-            found.new_account(wish)
-        except errors.ConflictError as known:  # the authority knows the key, and tells the account that it belongs to
-            net.account = messages.RegistrationResource(body=wish, uri=known.location)
-        return found
+            acme.new_account(registration)
+        except errors.ConflictError as conflict:  # the authority knows this key and reports the URL of its account
+            network.account = messages.RegistrationResource(body=registration, uri=conflict.location)
+        return acme
 
     def _account_key(self) -> ec.EllipticCurvePrivateKey:
         path = self.folder / "account.pem"
@@ -113,10 +119,10 @@ class Authority:
             except (ValueError, TypeError):
                 key = None
             if not isinstance(key, ec.EllipticCurvePrivateKey):
-                raise AcmeError(f"{path} is no account key: delete it or move it away to have a new account made.")
+                raise AcmeError(f"{path} is not an account key: delete it or move it away to register a new account.")
             return key
         key = ec.generate_private_key(ec.SECP256R1())
-        write_secret(path, _pem(key))
+        write_secret(path, _key_pem(key))
         return key
 
     def _answer_challenges(self, client: ClientV2, order: OrderResource) -> None:
@@ -124,16 +130,17 @@ class Authority:
 
         for authorization in order.authorizations:
             if authorization.body.status == messages.STATUS_VALID:
-                continue  # the authority remembers it from an earlier order
+                continue  # still valid from an earlier order
             offered = [body for body in authorization.body.challenges if isinstance(body.chall, challenges.HTTP01)]
             if not offered:
-                raise AcmeError(f"{self.name} offers no HTTP-01 challenge, the only one that is known here.")
+                raise AcmeError(f"{self.name} offers no HTTP-01 challenge, the only kind that this server can answer.")
             response, validation = offered[0].response_and_validation(client.net.key)
-            self._authorizations[offered[0].chall.encode("token")] = validation.encode()
+            self._key_authorizations[offered[0].chall.encode("token")] = validation.encode()
             client.answer_challenge(offered[0], response)
 
     @contextlib.contextmanager
-    def _failures_in_words(self, domains: tuple[str, ...]) -> Iterator[None]:
+    def _library_errors_translated(self, domains: tuple[str, ...]) -> Iterator[None]:
+        """Turns the errors of the acme library and of its HTTP client into AcmeError."""
         import requests
         from acme import errors
 
@@ -141,56 +148,56 @@ class Authority:
         try:
             yield
         except errors.TimeoutError:
-            raise AcmeError(f"{self.name} did not decide on {names} within {ORDER_SECONDS:g} s: try later.") from None
+            raise AcmeError(
+                f"{self.name} did not complete the order for {names} within {ORDER_TIMEOUT_SECONDS:g} s: try again "
+                "later."
+            ) from None
         except errors.Error as error:
-            log.debug("refused", exc_info=True)
-            raise AcmeError(f"{self.name} refused a certificate for {names}: {_reason(error)}") from None
+            log.debug("The ACME authority refused the order", exc_info=True)
+            raise AcmeError(f"{self.name} refused a certificate for {names}: {_problem_text(error)}") from None
         except (requests.RequestException, OSError, ValueError, KeyError) as error:
-            # The last two are what the library makes of an answer that is none of ACME's.
-            log.debug("not reached", exc_info=True)
-            raise AcmeError(f"{self._directory} gave no certificate for {names}: {_root_of(error)}") from None
+            # The library raises ValueError and KeyError for a response that is not ACME.
+            log.debug("The ACME authority could not be reached", exc_info=True)
+            raise AcmeError(f"{self._directory} gave no certificate for {names}: {_root_cause(error)}") from None
 
 
-def _trusted() -> Any:
-    """What the library's `verify_ssl` takes: a file of certificates, or True for requests' own choice of one."""
+def _ca_bundle() -> Any:
+    """The value for the library's `verify_ssl`: a file of root certificates, or True for the default of `requests`."""
     return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
 
 
-def _root_of(error: BaseException) -> str:
-    """What the system said, below all that libraries wrapped it in: "Connection refused"."""
-    found = str(error) or type(error).__name__
-    below: BaseException | None = error
-    while below is not None:
-        if isinstance(below, OSError) and below.strerror:
-            found = below.strerror
-        below = below.__cause__ or below.__context__
-    return found
+def _root_cause(error: BaseException) -> str:
+    """The operating system's message from the bottom of a chain of exceptions, such as "Connection refused"."""
+    text = str(error) or type(error).__name__
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            text = cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return text
 
 
-def _reason(error: Any) -> str:
-    """The authority's own sentences, of whatever the library raised them in."""
+def _problem_text(error: Any) -> str:
+    """The authority's own sentences, from any error of the library."""
     from acme import errors, messages
 
     if isinstance(error, errors.ValidationError):
-        found = [challenge.error for failed in error.failed_authzrs for challenge in failed.body.challenges]
-        return " ".join(dict.fromkeys(_reason(one) for one in found if one is not None))
+        problems = [challenge.error for failed in error.failed_authzrs for challenge in failed.body.challenges]
+        return " ".join(dict.fromkeys(_problem_text(problem) for problem in problems if problem is not None))
     if isinstance(error, errors.IssuanceError):
-        return _reason(error.error)
+        return _problem_text(error.error)
     if isinstance(error, messages.Error):
-        more = [_reason(one) for one in error.subproblems or ()]
-        return " ".join([error.detail or error.title or str(error.typ), *more])
+        details = [_problem_text(problem) for problem in error.subproblems or ()]
+        return " ".join([error.detail or error.title or str(error.typ), *details])
     return str(error)
 
 
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Puts `content` in the place of `path` at once; nobody but the owner may read it, from its birth.
-
-    Raises AcmeError.
-    """
+    """Writes a file atomically; only its owner can ever read it. Creates the folder. Raises AcmeError."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         atomic_write(path, content, mode=0o600)

@@ -1,4 +1,4 @@
-"""The certificate that the options ask for: made or checked, and loaded, before the server takes a port."""
+"""The ways to get the server's certificate: files of the user, a local CA, or a self-signed certificate."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from qwen_asr.config.config import Config
 from qwen_asr.tls.managed_files import CertificateFiles, fingerprint
 from qwen_asr.tls.preflight import CheckedPair, check_pair, load_context
 
 log = logging.getLogger(__name__)
 
 FOLDER = Path("certs")
-"""Where the program keeps what it makes, seen from where it was started."""
+"""Where the program keeps the certificates it creates, relative to the working directory."""
 
 
 @dataclass(frozen=True)
 class ServerCertificate:
-    """What is served with. `root` is the private authority's certificate, of `--local-ca`; `own` whether made here."""
+    """A certificate that is checked and loaded.
+
+    `own` is true if the program created it. `root` is the certificate of the local CA that signed it, if any.
+    """
 
     checked: CheckedPair
     context: ssl.SSLContext
@@ -28,37 +30,45 @@ class ServerCertificate:
     root: CertificateFiles | None = None
 
 
-def choose_certificate(config: Config, folder: Path = FOLDER, now: datetime | None = None) -> ServerCertificate | None:
-    """The certificate that `config` asks for, ready to be served; None without HTTPS. Warns in the log.
+def load_user_certificate(
+    certfile: Path, keyfile: Path | None = None, password: str | None = None, now: datetime | None = None
+) -> ServerCertificate:
+    """The certificate in the user's own files, which are only read. Logs what browsers may object to.
 
-    Raises CertificateError.
+    Without `keyfile` the key is expected in `certfile`. Raises CertificateError.
     """
-    now = datetime.now(UTC) if now is None else now
-    root = None
-    if config.ssl_certfile is not None:
-        keyfile = Path(config.ssl_keyfile) if config.ssl_keyfile else None
-        checked = check_pair(Path(config.ssl_certfile), keyfile, config.ssl_keyfile_password, now)
-        for warning in checked.warnings:
-            log.warning("%s", warning)
-    elif config.local_ca:
-        from qwen_asr.tls.local_ca import ensure_local_ca
+    checked = check_pair(certfile, keyfile, password, now or datetime.now(UTC))
+    for warning in checked.warnings:
+        log.warning("%s", warning)
+    return _loaded(checked, own=False)
 
-        local = ensure_local_ca(folder, now=now)
-        root = local.root
-        if local.left_out:
-            log.warning(
-                "%s may not vouch for %s, which this machine is called too: move it away to have one made that may.",
-                root.certfile,
-                ", ".join(local.left_out),
-            )
-        checked = check_pair(local.files.certfile, local.files.keyfile, None, now)
-        log.info("Authority %s, SHA-256 fingerprint %s", root.certfile, root.fingerprint)
-    elif config.generate_self_signed_cert:
-        from qwen_asr.tls.self_signed import ensure_self_signed
 
-        files = ensure_self_signed(folder, now=now)
-        checked = check_pair(files.certfile, files.keyfile, None, now)
-    else:
-        return None
+def load_local_ca_certificate(folder: Path = FOLDER, now: datetime | None = None) -> ServerCertificate:
+    """A certificate signed by the local CA in `folder`; both are created if necessary. Raises CertificateError."""
+    from qwen_asr.tls.local_ca import ensure_local_ca
+
+    now = now or datetime.now(UTC)
+    local = ensure_local_ca(folder, now=now)
+    if local.excluded:
+        log.warning(
+            "%s must not sign for %s, which this machine is also called: move it away to create a CA that may.",
+            local.root.certfile,
+            ", ".join(local.excluded),
+        )
+    checked = check_pair(local.files.certfile, local.files.keyfile, None, now)
+    log.info("Local CA %s, SHA-256 fingerprint %s", local.root.certfile, local.root.fingerprint)
+    return _loaded(checked, own=True, root=local.root)
+
+
+def load_self_signed_certificate(folder: Path = FOLDER, now: datetime | None = None) -> ServerCertificate:
+    """The self-signed certificate in `folder`, created if necessary. Raises CertificateError."""
+    from qwen_asr.tls.self_signed import ensure_self_signed
+
+    now = now or datetime.now(UTC)
+    files = ensure_self_signed(folder, now=now)
+    return _loaded(check_pair(files.certfile, files.keyfile, None, now), own=True)
+
+
+def _loaded(checked: CheckedPair, *, own: bool, root: CertificateFiles | None = None) -> ServerCertificate:
     log.info("Certificate %s, SHA-256 fingerprint %s", checked.certfile, fingerprint(checked.leaf))
-    return ServerCertificate(checked, load_context(checked), own=config.ssl_certfile is None, root=root)
+    return ServerCertificate(checked, load_context(checked), own=own, root=root)

@@ -1,38 +1,36 @@
-"""The files that the program makes for itself: how it knows them again, and that it never touches anybody else's.
+"""The files that the program creates and may replace: recognized by a mark, written atomically, private if secret.
 
-Each carries a mark: a certificate in its subject, a key in front of its PEM text (where PEM allows a line). Files with
-the mark are used again while they fit, and replaced once they do not; files without it belong to somebody else.
+A certificate carries the mark in its subject, a key in front of its PEM text (where PEM allows comments). Files with
+the mark are reused while they are suitable and replaced otherwise. Files without it belong to the user and are never
+changed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.addresses import Names
-from qwen_asr.tls.writing import no_folder
+from qwen_asr.tls.checks import same_key
 
 
 @dataclass(frozen=True)
 class CertificateFiles:
     """A certificate and its key, as PEM files.
 
-    `fingerprint` (SHA-256, hexadecimal in pairs) is what a browser shows beside its warning, to compare. `made`
-    tells whether the files are new, so that browsers will ask again.
+    `fingerprint` (SHA-256, hexadecimal pairs) can be compared with the one in the browser's warning. `made` is true if
+    the files are new, so browsers will warn again.
     """
 
     certfile: Path
@@ -43,42 +41,48 @@ class CertificateFiles:
 
 @dataclass(frozen=True)
 class OwnerMark:
-    """By what the program knows its files: `text` is the organisation in the subject, `option` what makes them."""
+    """How the program recognizes its files: `text` is the organization in the subject, `option` creates the files."""
 
     text: str
     option: str
 
     @property
     def key_line(self) -> bytes:
-        """The first line of a key's file."""
+        """The first line of a key file. Files of earlier versions have it too, so it must not change."""
         return f"# {self.text}: the key. Made by the program, and replaced by it.\n".encode()
 
 
-def own_certificate(path: Path, mark: OwnerMark) -> x509.Certificate | None:
-    """The certificate at the head of a file with the mark; None where there is no file.
+# --- reading
 
-    Raises CertificateError for any other file.
+
+def load_own_certificate(path: Path, mark: OwnerMark) -> x509.Certificate | None:
+    """The first certificate in a file with the mark; None if the file does not exist.
+
+    Raises CertificateError for a file without the mark.
     """
     content = _read(path, mark)
     if content is None:
         return None
     try:
         certificate = x509.load_pem_x509_certificate(content)
-        organisations = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+        organizations = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     except (ValueError, TypeError):
-        raise _unknown(path, content, "certificate") from None
-    if [organisation.value for organisation in organisations] != [mark.text]:
+        raise _unreadable(path, content, "certificate") from None
+    if [organization.value for organization in organizations] != [mark.text]:
         raise not_ours(path, mark)
     return certificate
 
 
-def own_key(path: Path, mark: OwnerMark) -> ec.EllipticCurvePrivateKey | None:
-    """The key of a file with the mark; None where there is none, or one that was damaged since."""
+def load_own_key(path: Path, mark: OwnerMark) -> ec.EllipticCurvePrivateKey | None:
+    """The key in a file with the mark; None if the file does not exist or is damaged after its first line.
+
+    Raises CertificateError for a file without the mark.
+    """
     content = _read(path, mark)
     if content is None:
         return None
     if not content.startswith(mark.key_line):
-        raise not_ours(path, mark) if b"-----BEGIN " in content else _unknown(path, content, "key")
+        raise not_ours(path, mark) if b"-----BEGIN " in content else _unreadable(path, content, "key")
     try:
         key = load_pem_private_key(content, password=None)
     except (ValueError, TypeError):
@@ -90,69 +94,130 @@ def _read(path: Path, mark: OwnerMark) -> bytes | None:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        # A link into nowhere is somebody's too: replacing it would break what it is going to point to.
+        # A dangling link belongs to the user too: replacing it would break what it is meant to point to.
         if path.is_symlink():
             raise not_ours(path, mark) from None
         return None
     except NotADirectoryError:
-        raise no_folder(path.parent) from None
+        raise _not_a_folder(path.parent) from None
     except IsADirectoryError:
         raise CertificateError(
-            f"{path} is a folder, but the program keeps a file of that name: move it away to have one made."
+            f"{path} is a folder, but the program keeps a file of that name: move it away so that the file can be "
+            "created."
         ) from None
     except OSError as error:
         raise CertificateError(
-            f"{path} cannot be read: {error.strerror}. Make it readable, or move it away to have a new one made."
+            f"{path} cannot be read: {error.strerror}. Make it readable, or move it away so that a new one is created."
         ) from error
 
 
+# --- errors
+
+
 def not_ours(path: Path, mark: OwnerMark) -> CertificateError:
-    """What to say of somebody else's file."""
+    """The error for a file without the mark."""
     return CertificateError(
-        f"{path} was not made by {mark.option} and is left untouched: move it away to have one made."
+        f"{path} was not made by {mark.option} and is left untouched: move it away so that a new one is created."
     )
 
 
-def _unknown(path: Path, content: bytes, kind: str) -> CertificateError:
-    # Whose it was cannot be told any more, and a key may be the only one of its kind.
-    found = f"no {kind} that can be read" if content else "empty"
-    return CertificateError(f"{path} is {found}, and is left untouched: delete it or move it away to have one made.")
+def _unreadable(path: Path, content: bytes, kind: str) -> CertificateError:
+    # Without the mark, the owner is unknown, and a key may be the only copy.
+    problem = f"not a readable {kind}" if content else "empty"
+    return CertificateError(
+        f"{path} is {problem}, and is left untouched: delete it or move it away so that a new one is created."
+    )
+
+
+def _not_a_folder(path: Path) -> CertificateError:
+    return CertificateError(
+        f"{path} is not a folder, but the certificate is kept in a folder of that name: move it away or rename it."
+    )
+
+
+# --- keys and certificates
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
-    """A fresh key on P-256: made in no time, small in the handshake, and accepted by every browser.
+    """A new key on P-256: quick to generate, small in the handshake, and accepted by every browser.
 
-    RSA would be ten times the bytes for less strength; Ed25519 is not accepted by browsers.
+    An RSA key of the same strength is ten times as large; Ed25519 is not accepted by browsers.
     """
     return ec.generate_private_key(ec.SECP256R1())
 
 
 def key_pem(key: ec.EllipticCurvePrivateKey, mark: OwnerMark) -> bytes:
-    """What the key's file holds."""
+    """The content of the key file."""
     return mark.key_line + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def belong_together(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bool:
-    """Whether the certificate is for that key."""
-    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return certificate.public_key().public_bytes(*form) == key.public_key().public_bytes(*form)
+def is_for_key(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bool:
+    """Whether the certificate belongs to the key."""
+    return same_key(certificate.public_key(), key.public_key())
 
 
 def is_private(keyfile: Path) -> bool:
-    """Whether nobody but the owner may read the key. Where the system has no such modes, it always is."""
+    """Whether only the owner may read the key. Always true on systems without POSIX modes."""
     return os.name != "posix" or keyfile.stat().st_mode & 0o077 == 0
 
 
-def covers(certificate: x509.Certificate, names: Names) -> bool:
-    """Whether the certificate is for all of `names`."""
+def includes_names(certificate: x509.Certificate, names: Names) -> bool:
+    """Whether the certificate contains all of `names`."""
     try:
-        covered = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        included = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return False
-    ips: set[object] = set(covered.get_values_for_type(x509.IPAddress))
-    return set(names.dns) <= set(covered.get_values_for_type(x509.DNSName)) and set(names.ips) <= ips
+    ips: set[object] = set(included.get_values_for_type(x509.IPAddress))
+    return set(names.dns) <= set(included.get_values_for_type(x509.DNSName)) and set(names.ips) <= ips
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
-    """SHA-256 of the certificate, hexadecimal in pairs."""
+    """SHA-256 of the certificate, as hexadecimal pairs separated by colons."""
     return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+
+
+# --- writing
+
+
+def write_files(folder: Path, files: dict[str, tuple[bytes, int]]) -> None:
+    """Writes name → (content, mode) into `folder` in this order, each file atomically; creates the folder.
+
+    Raises CertificateError if that fails.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, (content, mode) in files.items():
+            atomic_write(folder / name, content, mode=mode)
+    except FileExistsError:  # a dangling link
+        raise _not_a_folder(folder) from None
+    except OSError as error:
+        raise CertificateError(
+            f"The certificate cannot be written to {folder}: {error.strerror}. Start the server from a folder that "
+            "you may write to, or make that one writable."
+        ) from error
+
+
+def atomic_write(path: Path, content: bytes, *, mode: int) -> None:
+    """Replaces `path` with a new file that never has more permissions than `mode`. Raises OSError.
+
+    The content goes to a temporary file in the same folder, which is created with that mode; a umask can only remove
+    permissions. The temporary file is then renamed.
+    """
+    with _temporary_file(path, mode) as (temporary, descriptor):
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            if os.name == "posix":
+                os.fchmod(file.fileno(), mode)  # under a umask of 0777 the file could not be read again
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _temporary_file(path: Path, mode: int) -> Iterator[tuple[Path, int]]:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        yield temporary, descriptor
+    finally:
+        temporary.unlink(missing_ok=True)  # after the rename it no longer exists

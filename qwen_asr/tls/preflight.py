@@ -1,7 +1,7 @@
-"""Whether a certificate and its key can serve, found before anything is served with them.
+"""Checks a certificate, its chain and its key before they are served, and loads them into an SSL context.
 
-``check_pair`` reads the files and says in one sentence what is wrong and what to do; ``load_context`` makes what TLS
-connections are served with. Both are quick and never ask anybody for anything.
+``check_pair`` reads the files and reports what is wrong in one sentence; ``load_context`` creates the `ssl.SSLContext`
+for connections. Both are fast, use no network, and never prompt for a password.
 """
 
 from __future__ import annotations
@@ -17,14 +17,22 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from qwen_asr.errors import CertificateError
-from qwen_asr.tls.chain import Chain, sort_chain
-from qwen_asr.tls.checks import dns_and_ip_names, is_authority, key_type, refuse_weak, refuse_wrong_time, warnings_of
+from qwen_asr.tls.checks import (
+    common_name,
+    dns_and_ip_names,
+    is_authority,
+    key_type,
+    refuse_weak,
+    refuse_wrong_time,
+    same_key,
+    warnings_for,
+)
 from qwen_asr.tls.pem import UNREADABLE, PemFile, certificates_in, key_in, read_pem
 
-# Mozilla's "intermediate" profile, version 5.7: forward secrecy and AEAD only. TLS 1.3 has no others.
+# Mozilla's "intermediate" profile, version 5.7: forward secrecy and AEAD only, which TLS 1.3 always has.
 CIPHERS = ":".join(
     (
         "ECDHE-ECDSA-AES128-GCM-SHA256",
@@ -35,7 +43,7 @@ CIPHERS = ":".join(
         "ECDHE-RSA-CHACHA20-POLY1305",
     )
 )
-_OPENSSL_SAYS = {
+_OPENSSL_REASONS = {
     "EE_KEY_TOO_SMALL": "its key is too weak",
     "CA_KEY_TOO_SMALL": "a key in its chain is too weak",
     "CA_MD_TOO_WEAK": "a signature in its chain is too weak",
@@ -44,12 +52,27 @@ _OPENSSL_SAYS = {
 
 
 @dataclass(frozen=True)
-class CheckedPair:
-    """A certificate that fits its key and is valid now. `keyfile` None: the key is in `certfile`.
+class Chain:
+    """The certificates of a file that are sent after the leaf, each one signing the one before.
 
-    `chain` is what is served behind `leaf`, each certificate signed by the next; `reordered` whether the file holds
-    that in another order or among others. `names` are DNS names and addresses. `warnings` are sentences: it can serve,
-    but somebody may mind.
+    `reordered`: the file has the leaf and its chain in another order, or other certificates between them.
+    `unrelated`: the number of other certificates in the file. `missing`: the name of the issuer of the last
+    certificate if that issuer is not in the file; None if the chain ends in a root.
+    """
+
+    certificates: tuple[x509.Certificate, ...]
+    reordered: bool
+    unrelated: int
+    missing: str | None
+
+
+@dataclass(frozen=True)
+class CheckedPair:
+    """A certificate that belongs to its key and is valid. If `keyfile` is None, the key is in `certfile`.
+
+    `chain` is sent after `leaf`, each certificate signed by the next. `reordered` is true if the file has them in
+    another order or mixed with others. `names` are DNS names and addresses. `warnings` are sentences about problems
+    that do not prevent serving.
     """
 
     certfile: Path
@@ -68,16 +91,16 @@ class CheckedPair:
 def check_pair(certfile: Path, keyfile: Path | None, password: str | None, now: datetime) -> CheckedPair:
     """The certificate in `certfile` and its key, by default in the same file.
 
-    Raises CertificateError where they cannot serve at `now`.
+    Raises CertificateError if they cannot be served at `now`.
     """
-    certificates, holder = read_pem(certfile), read_pem(keyfile or certfile)
-    _refuse_wrong_files(certificates, holder, given=keyfile is not None)
-    found, key = certificates_in(certificates), key_in(holder, password)
+    certificate_pem, key_pem = read_pem(certfile), read_pem(keyfile or certfile)
+    _refuse_wrong_files(certificate_pem, key_pem, separate=keyfile is not None)
+    found, key = certificates_in(certificate_pem), key_in(key_pem, password)
     try:
         return _checked(certfile, keyfile, found, key, password, now)
-    except UNREADABLE:  # cryptography reads many parts of a certificate only when they are looked at
+    except UNREADABLE:  # cryptography parses many fields of a certificate only when they are accessed
         raise CertificateError(
-            f"{certfile} holds a certificate that is malformed inside: have the authority make it anew."
+            f"{certfile} contains a malformed certificate: have the authority issue it again."
         ) from None
 
 
@@ -89,17 +112,17 @@ def _checked(
     password: str | None,
     now: datetime,
 ) -> CheckedPair:
-    holder = keyfile or certfile
-    leaf = leaf_of(key.public_key(), found)
+    key_path = keyfile or certfile
+    leaf = leaf_for_key(key.public_key(), found)
     if leaf is None:
         raise CertificateError(
-            f"The certificate in {certfile} and the key in {holder} do not belong together: give the key that the "
-            "certificate was made with, or have a certificate made with this key."
+            f"The certificate in {certfile} and the key in {key_path} do not belong together: give the key that the "
+            "certificate was issued for, or get a certificate for this key."
         )
     chain = sort_chain(leaf, found)
     refuse_weak(certfile, leaf, chain.certificates)
     refuse_wrong_time(certfile, leaf, now)
-    warnings = (*chain_warnings(certfile, chain), *warnings_of(certfile, leaf, chain.certificates, now))
+    warnings = (*chain_warnings(certfile, chain), *warnings_for(certfile, leaf, chain.certificates, now))
     return CheckedPair(
         certfile,
         keyfile,
@@ -109,72 +132,97 @@ def _checked(
         dns_and_ip_names(leaf),
         leaf.not_valid_before_utc,
         leaf.not_valid_after_utc,
-        (*warnings, *_readable_by_others(holder)),
+        (*warnings, *_permission_warnings(key_path)),
         chain.reordered,
         password,
     )
 
 
-def _refuse_wrong_files(certificates: PemFile, key: PemFile, *, given: bool) -> None:
-    """Raises CertificateError where one of the two holds something else. `given`: the key has a file of its own."""
+def _refuse_wrong_files(certificates: PemFile, key: PemFile, *, separate: bool) -> None:
+    """Raises CertificateError if a file contains the wrong thing. `separate`: the key has its own file."""
     if not certificates.certificate_blocks:
-        if given and certificates.key_block and key.certificate_blocks:
+        if separate and certificates.key_block and key.certificate_blocks:
             raise CertificateError(
                 f"{certificates.path} holds a key and {key.path} a certificate: the two files are swapped, so give "
                 "them the other way round."
             )
         if certificates.key_block:
             raise CertificateError(f"{certificates.path} holds a key and no certificate: give the certificate's file.")
-        raise CertificateError(f"{certificates.path} holds no certificate, but {certificates.described()}.")
+        raise CertificateError(f"{certificates.path} holds no certificate, but {certificates.description()}.")
     if key.key_block:
         return
-    if not given:
-        raise CertificateError(f"{certificates.path} holds no key: give the file of its key too, with --ssl-keyfile.")
+    if not separate:
+        raise CertificateError(f"{certificates.path} holds no key: give the key's file too, with --ssl-keyfile.")
     if key.certificate_blocks:
         raise CertificateError(f"{key.path} holds a certificate and no key: give the file of the certificate's key.")
-    raise CertificateError(f"{key.path} holds no private key, but {key.described()}.")
+    raise CertificateError(f"{key.path} holds no private key, but {key.description()}.")
 
 
-def same_key(one: PublicKeyTypes, other: PublicKeyTypes) -> bool:
-    """Whether two public keys are the same."""
-    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return one.public_bytes(*form) == other.public_bytes(*form)
+def leaf_for_key(key: PublicKeyTypes, found: tuple[x509.Certificate, ...]) -> x509.Certificate | None:
+    """The certificate for the key. An authority's certificate counts only if it is the first in the file."""
+    matching = (certificate for certificate in found if same_key(certificate.public_key(), key))
+    return next(
+        (certificate for certificate in matching if certificate == found[0] or not is_authority(certificate)), None
+    )
 
 
-def leaf_of(key: PublicKeyTypes, found: tuple[x509.Certificate, ...]) -> x509.Certificate | None:
-    """The certificate of that key. An authority's that stands behind others is not meant: its key serves nothing."""
-    fitting = (one for one in found if same_key(one.public_key(), key))
-    return next((one for one in fitting if one == found[0] or not is_authority(one)), None)
+def sort_chain(leaf: x509.Certificate, found: tuple[x509.Certificate, ...]) -> Chain:
+    """The chain of `leaf` among the certificates of its file."""
+    rest = [certificate for certificate in dict.fromkeys(found) if certificate != leaf]
+    chain: list[x509.Certificate] = []
+    last = leaf
+    while not is_signed_by(last, last):
+        signer = next((other for other in rest if is_signed_by(last, other)), None)
+        if signer is None:
+            break
+        rest.remove(signer)
+        chain.append(signer)
+        last = signer
+    missing = None if is_signed_by(last, last) else common_name(last.issuer)
+    return Chain(tuple(chain), (leaf, *chain) != found, len(rest), missing)
+
+
+def is_signed_by(certificate: x509.Certificate, signer: x509.Certificate) -> bool:
+    """Whether `signer` signed `certificate`. For a root both are the same."""
+    if certificate.issuer != signer.subject:
+        return False
+    try:
+        certificate.verify_directly_issued_by(signer)
+    except UNREADABLE:
+        return False
+    return True
 
 
 def chain_warnings(certfile: Path, chain: Chain) -> tuple[str, ...]:
-    """What is to be said of the chain: its order, what is not of it, and what is missing."""
-    said = []
-    if chain.reordered and not chain.left_out:
-        said.append(f"{certfile} holds its chain in the wrong order; it is served in the right one.")
-    if chain.left_out:
-        said.append(f"{certfile} holds {chain.left_out} certificate(s) beside its own chain; they are not served.")
-    if chain.missing is not None:
-        said.append(
-            f"{certfile} lacks the certificate of “{chain.missing}”, which signed the last one in it: if that is an "
-            "intermediate, append it, since not every device finds it by itself (give fullchain.pem, not cert.pem)."
+    """Sentences about a chain in the wrong order, unrelated certificates, and a missing issuer."""
+    warnings = []
+    if chain.reordered and not chain.unrelated:
+        warnings.append(f"{certfile} has its chain in the wrong order; it is served in the right order.")
+    if chain.unrelated:
+        warnings.append(
+            f"{certfile} holds {chain.unrelated} certificate(s) that do not belong to its chain; they are not served."
         )
-    return tuple(said)
+    if chain.missing is not None:
+        warnings.append(
+            f"{certfile} lacks the certificate of “{chain.missing}”, which signed the last one in it: if that is an "
+            "intermediate, append it, because not every device finds it by itself (give fullchain.pem, not cert.pem)."
+        )
+    return tuple(warnings)
 
 
-def _readable_by_others(holder: Path) -> tuple[str, ...]:
+def _permission_warnings(path: Path) -> tuple[str, ...]:
     try:
-        open_to_all = os.name == "posix" and holder.stat().st_mode & 0o004
+        world_readable = os.name == "posix" and path.stat().st_mode & 0o004
     except OSError:
-        return ()  # replaced this moment; it was read before
-    said = f"The key in {holder} can be read by every user of this machine: chmod 600 {holder}."
-    return (said,) if open_to_all else ()
+        return ()  # the file was removed or replaced after it was read
+    warning = f"The key in {path} can be read by every user of this machine: run chmod 600 {path}."
+    return (warning,) if world_readable else ()
 
 
 def load_context(checked: CheckedPair) -> ssl.SSLContext:
-    """A context that serves the pair: TLS 1.2 and up, AEAD ciphers with forward secrecy, ALPN http/1.1.
+    """A server context for the pair: TLS 1.2 and later, AEAD ciphers with forward secrecy, ALPN http/1.1.
 
-    Raises CertificateError where OpenSSL does not take it, as when a file has changed since it was checked.
+    Raises CertificateError if OpenSSL rejects it, for example because a file changed after the check.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -185,13 +233,13 @@ def load_context(checked: CheckedPair) -> ssl.SSLContext:
     try:
         with ExitStack() as opened:
             certfile = opened.enter_context(_in_order(checked)) if checked.reordered else checked.certfile
-            # A function, because OpenSSL would ask on the terminal for a password that it is not given.
+            # A function: without a password, OpenSSL would prompt for one on the terminal.
             context.load_cert_chain(certfile, checked.keyfile or checked.certfile, lambda: password)
     except ssl.SSLError as error:
-        reason = _OPENSSL_SAYS.get(error.reason or "", f"OpenSSL says {error.reason or 'nothing more'}")
+        reason = _OPENSSL_REASONS.get(error.reason or "", f"OpenSSL error {error.reason or 'without a reason'}")
         raise CertificateError(
-            f"{checked.certfile} with its key cannot be loaded ({reason}): have the certificate made anew, with an RSA "
-            "key of 2048 bits or an EC key on P-256, or write both files anew as plain PEM."
+            f"{checked.certfile} with its key cannot be loaded ({reason}): get a certificate for an RSA key of 2048 "
+            "bits or an EC key on P-256, or save both files again as plain PEM."
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -203,7 +251,7 @@ def load_context(checked: CheckedPair) -> ssl.SSLContext:
 
 @contextmanager
 def _in_order(checked: CheckedPair) -> Iterator[Path]:
-    """A file with the chain as it is to be served, while the context lasts; OpenSSL takes it from files only."""
+    """A temporary file with the chain in the right order; OpenSSL loads chains only from files."""
     with tempfile.NamedTemporaryFile(suffix=".pem") as file:
         for certificate in (checked.leaf, *checked.chain):
             file.write(certificate.public_bytes(Encoding.PEM))

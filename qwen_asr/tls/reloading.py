@@ -1,8 +1,8 @@
-"""The certificate that is served now, whoever renews its files: they are looked at every second, and taken over.
+"""Reloads the certificate without a restart: its files are checked every second, and new ones are used if valid.
 
-What is served is an `ssl.SSLContext` of its own for each certificate, and whoever accepts connections asks for the
-current one each time. Nothing of an earlier certificate is left in a fresh context: no key of another type, which
-`load_cert_chain` on a living context would go on serving, and no session tickets. Open connections keep theirs.
+Each certificate gets its own `ssl.SSLContext`, and the acceptor asks for the current one for each connection. So a new
+context contains nothing of an earlier certificate: neither a key of another type, which `load_cert_chain` on a context
+in use would keep serving, nor session tickets. Open connections keep their context.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Self
 from cryptography import x509
 
 from qwen_asr.errors import CertificateError
+from qwen_asr.tls.checks import WARN_FRACTION
 from qwen_asr.tls.preflight import check_pair, load_context
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
+"""How often the files are checked for changes."""
 RETRY_SECONDS = 30.0
-"""How often files that were refused are tried again unchanged: a certificate that is not valid yet becomes so."""
-WARNED_AT = 1 / 3
-"""The part of its lifetime that a certificate has left when its end is warned of; certbot renews at that point."""
-WARN_AGAIN = timedelta(days=1)
+"""How often rejected files are tried again although unchanged: a certificate may become valid in the meantime."""
+WARN_INTERVAL = timedelta(days=1)
 
 _FileState = tuple[int, ...] | None
 
@@ -42,17 +42,17 @@ class _Served:
 
 
 @dataclass(frozen=True)
-class _Refused:
+class _Rejected:
     files: tuple[_FileState, ...]
-    tries: int
-    last: datetime
+    attempts: int
+    last_attempt: datetime
 
 
 class ReloadingCertificate:
-    """A certificate and its key as files, served from the newest state of them that can serve.
+    """The certificate and key in files, always in the newest valid version.
 
-    Files that cannot (half-written, broken, expired, of different keys) leave the one before in service; the log says
-    it once. As a context manager it watches the files in a thread; `look` is one look at them.
+    If the files become invalid (half-written, damaged, expired, of different keys), the previous version stays in use
+    and one warning is logged. As a context manager it checks the files in a thread; `reload_if_changed` is one check.
     """
 
     def __init__(
@@ -61,71 +61,72 @@ class ReloadingCertificate:
         keyfile: Path | None = None,
         password: str | None = None,
         *,
-        warned_at: float = WARNED_AT,
+        warn_fraction: float = WARN_FRACTION,
+        poll_seconds: float = POLL_SECONDS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Raises CertificateError where the files cannot serve now. `warned_at` is a part of the lifetime, 0 to 1."""
+        """Raises CertificateError if the files cannot be used. `warn_fraction`: see `checks.WARN_FRACTION`; 0 to 1."""
         self._certfile, self._keyfile, self._password = certfile, keyfile, password
-        self._warned_at, self._clock = warned_at, clock
-        self._refused: _Refused | None = None
+        self._warn_fraction, self._poll_seconds, self._clock = warn_fraction, poll_seconds, clock
+        self._rejected: _Rejected | None = None
         self._reported: tuple[_FileState, ...] | None = None
-        self._warned: datetime | None = None
-        self._ended = threading.Event()
+        self._last_warning: datetime | None = None
+        self._stopped = threading.Event()
         self._served = self._read(self._file_states(), clock())
 
     @property
     def context(self) -> ssl.SSLContext:
-        """For the next connection. Never changed once made; another takes its place."""
+        """The context for the next connection. It is never modified, only replaced."""
         return self._served.context
 
     @property
     def leaf(self) -> x509.Certificate:
-        """The certificate that is served now."""
+        """The current certificate."""
         return self._served.leaf
 
     def expiry(self) -> datetime:
-        """When the certificate that is served now ends; UTC."""
+        """When the current certificate expires; UTC."""
         return self.leaf.not_valid_after_utc
 
     def warning(self) -> str | None:
-        """A sentence about the end of the certificate, once less than a third of its lifetime is left."""
+        """A sentence about the expiry once less than `warn_fraction` of the lifetime is left; otherwise None."""
         end, now = self.expiry(), self._clock()
-        if end - now >= (end - self.leaf.not_valid_before_utc) * self._warned_at:
+        if end - now >= (end - self.leaf.not_valid_before_utc) * self._warn_fraction:
             return None
         if now >= end:
-            return f"The certificate {self._certfile} expired on {_day(end)}: browsers refuse it; renew it."
+            return f"The certificate {self._certfile} expired on {_utc(end)}: browsers reject it; renew it."
         return (
-            f"The certificate {self._certfile} ends on {_day(end)}, in {_in_words(end - now)}: renew it; the new files "
-            "are picked up without a restart."
+            f"The certificate {self._certfile} expires on {_utc(end)}, in {_duration(end - now)}: renew it; the new "
+            "files are loaded without a restart."
         )
 
-    def look(self) -> bool:
-        """Looks at the files once, and takes them over if they changed and can serve; returns whether it did."""
+    def reload_if_changed(self) -> bool:
+        """Loads the files if they have changed and are valid; returns whether it did."""
         now, files = self._clock(), self._file_states()
         if files == self._served.files:
-            self._refused = None
+            self._rejected = None
             return False
-        before = self._refused if self._refused and self._refused.files == files else None
-        # At once, again at the next look (by then whoever writes them has finished), and then now and then.
-        if before and before.tries > 1 and now - before.last < timedelta(seconds=RETRY_SECONDS):
+        before = self._rejected if self._rejected and self._rejected.files == files else None
+        # Changed files are tried at once, again at the next check (they may have been half-written), then less often.
+        if before and before.attempts > 1 and now - before.last_attempt < timedelta(seconds=RETRY_SECONDS):
             return False
         try:
             self._served = self._read(files, now)
         except CertificateError as error:
-            self._refused = _Refused(files, before.tries + 1 if before else 1, now)
+            self._rejected = _Rejected(files, before.attempts + 1 if before else 1, now)
             if before and files != self._reported:
                 self._reported = files
-                log.warning("The certificate before stays in service, since the new one cannot serve: %s", error)
+                log.warning("The previous certificate stays in use, because the new one cannot be used: %s", error)
             return False
-        self._refused, self._reported, self._warned = None, None, None
-        log.info("The new certificate in %s is served now; it ends on %s.", self._certfile, _day(self.expiry()))
+        self._rejected, self._reported, self._last_warning = None, None, None
+        log.info("Loaded the new certificate in %s; it expires on %s.", self._certfile, _utc(self.expiry()))
         return True
 
-    def warn(self) -> None:
-        """Writes `warning` to the log, if there is one and it was not written today."""
+    def log_warning(self) -> None:
+        """Logs `warning()` if there is one, at most once a day."""
         sentence, now = self.warning(), self._clock()
-        if sentence and (self._warned is None or now - self._warned >= WARN_AGAIN):
-            self._warned = now
+        if sentence and (self._last_warning is None or now - self._last_warning >= WARN_INTERVAL):
+            self._last_warning = now
             log.warning("%s", sentence)
 
     def __enter__(self) -> Self:
@@ -135,19 +136,19 @@ class ReloadingCertificate:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ended.set()
+        self._stopped.set()
 
     def _watch(self) -> None:
-        while not self._ended.is_set():
+        while not self._stopped.is_set():
             try:
-                self.look()
-                self.warn()
-            except Exception:  # whatever it was, the next renewal must be seen all the same
-                log.exception("Watching the certificate failed")
-            self._ended.wait(POLL_SECONDS)
+                self.reload_if_changed()
+                self.log_warning()
+            except Exception:  # an unexpected error must not stop the thread
+                log.exception("Checking the certificate's files failed")
+            self._stopped.wait(self._poll_seconds)
 
     def _read(self, files: tuple[_FileState, ...], now: datetime) -> _Served:
-        # `files` was seen before: should they change while they are read, the next look sees it.
+        # `files` was taken before reading: if they change meanwhile, the next check notices.
         checked = check_pair(self._certfile, self._keyfile, self._password, now)
         return _Served(load_context(checked), checked.leaf, files)
 
@@ -156,7 +157,7 @@ class ReloadingCertificate:
 
 
 def _file_state(path: Path) -> _FileState:
-    """What changes with the content of a file, be it written, replaced, or another one behind a link; None if gone."""
+    """Changes when the file is written or replaced, or a link points to another file; None if it does not exist."""
     try:
         state = path.stat()
     except OSError:
@@ -164,11 +165,11 @@ def _file_state(path: Path) -> _FileState:
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
-def _day(moment: datetime) -> str:
+def _utc(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
-def _in_words(left: timedelta) -> str:
+def _duration(left: timedelta) -> str:
     hours = left.total_seconds() / 3600
     if hours >= 48:
         return f"{hours / 24:.0f} days"

@@ -22,7 +22,7 @@ from qwen_asr.config.config import Config
 from qwen_asr.errors import QwenASRError, ShareUnavailable
 from qwen_asr.redaction import redact_logs
 from qwen_asr.web.access.hsts import StrictTransport
-from qwen_asr.web.transport.https import check_https, opened_https
+from qwen_asr.web.transport.https import check_https, choose_certificate, opened_https
 from qwen_asr.web.transport.uvicorn_server import Server, bind, create_server
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from qwen_asr.live.events import Event
+    from qwen_asr.live.session_options import SessionOptions
     from qwen_asr.service.admission import QueueTicket
     from qwen_asr.service.service import Service
-    from qwen_asr.service.session_options import SessionOptions
     from qwen_asr.service.sessions import TrackedRunner
     from qwen_asr.tls.certificates import ServerCertificate
     from qwen_asr.tls.reloading import ReloadingCertificate
@@ -66,35 +66,35 @@ def create_app(
         options: SessionOptions, on_events: Callable[[list[Event]], None], slot: QueueTicket | None = None
     ) -> TrackedRunner:
         try:
-            return service.listen(options, on_events, slot=slot)
+            return service.open_session(options, on_events, slot=slot)
         except Exception as error:
             service.instruments.count(error)
             raise
 
     door = AccessGuard(config, service.rates)
-    speakers = RecordingRegistry(
+    recordings = RecordingRegistry(
         listen, admission=service.admission, rates=service.rates, session_seconds=config.max_session_seconds
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> Any:
         yield
-        speakers.close()
+        recordings.close()
 
     app = FastAPI(title="Qwen3-ASR live", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(Unbuffered)
     app.add_middleware(door.around)
-    app.state.speakers = speakers
+    app.state.recordings = recordings
     app.state.service = service
     # Routes of our own go here: after the mount at "/" they would answer 404.
     transcriptions = rest.add_routes(app, service)
     sockets = [route.add_to(app, service) for route in (AsrRoute, RealtimeRoute)]
-    app.state.stopping = Stopping(service, Recordings(speakers), *sockets, transcriptions)
+    app.state.stopping = Stopping(service, Recordings(recordings), *sockets, transcriptions)
     if chosen is not None and chosen.root is not None:
         from qwen_asr.web.rest import trust
 
         trust.add_routes(app, chosen.root, config.host)
-    mounted = _in_a_loop(lambda: _mount_page(app, config, service, speakers, door, settings))
+    mounted = _in_a_loop(lambda: _mount_page(app, config, service, recordings, door, settings))
     # The last one added is the outermost: everything else goes by what it has put right.
     app.add_middleware(Forwarded, trusted=config.trusted_proxies, root_path=config.root_path or "")
     gradio_app: Any
@@ -114,7 +114,7 @@ def _mount_page(
     app: FastAPI,
     config: Config,
     service: Service,
-    speakers: RecordingRegistry,
+    recordings: RecordingRegistry,
     door: AccessGuard,
     settings: dict[str, Any],
 ) -> FastAPI:
@@ -124,7 +124,7 @@ def _mount_page(
     from qwen_asr.web.page.page import CSS, build_page, theme
 
     page = build_page(
-        speakers,
+        recordings,
         service,
         language=resolve_language(config.default_language),
         context=config.default_context or "",
@@ -174,7 +174,7 @@ def serve(config: Config) -> int:
     # First the certificate and the ports: nobody wants to load for minutes and then hear of a mistake.
     redact_logs(config)
     check_https(config)
-    chosen = _certificate(config)
+    chosen = choose_certificate(config)
     with contextlib.ExitStack() as open_now:
         listening = open_now.enter_context(bind(config.host, config.port))
         plain = None
@@ -225,14 +225,6 @@ class Unbuffered:
         await self._app(scope, receive, mark if scope["type"] == "http" else send)
 
 
-def _certificate(config: Config) -> ServerCertificate | None:
-    if not config.tls:
-        return None
-    from qwen_asr.tls.certificates import choose_certificate
-
-    return choose_certificate(config)
-
-
 def _around(config: Config, certificate: ReloadingCertificate | None) -> Callable[[Any], Any]:
     """The middleware around everything. Only what an authority signed is promised for longer (`hsts`)."""
     if certificate is None or not (config.ssl_certfile or config.acme_domain):
@@ -242,8 +234,8 @@ def _around(config: Config, certificate: ReloadingCertificate | None) -> Callabl
 
 def _announce(config: Config, port: int, chosen: ServerCertificate | None = None) -> None:
     from qwen_asr.tls.addresses import page_urls
-    from qwen_asr.tls.chain import signed_by
     from qwen_asr.tls.checks import certified_urls
+    from qwen_asr.tls.preflight import is_signed_by
     from qwen_asr.web import qr
 
     say("The page is at:")
@@ -255,7 +247,7 @@ def _announce(config: Config, port: int, chosen: ServerCertificate | None = None
         say(f"  {url}")
     if not config.tls and not config.on_space and any("//localhost" not in url for url in urls):
         say("But for localhost, browsers give the microphone over https only: see --generate-self-signed-cert.")
-    if chosen is not None and signed_by(chosen.checked.leaf, chosen.checked.leaf):
+    if chosen is not None and is_signed_by(chosen.checked.leaf, chosen.checked.leaf):
         say("The certificate is self-signed: the browser warns once; go on to the page there.")
     if chosen is not None and chosen.root is not None:
         say(f"So that no browser warns, install the authority once: {(qr.network_url(urls) or urls[0])}/trust")

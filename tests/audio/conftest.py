@@ -1,4 +1,4 @@
-"""What the tests of the audio room share: the network once, and programs that may be missing."""
+"""Fixtures for the tests of `qwen_asr.audio`: the voice activity network, and programs that may be missing."""
 
 import os
 import shutil
@@ -15,8 +15,14 @@ def silero() -> Silero:
 
 
 @pytest.fixture(scope="session")
+def one_window() -> Silero:
+    """The network with one window a call: chunked equals whole bit for bit on any processor."""
+    return Silero(max_windows=1)
+
+
+@pytest.fixture(scope="session")
 def needs() -> Callable[[str], None]:
-    """Skip aloud when a program is missing; where CI is set, fail."""
+    """`needs(name)` skips the test with a message when a program is missing; where CI is set, it fails."""
 
     def check(program: str) -> None:
         if shutil.which(program) is None:

@@ -415,7 +415,7 @@ parts = st.lists(
     rate=st.sampled_from((8_000, 16_000, 22_050, 44_100, 48_000)),
     sizes=st.lists(st.one_of(st.integers(0, 3), st.integers(0, 30_000)), max_size=15),
 )
-def test_samples_in_are_samples_out_at_any_rate(silero, said, parts, rate, sizes):
+def test_samples_in_are_samples_out_at_any_rate(one_window, said, parts, rate, sizes):
     words = said("Turn on the kitchen light. Yes. The meeting is on Monday.")
     pieces = {
         "silence": lambda n: np.zeros(n, np.float32),
@@ -427,11 +427,11 @@ def test_samples_in_are_samples_out_at_any_rate(silero, said, parts, rate, sizes
     resampler = StreamingResampler(rate)
     whole = np.concatenate((resampler.feed(recorded), resampler.finish()))
     config = EndpointConfig(longest_seconds=3.0)
-    expected = run(whole, VoiceActivity(silero), config)
+    expected = run(whole, VoiceActivity(one_window), config)
     check(expected, whole, config)
 
     resampler, detector, events, begin = StreamingResampler(rate), None, [], 0
-    detector = UtteranceDetector(config, VoiceActivity(silero))
+    detector = UtteranceDetector(config, VoiceActivity(one_window))
     for size in [*sizes, len(recorded)]:
         events += detector.feed(resampler.feed(recorded[begin : begin + size]))
         begin += size

@@ -1,4 +1,4 @@
-"""The command line as it is typed: one clear sentence and an exit code for every mistake, and quick about it."""
+"""The command line: options, error messages, exit codes, and output of `qwen-asr` and `app.py`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ import pytest
 
 from qwen_asr import __version__
 from qwen_asr.cli import main as cli
-from qwen_asr.config.config import Config
-from qwen_asr.web.app import _announce
+from qwen_asr.cli.transcribe import FORMATS
 
 ROOT = Path(__file__).parents[2]
 SERVE = [sys.executable, str(ROOT / "app.py")]
-TOOL = [sys.executable, "-c", "import sys; from qwen_asr.cli.main import tool; sys.exit(tool())"]
+QWEN_ASR = [sys.executable, "-m", "qwen_asr"]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -39,11 +38,11 @@ def run(*command: str, folder: Path | None = None, **environ: str) -> subprocess
 
 
 @pytest.fixture
-def tool(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """`tool(arguments…)` is `qwen-asr` in this process, where torch is imported once and not for each command."""
+def qwen_asr(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """`qwen_asr(arguments…)` runs `qwen-asr` in this process, so that torch is imported only once."""
 
     def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        code = cli.tool([str(argument) for argument in arguments])
+        code = cli.run_subcommand([str(argument) for argument in arguments])
         return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
 
     level = logging.getLogger("qwen_asr").level
@@ -51,17 +50,17 @@ def tool(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., subprocess
     logging.getLogger("qwen_asr").setLevel(level)
 
 
-Tool = Callable[..., subprocess.CompletedProcess[str]]
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_without_installing_it_is_a_module() -> None:
+def test_the_package_runs_as_a_module() -> None:
     done = run(sys.executable, "-m", "qwen_asr", "--help", folder=ROOT)
     assert done.returncode == 0
     assert "usage: qwen-asr" in done.stdout
 
 
-def complaint(done: subprocess.CompletedProcess[str]) -> str:
-    """The one sentence of a command that failed as it should."""
+def error_of(done: subprocess.CompletedProcess[str]) -> str:
+    """The single error message of a command that failed."""
     assert done.returncode not in (0, None)
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -80,31 +79,44 @@ def taken_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-@pytest.mark.parametrize("command", [[*SERVE, "--help"], [*TOOL, "--help"], [*TOOL, "transcribe", "--help"]])
-def test_help_is_there_at_once_and_shows_how_it_is_used(command: list[str]) -> None:
+@pytest.mark.parametrize("command", [[*SERVE, "--help"], [*QWEN_ASR, "--help"], [*QWEN_ASR, "transcribe", "--help"]])
+def test_help_is_fast(command: list[str]) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = run(*command)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     assert done.stdout.startswith("usage: ")
-    # Its own seconds, not the clock's: the machine may be busy with something else.
+    # CPU seconds, because the machine may be busy.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
-def test_help_imports_nothing_heavy() -> None:
-    check = (
-        "import sys; from qwen_asr.cli.main import main\n"
-        "try: main(['--help'])\n"
+@pytest.mark.parametrize("command", ["main", "run_subcommand", *cli.COMMANDS])
+def test_help_imports_nothing_slow(command: str) -> None:
+    function, arguments = ("run_subcommand", [command]) if command in cli.COMMANDS else (command, [])
+    script = (
+        f"import sys; from qwen_asr.cli.main import {function}\n"
+        f"try: {function}({[*arguments, '--help']})\n"
         "except SystemExit: pass\n"
-        "sys.exit(', '.join({'torch', 'transformers', 'gradio', 'numpy', 'cryptography'} & set(sys.modules)) or 0)"
+        "slow = {'torch', 'transformers', 'gradio', 'numpy', 'cryptography', 'av', 'websockets'}\n"
+        "sys.exit(', '.join(slow & set(sys.modules)) or 0)"
     )
-    done = run(sys.executable, "-c", check)
+    done = run(sys.executable, "-c", script)
     assert done.returncode == 0, done.stderr
 
 
-def test_both_ways_to_start_the_server_take_the_same_options(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_help_has_a_description_and_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.run_subcommand([command, "--help"])
+    text = capsys.readouterr().out
+    description = cli.COMMANDS[command].HELP
+    assert description[1:] + "." in text
+    assert f"\nexamples:\n  qwen-asr {command}" in text
+
+
+def test_both_server_commands_have_the_same_options(capsys: pytest.CaptureFixture[str]) -> None:
     helps = []
-    for arguments, command in (["--help"], cli.main), (["serve", "--help"], cli.tool):
+    for arguments, command in (["--help"], cli.main), (["serve", "--help"], cli.run_subcommand):
         with pytest.raises(SystemExit) as done:
             command(arguments)
         assert done.value.code == 0
@@ -129,39 +141,39 @@ def test_both_ways_to_start_the_server_take_the_same_options(capsys: pytest.Capt
 )
 def test_a_mistyped_option(arguments: list[str], sentence: str) -> None:
     done = run(*SERVE, *arguments)
-    assert complaint(done) == sentence
+    assert error_of(done) == sentence
     assert done.returncode == 2
 
 
-def test_a_value_of_the_environment_is_checked_too() -> None:
-    assert complaint(run(*SERVE, QWEN_ASR_DTYPE="int8")).startswith("--dtype was given 'int8'")
-    assert complaint(run(*SERVE, QWEN_ASR_PORT="web")).startswith("QWEN_ASR_PORT was given 'web'")
+def test_values_in_the_environment_are_checked_too() -> None:
+    assert error_of(run(*SERVE, QWEN_ASR_DTYPE="int8")).startswith("--dtype was given 'int8'")
+    assert error_of(run(*SERVE, QWEN_ASR_PORT="web")).startswith("QWEN_ASR_PORT was given 'web'")
 
 
 @pytest.mark.parametrize("arguments", [["serve", "--default-language"], ["transcribe", "a.wav", "--language"]])
-def test_an_unknown_language(tool: Tool, arguments: list[str]) -> None:
-    done = tool(*arguments, "Klingon")
+def test_an_unknown_language(qwen_asr: Command, arguments: list[str]) -> None:
+    done = qwen_asr(*arguments, "Klingon")
     assert done.returncode == 2
-    assert "Klingon" in complaint(done)
-    assert "German" in complaint(done)
+    assert "Klingon" in error_of(done)
+    assert "German" in error_of(done)
 
 
 def test_a_port_in_use(taken_port: int, tmp_path: Path) -> None:
     done = run(*SERVE, "--asr-model-path", "demo", "--port", str(taken_port), folder=tmp_path)
-    assert f"Port {taken_port} on 127.0.0.1 is in use" in complaint(done)
+    assert f"Port {taken_port} on 127.0.0.1 is in use" in error_of(done)
 
 
-def test_a_certificate_that_is_somebody_elses(tmp_path: Path) -> None:
+def test_a_certificate_of_the_user_is_left_untouched(tmp_path: Path) -> None:
     (tmp_path / "certs").mkdir()
     (tmp_path / "certs" / "qwen_asr_key.pem").write_text("mine\n")
     done = run(*SERVE, "--generate-self-signed-cert", "--host", "127.0.0.1", "--port", "0", folder=tmp_path)
-    assert "qwen_asr_key.pem is no key that can be read, and is left untouched" in complaint(done)
+    assert "qwen_asr_key.pem is not a readable key, and is left untouched" in error_of(done)
     assert (tmp_path / "certs" / "qwen_asr_key.pem").read_text() == "mine\n"
 
 
 @pytest.fixture
-def no_audio(tmp_path: Path) -> dict[str, Path]:
-    """Files that cannot be transcribed, by what is wrong with them."""
+def bad_files(tmp_path: Path) -> dict[str, Path]:
+    """Files that cannot be transcribed."""
     files = {name: tmp_path / name for name in ("text.wav", "empty.wav", "missing.wav", "folder.wav", "noise.mp3")}
     files["text.wav"].write_text("This is not audio, whatever its name says.\n" * 50)
     files["empty.wav"].touch()
@@ -171,17 +183,17 @@ def no_audio(tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", ["text.wav", "empty.wav", "missing.wav", "folder.wav", "noise.mp3"])
-def test_a_file_that_is_no_audio(tool: Tool, no_audio: dict[str, Path], name: str) -> None:
-    done = tool("transcribe", no_audio[name])
+def test_a_file_that_is_not_audio(qwen_asr: Command, bad_files: dict[str, Path], name: str) -> None:
+    done = qwen_asr("transcribe", bad_files[name])
     assert done.returncode == 2
-    assert name in complaint(done)
+    assert name in error_of(done)
 
 
-def test_of_several_files_each_that_is_no_audio_is_named(no_audio: dict[str, Path]) -> None:
-    done = run(*TOOL, "transcribe", *(str(path) for path in no_audio.values()))
+def test_each_of_several_bad_files_is_reported(bad_files: dict[str, Path]) -> None:
+    done = run(*QWEN_ASR, "transcribe", *(str(path) for path in bad_files.values()))
     assert done.returncode == 2
     assert done.stdout == ""
-    assert [name for name, line in zip(no_audio, done.stderr.splitlines(), strict=True) if name not in line] == []
+    assert [name for name, line in zip(bad_files, done.stderr.splitlines(), strict=True) if name not in line] == []
 
 
 @pytest.fixture
@@ -193,7 +205,7 @@ def speech(tmp_path: Path, program: Callable[[str], str]) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["empty folder", "other architecture", "broken configuration", "no weights"])
-def test_a_folder_that_is_no_checkpoint(tool: Tool, speech: Path, tmp_path: Path, kind: str) -> None:
+def test_a_folder_without_a_checkpoint(qwen_asr: Command, speech: Path, tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     config = {
@@ -204,64 +216,70 @@ def test_a_folder_that_is_no_checkpoint(tool: Tool, speech: Path, tmp_path: Path
     }[kind]
     if config is not None:
         (folder / "config.json").write_text(config)
-    sentence = complaint(tool("transcribe", "--asr-model-path", folder, speech))
+    sentence = error_of(qwen_asr("transcribe", "--asr-model-path", folder, speech))
     assert str(folder) in sentence
     if kind == "other architecture":
         assert "whisper" in sentence
 
 
-def test_a_model_that_is_named_is_never_replaced(speech: Path, tmp_path: Path) -> None:
-    done = run(*TOOL, "transcribe", "--asr-model-path", "nobody/nothing", str(speech), HF_HOME=str(tmp_path / "hub"))
-    assert "nobody/nothing" in complaint(done)
+def test_a_named_model_is_never_replaced_by_another(speech: Path, tmp_path: Path) -> None:
+    done = run(
+        *QWEN_ASR, "transcribe", "--asr-model-path", "nobody/nothing", str(speech), HF_HOME=str(tmp_path / "hub")
+    )
+    assert "nobody/nothing" in error_of(done)
 
 
-def test_files_are_not_transcribed_by_the_demo_unless_it_is_named(speech: Path, tmp_path: Path) -> None:
-    done = run(*TOOL, "transcribe", str(speech), HF_HOME=str(tmp_path / "hub"), QWEN_ASR_MODEL_PATH="auto")
+def test_transcribe_uses_the_demo_only_if_it_is_named(speech: Path, tmp_path: Path) -> None:
+    done = run(*QWEN_ASR, "transcribe", str(speech), HF_HOME=str(tmp_path / "hub"), QWEN_ASR_MODEL_PATH="auto")
     assert done.returncode == 1
-    assert complaint(done).startswith("No Qwen3-ASR weights are cached and none can be fetched")
+    assert error_of(done).startswith("No Qwen3-ASR weights are cached and none can be fetched")
     assert "--asr-model-path demo" in done.stderr
-    done = run(*TOOL, "transcribe", str(speech), HF_HOME=str(tmp_path / "hub"), QWEN_ASR_MODEL_PATH="demo")
+    done = run(*QWEN_ASR, "transcribe", str(speech), HF_HOME=str(tmp_path / "hub"), QWEN_ASR_MODEL_PATH="demo")
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("seconds", [0.3, 1.0, 2.5])
-@pytest.mark.parametrize("command", [[*SERVE, "--port", "0"], [*TOOL, "transcribe", "-"]], ids=["serve", "transcribe"])
-def test_an_interrupt_while_it_starts_ends_it_quietly(command: list[str], seconds: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command", [[*SERVE, "--port", "0"], [*QWEN_ASR, "transcribe", "-"]], ids=["serve", "transcribe"]
+)
+def test_an_interrupt_at_startup_ends_the_process_quietly(command: list[str], seconds: float, tmp_path: Path) -> None:
     environment = {**os.environ, **OFFLINE, "QWEN_ASR_MODEL_PATH": "demo"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background ignores it
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:  # nothing comes in: it waits
+    pipes["preexec_fn"] = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a background job of a shell ignores it
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:  # stdin stays open
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)
         code = process.wait(timeout=60)
         assert process.stderr
-        said = process.stderr.read().decode()
-    assert code in (0, -signal.SIGINT)  # 0: it served already
-    assert "Traceback" not in said
-    assert "Error" not in said
+        stderr_text = process.stderr.read().decode()
+    assert code in (0, -signal.SIGINT)  # 0: it was already serving
+    assert "Traceback" not in stderr_text
+    assert "Error" not in stderr_text
 
 
-def test_an_interrupt_that_is_ignored_stays_ignored(tool: Tool) -> None:
+def test_an_ignored_interrupt_stays_ignored(qwen_asr: Command) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        assert "Klingon" in complaint(tool("transcribe", "a.wav", "--language", "Klingon"))
+        assert "Klingon" in error_of(qwen_asr("transcribe", "a.wav", "--language", "Klingon"))
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def test_the_server_too_says_what_is_wrong_with_a_checkpoint(tmp_path: Path) -> None:
+def test_the_server_reports_a_bad_checkpoint(tmp_path: Path) -> None:
     done = run(*SERVE, "--asr-model-path", str(tmp_path), "--port", "0", folder=tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    said = [line for line in done.stderr.splitlines() if " INFO " not in line]
-    assert len(said) == 1
-    assert said[0].startswith(f"app.py: error: {tmp_path} is no checkpoint")
+    stderr_text = [line for line in done.stderr.splitlines() if " INFO " not in line]
+    assert len(stderr_text) == 1
+    assert stderr_text[0].startswith(f"app.py: error: {tmp_path} is no checkpoint")
 
 
-@pytest.mark.parametrize("form", cli.FORMATS)
-def test_speech_becomes_text_in_each_format(tool: Tool, speech: Path, form: str) -> None:
-    done = tool("transcribe", "--asr-model-path", "demo", "--device", "cpu", "--format", form, speech)
+@pytest.mark.parametrize("form", FORMATS)
+def test_transcribe_in_each_format(qwen_asr: Command, speech: Path, form: str) -> None:
+    done = qwen_asr("transcribe", "--asr-model-path", "demo", "--device", "cpu", "--format", form, speech)
     assert (done.returncode, done.stderr) == (0, "")
     assert "kitchen" in done.stdout
     beginning = {"txt": "Turn", "srt": "1\n00:00:0", "vtt": "WEBVTT\n\n00:00:0", "json": "{\n"}[form]
@@ -269,8 +287,8 @@ def test_speech_becomes_text_in_each_format(tool: Tool, speech: Path, form: str)
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
-def test_a_pipe_is_transcribed(speech: Path, tmp_path: Path, name: str) -> None:
-    command = [*TOOL, "transcribe", "--asr-model-path", "demo", name]
+def test_transcribe_from_a_pipe(speech: Path, tmp_path: Path, name: str) -> None:
+    command = [*QWEN_ASR, "transcribe", "--asr-model-path", "demo", name]
     environment = {**os.environ, **OFFLINE}
     done = subprocess.run(command, env=environment, input=speech.read_bytes(), capture_output=True, check=True)
     assert done.stdout.startswith(b"Turn")
@@ -280,48 +298,48 @@ def test_a_pipe_is_transcribed(speech: Path, tmp_path: Path, name: str) -> None:
     assert f"error: {expected} is empty" in done.stderr.decode()
 
 
-def test_an_address_is_fetched(tool: Tool, speech: Path) -> None:
+def test_transcribe_from_a_url(qwen_asr: Command, speech: Path) -> None:
     handler = partial(SimpleHTTPRequestHandler, directory=str(speech.parent))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        done = tool("transcribe", "--asr-model-path", "demo", f"{address}/speech.wav")
-        missing = tool("transcribe", "--asr-model-path", "demo", f"{address}/missing.wav")
+        url = f"http://127.0.0.1:{server.server_port}"
+        done = qwen_asr("transcribe", "--asr-model-path", "demo", f"{url}/speech.wav")
+        missing = qwen_asr("transcribe", "--asr-model-path", "demo", f"{url}/missing.wav")
         server.shutdown()
     assert done.stdout.startswith("Turn")
     assert missing.returncode == 2
-    assert f"{address}/missing.wav answered 404" in missing.stderr
+    assert f"{url}/missing.wav answered 404" in missing.stderr
 
 
-def test_several_files_are_one_array_of_json(tool: Tool, speech: Path, tmp_path: Path) -> None:
+def test_json_of_several_files_is_an_array(qwen_asr: Command, speech: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.wav").touch()
     options = ["--asr-model-path", "demo", "--format", "json"]
-    done = tool("transcribe", *options, speech, tmp_path / "empty.wav", speech)
+    done = qwen_asr("transcribe", *options, speech, tmp_path / "empty.wav", speech)
     assert done.returncode == 2
     both = json.loads(done.stdout)
-    assert [one.pop("file") for one in both] == [str(speech)] * 2
-    assert both == [json.loads(tool("transcribe", *options, speech).stdout)] * 2
+    assert [transcript.pop("file") for transcript in both] == [str(speech)] * 2
+    assert both == [json.loads(qwen_asr("transcribe", *options, speech).stdout)] * 2
 
 
 @pytest.mark.parametrize("form", ["srt", "vtt"])
-def test_subtitles_are_of_one_file(tool: Tool, form: str) -> None:
-    done = tool("transcribe", "--format", form, "a.wav", "b.wav")
+def test_subtitle_formats_accept_only_one_file(qwen_asr: Command, form: str) -> None:
+    done = qwen_asr("transcribe", "--format", form, "a.wav", "b.wav")
     assert done.returncode == 2
-    assert complaint(done).endswith("one file at a time, or --format txt or json.")
+    assert error_of(done).endswith("one file at a time, or --format txt or json.")
 
 
 @pytest.mark.parametrize("form", ["txt", "srt"])
-def test_a_file_without_speech_is_said(tool: Tool, tmp_path: Path, form: str) -> None:
+def test_a_file_without_speech_is_reported(qwen_asr: Command, tmp_path: Path, form: str) -> None:
     path = tmp_path / "silence.wav"
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes(bytes(64_000))
-    done = tool("transcribe", "--asr-model-path", "demo", "--format", form, path)
+    done = qwen_asr("transcribe", "--asr-model-path", "demo", "--format", form, path)
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == f"No speech was found in {path}.\n"
 
 
-@pytest.mark.parametrize("command", [cli.main, cli.tool])
+@pytest.mark.parametrize("command", [cli.main, cli.run_subcommand])
 def test_the_version(command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
         command(["--version"])
@@ -329,39 +347,31 @@ def test_the_version(command: Callable[[list[str]], int], capsys: pytest.Capture
     assert capsys.readouterr().out == f"qwen-asr-live {__version__}\n"
 
 
-def test_a_mistyped_variable_is_named_once(speech: Path) -> None:
-    done = run(*TOOL, "transcribe", "--asr-model-path", "demo", str(speech), QWEN_ASR_MODLE_PATH="x")
+def test_a_mistyped_environment_variable_is_reported_once(speech: Path) -> None:
+    done = run(*QWEN_ASR, "transcribe", "--asr-model-path", "demo", str(speech), QWEN_ASR_MODLE_PATH="x")
     assert done.returncode == 0
     assert done.stderr.count("QWEN_ASR_MODLE_PATH") == 1
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_where_there_is_no_microphone_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    said = []
-    for config in (Config(host="192.0.2.7"), Config(), Config(host="192.0.2.7", generate_self_signed_cert=True)):
-        _announce(config, 8000)
-        said.append(capsys.readouterr().out)
-    assert ["--generate-self-signed-cert" in text for text in said] == [True, False, False]
-
-
-def test_several_files_are_named_and_a_bad_one_stops_none(tool: Tool, speech: Path, tmp_path: Path) -> None:
+def test_a_bad_file_does_not_prevent_the_others(qwen_asr: Command, speech: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.wav"
     empty.touch()
-    done = tool("transcribe", "--asr-model-path", "demo", empty, speech)
+    done = qwen_asr("transcribe", "--asr-model-path", "demo", empty, speech)
     assert done.returncode == 2
     assert done.stdout.startswith(f"{speech}: Turn")
     assert "empty.wav" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(speech: Path) -> None:
-    command = [*TOOL, "transcribe", "--asr-model-path", "demo", str(speech)]
+def test_a_closed_output_pipe_is_not_an_error(speech: Path) -> None:
+    command = [*QWEN_ASR, "transcribe", "--asr-model-path", "demo", str(speech)]
     process = subprocess.Popen(command, env={**os.environ, **OFFLINE}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout
     assert process.stderr
     process.stdout.close()
     with process.stderr as stderr:
-        said = stderr.read().decode()
+        stderr_text = stderr.read().decode()
     assert process.wait(timeout=60) == 141
-    assert "Traceback" not in said
-    assert "Exception" not in said
+    assert "Traceback" not in stderr_text
+    assert "Exception" not in stderr_text

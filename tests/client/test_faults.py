@@ -260,10 +260,18 @@ def test_a_client_that_is_killed_disturbs_nobody(service: Service, uncut: list[F
     with wave.open(str(tmp_path / "said.wav"), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes((SAID * 32_767).astype("<i2").tobytes())
-    script = "import sys; from qwen_asr.cli.main import tool; sys.exit(tool())"
 
     async def run(server: Listening) -> Heard:
-        words = [sys.executable, "-c", script, "stream", "--realtime", "--url", server.url, str(tmp_path / "said.wav")]
+        words = [
+            sys.executable,
+            "-m",
+            "qwen_asr",
+            "stream",
+            "--realtime",
+            "--url",
+            server.url,
+            str(tmp_path / "said.wav"),
+        ]
         process = await asyncio.create_subprocess_exec(*words, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
         async def kill(_: Heard) -> None:

@@ -25,7 +25,7 @@ import torch
 from websockets.exceptions import InvalidURI
 
 from qwen_asr.cli import main as cli
-from qwen_asr.cli.terminal import Screen, fitted
+from qwen_asr.cli.terminal import Screen, fit_line
 from qwen_asr.client import SpeechClient, trusted
 from qwen_asr.client.events import Connected, Failed, Final, Gap, Lost, Partial, Queued
 from qwen_asr.client.refusals import refusal_of, socket_url
@@ -38,7 +38,7 @@ from tests.support.processes import Started
 from tests.support.sockets import Listening, listening, silence
 
 ROOT = Path(__file__).parents[2]
-TOOL = [sys.executable, "-c", "import sys; from qwen_asr.cli.main import tool; sys.exit(tool())"]
+QWEN_ASR = [sys.executable, "-m", "qwen_asr"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")
 SAID = np.concatenate([spoken(SENTENCES[0]), silence(1.2), spoken(SENTENCES[1])])
@@ -62,7 +62,7 @@ def speech(tmp_path: Path) -> Path:
 
 
 def run(*words: str | Path, audio: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    command = [*TOOL, *map(str, words)]
+    command = [*QWEN_ASR, *map(str, words)]
     return subprocess.run(command, input=audio, env=ENVIRONMENT, capture_output=True, timeout=120, check=False)
 
 
@@ -97,7 +97,7 @@ def test_on_a_terminal_the_text_grows_and_an_interrupt_waits_for_the_last_words(
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes(PCM + bytes(16_000 * 2 * 60))  # a minute of silence in which nothing more would come
     began = time.monotonic()
-    words = [*TOOL, "stream", "--realtime", "--url", served.url, str(path)]
+    words = [*QWEN_ASR, "stream", "--realtime", "--url", served.url, str(path)]
     code, shown = in_terminal(words, "The meeting")
     assert time.monotonic() - began < 60
     assert code == 0
@@ -108,7 +108,7 @@ def test_on_a_terminal_the_text_grows_and_an_interrupt_waits_for_the_last_words(
 
 
 def test_the_progress_of_transcribe_is_for_terminals(speech: Path) -> None:
-    words = [*TOOL, "transcribe", "--asr-model-path", "demo", str(speech), str(speech)]
+    words = [*QWEN_ASR, "transcribe", "--asr-model-path", "demo", str(speech), str(speech)]
     code, shown = in_terminal(words)
     assert code == 0
     total = round(2 * len(SAID) / 16_000)
@@ -142,7 +142,7 @@ def test_what_is_wrong_is_one_sentence(
         assert (done.returncode, done.stdout) == (code, b"")
         said = done.stderr.decode()
     else:
-        assert cli.tool(words) == code
+        assert cli.run_subcommand(words) == code
         out, said = capfd.readouterr()
         assert out == ""
     [line] = [line for line in said.splitlines() if "Invalid HTTP request" not in line]  # the server's, of wss
@@ -194,11 +194,11 @@ def test_who_gives_no_password_or_a_wrong_one_is_told_the_ways(
         ("anna:wrong@", (), "has not accepted this user and password"),
         ("", ("--api-key", "wrong"), "has not accepted this API key"),
     ):
-        assert cli.tool(["stream", "--url", guarded.replace("://", f"://{user}"), *key, str(speech)]) == 1
+        assert cli.run_subcommand(["stream", "--url", guarded.replace("://", f"://{user}"), *key, str(speech)]) == 1
         said = capfd.readouterr().err
         assert all(part in said for part in (reason, *ways))
         assert "wrong" not in said
-    assert cli.tool(["stream", "--url", guarded.replace("://", "://anna:secret-of-anna@"), str(speech)]) == 0
+    assert cli.run_subcommand(["stream", "--url", guarded.replace("://", "://anna:secret-of-anna@"), str(speech)]) == 0
     assert capfd.readouterr().out.splitlines() == list(SENTENCES)
 
 
@@ -208,7 +208,7 @@ def test_a_server_that_speaks_https_is_recognized(
 ) -> None:
     assert guarded.startswith("https:")
     url = f"ws:{guarded.removeprefix('https:')}"
-    assert cli.tool(["stream", "--url", url, str(speech)]) == 1
+    assert cli.run_subcommand(["stream", "--url", url, str(speech)]) == 1
     said = capfd.readouterr().err
     assert "speaks HTTPS: try wss://" in said
     assert "URI" not in said
@@ -235,11 +235,11 @@ def test_addresses() -> None:
 
 
 def test_a_line_holds_the_end_of_a_long_text() -> None:
-    assert fitted("abcdef", 3, 10) == ("abc", "def")
-    assert fitted("abcdef", 3, 6) == ("abc", "def")
-    assert fitted("abcdefg", 4, 6) == ("…cd", "efg")
-    assert fitted("abcdefg", 2, 6) == ("…", "cdefg")
-    assert fitted("東京都の天気", 4, 7) == ("…の", "天気")
+    assert fit_line("abcdef", 3, 10) == ("abc", "def")
+    assert fit_line("abcdef", 3, 6) == ("abc", "def")
+    assert fit_line("abcdefg", 4, 6) == ("…cd", "efg")
+    assert fit_line("abcdefg", 2, 6) == ("…", "cdefg")
+    assert fit_line("東京都の天気", 4, 7) == ("…の", "天気")
 
 
 def test_what_is_said_of_the_connection() -> None:
@@ -251,13 +251,13 @@ def test_what_is_said_of_the_connection() -> None:
         Connected("x", True, 1.0), Gap(1.0, 2.5), Failed(0, 1, 2, "No text."), Final(1, 2, 3, "English", "A b."),
     ):  # fmt: skip
         screen.show(event)
-    screen.end()
+    screen.report_missing_speech()
     assert out.getvalue() == "A b.\n"
     assert notices.getvalue().splitlines() == [
-        "The server is full; number 2 in its queue.",
-        "The server is full; number 1 in its queue.",
+        "The server is full; position in the queue: 2.",
+        "The server is full; position in the queue: 1.",
         "It stops. Trying again (1) in 0.1 s.",
-        "The server is full; number 1 in its queue.",
+        "The server is full; position in the queue: 1.",
         "Connected.",
         "It is gone. Trying again (1) in 0.2 s.",
         "Connected again.",

@@ -169,11 +169,7 @@ def test_a_value_of_the_wrong_type_is_refused(value: Any) -> None:
         Config(port=value)
 
 
-def test_prompt_and_context_reach_the_model_together() -> None:
-    assert Config().context_for() == ""
-    assert Config(default_prompt="A talk.").context_for() == "A talk."
-    assert Config(default_prompt="A talk.", default_context="Ada").context_for() == "A talk.\n\nAda"
-    assert Config(default_prompt="A talk.", default_context="Ada").context_for("Grace") == "A talk.\n\nGrace"
+def test_an_empty_text_is_the_default() -> None:
     assert parsed("--default-context", "").default_context is None
 
 

@@ -18,7 +18,7 @@ from qwen_asr.engine.streaming import Hypothesis, Utterance
 from qwen_asr.service.service import Service
 from tests.support.browser import MARKS, Served, Tab, serving, small_config, start_chromium
 from tests.support.checkpoints import random_recognizer
-from tests.support.waiting import until
+from tests.support.processes import until
 
 pytestmark = MARKS
 
@@ -38,9 +38,9 @@ def check(tab: Tab, seconds: float, rate: int = 48_000) -> None:
 
 def empty(served: Served) -> None:
     """Waits until the tabs of earlier tests are forgotten."""
-    usual, served.speakers.leaving_seconds = served.speakers.leaving_seconds, 0.5
-    assert until(lambda: len(served.speakers) == 0)
-    served.speakers.leaving_seconds = usual
+    usual, served.recordings.leaving_seconds = served.recordings.leaving_seconds, 0.5
+    assert until(lambda: len(served.recordings) == 0)
+    served.recordings.leaving_seconds = usual
 
 
 def test_plain(chromium: Browser, served: Served) -> None:
@@ -97,7 +97,7 @@ def test_three_tabs_at_once(chromium: Browser, served: Served) -> None:
     for tab in tabs:
         tab.record()
     time.sleep(2)
-    assert len(served.speakers) == 3
+    assert len(served.recordings) == 3
     for tab in tabs:
         tab.stop()
     for tab in tabs:
@@ -109,9 +109,9 @@ def test_a_closed_tab_frees_its_session(chromium: Browser, served: Served) -> No
     empty(served)
     tab = Tab(chromium, served.url)
     tab.record()
-    assert until(lambda: len(served.speakers) == 1)
+    assert until(lambda: len(served.recordings) == 1)
     tab.context.close()
-    assert until(lambda: len(served.speakers) == 0)
+    assert until(lambda: len(served.recordings) == 0)
 
 
 def test_a_server_that_forgot_the_recording_is_given_it_again(chromium: Browser, served: Served) -> None:
@@ -119,8 +119,8 @@ def test_a_server_that_forgot_the_recording_is_given_it_again(chromium: Browser,
     with Tab(chromium, served.url) as tab:
         tab.record()
         time.sleep(2)
-        for key in list(served.speakers.open_now()):
-            served.speakers.forget(*key)
+        for key in served.recordings.ids():
+            served.recordings.remove(*key)
         time.sleep(1)
         tab.stop()
         check(tab, 1)  # what is hashed begins where the text was final

@@ -15,7 +15,7 @@ from qwen_asr.live.events import Event, Final, Partial
 from qwen_asr.service.service import Service
 from tests.support.browser import MARKS, Served, Tab, serving, small_config, start_chromium, talking, write_wav
 from tests.support.checkpoints import random_recognizer
-from tests.support.waiting import until
+from tests.support.processes import until
 
 pytestmark = MARKS
 
@@ -25,7 +25,7 @@ PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touc
 
 def say(served: Served) -> Callable[[list[Event]], None]:
     """What tells events to the one recording that is open."""
-    return talking(served)._tell
+    return talking(served).on_events
 
 
 def test_text_is_text_and_only_what_changed_is_touched(chromium: Browser, served: Served) -> None:
@@ -79,7 +79,7 @@ def test_language_and_context_reach_the_session(chromium: Browser, served: Serve
         tab.page.get_by_role("option", name="German", exact=True).click()
         tab.page.get_by_label("Context").fill("Grünau, Frau Özdemir")
         tab.page.get_by_label("Context").blur()
-        tab.page.wait_for_function("document.querySelector('#microphone').wishes?.context")
+        tab.page.wait_for_function("document.querySelector('#microphone').options?.context")
         tab.record()
         options = talking(served).options
         assert (options.language, options.context) == ("German", "Grünau, Frau Özdemir")
@@ -159,7 +159,7 @@ def test_a_language_is_found_by_typing(chromium: Browser, served: Served) -> Non
         expect(tab.page.get_by_role("option")).to_have_text(["German"], use_inner_text=True)
         tab.page.keyboard.press("Enter")
         expect(language).to_have_value("German")
-        tab.page.wait_for_function("document.querySelector('#microphone').wishes?.language === 'German'")
+        tab.page.wait_for_function("document.querySelector('#microphone').options?.language === 'German'")
 
 
 def test_copy_and_clear_wait_for_text_and_clear_starts_the_clock_anew(chromium: Browser, served: Served) -> None:
@@ -285,17 +285,17 @@ def test_the_simple_recorder_feeds_the_same_page(chromium: Browser, served: Serv
         expect(big).to_be_disabled()
         expect(big).not_to_have_css("background-color", LISTENING_RED)
         expect(big.locator(".dot")).to_have_css("border-radius", "50%")
-        speaker = talking(served)
-        assert until(lambda: speaker.received / 2 / speaker.options.rate > 3)
+        recording = talking(served)
+        assert until(lambda: recording.received / 2 / recording.rate > 3)
         recorder.get_by_role("button", name="Stop").click()
         tab.wait_status("Ready")
-        assert speaker.done
+        assert recording.done
         assert len(tab.texts()) > 0
         # Once more: the recording that has ended is not taken for the new one.
         said = len(tab.texts())
         recorder.get_by_role("button", name="Record").click()
         tab.wait_status("Listening")
-        assert talking(served) is not speaker
+        assert talking(served) is not recording
         time.sleep(1)
         assert tab.status() == "Listening"
         assert len(tab.texts()) >= said
@@ -317,16 +317,16 @@ def test_a_simple_recorder_that_was_pressed_too_early_records_when_it_is_pressed
         tab.page.wait_for_timeout(1000)
         recorder.get_by_role("button", name="Record").click()
         tab.wait_status("Listening")
-        speaker = talking(served)
+        recording = talking(served)
         recorder.get_by_role("button", name="Stop").click()
         tab.wait_status("Ready")
-        assert speaker.done
+        assert recording.done
 
 
 def test_a_simple_recorder_that_sends_nothing_is_given_up_with_a_sentence(chromium: Browser, served: Served) -> None:
     with Tab(chromium, served.url) as tab:
         tab.wait_status("Ready")
-        tab.page.evaluate("document.querySelector('#microphone').dispatchEvent(new Event('stock-start'))")
+        tab.page.evaluate("document.querySelector('#microphone').dispatchEvent(new Event('fallback-start'))")
         tab.wait_status("Listening")
         tab.page.locator("#status", has_text="No sound came from the simple recorder").wait_for(timeout=20_000)
         expect(tab.button("Record")).to_be_enabled()

@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Error, Playwright, expect
 
-from qwen_asr.config.config import Config
 from qwen_asr.service.service import Service
 from qwen_asr.tls.addresses import names_of
-from qwen_asr.tls.certificates import ServerCertificate, choose_certificate
+from qwen_asr.tls.certificates import ServerCertificate, load_user_certificate
 from qwen_asr.tls.local_ca import CA_NAME, ensure_local_ca
 from tests.support.browser import MARKS, PATIENCE, Served, Tab, serving, small_config, start_chromium
 from tests.support.certificates import Issued, issue
@@ -42,9 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def chosen(folder: Path) -> ServerCertificate:
     """Its certificate for the server. The machine of these tests has other names, so it is loaded as a user's own."""
-    config = Config(ssl_certfile=str(folder / "local_ca_leaf.pem"), ssl_keyfile=str(folder / "local_ca_leaf_key.pem"))
-    own = choose_certificate(config)
-    assert own is not None
+    own = load_user_certificate(folder / "local_ca_leaf.pem", folder / "local_ca_leaf_key.pem")
     root = ensure_local_ca(folder, names=names_of([], [])).root
     return ServerCertificate(own.checked, own.context, own=True, root=root)
 

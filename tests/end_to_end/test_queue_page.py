@@ -36,7 +36,7 @@ def test_it_waits_its_turn_with_its_microphone_open(chromium: Browser, certifica
         tab.stop()
         proof = tab.proof()
         assert service.sessions.open_by_kind()["page"] == 0
-        assert len(served.speakers) == 1  # it is kept for its text
+        assert len(served.recordings) == 1  # it is kept for its text
         assert proof["sha256"] == proof["serverSha256"]
         assert int(proof["bytes"]) > 2 * 1.5 * int(proof["rate"])
         assert admission.inside == 0

@@ -68,8 +68,8 @@ def test_a_sentence_is_read_while_it_is_spoken(listening: Browser, served: Serve
         time.sleep(max(0, began + length - time.monotonic()))
         tab.stop()  # at once: the last word must not be lost
         tab.proof()
-        [key] = served.speakers.open_now()
-        [line] = served.speakers.get(*key).view(0)["utterances"]
+        [key] = served.recordings.ids()
+        [line] = served.recordings.get(*key).view(0)["utterances"]
         utterance = heard(tab)[round(line["start"] * 16_000) : round(line["end"] * 16_000)]
         model = Qwen3ASRModel(demo_recognizer())
         [offline] = model.transcribe((utterance, 16_000))

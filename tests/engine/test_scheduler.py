@@ -13,7 +13,14 @@ from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
 from qwen_asr.engine.scheduler import Scheduler
 from qwen_asr.engine.streaming import MOST_POSITIONS, MOST_WINDOWS, Utterance, run_steps
 from qwen_asr.errors import StepFailed
-from tests.support.checkpoints import Samples, demo_recognizer, generate, long_speech, random_parts, random_recognizer
+from tests.support.checkpoints import (
+    Samples,
+    check_generated,
+    demo_recognizer,
+    long_speech,
+    random_parts,
+    random_recognizer,
+)
 from tests.support.faults import before_each_decoding
 
 
@@ -36,7 +43,7 @@ def test_many_sessions_at_once_equal_generate(scheduler: Scheduler) -> None:
             future.result(60)
     name = scheduler.recognizer.name
     for utterance, clip in zip(utterances, clips, strict=True):
-        assert utterance.hypothesis.tokens == generate(name, clip, max_new_tokens=40)
+        check_generated(name, clip, utterance.hypothesis.tokens, max_new_tokens=40)
 
 
 def test_steps_run_together_equal_steps_run_alone() -> None:
@@ -47,12 +54,13 @@ def test_steps_run_together_equal_steps_run_alone() -> None:
     for utterance, clip in zip(utterances, clips, strict=True):
         utterance.append(clip)
     together = run_steps(recognizer, [utterance.step() for utterance in utterances])
-    alone = [Utterance(recognizer, max_new_tokens=30).feed(clip) for clip in clips]
-    assert [hypothesis.tokens for hypothesis in together] == [hypothesis.tokens for hypothesis in alone]
+    for clip, hypothesis in zip(clips, together, strict=True):
+        check_generated("random", clip, hypothesis.tokens, max_new_tokens=30)
+        check_generated("random", clip, Utterance(recognizer, max_new_tokens=30).feed(clip).tokens, max_new_tokens=30)
 
 
 def test_a_step_without_audio_is_done_at_once(scheduler: Scheduler) -> None:
-    assert scheduler.submit(Utterance(scheduler.recognizer)).result(10).text == ""
+    assert scheduler.submit(Utterance(scheduler.recognizer)).result(60).text == ""
 
 
 class Poisoned(Recognizer):
@@ -73,18 +81,18 @@ def test_a_failing_step_takes_nobody_with_it() -> None:
     ill.append(clip[: 77 * 160])
     with Scheduler(recognizer) as scheduler:
         futures = scheduler.submit(healthy), scheduler.submit(ill)
-        assert futures[0].result(60).tokens == generate("random", clip, max_new_tokens=20)
+        check_generated("random", clip, futures[0].result(60).tokens, max_new_tokens=20)
         with pytest.raises(StepFailed, match="The next one goes on"):
             futures[1].result(60)
         ill.append(clip[77 * 160 :])
-        assert scheduler.submit(ill).result(60).tokens == generate("random", clip, max_new_tokens=20)
+        check_generated("random", clip, scheduler.submit(ill).result(60).tokens, max_new_tokens=20)
 
 
 def test_closing_fails_what_is_left_and_refuses_more() -> None:
     scheduler = Scheduler(random_recognizer())
     scheduler.close()
     with pytest.raises(StepFailed, match="stopped"):
-        scheduler.submit(Utterance(scheduler.recognizer)).result(10)
+        scheduler.submit(Utterance(scheduler.recognizer)).result(60)
 
 
 def speaking(recognizer: Recognizer, seed: int, seconds: float) -> tuple[Utterance, Samples]:
@@ -107,7 +115,7 @@ def test_steps_that_find_no_memory_together_are_done_apart() -> None:
 
     with before_each_decoding(recognizer, allocate), Scheduler(recognizer) as scheduler:
         for future, (_, clip) in zip([scheduler.submit(utterance) for utterance, _ in pairs], pairs, strict=True):
-            assert future.result(60).tokens == generate("random", clip, max_new_tokens=20)
+            check_generated("random", clip, future.result(60).tokens, max_new_tokens=20)
     assert max(tried) > 2
 
 
@@ -148,8 +156,8 @@ def test_a_step_that_finds_no_memory_alone_waits_for_another_to_end() -> None:
         with scheduler._changed:  # both are taken in one turn
             first, second = scheduler.submit(small), scheduler.submit(large)
             first.add_done_callback(lambda _: small_is_over.set())
-        assert first.result(60).tokens == generate("random", short, max_new_tokens=20)
-        assert second.result(60).tokens == generate("random", long, max_new_tokens=20)
+        check_generated("random", short, first.result(60).tokens, max_new_tokens=20)
+        check_generated("random", long, second.result(60).tokens, max_new_tokens=20)
     assert observer.without_memory == 2  # together, and alone
     assert {failed for _, failed in observer.ended} == {False}
     assert {step for step, _ in observer.ended} == set(observer.begun)
@@ -165,7 +173,7 @@ def test_a_step_for_which_there_is_never_memory_fails() -> None:
     with Scheduler(recognizer) as scheduler:
         with Watched(recognizer, full), pytest.raises(StepFailed, match="ran out of memory"):
             scheduler.submit(utterance).result(60)
-        assert scheduler.submit(utterance).result(60).tokens == generate("random", clip, max_new_tokens=20)
+        check_generated("random", clip, scheduler.submit(utterance).result(60).tokens, max_new_tokens=20)
 
 
 class Watched:
@@ -206,14 +214,14 @@ def test_a_thread_that_hangs_is_given_up(replace: bool) -> None:
         waiting = scheduler.submit(well)
         [thread] = scheduler.abandon("It hung.", replace=replace)
         with pytest.raises(StepFailed, match="It hung"):
-            stuck.result(10)
+            stuck.result(60)
         if replace:
-            assert waiting.result(60).tokens == generate("random", other, max_new_tokens=20)
+            check_generated("random", other, waiting.result(60).tokens, max_new_tokens=20)
         else:
             with pytest.raises(StepFailed, match="It hung"):
-                waiting.result(10)
+                waiting.result(60)
             with pytest.raises(StepFailed, match="It hung"):
-                scheduler.submit(well).result(10)
+                scheduler.submit(well).result(60)
         assert scheduler.alive == replace
         let_go.set()
         thread.join(60)
@@ -221,7 +229,7 @@ def test_a_thread_that_hangs_is_given_up(replace: bool) -> None:
     if replace:
         fresh = Utterance(recognizer, max_new_tokens=20)
         fresh.append(ill.samples)
-        assert scheduler.submit(fresh).result(60).tokens == generate("random", clip, max_new_tokens=20)
+        check_generated("random", clip, scheduler.submit(fresh).result(60).tokens, max_new_tokens=20)
     scheduler.close()
 
 
@@ -240,7 +248,7 @@ def test_closing_does_not_wait_for_what_hangs(monkeypatch: pytest.MonkeyPatch) -
         assert hangs.wait(60)
         scheduler.close()
         with pytest.raises(StepFailed, match="was stopped"):
-            future.result(10)
+            future.result(60)
         let_go.set()
 
 
@@ -270,7 +278,7 @@ def test_a_long_file_keeps_no_live_session_from_its_turns() -> None:
             future.add_done_callback(lambda _: last_run.append(len(runs)))
         for future in futures:
             future.result(60)
-        assert whole.result(120).tokens == generate("random", recording, max_new_tokens=20)
+        check_generated("random", recording, whole.result(120).tokens, max_new_tokens=20)
     # A live step ends after exactly as many turns as alone, though the file's own has many more before it.
     assert sorted(last_run) == sorted(alone)
     assert turns_of(file) > max(last_run) / 2

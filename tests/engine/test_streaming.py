@@ -8,6 +8,7 @@ from qwen_asr.engine.streaming import Utterance
 from qwen_asr.errors import BadInput
 from tests.support.checkpoints import (
     Samples,
+    check_generated,
     demo_recognizer,
     generate,
     long_speech,
@@ -38,9 +39,8 @@ def check_every_step(name: str, samples: Samples, sizes: list[int], max_new_toke
         position += size
         assert hypothesis.samples == position
         if step % stride == 0 or position == len(samples):
-            expected = generate(name, samples[:position], max_new_tokens=max_new_tokens)
-            assert hypothesis.tokens == expected, f"differs after {position} samples"
-    assert utterance.finish().tokens == generate(name, samples, max_new_tokens=max_new_tokens)
+            check_generated(name, samples[:position], hypothesis.tokens, max_new_tokens=max_new_tokens)
+    check_generated(name, samples, utterance.finish().tokens, max_new_tokens=max_new_tokens)
     return utterance
 
 
@@ -96,8 +96,7 @@ def test_language_and_context_are_the_processors(recognizer: Recognizer, name: s
         utterance = Utterance(recognizer, language=language, context=context, max_new_tokens=40)
         utterance.feed(samples[:20_000])
         hypothesis = utterance.feed(samples[20_000:])
-        expected = generate(name, samples, language=language, context=context, max_new_tokens=40)
-        assert hypothesis.tokens == expected
+        check_generated(name, samples, hypothesis.tokens, language=language, context=context, max_new_tokens=40)
         assert language is None or hypothesis.language == language
 
 
@@ -107,7 +106,7 @@ def test_token_limit_is_that_of_generate(recognizer: Recognizer, name: str) -> N
         utterance = Utterance(recognizer, max_new_tokens=limit)
         utterance.feed(samples[:16_000])
         hypothesis = utterance.feed(samples[16_000:])
-        assert hypothesis.tokens == generate(name, samples, max_new_tokens=limit)
+        check_generated(name, samples, hypothesis.tokens, max_new_tokens=limit)
         assert hypothesis.truncated
 
 
@@ -119,9 +118,9 @@ def test_truncating_equals_never_having_heard_the_rest(recognizer: Recognizer, n
         utterance.feed(samples[start : start + 40_000])
     utterance.truncate(cut)
     assert utterance.length == cut
-    assert utterance.finish().tokens == generate(name, samples[:cut], max_new_tokens=32)
+    check_generated(name, samples[:cut], utterance.finish().tokens, max_new_tokens=32)
     grown = utterance.feed(samples[cut : cut + 30_000])
-    assert grown.tokens == generate(name, samples[: cut + 30_000], max_new_tokens=32)
+    check_generated(name, samples[: cut + 30_000], grown.tokens, max_new_tokens=32)
 
 
 def test_other_samples_of_the_same_length_are_heard(recognizer: Recognizer, name: str) -> None:
@@ -130,8 +129,8 @@ def test_other_samples_of_the_same_length_are_heard(recognizer: Recognizer, name
     utterance.feed(first)
     utterance.truncate(100)
     utterance.append(second[: len(first) - 100])
-    expected = generate(name, np.concatenate([first[:100], second[: len(first) - 100]]), max_new_tokens=32)
-    assert utterance.finish().tokens == expected
+    heard = np.concatenate([first[:100], second[: len(first) - 100]])
+    check_generated(name, heard, utterance.finish().tokens, max_new_tokens=32)
 
 
 def test_finish_without_news_costs_nothing(recognizer: Recognizer) -> None:
@@ -150,3 +149,15 @@ def test_control_tokens_in_the_context_are_refused(recognizer: Recognizer) -> No
     for token in ("<|audio_pad|>", "<|im_end|>", "<asr_text>"):
         with pytest.raises(BadInput, match="control token"):
             Utterance(recognizer, context=f"Anna {token} Peter")
+
+
+def test_the_comparison_with_generate_fails_on_any_wrong_token(name: str) -> None:
+    samples = long_speech(np.random.default_rng(6), 3.0)
+    tokens = generate(name, samples, max_new_tokens=12)
+    check_generated(name, samples, tokens, max_new_tokens=12)
+    for position in range(len(tokens)):
+        wrong = (*tokens[:position], tokens[position] + 1, *tokens[position + 1 :])
+        with pytest.raises(AssertionError, match=f"token {position} is {tokens[position] + 1}"):
+            check_generated(name, samples, wrong, max_new_tokens=12)
+    with pytest.raises(AssertionError, match=f"token {len(tokens) - 1} is"):
+        check_generated(name, samples, tokens[:-1], max_new_tokens=12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_asr.audio.endpointing import EndpointConfig
+from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
 from qwen_asr.engine.streaming import Hypothesis
 from qwen_asr.live import guards
 from qwen_asr.live.events import Event, Final, Partial
 from qwen_asr.live.runner import run_session
-from tests.support.engine_double import Samples, Say, new_session, plainly, sound
+from qwen_asr.live.session import Session
+from qwen_asr.live.session_options import SessionOptions
+from tests.support.engine_double import Double, Samples, Say, new_session, plainly, sound
 
 SECOND = 16000
 
@@ -138,14 +141,10 @@ def test_text_for_silence_is_dropped() -> None:
         def feed(self, samples: Samples) -> Samples:
             return np.ones(len(samples) // 512, np.float32)  # a detector that takes everything for speech
 
-    from qwen_asr.audio.endpointing import UtteranceDetector
-    from qwen_asr.live.session import Session
-    from tests.support.engine_double import Double
-
     hiss = sound([(False, 3 * SECOND)]) / 10
     say = saying("Thank you for watching.")
     detector = UtteranceDetector(EndpointConfig(), Deaf())
-    session = Session(lambda *options: Double(say, *options), detector)
+    session = Session(functools.partial(Double, say), detector, SessionOptions())
     events = list(run_session(session, np.array_split(hiss, 30)))
     assert events
     for event in events:

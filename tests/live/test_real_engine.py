@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from qwen_asr.engine.streaming import Utterance
 from qwen_asr.live import guards
 from qwen_asr.live.runner import Runner, run_session
 from qwen_asr.live.session import Session
+from qwen_asr.live.session_options import SessionOptions
 from tests.support.engine_double import Loudness, Samples, Witness, sound
 from training.model import build_model, build_processor
 
@@ -34,12 +35,9 @@ def recognizer() -> Iterator[Recognizer]:
     torch.set_num_threads(threads)
 
 
-def new_session(recognizer: Recognizer, **options: Any) -> Session:
-    def new_utterance(context: str, language: str | None, max_new_tokens: int) -> Utterance:
-        return Utterance(recognizer, context=context, language=language, max_new_tokens=max_new_tokens)
-
-    detector = UtteranceDetector(ENDPOINTS, Loudness())
-    return Session(new_utterance, detector, language="English", max_new_tokens=TOKENS, chunk_seconds=0.7, **options)
+def new_session(recognizer: Recognizer) -> Session:
+    options = SessionOptions(language="English", max_new_tokens=TOKENS, chunk_seconds=0.7)
+    return Session(partial(Utterance, recognizer), UtteranceDetector(ENDPOINTS, Loudness()), options)
 
 
 def check_against_offline(recognizer: Recognizer, witness: Witness, audio: Samples) -> None:
@@ -80,6 +78,6 @@ def test_a_scheduler_that_stops_ends_the_session_with_sentences(recognizer: Reco
     runner = Runner(session, scheduler, witness.take)
     scheduler.close()
     runner.feed(sound(SEGMENTS))
-    runner.finish().result(timeout=20)
+    runner.finish().result(timeout=60)
     witness.check_complete(session)
     assert {getattr(event, "message", "") for event in witness.closed} == {"The recognizer was stopped."}

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from qwen_asr.errors import StepFailed
 from qwen_asr.live.events import Event, Failed, Final
 from qwen_asr.live.runner import Runner, run_session
 from qwen_asr.live.session import Session
+from qwen_asr.live.session_options import SessionOptions
 from tests.support.engine_double import Double, Loudness, Witness, heard, new_session, plainly, sound
 
 SECOND = 16000
@@ -270,7 +272,7 @@ def test_an_error_on_the_way_to_the_device_does_not_stop_the_session_for_good() 
 
     audio, witness, device = sound([(True, 30_000)]), Witness(), AnswersAtOnce()
     detector = UtteranceDetector(EndpointConfig(), Loudness())
-    session = Session(lambda *options: Tight(plainly, *options), detector)
+    session = Session(partial(Tight, plainly), detector, SessionOptions())
     runner = Runner(session, device, witness.take)
     with pytest.raises(MemoryError):
         runner.feed(audio[:20_000])

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_asr.audio.endpointing import EndpointConfig
+from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
 from qwen_asr.engine.streaming import Hypothesis
 from qwen_asr.errors import AudioError, BadConfig
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.runner import run_session
 from qwen_asr.live.session import Session, Step
-from tests.support.engine_double import QUICK, Samples, Witness, heard, new_session, plainly, sound
+from qwen_asr.live.session_options import SessionOptions
+from tests.support.engine_double import QUICK, Loudness, Samples, Witness, heard, new_session, plainly, sound
 
 SECOND = 16000
 CONTEXT = "alpha bravo charlie delta echo"
@@ -312,11 +313,8 @@ def test_a_session_that_cannot_speak_does_not_start() -> None:
     def refuse(context: str, language: str | None, max_new_tokens: int) -> Hypothesis:
         raise BadConfig("No.")
 
-    from qwen_asr.audio.endpointing import UtteranceDetector
-    from tests.support.engine_double import Loudness
-
     with pytest.raises(BadConfig):
-        Session(refuse, UtteranceDetector(QUICK, Loudness()))
+        Session(refuse, UtteranceDetector(QUICK, Loudness()), SessionOptions())
 
 
 def test_tokens_are_bounded_by_the_length_of_the_audio() -> None:

@@ -1,243 +1,45 @@
-"""Every command and every program in the documentation runs, in an environment without a hub."""
+"""The documents and the code agree, and no tracked file holds anything private."""
 
 from __future__ import annotations
 
 import re
-import shlex
-import signal
-import ssl
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-import httpx
-import numpy as np
 import pytest
 
-from tests.support.documents import PAGES, ROOT, SHIMS, Block, blocks, environment, make_shims, write_wave
-from tests.support.network import free_ports
-from tests.support.waiting import until
+from qwen_asr import errors
+from tests.repository.layout import ROOT, tracked
 
-READY_SECONDS = 240  # for a server on a busy machine
-RUN_SECONDS = 280
-PRELUDE = "import numpy\nblocks = numpy.array_split(numpy.load('samples.npy'), 20)\n"
-"""What the programs of docs/python.md take for granted: `blocks` of audio."""
-
-BLOCKS = [block for page in PAGES if page.exists() for block in blocks(page)]
-
-
-def marked(how: str) -> pytest.MarkDecorator:
-    chosen = [block for block in BLOCKS if block.how == how]
-    return pytest.mark.parametrize("block", chosen, ids=[block.name for block in chosen])
+# What must never be in a file that is tracked: the folders of one person's machine, and secrets.
+PRIVATE = {
+    "a path of one machine": r"(?<![\w.])/(?:work|root|Users|home/(?!user/))(?:/|\b/)\w",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{20}",
+    "a token": r"\b(?:hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16}|sk-[A-Za-z0-9_-]{32,})",
+}
 
 
-@pytest.fixture(scope="session")
-def shims(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the commands that an installation offers."""
-    folder = tmp_path_factory.mktemp("shims")
-    make_shims(folder)
-    return folder
+@pytest.mark.parametrize("what", PRIVATE)
+def test_nothing_private_is_tracked(what: str) -> None:
+    pattern = re.compile(PRIVATE[what].encode())
+    assert [str(path.relative_to(ROOT)) for path in tracked() if pattern.search(path.read_bytes())] == []
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory, program: Callable[[str], str]) -> Path:
-    """The folder that the blocks run in, with the files that they name. They run in order: some need others' output."""
-    folder = tmp_path_factory.mktemp("documents")
-    np.save(folder / "samples.npy", write_wave(folder / "speech.wav"))
-    convert = [program("ffmpeg"), "-loglevel", "error", "-i", "speech.wav", "interview.m4a"]
-    subprocess.run(convert, cwd=folder, check=True)
-    (ROOT / "certs").mkdir(exist_ok=True)
-    (folder / "certs").symlink_to(ROOT / "certs")
-    return folder
+def test_of_the_certificates_only_the_readme_is_tracked() -> None:
+    assert [path.name for path in tracked() if path.parent == ROOT / "certs"] == ["README.md"]
+    assert [path for path in tracked() if path.suffix in (".pem", ".key")] == []
 
 
-@contextmanager
-def running(command: str, shims: Path, port: int) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        ["bash", "-c", command],
-        cwd=ROOT,
-        env=environment(shims, port),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def is_ready(port: int) -> bool:
-    """Whether a server answers there, over HTTPS with the generated certificate or over HTTP."""
-    for scheme in ("https", "http"):
-        try:
-            trusted = ssl.create_default_context(cafile=str(ROOT / "certs" / "qwen_asr_cert.pem"))
-        except OSError:
-            trusted = ssl.create_default_context()
-        try:
-            if httpx.get(f"{scheme}://localhost:{port}/readyz", verify=trusted, timeout=5).status_code == 200:
-                return True
-        except (OSError, httpx.HTTPError):
-            continue
-    return False
-
-
-@marked("serve")
-def test_a_server_starts_and_stops(block: Block, shims: Path) -> None:
-    for command in block.text.splitlines():
-        [port] = free_ports(1)
-        with running(command, shims, port) as process:
-            assert until(lambda port=port, process=process: is_ready(port) or process.poll() is not None, READY_SECONDS)
-            assert process.poll() is None, process.stdout and process.stdout.read()
-            process.send_signal(signal.SIGTERM)
-            output, _ = process.communicate(timeout=60)
-        assert process.returncode == 0, output
-        assert f":{port}" in output
-        assert "Traceback" not in output
-
-
-def execute(block: Block, shims: Path, folder: Path, port: int, text: str) -> None:
-    command = [sys.executable, "-c", PRELUDE + text] if block.language == "python" else ["bash", "-euc", text]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment(shims, port),
-        capture_output=True,
-        text=True,
-        timeout=RUN_SECONDS,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, done.stderr
-    assert block.prints in done.stdout
-    assert "Traceback" not in done.stderr
-
-
-@marked("once")
-def test_a_block_runs(block: Block, shims: Path, folder: Path) -> None:
-    lines = block.text.splitlines()
-    text = "\n".join(f"{line} {block.extra}" for line in lines) if block.extra else block.text
-    execute(block, shims, folder, 0, text)
-
-
-@pytest.fixture(scope="module")
-def port(shims: Path, folder: Path) -> Iterator[int]:
-    """The port of a server with the demo model, over HTTPS."""
-    [port] = free_ports(1)
-    with running("python app.py --generate-self-signed-cert", shims, port) as process:
-        assert until(lambda: is_ready(port) or process.poll() is not None, READY_SECONDS)
-        assert process.poll() is None, process.stdout and process.stdout.read()
-        yield port
-
-
-@marked("with server")
-def test_a_block_runs_with_a_server(block: Block, shims: Path, folder: Path, port: int) -> None:
-    text = block.text.replace("localhost:8000", f"localhost:{port}")
-    # The default address of `qwen-asr stream` stands in no text.
-    text = re.sub(r"^(qwen-asr stream)(?!.*--url)", rf"\1 --url wss://localhost:{port}", text, flags=re.MULTILINE)
-    execute(block, shims, folder, port, text)
-
-
-def test_pages_have_blocks_that_run() -> None:
-    assert {block.how for block in BLOCKS} == {"", "serve", "once", "with server"}
-    assert len([block for block in BLOCKS if block.how]) > 10
-
-
-# --- what the documentation names exists
-
-
-def spans() -> list[tuple[str, str]]:
-    """(page, code) of all code that the pages show: inline and in blocks."""
-    found = []
-    for page in PAGES:
-        if page.exists():
-            text = page.read_text(encoding="utf-8")
-            name = page.relative_to(ROOT).as_posix()
-            found += [(name, line) for block in blocks(page) for line in block.text.splitlines()]
-            inline = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-            found += [(name, " ".join(code.split())) for code in inline]
-    return found
-
-
-@pytest.fixture(scope="module")
-def known_options() -> set[str]:
-    """Every option that one of our commands explains."""
-    commands = [["app.py"], *(["-m", "qwen_asr", name] for name in ("serve", "transcribe", "stream", "cert"))]
-    helps = [
-        subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-        for command in commands
-    ]
-    return {option for done in helps for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", done.stdout)}
-
-
-def test_every_option_that_a_page_names_exists(known_options: set[str]) -> None:
-    programs = ("--", "python app.py", "scripts/run", "qwen-asr")
-    unknown = [
-        (page, word)
-        for page, code in spans()
-        if code.startswith(programs)
-        for word in re.findall(r"(?<![\w-])--[a-z][a-z-]+", code.split("|")[0])
-        if word not in known_options
-    ]
-    assert unknown == []
-
-
-def test_every_subcommand_that_a_page_names_exists() -> None:
-    words = {
-        (page, shlex.split(code)[1])
-        for page, code in spans()
-        if re.match(r"qwen-asr [a-z]", code) and code.count("'") % 2 == 0
-    }
-    assert {word for _, word in words} <= {"serve", "transcribe", "stream", "cert"}
-
-
-def test_every_link_between_pages_leads_somewhere() -> None:
-    wrong = []
-    for page in PAGES:
-        if not page.exists():
-            continue
-        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-        for target in re.findall(r"\]\(([^)\s]+)\)", text):
-            if re.match(r"[a-z]+:", target):
-                continue
-            path, _, anchor = target.partition("#")
-            file = (page.parent / path).resolve() if path else page
-            if not file.exists() or (anchor and anchor not in anchors(file)):
-                wrong.append(f"{page.name}: {target}")
-    assert wrong == []
-
-
-def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
-
-
-def test_the_index_names_every_page() -> None:
-    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    assert [
-        page.name for page in (ROOT / "docs").glob("*.md") if page.name != "index.md" and page.name not in index
-    ] == []
-
-
-def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 160
-
-
-def test_the_commands_of_an_installation_are_those_of_the_package() -> None:
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    scripts = re.search(r"\[project.scripts\]\n(.*?)\n\n", text, re.DOTALL)
-    assert scripts
-    assert {line.split(" = ")[0] for line in scripts[1].splitlines()} == set(SHIMS) - {"python"}
-
-
-def test_a_model_that_is_named_is_never_replaced(tmp_path: Path, shims: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    command = "python app.py --generate-self-signed-cert --asr-model-path Qwen/Qwen3-ASR-0.6B"
-    with running(command, shims, *free_ports(1)) as process:
-        output, _ = process.communicate(timeout=READY_SECONDS)
-    assert process.returncode == 1
-    assert "Qwen/Qwen3-ASR-0.6B is not in the cache" in output
-    assert "Traceback" not in output
+def test_the_tree_of_errors_is_that_of_the_classes() -> None:
+    classes = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    drawn = re.findall(r"^    ([│├└─ ]*)(\w+)(.*)$", errors.__doc__ or "", re.MULTILINE)
+    above: list[str] = []
+    for lines, name, rest in drawn:
+        depth = len(lines) // 4
+        above = [*above[:depth], name]
+        kind = getattr(errors, name)
+        assert [parent.__name__ for parent in reversed(kind.__mro__[:-3])] == above
+        status, close, code = re.fullmatch(r"\s+(\d{3})?\s*(\d{4})?\s*(?:exit (\d))?\s.*", rest).groups()  # type: ignore[union-attr]  # a line that does not match fails here
+        own = (kind.http_status, kind.close_code, kind.exit_code)
+        for said, is_so in zip((status, close, code), own, strict=True):
+            assert said is None or int(said) == is_so, f"{name}: {said} is drawn, {is_so} it is"
+    assert [name for _, name, _ in drawn] == [kind.__name__ for kind in classes]
+    assert all(kind.__doc__ for kind in classes)

@@ -24,7 +24,7 @@ from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.tls.self_signed import ensure_self_signed
 from qwen_asr.web.app import bind, create_app, create_server
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
-from tests.support.waiting import until
+from tests.support.processes import until
 
 MARKS = [
     pytest.mark.browser,
@@ -77,7 +77,7 @@ class Served:
 
     url: str
     service: Service
-    speakers: RecordingRegistry
+    recordings: RecordingRegistry
     app: Any
 
 
@@ -108,7 +108,7 @@ def serving(
     thread.start()
     try:
         port = listening.getsockname()[1]
-        yield Served(f"http{'s' if tls else ''}://localhost:{port}", service, app.state.speakers, app)
+        yield Served(f"http{'s' if tls else ''}://localhost:{port}", service, app.state.recordings, app)
     finally:
         server.should_exit = True
         thread.join(30)
@@ -121,10 +121,10 @@ def talking(served: Served) -> Recording:
     """The one recording that is going on, as soon as the server knows of it."""
 
     def unfinished() -> list[Recording]:
-        speakers = [served.speakers.get(*key) for key in served.speakers.open_now()]
-        return [speaker for speaker in speakers if speaker is not None and not speaker.done]
+        recordings = [served.recordings.get(*key) for key in served.recordings.ids()]
+        return [recording for recording in recordings if recording is not None and not recording.done]
 
-    assert until(lambda: len(unfinished()) == 1), f"recordings: {served.speakers.open_now()}"
+    assert until(lambda: len(unfinished()) == 1), f"recordings: {served.recordings.ids()}"
     return unfinished()[0]
 
 

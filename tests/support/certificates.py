@@ -1,4 +1,4 @@
-"""Certificates and keys as other programs make them, and every mistake that people make with them."""
+"""Certificates and keys for tests, and the mistakes that users make with them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PASSWORD = "pässword with blanks"  # noqa: S105 - of keys that live as long as 
 
 @dataclass
 class Issued:
-    """A certificate with its key, and who signed it."""
+    """A certificate with its key."""
 
     certificate: x509.Certificate
     key: Any
@@ -58,10 +58,10 @@ def issue(
     ca: bool = False,
     begins: datetime = NOW - DAY,
     ends: datetime = NOW + 90 * DAY,
-    digest: hashes.HashAlgorithm | None = hashes.SHA256(),  # noqa: B008 - it has no state
+    digest: hashes.HashAlgorithm | None = hashes.SHA256(),  # noqa: B008 - it is stateless
     usage: x509.ObjectIdentifier = x509.ExtendedKeyUsageOID.SERVER_AUTH,
 ) -> Issued:
-    """A certificate as an authority makes it; self-signed without one."""
+    """A certificate signed by `by`; self-signed without it."""
     key = key or new_ec()
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     signer = by.key if by else key
@@ -85,11 +85,11 @@ def _name(text: str) -> x509.GeneralName:
 
 @dataclass
 class Chained:
-    """A leaf, the intermediate that signed it, and the root above."""
+    """A leaf, the intermediate that signed it, and the root."""
 
     root: Issued = field(default_factory=lambda: issue("Root", ca=True))
-    middle: Issued = None  # type: ignore[assignment]  # made below
-    leaf: Issued = None  # type: ignore[assignment]  # made below
+    middle: Issued = None  # type: ignore[assignment]  # set in __post_init__
+    leaf: Issued = None  # type: ignore[assignment]  # set in __post_init__
 
     def __post_init__(self) -> None:
         self.middle = issue("Middle", self.root, ca=True)
@@ -98,12 +98,12 @@ class Chained:
 
 @dataclass(frozen=True)
 class Mistake:
-    """Files, options and environment that are wrong, and what has to be in the sentence about it."""
+    """A mistake in files, options or environment, and a pattern that the error message must match."""
 
     make: Callable[[Path], Sequence[str | Path]]
-    says: str
+    message: str
     environ: dict[str, str] = field(default_factory=dict)
-    as_nobody: bool = False
+    unprivileged: bool = False
 
 
 def put(folder: Path, certificate: bytes | None, key: bytes | None = None) -> list[str | Path]:
@@ -118,7 +118,7 @@ def put(folder: Path, certificate: bytes | None, key: bytes | None = None) -> li
 
 
 def pair(folder: Path, made: Issued | None = None, **options: Any) -> list[str | Path]:
-    """A pair that can serve, unless `options` of `issue` say otherwise."""
+    """A valid pair, unless the `options` for `issue` make it invalid."""
     made = made or issue(**options)
     return put(folder, made.pem, made.key_pem())
 
@@ -197,7 +197,7 @@ def _damaged(folder: Path) -> list[str | Path]:
 
 
 def _weak(folder: Path) -> list[str | Path]:
-    return pair(folder, key=rsa.generate_private_key(65537, 1024))  # noqa: S505 - which is what is wrong with it
+    return pair(folder, key=rsa.generate_private_key(65537, 1024))  # noqa: S505 - the mistake under test
 
 
 def _sha1(folder: Path) -> list[str | Path]:
@@ -210,38 +210,40 @@ def _sha1(folder: Path) -> list[str | Path]:
 
 def _taken(folder: Path) -> list[str | Path]:
     holder = socket.create_server(("127.0.0.1", 0))
-    _HELD.append(holder)
+    HELD_PORTS.append(holder)
     return [*pair(folder), "--host", "127.0.0.1", "--port", str(holder.getsockname()[1])]
 
 
-_HELD: list[socket.socket] = []
+HELD_PORTS: list[socket.socket] = []
 _WRONG = {"QWEN_ASR_SSL_KEYFILE_PASSWORD": "wrong"}
 MISTAKES = {
     "do not match": Mistake(_another_key, "do not belong together: give the key"),
-    "expired": Mistake(lambda folder: pair(folder, begins=NOW - 90 * DAY, ends=NOW - DAY), "has expired on .* renew"),
+    "expired": Mistake(lambda folder: pair(folder, begins=NOW - 90 * DAY, ends=NOW - DAY), "expired on .* renew"),
     "not yet valid": Mistake(lambda folder: pair(folder, begins=NOW + DAY), "is not valid before .* set the clock"),
-    "wrong password": Mistake(_locked, "is not opened by the password .* check", _WRONG),
-    "wrong password, traditional": Mistake(_traditional, "is not opened by the password .* check", _WRONG),
-    "missing password": Mistake(_locked, "is encrypted, and no password was given: .* QWEN_ASR_SSL_KEYFILE_PASSWORD"),
+    "wrong password": Mistake(_locked, "The password for the key in .* is wrong: check", _WRONG),
+    "wrong password, traditional": Mistake(_traditional, "The password for the key in .* is wrong: check", _WRONG),
+    "missing password": Mistake(_locked, "is encrypted, and no password was given: set QWEN_ASR_SSL_KEYFILE_PASSWORD"),
     "missing password, traditional": Mistake(_traditional, "is encrypted, and no password was given"),
     "swapped": Mistake(_swapped, "swapped, so give them the other way round"),
     "a key for the certificate": Mistake(lambda folder: put(folder, issue().key_pem()), "a key and no certificate"),
     "a certificate for the key": Mistake(lambda folder: put(folder, *[issue().pem] * 2), "a certificate and no key"),
-    "DER": Mistake(_der, "certificate in DER form: openssl x509 -inform der"),
-    "DER key": Mistake(_der_key, "key in DER form: openssl pkey -inform der"),
+    "DER": Mistake(_der, "certificate in DER format: openssl x509 -inform der"),
+    "DER key": Mistake(_der_key, "key in DER format: openssl pkey -inform der"),
     "PKCS#12": Mistake(_pkcs12, r"PKCS#12 file: openssl pkcs12 -in .*cert\.pem -out new\.pem"),
     "public key": Mistake(_public, "holds no private key, but a public key: give the private key"),
     "signing request": Mistake(_request, "a certificate signing request: give the certificate"),
-    "rubbish": Mistake(lambda folder: put(folder, b"rubbish \xff" * 9), "neither a certificate nor a key in PEM form"),
+    "garbage": Mistake(
+        lambda folder: put(folder, b"garbage \xff" * 9), "neither a certificate nor a key in PEM format"
+    ),
     "UTF-16": Mistake(lambda folder: put(folder, issue().pem.decode().encode("utf-16")), "UTF-16: save it as plain"),
     "empty": Mistake(lambda folder: put(folder, b"\n"), "is empty: give the file"),
-    "cut off": Mistake(_cut_off, "is damaged: a PEM block begins in it that does not end"),
+    "cut off": Mistake(_cut_off, "is damaged: a PEM block in it has no end"),
     "damaged": Mistake(_damaged, "is damaged: its certificate cannot be read"),
     "missing": Mistake(lambda folder: ["--ssl-certfile", folder / "cert.pem"], "does not exist: check the path"),
-    "link into nowhere": Mistake(_dangling, "is a link to .*cert1.pem, which does not exist: mend the link"),
+    "link into nowhere": Mistake(_dangling, "is a link to .*cert1.pem, which does not exist: fix the link"),
     "folder": Mistake(_folder, "is a folder: give the file in it"),
-    "no file": Mistake(lambda _: ["--ssl-certfile", "/dev/null"], "is no regular file"),
-    "unreadable": Mistake(_unreadable, "cannot be read by this user: let the user", as_nobody=True),
+    "no file": Mistake(lambda _: ["--ssl-certfile", "/dev/null"], "is not a regular file"),
+    "unreadable": Mistake(_unreadable, "cannot be read by this user: give the user", unprivileged=True),
     "certificate alone": Mistake(lambda folder: put(folder, issue().pem), "holds no key: .* --ssl-keyfile"),
     "key alone": Mistake(lambda folder: put(folder, None, b""), "--ssl-keyfile was given without --ssl-certfile: give"),
     "two ways": Mistake(
@@ -254,17 +256,20 @@ MISTAKES = {
     "weak RSA": Mistake(_weak, "an RSA key of 1024 bits, .* too weak"),
     "Ed25519": Mistake(lambda folder: pair(folder, key=ed25519.Ed25519PrivateKey.generate()), "Ed25519, .* browsers"),
     "curve": Mistake(
-        lambda folder: pair(folder, key=ec.generate_private_key(ec.SECP256K1())), "on secp256k1, which browsers do not"
+        lambda folder: pair(folder, key=ec.generate_private_key(ec.SECP256K1())),
+        "on secp256k1, which browsers do not accept",
     ),
-    "SHA-1": Mistake(_sha1, "is signed with SHA1, .* anew"),
+    "SHA-1": Mistake(_sha1, "is signed with SHA1, .* SHA-256"),
     "not for servers": Mistake(
-        lambda folder: pair(folder, usage=x509.ExtendedKeyUsageOID.CLIENT_AUTH), "was not made for servers"
+        lambda folder: pair(folder, usage=x509.ExtendedKeyUsageOID.CLIENT_AUTH), "was not issued for servers"
     ),
     "port in use": Mistake(_taken, r"Port \d+ on 127.0.0.1 is in use .* --port"),
-    "port 443": Mistake(lambda folder: [*pair(folder), "--port", "443"], "reserved for administrators", as_nobody=True),
+    "port 443": Mistake(
+        lambda folder: [*pair(folder), "--port", "443"], "reserved for administrators", unprivileged=True
+    ),
 }
 
 
-def pattern_of(said: str) -> re.Pattern[str]:
-    """What a sentence in the documents, with … for what differs, looks like."""
-    return re.compile(".*".join(re.escape(part.strip()) for part in said.split("…")), re.DOTALL)
+def pattern_of(row: str) -> re.Pattern[str]:
+    """A pattern for a sentence in the documentation, in which … stands for any text."""
+    return re.compile(".*".join(re.escape(part.strip()) for part in row.split("…")), re.DOTALL)

@@ -1,5 +1,6 @@
 """Checkpoints and speech that tests of several rooms share."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from training.model import build_model, build_processor
 from training.voices import HELD_OUT, speak
 
 Samples = NDArray[np.float32]
+TIE = 1e-4
+"""Logits of up to 20 are sums of products through a few layers, some thousand additions one after another. Each is off
+by at most 2^-24 of its value, in either direction: in all about 20 · 2^-24 · √5000. What is wrong with a window or a
+cache changes the logits by a tenth and more."""
 
 
 @cache
@@ -69,6 +74,38 @@ def generate(
     tokens = answer[0, inputs["input_ids"].shape[1] :].tolist()
     ends = set(model.generation_config.eos_token_id)
     return tuple(token for token in tokens if token not in ends)
+
+
+def check_generated(
+    name: str,
+    samples: Samples,
+    tokens: Sequence[int],
+    *,
+    max_new_tokens: int = 200,
+    language: str | None = None,
+    context: str = "",
+) -> None:
+    """Fail unless `tokens` are what plain greedy `generate` answers for a whole clip.
+
+    Where the two best logits are equal up to float32 rounding (`TIE`), the token depends on the order in which the
+    processor adds. There, and only there, another token is accepted, and what follows it is not compared.
+    """
+    expected = generate(name, samples, max_new_tokens=max_new_tokens, language=language, context=context)
+    if tuple(tokens) == expected:
+        return
+    model, processor = reference_parts(name)
+    end = model.generation_config.eos_token_id[0]
+    pairs = zip((*tokens, end), (*expected, end), strict=False)
+    same = next(index for index, (ours, theirs) in enumerate(pairs) if ours != theirs)
+    inputs = processor.apply_transcription_request([samples], language=language, prompt=context)
+    answered = torch.tensor([expected[:same]], dtype=torch.long)
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], answered], dim=1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    with torch.inference_mode():
+        logits = model(**inputs).logits[0, -1]
+    ours, theirs = (*tokens, end)[same], (*expected, end)[same]
+    gap = float(logits[theirs] - logits[ours])
+    assert gap < TIE, f"token {same} is {ours}, expected {theirs} (logits {gap:.3g} apart): {tokens} {expected}"
 
 
 @cache

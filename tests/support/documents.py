@@ -27,7 +27,7 @@ from tests.support.checkpoints import Samples, spoken
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{n}.md" for n in ("python", "command-line", "access", "benchmarks")),
+    *sorted((ROOT / "docs").glob("*.md")),
     *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "certs/README.md", "training/README.md")),
 ]
 _BLOCK = re.compile(r"(?:^(?P<mark><!--[^\n]*-->)\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```$", re.M | re.S)

@@ -6,6 +6,7 @@ The double is deterministic: what it hears is a function of the samples. The rea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
 from qwen_asr.engine.streaming import Hypothesis
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.session import Session
+from qwen_asr.live.session_options import SessionOptions
 
 Samples = NDArray[np.float32]
 Say = Callable[[Samples, str, "str | None"], Hypothesis]  # (samples, context, language) → what the model says
@@ -102,11 +104,8 @@ class Double:
 
 def new_session(say: Say = plainly, endpoints: EndpointConfig = QUICK, **options: Any) -> Session:
     """A session on doubles that hear with `say`, with loudness for voice."""
-
-    def new_utterance(context: str, language: str | None, max_new_tokens: int) -> Any:
-        return Double(say, context, language, max_new_tokens)
-
-    return Session(new_utterance, UtteranceDetector(endpoints, Loudness()), **options)
+    new_utterance: Any = partial(Double, say)
+    return Session(new_utterance, UtteranceDetector(endpoints, Loudness()), SessionOptions(**options))
 
 
 class Witness:

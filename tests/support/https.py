@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from qwen_asr.config.limits import AcceptorLimits
 from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.web.app import bind, create_server
-from tests.support.waiting import until
+from tests.support.processes import until
 
 PATIENCE = 60.0  # seconds; a busy machine is slow
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.support.https import PATIENCE
 from tests.support.issuing import Issuer
 from tests.support.network import free_ports
-from tests.support.waiting import until
+from tests.support.processes import until
 
 BLOCKED = "blocked.example.com"
 """A name for which it issues nothing."""

@@ -1,10 +1,12 @@
-"""The server in a process of its own, as people start it."""
+"""The server in its own process, as users start it, and waiting for what happens in other threads and processes."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 MAIN = "import sys; from qwen_asr.cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -51,3 +53,13 @@ def kill(process: subprocess.Popen[str]) -> None:
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> bool:
+    """Polls until `condition` holds. Returns whether it did. The default deadline is long: a busy machine is slow."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True

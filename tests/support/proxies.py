@@ -13,7 +13,7 @@ from pathlib import Path
 
 from qwen_asr.tls.self_signed import CertificateFiles
 from tests.support.network import free_ports
-from tests.support.waiting import until
+from tests.support.processes import until
 
 DOMAIN = "speech.example.com"
 UPSTREAM = "127.0.0.1:8000"

@@ -1,4 +1,4 @@
-"""What the machine is called, and where its page can be opened."""
+"""The names and addresses of the machine, and the URLs of its page."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from qwen_asr.tls.addresses import Address, host_names, local_addresses, names_o
 LAN: tuple[Address, ...] = (IPv4Address("192.0.2.7"), IPv4Address("198.51.100.9"), IPv6Address("fd00::7"))
 
 
-def test_each_local_address_is_one_of_this_machine() -> None:
+def test_each_local_address_belongs_to_this_machine() -> None:
     for address in local_addresses():
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         with socket.socket(family, socket.SOCK_STREAM) as taken:
-            taken.bind((str(address), 0))  # the system lets nobody bind an address that is not its own
+            taken.bind((str(address), 0))  # fails for an address of another machine
 
 
-def test_local_addresses_are_for_others_and_in_a_steady_order() -> None:
+def test_local_addresses_are_reachable_from_outside_and_in_a_stable_order() -> None:
     addresses = local_addresses()
     assert addresses == local_addresses()
     assert len(set(addresses)) == len(addresses)
@@ -51,7 +51,7 @@ def test_host_names(host: str, names: tuple[str, ...]) -> None:
 
 
 @given(st.text(alphabet=string.ascii_letters + string.digits + "-._ é*", max_size=80))
-def test_any_host_name_gives_names_that_a_certificate_may_hold(host: str) -> None:
+def test_names_from_any_host_name_are_allowed_in_a_certificate(host: str) -> None:
     for name in host_names(host):
         assert name == name.lower()
         assert x509.DNSName(name).value == name
@@ -59,14 +59,14 @@ def test_any_host_name_gives_names_that_a_certificate_may_hold(host: str) -> Non
             ipaddress.ip_address(name)
 
 
-def test_own_names_hold_every_name_that_the_issue_asks_for() -> None:
+def test_own_names_contain_localhost_the_host_names_and_all_addresses() -> None:
     names = own_names()
     assert names.dns[0] == "localhost"
     assert set(host_names()) <= set(names.dns)
     assert {IPv4Address("127.0.0.1"), IPv6Address("::1"), *local_addresses()} == set(names.ips)
 
 
-def test_nothing_is_named_twice() -> None:
+def test_names_have_no_duplicates() -> None:
     names = names_of([IPv4Address("127.0.0.1"), *LAN, *LAN], ["localhost", "box", "box"])
     assert names.dns == ("localhost", "box")
     assert names.ips == (IPv4Address("127.0.0.1"), IPv6Address("::1"), *LAN)
@@ -92,5 +92,5 @@ def test_page_urls(host: str, port: int, tls: bool, urls: list[str]) -> None:
 
 
 def test_page_urls_of_this_machine() -> None:
-    own = [address for address in local_addresses() if address.version == 4]
-    assert page_urls("0.0.0.0", 8000, True) == ("https://localhost:8000", *(f"https://{ip}:8000" for ip in own))
+    local = [address for address in local_addresses() if address.version == 4]
+    assert page_urls("0.0.0.0", 8000, True) == ("https://localhost:8000", *(f"https://{ip}:8000" for ip in local))

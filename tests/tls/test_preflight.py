@@ -1,4 +1,4 @@
-"""The check of a pair: what can serve does, with the warnings it deserves; what cannot is a CertificateError."""
+"""Checking a certificate and its key: valid pairs load, with warnings; invalid ones raise CertificateError."""
 
 from __future__ import annotations
 
@@ -18,16 +18,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qwen_asr.config.config import Config
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.addresses import names_of, own_names
-from qwen_asr.tls.certificates import choose_certificate
-from qwen_asr.tls.checks import certified_urls, fits
+from qwen_asr.tls.checks import certified_urls, matches_machine
 from qwen_asr.tls.preflight import CheckedPair, check_pair, load_context
-from qwen_asr.web.app import _announce
 from tests.support.certificates import DAY, NOW, PASSWORD, Chained, Issued, issue, new_ec, put
 
-# This machine's own, so that no name is worth a warning.
+# The names of this machine, so that there is no warning about names.
 OWN = (*own_names().dns, *(str(address) for address in own_names().ips))
 
 
@@ -37,7 +34,7 @@ def check(folder: Path, certificate: bytes, key: bytes | None = None, password: 
 
 
 def served(checked: CheckedPair, *trusted: Issued) -> list[bytes]:
-    """The certificates that a client is sent, in DER; it verifies them where `trusted` are given."""
+    """The certificate that a client receives, as DER; the client verifies it if `trusted` roots are given."""
     context = load_context(checked)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
@@ -52,7 +49,7 @@ def served(checked: CheckedPair, *trusted: Issued) -> list[bytes]:
             with context.wrap_socket(theirs, server_side=True):
                 pass
         except OSError:
-            theirs.close()  # the client did not like us: it raises, and the test fails there
+            theirs.close()  # the client rejected the certificate and raises; the test fails there
 
     thread = threading.Thread(target=answer)
     thread.start()
@@ -75,7 +72,7 @@ def served(checked: CheckedPair, *trusted: Issued) -> list[bytes]:
 )
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
 @pytest.mark.parametrize("password", [None, PASSWORD])
-def test_each_kind_of_key_in_each_form_serves(
+def test_every_supported_key_type_and_format_loads(
     tmp_path: Path, make: Callable[[], object], kind: str, form: PrivateFormat, password: str | None
 ) -> None:
     made = issue(key=make(), names=OWN)
@@ -87,7 +84,7 @@ def test_each_kind_of_key_in_each_form_serves(
     assert PASSWORD not in repr(checked)
 
 
-def test_a_password_for_a_plain_key_is_no_mistake(tmp_path: Path) -> None:
+def test_a_password_for_a_plain_key_is_ignored(tmp_path: Path) -> None:
     made = issue()
     assert served(check(tmp_path, made.pem, made.key_pem(), "not needed"))
 
@@ -99,7 +96,7 @@ def test_certificate_and_key_may_be_in_one_file_in_any_order(tmp_path: Path) -> 
         assert served(check(tmp_path, content))
 
 
-def test_links_as_certbot_keeps_them(tmp_path: Path) -> None:
+def test_symbolic_links_in_the_layout_of_certbot(tmp_path: Path) -> None:
     made = Chained()
     live, archive = tmp_path / "live" / "asr.example.com", tmp_path / "archive" / "asr.example.com"
     live.mkdir(parents=True)
@@ -118,16 +115,16 @@ def test_a_chain_is_served_in_the_right_order(tmp_path: Path, order: str, progra
     checked = check(tmp_path, b"".join(parts[name].pem for name in order.split()), made.leaf.key_pem())
     assert served(checked, made.root) == [made.leaf.certificate.public_bytes(Encoding.DER)]
     assert [one for one in checked.chain if one != made.root.certificate] == [made.middle.certificate]
-    said = " ".join(checked.warnings)
-    assert ("served in the right one" in said) == (order in ("middle leaf", "root leaf middle"))
-    assert ("1 certificate(s) beside its own chain" in said) == ("stray" in order)
+    warnings = " ".join(checked.warnings)
+    assert ("served in the right order" in warnings) == (order in ("middle leaf", "root leaf middle"))
+    assert ("1 certificate(s) that do not belong to its chain" in warnings) == ("stray" in order)
 
 
-def test_a_missing_intermediate_is_warned_of(tmp_path: Path) -> None:
+def test_a_missing_intermediate_is_a_warning(tmp_path: Path) -> None:
     made = Chained()
     checked = check(tmp_path, made.leaf.pem, made.leaf.key_pem())
     assert any("lacks the certificate of “Middle”" in warning for warning in checked.warnings)
-    # “Root” is what devices have: whoever gives the chain up to it has given all.
+    # Devices have “Root”: a chain up to it is complete.
     whole = check(tmp_path, made.leaf.pem + made.middle.pem + made.root.pem, made.leaf.key_pem())
     assert not any("lacks" in warning for warning in whole.warnings)
 
@@ -135,22 +132,27 @@ def test_a_missing_intermediate_is_warned_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"begins": NOW - 61 * DAY, "ends": NOW + 29 * DAY}, "ends in 29 days, on .*: renew it"),
-        ({"begins": NOW - 89 * DAY, "ends": NOW + DAY / 2}, "ends in 12 hours"),
-        ({"ends": NOW + 3650 * DAY}, "Apple's devices take 825 at most"),
-        ({"names": ["asr.example.com"]}, "is for asr.example.com, and this machine knows none of that"),
-        ({"names": []}, "is for no name"),
-        ({"key": ec.generate_private_key(ec.SECP521R1())}, "P-521, which Chromium does not take"),
+        ({"begins": NOW - 61 * DAY, "ends": NOW + 29 * DAY}, "expires in 29 days, on .*: renew it"),
+        ({"begins": NOW - 89 * DAY, "ends": NOW + DAY / 2}, "expires in 12 hours"),
+        ({"ends": NOW + 3650 * DAY}, "Apple's devices accept at most 825"),
+        (
+            {"names": ["asr.example.com"]},
+            "is for asr.example.com, and none of these is a name or address of this machine",
+        ),
+        ({"names": []}, "contains no names"),
+        ({"key": ec.generate_private_key(ec.SECP521R1())}, "P-521, which Chromium does not accept"),
     ],
     ids=["a third", "hours", "ten years", "another machine", "no name", "P-521"],
 )
-def test_what_will_bother_somebody_is_warned_of(tmp_path: Path, changes: dict[str, object], says: str) -> None:
+def test_problems_that_do_not_prevent_serving_are_warnings(
+    tmp_path: Path, changes: dict[str, object], says: str
+) -> None:
     made = issue(**{"names": OWN, **changes})  # type: ignore[arg-type]  # of issue's types
     [warning] = check(tmp_path, made.pem, made.key_pem()).warnings
     assert re.search(says, warning)
 
 
-def test_a_key_that_everybody_reads_is_warned_of(tmp_path: Path) -> None:
+def test_a_world_readable_key_is_a_warning(tmp_path: Path) -> None:
     made = issue(names=OWN)
     put(tmp_path, made.pem, made.key_pem())
     (tmp_path / "key.pem").chmod(0o644)
@@ -158,14 +160,14 @@ def test_a_key_that_everybody_reads_is_warned_of(tmp_path: Path) -> None:
     assert "chmod 600" in warning
 
 
-def test_the_names_that_fit_a_machine() -> None:
+def test_names_that_match_the_machine() -> None:
     own = names_of([ip_address("192.0.2.7")], ["box.example.com", "box"])
-    assert fits(["192.0.2.7"], own)
-    assert fits(["*.example.com"], own)
-    assert fits(["BOX.example.com"], own)
-    assert fits(["localhost"], own)
-    assert fits(["127.0.0.1"], own)
-    assert not fits(["*.com", "example.com", "*.box.example.com"], own)
+    assert matches_machine(["192.0.2.7"], own)
+    assert matches_machine(["*.example.com"], own)
+    assert matches_machine(["BOX.example.com"], own)
+    assert matches_machine(["localhost"], own)
+    assert matches_machine(["127.0.0.1"], own)
+    assert not matches_machine(["*.com", "example.com", "*.box.example.com"], own)
 
 
 @pytest.mark.parametrize(
@@ -179,27 +181,16 @@ def test_the_names_that_fit_a_machine() -> None:
     ],
     ids=["this machine", "its address", "a name too", "a name alone", "a pattern alone"],
 )
-def test_only_addresses_that_the_certificate_is_for_are_listed(names: list[str], urls: list[str]) -> None:
+def test_only_urls_that_match_the_certificate_are_announced(names: list[str], urls: list[str]) -> None:
     assert list(certified_urls(names, 443, ["https://localhost", "https://192.0.2.7"])) == urls
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["self-signed", "of an authority"])
-def test_a_browser_s_warning_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str], own: bool) -> None:
-    made = issue() if own else Chained().leaf
-    put(tmp_path, made.pem, made.key_pem())
-    config = Config(ssl_certfile=str(tmp_path / "cert.pem"), ssl_keyfile=str(tmp_path / "key.pem"))
-    _announce(config, 443, choose_certificate(config))
-    said = capsys.readouterr().out
-    assert ("the browser warns once" in said) is own
-    assert said.count("https://") == said.count("https://localhost\n") == 1
-
-
-def test_a_certificate_for_localhost_is_for_this_machine(tmp_path: Path) -> None:
+def test_a_certificate_for_localhost_matches_this_machine(tmp_path: Path) -> None:
     made = issue(names=["localhost", "127.0.0.1"])
     assert check(tmp_path, made.pem, made.key_pem()).warnings == ()
 
 
-def test_files_that_changed_since_they_were_checked(tmp_path: Path) -> None:
+def test_files_that_changed_after_the_check_are_an_error(tmp_path: Path) -> None:
     made = issue()
     checked = check(tmp_path, made.pem, made.key_pem())
     (tmp_path / "key.pem").write_bytes(issue().key_pem())
@@ -210,13 +201,13 @@ def test_files_that_changed_since_they_were_checked(tmp_path: Path) -> None:
         load_context(checked)
 
 
-def test_an_authority_s_key_is_not_the_server_s(tmp_path: Path) -> None:
+def test_the_key_of_an_intermediate_is_not_the_server_key(tmp_path: Path) -> None:
     made = Chained()
     with pytest.raises(CertificateError, match="do not belong together"):
         check(tmp_path, made.leaf.pem + made.middle.pem, made.middle.key_pem())
 
 
-def test_what_openssl_itself_makes(tmp_path: Path, program: Callable[[str], str]) -> None:
+def test_certificates_made_by_the_openssl_command_load(tmp_path: Path, program: Callable[[str], str]) -> None:
     openssl = program("openssl")
     for kind in (["rsa:2048"], ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]):
         command = [openssl, "req", "-x509", "-newkey", *kind, "-days", "90", "-subj", "/CN=localhost"]
@@ -226,7 +217,7 @@ def test_what_openssl_itself_makes(tmp_path: Path, program: Callable[[str], str]
         assert served(check_pair(tmp_path / "cert.pem", tmp_path / "key.pem", "secret", NOW + DAY))
 
 
-def test_the_context_is_no_weaker_than_it_says(tmp_path: Path) -> None:
+def test_the_context_allows_only_modern_tls(tmp_path: Path) -> None:
     made = issue()
     context = load_context(check(tmp_path, made.pem, made.key_pem()))
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
@@ -235,7 +226,7 @@ def test_the_context_is_no_weaker_than_it_says(tmp_path: Path) -> None:
     assert all("ECDHE" in name and ("GCM" in name or "POLY1305" in name) for name in suites)
 
 
-# --- any content at all
+# --- arbitrary content
 
 PARTS = [part for made in [Chained()] for part in (made.leaf.pem, made.middle.pem, made.leaf.key_pem())]
 LOCKED = issue().key_pem(PASSWORD)
@@ -247,7 +238,7 @@ PIECES = st.one_of(
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """PEM text with some bytes changed, taken out or put in; mostly inside the base64, where the structure is."""
+    """PEM text with some bytes changed, removed or inserted; mostly inside the base64."""
     text = bytearray(draw(st.sampled_from([*PARTS, PARTS[0] + PARTS[1], PARTS[0] + PARTS[2]])))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(text) - 1))
@@ -270,35 +261,35 @@ def mutated(draw: st.DrawFn) -> bytes:
     password=st.sampled_from([None, PASSWORD, "wrong", "x" * 5000]),
 )
 @settings(deadline=None, max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_files_are_an_error_or_a_context_that_works(
+def test_any_files_give_an_error_or_a_working_context(
     tmp_path: Path, certificate: bytes, key: bytes | None, password: str | None
 ) -> None:
     (tmp_path / "key.pem").unlink(missing_ok=True)
-    said = "It works."
+    message = "It works."
     try:
         checked = check(tmp_path, certificate, key, password)
         assert served(checked) == [checked.leaf.public_bytes(Encoding.DER)]
     except CertificateError as error:
-        said = str(error)
-    assert said.endswith(".")
-    assert "\n" not in said
+        message = str(error)
+    assert message.endswith(".")
+    assert "\n" not in message
 
 
 @given(st.integers(-400, 400))
 @settings(deadline=None, max_examples=30)
-def test_the_time_decides_alone(tmp_path_factory: pytest.TempPathFactory, days: int) -> None:
+def test_validity_depends_only_on_the_time(tmp_path_factory: pytest.TempPathFactory, days: int) -> None:
     made = _LASTING
     folder = tmp_path_factory.getbasetemp()
     put(folder, made.pem, made.key_pem())
     now: datetime = NOW + days * DAY
     try:
-        said = " ".join(check_pair(folder / "cert.pem", folder / "key.pem", None, now).warnings)
+        message = " ".join(check_pair(folder / "cert.pem", folder / "key.pem", None, now).warnings)
     except CertificateError as error:
-        said = str(error)
-    assert ("has expired" in said) == (days >= 90)
-    assert ("not valid before" in said) == (days < -90)
-    assert (", on " in said) == (30 <= days < 90)
-    assert (said == "") == (-90 <= days < 30)
+        message = str(error)
+    assert ("expired on" in message) == (days >= 90)
+    assert ("not valid before" in message) == (days < -90)
+    assert (", on " in message) == (30 <= days < 90)
+    assert (message == "") == (-90 <= days < 30)
 
 
 _LASTING = issue(names=OWN, begins=NOW - 90 * DAY, ends=NOW + 90 * DAY)

@@ -1,4 +1,4 @@
-"""Renewed files are served by new connections, and broken ones are not; real connections throughout."""
+"""New connections get a renewed certificate, and invalid files are ignored; tested with real connections."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from qwen_asr.errors import CertificateError
 from qwen_asr.tls.reloading import RETRY_SECONDS, ReloadingCertificate
 from tests.support.https import connected, kind_of, served, serving
 from tests.support.issuing import Issuer, replace
-from tests.support.waiting import until
+from tests.support.processes import until
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
-@pytest.fixture(autouse=True)
-def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test with certbot leaves it as it is; these only want to be quick."""
-    monkeypatch.setattr("qwen_asr.tls.reloading.POLL_SECONDS", 0.1)
+POLL_SECONDS = 0.1  # faster than in production
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +28,12 @@ def issuer() -> Issuer:
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
-def test_another_type_of_key_is_served_with_and_without_a_name(
+def test_a_key_of_another_type_is_served_with_and_without_sni(
     version: ssl.TLSVersion, issuer: Issuer, tmp_path: Path
 ) -> None:
     trust = issuer.trust()
     trust.minimum_version = trust.maximum_version = version
-    certificate = ReloadingCertificate(*issuer.issue().write(tmp_path))
+    certificate = ReloadingCertificate(*issuer.issue().write(tmp_path), poll_seconds=POLL_SECONDS)
     with serving(certificate) as port:
         for kind in ("RSA", "EC"):
             with connected(port, trust) as before:
@@ -49,24 +46,24 @@ def test_another_type_of_key_is_served_with_and_without_a_name(
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
-def test_a_session_ticket_of_the_certificate_before_is_not_taken(
+def test_a_session_ticket_of_the_previous_certificate_is_rejected(
     version: ssl.TLSVersion, issuer: Issuer, tmp_path: Path
 ) -> None:
     trust = issuer.trust()
     trust.minimum_version = trust.maximum_version = version
-    certificate = ReloadingCertificate(*issuer.issue().write(tmp_path))
+    certificate = ReloadingCertificate(*issuer.issue().write(tmp_path), poll_seconds=POLL_SECONDS)
 
     def session(earlier: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool | None]:
         with connected(port, trust, session=earlier) as secure:
             secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            secure.recv(65536)  # tickets of TLS 1.3 come with the first answer
+            secure.recv(65536)  # TLS 1.3 sends tickets with the first response
             return secure.session, secure.session_reused
 
     with serving(certificate) as port:
         first, reused = session(None)
         assert not reused
         again, reused = session(first)
-        assert reused, "tickets are given, or this test shows nothing"
+        assert reused, "without tickets this test would show nothing"
         renewed = issuer.issue(kind="RSA")
         renewed.write(tmp_path)
         assert until(lambda: certificate.leaf == renewed.certificate)
@@ -75,8 +72,8 @@ def test_a_session_ticket_of_the_certificate_before_is_not_taken(
         assert served(port, trust) == renewed.certificate
 
 
-def test_links_that_are_renamed_are_seen(issuer: Issuer, tmp_path: Path) -> None:
-    # As certbot does it: archive/ holds each version, live/ links to the newest.
+def test_replaced_symbolic_links_are_noticed(issuer: Issuer, tmp_path: Path) -> None:
+    # certbot's layout: archive/ holds each version, live/ links to the newest.
     archive, live = tmp_path / "archive", tmp_path / "live"
     archive.mkdir()
     live.mkdir()
@@ -92,14 +89,14 @@ def test_links_that_are_renamed_are_seen(issuer: Issuer, tmp_path: Path) -> None
     publish(1)
     certificate = ReloadingCertificate(live / "fullchain.pem", live / "privkey.pem")
     first = certificate.leaf
-    assert not certificate.look()
+    assert not certificate.reload_if_changed()
     publish(2)
-    assert certificate.look()
+    assert certificate.reload_if_changed()
     assert certificate.leaf != first
 
 
 class Clock:
-    """Time as a test wants it."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = datetime.now(UTC)
@@ -107,12 +104,12 @@ class Clock:
     def __call__(self) -> datetime:
         return self.now
 
-    def tick(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize("damage", ["half", "rubbish", "empty", "gone", "other key", "expired", "early"])
-def test_files_that_cannot_serve_leave_the_certificate_before(
+def test_invalid_files_leave_the_previous_certificate_in_use(
     damage: str, issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "qwen_asr")
@@ -136,42 +133,44 @@ def test_files_that_cannot_serve_leave_the_certificate_before(
     else:
         issuer.issue(begins=timedelta(days=1), ends=timedelta(days=9)).write(tmp_path)
     context = certificate.context
-    assert not certificate.look()
-    assert caplog.messages == [], "a writer between two files is no failure yet"
+    assert not certificate.reload_if_changed()
+    assert caplog.messages == [], "the files may be half-written, which is not a failure yet"
     for _ in range(100):
-        clock.tick(1)
-        assert not certificate.look()
+        clock.advance(1)
+        assert not certificate.reload_if_changed()
     assert certificate.context is context
     assert certificate.leaf == first.certificate
-    [said] = caplog.messages
-    assert "stays in service" in said
-    assert ("key.pem" if damage in ("rubbish", "gone", "other key") else "cert.pem") in said
+    [message] = caplog.messages
+    assert "stays in use" in message
+    assert ("key.pem" if damage in ("rubbish", "gone", "other key") else "cert.pem") in message
     renewed.write(tmp_path)
-    assert certificate.look()
+    assert certificate.reload_if_changed()
     assert certificate.leaf == renewed.certificate
 
 
-def test_a_certificate_that_becomes_valid_is_taken_without_a_change(issuer: Issuer, tmp_path: Path) -> None:
+def test_a_certificate_that_becomes_valid_is_loaded_without_a_change_to_the_files(
+    issuer: Issuer, tmp_path: Path
+) -> None:
     clock = Clock()
     certificate = ReloadingCertificate(*issuer.issue().write(tmp_path), clock=clock)
     early = issuer.issue(begins=timedelta(minutes=10))
     early.write(tmp_path)
     for _ in range(3):
-        assert not certificate.look()
-        clock.tick(1)
-    clock.tick(600 + RETRY_SECONDS)
-    assert certificate.look()
+        assert not certificate.reload_if_changed()
+        clock.advance(1)
+    clock.advance(600 + RETRY_SECONDS)
+    assert certificate.reload_if_changed()
     assert certificate.leaf == early.certificate
 
 
-def test_files_that_cannot_serve_at_the_start_are_an_error(issuer: Issuer, tmp_path: Path) -> None:
+def test_invalid_files_at_startup_are_an_error(issuer: Issuer, tmp_path: Path) -> None:
     certfile, keyfile = issuer.issue().write(tmp_path)
     keyfile.write_bytes(issuer.issue().key_pem)
     with pytest.raises(CertificateError, match=r"key\.pem"):
         ReloadingCertificate(certfile, keyfile)
 
 
-def test_the_end_is_warned_of_at_a_third_of_the_lifetime(
+def test_a_warning_is_logged_when_a_third_of_the_lifetime_is_left(
     issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "qwen_asr")
@@ -179,26 +178,26 @@ def test_the_end_is_warned_of_at_a_third_of_the_lifetime(
     issued = issuer.issue(begins=timedelta(days=-59), ends=timedelta(days=31))
     certificate = ReloadingCertificate(*issued.write(tmp_path), clock=clock)
     assert certificate.expiry() == issued.certificate.not_valid_after_utc
-    certificate.warn()
+    certificate.log_warning()
     assert certificate.warning() is None
     assert caplog.messages == []
-    clock.tick(1.5 * 86400)
+    clock.advance(1.5 * 86400)
     for _ in range(23):
-        certificate.warn()
-        clock.tick(3600)
+        certificate.log_warning()
+        clock.advance(3600)
     assert len(caplog.messages) == 1, "once a day"
     assert "in 30 days" in caplog.messages[0] or "in 29 days" in caplog.messages[0]
-    clock.tick(3600)
-    certificate.warn()
+    clock.advance(3600)
+    certificate.log_warning()
     assert len(caplog.messages) == 2
-    clock.tick(32 * 86400)
-    certificate.warn()
+    clock.advance(32 * 86400)
+    certificate.log_warning()
     assert "expired" in caplog.messages[-1]
     assert "expired" in (certificate.warning() or "")
 
 
 def test_no_connection_fails_while_the_files_change(issuer: Issuer, tmp_path: Path) -> None:
-    certificate = ReloadingCertificate(*issuer.issue().write(tmp_path))
+    certificate = ReloadingCertificate(*issuer.issue().write(tmp_path), poll_seconds=POLL_SECONDS)
     kinds: set[str] = set()
     failures: list[Exception] = []
     ended = threading.Event()

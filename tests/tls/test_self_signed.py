@@ -1,4 +1,4 @@
-"""The certificate: what is in it as openssl and Python's ssl see it, when it is made anew, and who may read the key."""
+"""The self-signed certificate: contents as OpenSSL reads them, when it is replaced, and who can read the key."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NAMES = names_of([ipaddress.ip_address("192.0.2.7"), ipaddress.ip_address("fd00:
 
 
 @pytest.fixture(autouse=True)
-def _umask_as_it_was() -> Iterator[None]:
+def _restore_umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
@@ -45,7 +45,7 @@ def _umask_as_it_was() -> Iterator[None]:
 
 @pytest.fixture
 def openssl(program: Callable[[str], str]) -> Callable[..., str]:
-    """`openssl(arguments…)` runs it and returns what it prints; fails where it does."""
+    """`openssl(arguments…)` returns the command's output; the test fails if the command does."""
     path = program("openssl")
 
     def run(*arguments: str | Path) -> str:
@@ -56,11 +56,11 @@ def openssl(program: Callable[[str], str]) -> Callable[..., str]:
     return run
 
 
-def test_openssl_reads_in_it_what_it_should_say(tmp_path: Path, openssl: Callable[..., str]) -> None:
+def test_openssl_reads_the_expected_fields(tmp_path: Path, openssl: Callable[..., str]) -> None:
     files = ensure_self_signed(tmp_path, names=NAMES, now=NOW)
     text = openssl("x509", "-in", files.certfile, "-noout", "-text")
     flat = " ".join(text.split())
-    for wanted in (
+    for expected in (
         "Version: 3",
         "Public Key Algorithm: id-ecPublicKey",
         "ASN1 OID: prime256v1",
@@ -73,7 +73,7 @@ def test_openssl_reads_in_it_what_it_should_say(tmp_path: Path, openssl: Callabl
         "Subject Key Identifier",
         "Not Before: May 17 11:00:00 2030 GMT Not After : May 17 11:00:00 2031 GMT",  # 365 days
     ):
-        assert wanted in flat
+        assert expected in flat
 
 
 def test_openssl_verifies_it_strictly_for_each_name(tmp_path: Path, openssl: Callable[..., str]) -> None:
@@ -86,7 +86,7 @@ def test_openssl_verifies_it_strictly_for_each_name(tmp_path: Path, openssl: Cal
     assert "Key is valid" in openssl("pkey", "-in", files.keyfile, "-check", "-noout")
 
 
-def test_a_client_that_trusts_it_connects_by_name_and_by_address(tmp_path: Path) -> None:
+def test_a_client_that_trusts_it_connects_by_name_and_address(tmp_path: Path) -> None:
     files = ensure_self_signed(tmp_path)
     client = ssl.create_default_context(cafile=str(files.certfile))
     client.verify_flags |= ssl.VERIFY_X509_STRICT
@@ -106,7 +106,7 @@ def _handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> str
             with server.wrap_socket(theirs, server_side=True):
                 pass
         except OSError:
-            theirs.close()  # the client hung up on us, which is what some of these tests are about
+            theirs.close()  # the client rejected the certificate, as some tests expect
 
     thread = threading.Thread(target=answer)
     thread.start()
@@ -117,7 +117,7 @@ def _handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> str
         thread.join()
 
 
-def test_it_is_used_again_while_it_fits(tmp_path: Path) -> None:
+def test_it_is_reused_while_it_is_suitable(tmp_path: Path) -> None:
     made = ensure_self_signed(tmp_path, names=NAMES, now=NOW)
     before = made.certfile.read_bytes(), made.keyfile.read_bytes()
     again = ensure_self_signed(tmp_path, names=NAMES, now=NOW + timedelta(days=242))
@@ -127,12 +127,12 @@ def test_it_is_used_again_while_it_fits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("days", [244, 364, 400, -1])
-def test_it_is_made_anew_near_its_end_and_outside_its_time(tmp_path: Path, days: int) -> None:
+def test_it_is_replaced_near_expiry_and_outside_its_validity(tmp_path: Path, days: int) -> None:
     made = ensure_self_signed(tmp_path, names=NAMES, now=NOW)
     assert ensure_self_signed(tmp_path, names=NAMES, now=NOW + timedelta(days=days)).fingerprint != made.fingerprint
 
 
-def test_a_new_address_or_name_makes_it_anew_and_a_lost_one_does_not(tmp_path: Path) -> None:
+def test_it_is_replaced_for_a_new_address_or_name_but_not_for_a_removed_one(tmp_path: Path) -> None:
     made = ensure_self_signed(tmp_path, names=NAMES, now=NOW)
     fewer = Names(NAMES.dns[:1], NAMES.ips[:2])
     assert not ensure_self_signed(tmp_path, names=fewer, now=NOW).made
@@ -143,7 +143,7 @@ def test_a_new_address_or_name_makes_it_anew_and_a_lost_one_does_not(tmp_path: P
     assert ensure_self_signed(tmp_path, names=Names((*NAMES.dns, "other"), moved.ips), now=NOW).made
 
 
-def test_this_machine_uses_its_own_again(tmp_path: Path) -> None:
+def test_it_is_reused_with_the_names_of_this_machine(tmp_path: Path) -> None:
     assert ensure_self_signed(tmp_path / "certs").made
     assert not ensure_self_signed(tmp_path / "certs").made
     certificate = x509.load_pem_x509_certificate((tmp_path / "certs" / CERTIFICATE_NAME).read_bytes())
@@ -151,7 +151,7 @@ def test_this_machine_uses_its_own_again(tmp_path: Path) -> None:
     assert set(named.get_values_for_type(x509.IPAddress)) == set(own_names().ips)
 
 
-def _key_of_another(folder: Path) -> None:
+def _key_of_another_certificate(folder: Path) -> None:
     other = ensure_self_signed(folder / "other", names=NAMES, now=NOW)
     other.keyfile.replace(folder / KEY_NAME)
 
@@ -167,26 +167,26 @@ def _damaged_key(folder: Path) -> None:
         lambda folder: (folder / KEY_NAME).unlink(),
         lambda folder: (folder / CERTIFICATE_NAME).unlink(),
         lambda folder: (folder / KEY_NAME).chmod(0o640),
-        _key_of_another,
+        _key_of_another_certificate,
         _damaged_key,
     ],
-    ids=["no key", "no certificate", "key readable by others", "key of another", "damaged key"],
+    ids=["no key", "no certificate", "key readable by others", "key of another certificate", "damaged key"],
 )
-def test_a_pair_that_is_not_whole_is_made_anew(tmp_path: Path, change: Callable[[Path], None]) -> None:
+def test_an_incomplete_pair_is_replaced(tmp_path: Path, change: Callable[[Path], None]) -> None:
     ensure_self_signed(tmp_path, names=NAMES, now=NOW)
     change(tmp_path)
     renewed = ensure_self_signed(tmp_path, names=NAMES, now=NOW)
     assert renewed.made
-    _serves(renewed.certfile, renewed.keyfile)
+    _load_pair(renewed.certfile, renewed.keyfile)
     assert not ensure_self_signed(tmp_path, names=NAMES, now=NOW).made
 
 
-def _serves(certfile: Path, keyfile: Path) -> None:
+def _load_pair(certfile: Path, keyfile: Path) -> None:
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o377, 0o777])
-def test_under_any_umask_nobody_else_ever_reads_the_key(tmp_path: Path, umask: int) -> None:
+def test_the_key_is_private_under_any_umask(tmp_path: Path, umask: int) -> None:
     folder = tmp_path / "certs"
     folder.mkdir()
     seen: set[int] = set()
@@ -214,12 +214,12 @@ def test_under_any_umask_nobody_else_ever_reads_the_key(tmp_path: Path, umask: i
 def _mode(path: Path) -> int:
     try:
         return stat.S_IMODE(path.stat().st_mode)
-    except FileNotFoundError:  # it took its place between the two calls
+    except FileNotFoundError:  # it was renamed between the two calls
         return 0
 
 
-def _foreign_pair(certfile: Path, keyfile: Path) -> None:
-    """A certificate and key as somebody else makes them, self-signed too."""
+def _user_pair(certfile: Path, keyfile: Path) -> None:
+    """A self-signed certificate and key that the program did not create."""
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(x509.oid.NameOID.ORGANIZATION_NAME, "Somebody")])
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
@@ -229,8 +229,8 @@ def _foreign_pair(certfile: Path, keyfile: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [[CERTIFICATE_NAME], [KEY_NAME], [CERTIFICATE_NAME, KEY_NAME]])
-def test_what_somebody_else_made_is_never_touched(tmp_path: Path, kept: list[str]) -> None:
-    _foreign_pair(tmp_path / CERTIFICATE_NAME, tmp_path / KEY_NAME)
+def test_files_of_the_user_are_never_changed(tmp_path: Path, kept: list[str]) -> None:
+    _user_pair(tmp_path / CERTIFICATE_NAME, tmp_path / KEY_NAME)
     for name in {CERTIFICATE_NAME, KEY_NAME} - set(kept):
         (tmp_path / name).unlink()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -239,12 +239,12 @@ def test_what_somebody_else_made_is_never_touched(tmp_path: Path, kept: list[str
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_certificate_that_only_bears_our_name_is_not_ours(tmp_path: Path) -> None:
+def test_a_certificate_with_the_mark_but_another_signer_is_not_ours(tmp_path: Path) -> None:
     ours = self_sign(new_key(), NAMES, NOW)
     builder = x509.CertificateBuilder().subject_name(ours.subject).issuer_name(ours.subject)
     builder = builder.public_key(new_key().public_key()).serial_number(1)
     builder = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(days=90))
-    # Signed by another key than its own: somebody's authority of that name.
+    # Not self-signed: it comes from an authority of that name.
     (tmp_path / CERTIFICATE_NAME).write_bytes(builder.sign(new_key(), hashes.SHA256()).public_bytes(Encoding.PEM))
     with pytest.raises(CertificateError, match="left untouched"):
         ensure_self_signed(tmp_path, names=NAMES)
@@ -252,7 +252,7 @@ def test_a_certificate_that_only_bears_our_name_is_not_ours(tmp_path: Path) -> N
 
 @given(content=st.binary(max_size=200), name=st.sampled_from([CERTIFICATE_NAME, KEY_NAME]))
 @settings(deadline=None, max_examples=50)
-def test_any_other_content_is_left_as_it_is(
+def test_any_other_content_is_left_untouched(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str
 ) -> None:
     folder = tmp_path_factory.mktemp("certs")
@@ -263,35 +263,35 @@ def test_any_other_content_is_left_as_it_is(
 
 
 @pytest.mark.parametrize(("name", "kind"), [(CERTIFICATE_NAME, "certificate"), (KEY_NAME, "key")])
-def test_what_is_in_the_way_is_called_what_it_is(tmp_path: Path, name: str, kind: str) -> None:
+def test_the_error_describes_an_empty_or_unreadable_file(tmp_path: Path, name: str, kind: str) -> None:
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(CertificateError, match=f"{name} is empty, .* delete it"):
         ensure_self_signed(tmp_path, names=NAMES)
     (tmp_path / name).write_bytes(b"garbage\xff")
-    with pytest.raises(CertificateError, match=f"{name} is no {kind} that can be read, .* delete it"):
+    with pytest.raises(CertificateError, match=f"{name} is not a readable {kind}, .* delete it"):
         ensure_self_signed(tmp_path, names=NAMES)
 
 
-def test_a_link_is_somebody_elses(tmp_path: Path) -> None:
+def test_a_dangling_link_is_left_untouched(tmp_path: Path) -> None:
     (tmp_path / KEY_NAME).symlink_to(tmp_path / "not there yet")
     with pytest.raises(CertificateError, match="left untouched"):
         ensure_self_signed(tmp_path, names=NAMES)
     assert (tmp_path / KEY_NAME).is_symlink()
 
 
-def test_a_place_that_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_path_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CertificateError, match=r"file is no folder, .* move it away or rename it"):
+    with pytest.raises(CertificateError, match=r"file is not a folder, .* move it away or rename it"):
         ensure_self_signed(tmp_path / "file", names=NAMES)
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(CertificateError, match="link is no folder"):
+    with pytest.raises(CertificateError, match="link is not a folder"):
         ensure_self_signed(tmp_path / "link", names=NAMES)
     (tmp_path / CERTIFICATE_NAME).mkdir()
     with pytest.raises(CertificateError, match=f"{CERTIFICATE_NAME} is a folder, .* move it away"):
         ensure_self_signed(tmp_path, names=NAMES)
 
 
-def test_an_encrypted_key_under_our_mark_is_replaced_not_asked_for(tmp_path: Path) -> None:
+def test_an_encrypted_key_with_the_mark_is_replaced_without_a_prompt(tmp_path: Path) -> None:
     files = ensure_self_signed(tmp_path, names=NAMES, now=NOW)
     mark = files.keyfile.read_bytes().splitlines(keepends=True)[0]
     secret = new_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
@@ -304,7 +304,7 @@ def test_an_encrypted_key_under_our_mark_is_replaced_not_asked_for(tmp_path: Pat
     st.lists(st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?\.local", fullmatch=True), max_size=5),
 )
 @settings(deadline=None, max_examples=50)
-def test_whatever_the_machine_is_called_the_certificate_names_it(
+def test_the_certificate_contains_any_names_of_the_machine(
     addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address], hosts: list[str]
 ) -> None:
     names = names_of(addresses, hosts)
@@ -318,7 +318,7 @@ def test_whatever_the_machine_is_called_the_certificate_names_it(
     assert 0 < certificate.serial_number.bit_length() <= 159
 
 
-def test_serial_numbers_and_keys_are_never_the_same(tmp_path: Path) -> None:
+def test_serial_numbers_and_keys_are_unique(tmp_path: Path) -> None:
     made = [ensure_self_signed(tmp_path / str(n), names=NAMES, now=NOW) for n in range(5)]
     serials = {x509.load_pem_x509_certificate(files.certfile.read_bytes()).serial_number for files in made}
     keys = {load_pem_private_key(files.keyfile.read_bytes(), None).private_bytes(*_RAW) for files in made}

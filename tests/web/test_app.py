@@ -14,7 +14,9 @@ import pytest
 
 from qwen_asr.config.config import Config
 from qwen_asr.errors import BadConfig, PortInUse, ShareUnavailable, StartupError
-from qwen_asr.web.app import bind, public_link, serve
+from qwen_asr.web.app import _announce, bind, public_link, serve
+from qwen_asr.web.transport.https import choose_certificate
+from tests.support.certificates import Chained, issue, put
 from tests.support.https import asked
 from tests.support.processes import Started
 
@@ -102,3 +104,22 @@ def test_it_serves_https_and_stops_cleanly(number: int, tmp_path: Path, reposito
         code, said = started.end(number)  # with a stream still open
     assert code == 0, said
     assert "Traceback" not in said
+
+
+def test_plain_http_on_all_addresses_announces_that_browsers_need_https(capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = []
+    for config in (Config(host="192.0.2.7"), Config(), Config(host="192.0.2.7", generate_self_signed_cert=True)):
+        _announce(config, 8000)
+        outputs.append(capsys.readouterr().out)
+    assert ["--generate-self-signed-cert" in output for output in outputs] == [True, False, False]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["self-signed", "of an authority"])
+def test_the_warning_of_browsers_is_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str], own: bool) -> None:
+    issued = issue() if own else Chained().leaf
+    put(tmp_path, issued.pem, issued.key_pem())
+    config = Config(ssl_certfile=str(tmp_path / "cert.pem"), ssl_keyfile=str(tmp_path / "key.pem"))
+    _announce(config, 443, choose_certificate(config))
+    output = capsys.readouterr().out
+    assert ("the browser warns once" in output) is own
+    assert output.count("https://") == output.count("https://localhost\n") == 1

@@ -28,7 +28,7 @@ from websockets.exceptions import ConnectionClosed
 from benchmarks.load import Running, server
 from qwen_asr.web.rest import routes as rest
 from tests.support.checkpoints import spoken
-from tests.support.waiting import until
+from tests.support.processes import until
 
 FRAMES = int(os.environ.get("FUZZ_FRAMES", "400"))
 """To each socket and each route."""

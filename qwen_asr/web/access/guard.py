@@ -25,8 +25,8 @@ from qwen_asr.service.rate_limit import Rates, sender
 from qwen_asr.web.access.credentials import Secrets, given_keys, given_users
 from qwen_asr.web.access.hosts import Hosts
 from qwen_asr.web.access.origin import check_origin
+from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import error_response
-from qwen_asr.web.rest.upload import Body, answer_early
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -175,10 +175,6 @@ def _path(scope: Scope) -> str:
 async def _answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await WebSocket(scope, receive, send).send_denial_response(response)
-        return
-    headers = Headers(scope=scope)
-    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
-        await response(scope, receive, send)
         return
     try:
         await answer_early(response, Body(receive), scope, receive, send)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 
-from qwen_asr.tls import checks
-from qwen_asr.tls.chain import is_self_issued
+from qwen_asr.tls.checks import dns_and_ip_names, is_self_issued, matches_host
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -47,7 +46,7 @@ class StrictTransport:
 
     def _is_kept(self, headers: Headers) -> bool:
         host = headers.get("host", "").rpartition("]")[2].partition(":")[0].rstrip(".").lower()
-        return is_public(host) and covers(self._leaf(), host)
+        return is_public(host) and is_ca_signed_for(self._leaf(), host)
 
 
 def is_public(host: str) -> bool:
@@ -57,6 +56,6 @@ def is_public(host: str) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def covers(leaf: x509.Certificate, host: str) -> bool:
+def is_ca_signed_for(leaf: x509.Certificate, host: str) -> bool:
     """Whether the certificate is for that DNS name, a wildcard's included, and not signed by itself."""
-    return not is_self_issued(leaf) and checks.covers(checks.dns_and_ip_names(leaf), host)
+    return not is_self_issued(leaf) and matches_host(dns_and_ip_names(leaf), host)

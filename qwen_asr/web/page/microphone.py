@@ -1,14 +1,29 @@
-"""The streaming microphone: one for Gradio that loses nothing, and the text beside it.
+"""The streaming microphone: a Gradio component that loses no audio, and the transcript beside it.
 
-A `gr.HTML` with a script, so it goes wherever Gradio goes (login, Spaces, share links, sub-paths) and needs no route,
-no package of its own and no build step. In the browser (`capture.js`) an AudioWorklet makes int16 blocks at the
-native rate; they travel through Gradio's own ``server_functions``, one POST at a time:
+It is a `gr.HTML` with a script, so it works wherever Gradio does (login, Spaces, share links, sub-paths) and needs no
+route, no package and no build step. The script's modules are in `browser/`; `bundle` joins them when the server starts.
+They come with the page instead of from a route because a page then has all it needs: it records while the server is
+away, an update of the server never mixes two versions in one tab, and no policy or proxy has to allow another path.
 
-    page → {tab, recording, offset, audio, last}      "bytes from here; the recording ends at `last`"
-    page ← {received, safe, utterances, lag, done}    "all is here up to `received`; this text changed"
+In the browser an AudioWorklet makes blocks of int16 at the microphone's native rate. They travel through Gradio's
+``server_functions``, one POST at a time:
 
-The reply is held back for a moment where no text is new yet (a short long-poll), so text arrives as soon as it is
-there without a second connection: browsers allow six to a host, and Gradio itself holds one per tab.
+    page → {recording, rate, offset, audio, last, …}         "bytes from `offset`; the recording ends at `last`"
+    page ← {received, safe, utterances, revision, lag, done} "everything up to `received` is here; this text changed"
+
+or one of these instead:
+
+    page ← {queued}    the recording waits at this position for a free slot
+    page ← {full}      the server is full, and so is its queue
+    page ← {gone}      the server does not know the recording (any more)
+    page ← {retry}     not now; the message says why
+    page ← {farewell}  the server shuts down; send the rest to its successor
+    page ← {error}     the message says what was wrong
+
+Pages stay open across updates of the server, so these names do not change.
+
+While there is no new text the reply is held back for a moment (a short long-poll). Text arrives as soon as it is there
+without a second connection: browsers allow six to a host, and Gradio itself holds one for each tab.
 """
 
 from __future__ import annotations
@@ -26,35 +41,40 @@ import gradio as gr
 
 from qwen_asr.config.limits import MAX_BACKLOG_SECONDS, MAX_BLOCK_BYTES
 from qwen_asr.errors import BadInput, LimitExceeded, NotReady, QwenASRError
+from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.notifier import Notifier
 from qwen_asr.service.rate_limit import sender
-from qwen_asr.service.session_options import SessionOptions
+from qwen_asr.web.page.bundle import bundle
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
 
-HERE = Path(__file__).parent
-SCRIPTS = ("capture.js", "recording.js", "microphone.js")
-LONGEST_WAIT_SECONDS = 10.0
-"""The longest that a request is held back, below the 30 s or so at which proxies give a silent request up."""
+BROWSER = Path(__file__).parent / "browser"
+MAX_WAIT_SECONDS = 10.0
+"""The longest that a reply is held back: below the 30 s or so after which proxies give up on a silent request."""
 RATES = range(8_000, 192_001)
 MAX_CONTEXT_CHARACTERS = 10_000
 MAX_LANGUAGE_CHARACTERS = 64
+START = "\nmodules.microphone.start(element, props, server);\n//# sourceURL=qwen-asr-page.js\n"
+"""Starts the script: Gradio runs it as the body of a function with the parameters `element`, `props` and `server`."""
 STOCK_RECORDING = "stock"
-"""The name of the recording that Gradio's own recorder feeds: it can send no name."""
+"""The id of the recording that Gradio's own recorder feeds: it cannot send one."""
 
 
 class State(Protocol):
-    """What the page shows of the server: "loading", "ready" or "failed", with a text for people."""
+    """The state of the server, as the page shows it."""
 
     @property
     def notifier(self) -> Notifier: ...
 
     def as_dict(self) -> dict[str, Any]:
-        """`state`, `text` (progress, or what is wrong), `model` and `note`: its name and what it understands."""
+        """`state` ("loading", "ready" or "failed"), `text` (progress, or what is wrong), `model` (its name), `note`."""
+
+    def session_options(self, *, language: str | None = None, context: str = "") -> SessionOptions:
+        """The options of a session, with the server's defaults. Raises UnknownLanguage."""
 
 
 @dataclass(frozen=True)
 class Post:
-    """One message of the page, checked. It comes from a browser, so nothing about it is taken for granted."""
+    """One message of the page, validated."""
 
     recording: str
     rate: int
@@ -81,13 +101,13 @@ class Post:
                 audio=base64.b64decode(data["audio"], validate=True),
                 last=None if last is None else int(last),
                 revision=int(data["revision"]),
-                wait=min(max(float(data["wait"]), 0.0), LONGEST_WAIT_SECONDS),
+                wait=min(max(float(data["wait"]), 0.0), MAX_WAIT_SECONDS),
                 context=str(data.get("context") or ""),
                 language=str(data["language"]) if data.get("language") else None,
                 queued=int(data.get("queued") or 0),
             )
         except (KeyError, TypeError, ValueError, OverflowError, binascii.Error) as error:
-            raise BadInput(f"The page sent a message that is not understood ({error}); reload the page.") from None
+            raise BadInput(f"The page sent a message that cannot be read ({error}); reload the page.") from None
         post._check()
         return post
 
@@ -106,92 +126,91 @@ class Post:
 
 
 def streaming_microphone(
-    speakers: RecordingRegistry,
+    recordings: RecordingRegistry,
     state: State,
     *,
     backlog_seconds: float = MAX_BACKLOG_SECONDS,
     elem_id: str = "microphone",
 ) -> gr.HTML:
-    """The component: the big button, the status, and the text; see the module's docstring. Call it inside of Blocks.
+    """The component: the big button, the status and the transcript. Call it inside of `gr.Blocks`.
 
-    `speakers` takes the audio and has the text, `state` says whether the server is ready. `backlog_seconds` is how much
-    audio the browser keeps for a server that it cannot reach before it takes no more.
+    `recordings` takes the audio and has the text. `state` says whether the server is ready. The browser stops recording
+    when it holds `backlog_seconds` of audio for a server that it cannot reach.
     """
 
     async def exchange(data: Any, request: gr.Request) -> dict[str, Any]:
-        """Takes a block of audio; answers with what is here and with the text that changed. Raises nothing of ours."""
+        """Takes a block of audio; returns what is here and the text that changed. Errors of ours become replies."""
         try:
             post = Post.parse(data)
             tab = await _tab(request)
-            speaker = speakers.get(tab, post.recording)
-            if speaker is None:
-                # A recording that begins may be opened; one that goes on, and is not here, was lost with a restart or
-                # freed.
+            recording = recordings.get(tab, post.recording)
+            if recording is None:
+                # Only a recording that begins is opened. One that continues was lost in a restart, or closed as idle.
                 if post.offset > 0 or post.recording == STOCK_RECORDING:
                     return {"gone": True}
-                if position := await _position(speakers, tab, post, sender(request.scope)):
+                options = state.session_options(language=post.language, context=post.context)
+                if position := await _position(recordings, tab, post, sender(request.scope)):
                     return {"queued": position}
-                options = SessionOptions(post.rate, post.context, post.language)
-                speaker = await anyio.to_thread.run_sync(speakers.open, tab, post.recording, options)
-            await anyio.to_thread.run_sync(_take, speaker, post)
+                recording = await anyio.to_thread.run_sync(recordings.open, tab, post.recording, post.rate, options)
+            await anyio.to_thread.run_sync(_take, recording, post)
         except NotReady as error:
             return {"retry": str(error)}
         except LimitExceeded as error:
             return {"full": str(error)}
         except QwenASRError as error:
             return {"error": str(error)}
-        if not post.queued:  # the page has sound to send as soon as it knows that it has its place
-            await speaker.notifier.wait(lambda: speaker.has_news(post.revision), post.wait)
-        if farewell := speaker.farewell(post.revision):
-            return {"farewell": farewell}
-        return speaker.view(post.revision)
+        if not post.queued:  # a page that has waited for its slot has audio to send: answer at once
+            await recording.notifier.wait(lambda: recording.has_changed(post.revision), post.wait)
+        if notice := recording.shutdown_notice(post.revision):
+            return {"farewell": notice}
+        return recording.view(post.revision)
 
     async def server_state(known: Any) -> dict[str, Any]:
-        """The server's state, held back until it differs from the one that the page knows."""
-        await state.notifier.wait(lambda: state.as_dict() != known, LONGEST_WAIT_SECONDS)
+        """The server's state, held back until it differs from the one that the page has."""
+        await state.notifier.wait(lambda: state.as_dict() != known, MAX_WAIT_SECONDS)
         return state.as_dict()
 
     # Not a subclass of gr.HTML: Gradio writes a .pyi file beside the source of every class that is derived from it.
     return gr.HTML(
         html_template=_text("microphone.html"),
-        js_on_load="\n".join(_text(name) for name in SCRIPTS),
+        js_on_load=bundle(BROWSER, "microphone") + START,
         server_functions=[exchange, server_state],
         apply_default_css=False,
         elem_id=elem_id,
         worklet=_text("worklet.js"),
         backlog_seconds=backlog_seconds,
         stock_recording=STOCK_RECORDING,
-        # A post is base64 and JSON in the server's memory; half of what is allowed is plenty: 5 s of sound at once.
+        # A post is base64 and JSON in the server's memory. Half of what is allowed is 5 s of audio, which is plenty.
         block_bytes=MAX_BLOCK_BYTES // 2,
     )
 
 
 def _text(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
+    return (BROWSER / name).read_text(encoding="utf-8")
 
 
-async def _position(speakers: RecordingRegistry, tab: str, post: Post, address: str) -> int:
-    """How many have to leave before the recording can be opened, held back while that is what the page knows."""
-    turn = speakers.enter(tab, post.recording, address)
-    if turn is None:
+async def _position(recordings: RecordingRegistry, tab: str, post: Post, address: str) -> int:
+    """The recording's position in the queue, held back while it is the one that the page has. 0: it can be opened."""
+    entry = recordings.queue_entry(tab, post.recording, address)
+    if entry is None:
         return 0
-    if turn.position == post.queued:
-        await turn.moved(post.queued, post.wait)
-    return turn.position
+    if entry.position == post.queued:
+        await entry.moved(post.queued, post.wait)
+    return entry.position
 
 
-def _take(speaker: Recording, post: Post) -> None:
+def _take(recording: Recording, post: Post) -> None:
     if post.recording != STOCK_RECORDING:
-        speaker.receive(post.offset, post.audio)
+        recording.receive(post.offset, post.audio)
     if post.last is not None:
-        speaker.finish(speaker.received if post.recording == STOCK_RECORDING else post.last)
+        recording.finish(recording.received if post.recording == STOCK_RECORDING else post.last)
 
 
 async def _tab(request: gr.Request) -> str:
-    """Gradio's session hash of the tab that asks.
+    """Gradio's session hash of the tab that sent the request.
 
-    A server function is given the bare web request, not the `gr.Request` of its annotation, and that one knows no
-    hash; but the message that Gradio has just read has it, and its parsed form is kept.
+    Gradio gives a server function the plain web request instead of the `gr.Request` of its annotation, so there is no
+    `session_hash` attribute. The body, which Gradio has parsed and Starlette keeps, has it.
     """
     read_json = cast(Callable[[], Any], request.json)
     return str((await read_json())["session_hash"])

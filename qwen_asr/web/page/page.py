@@ -1,4 +1,4 @@
-"""The page: Gradio Blocks around the streaming microphone. What moves is in the microphone, what stands still here."""
+"""The page: Gradio Blocks with language, context, the streaming microphone and a fallback recorder."""
 
 from __future__ import annotations
 
@@ -15,29 +15,27 @@ from qwen_asr.audio.resample import to_mono
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import QwenASRError
 from qwen_asr.service.rate_limit import sender
-from qwen_asr.service.session_options import SessionOptions
 from qwen_asr.web.page.microphone import STOCK_RECORDING, State, streaming_microphone
-from qwen_asr.web.page.recordings import OVER, RecordingRegistry
+from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
 
-HERE = Path(__file__).parent
-CSS = HERE / "page.css"
+CSS = Path(__file__).parent / "browser" / "page.css"
 AUTOMATIC = "Automatic"
 TITLE = "Qwen3-ASR live"
-STRAGGLERS_SECONDS = 3.0
-"""So long after its end, a block of the stock recorder belongs to the recording that ended, not to a new one."""
+LATE_BLOCK_SECONDS = 3.0
+"""A block of the fallback recorder that comes this soon after the end of its recording still belongs to it."""
 
-# Keeps what the two inputs say where the microphone's script finds it. Nothing goes to the server before Record.
-WISHES_JS = """(language, context) => {
+# Puts the values of the two inputs where the microphone's script finds them. They are sent when Record is pressed.
+OPTIONS_JS = """(language, context) => {
   const microphone = document.getElementById("microphone");
-  if (microphone) microphone.wishes = {language: language === "%s" ? null : language, context};
+  if (microphone) microphone.options = {language: language === "%s" ? null : language, context};
 }"""
-# Typing into the drop-down looks for a language; without this it would be added to the name that stands there.
+# Typing into the drop-down searches for a language; without this the letters would be added to the current name.
 SELECT_JS = """() => document.addEventListener("click", (event) => event.target.closest("#language input")?.select())"""
-TELL_JS = """() => document.getElementById("microphone").dispatchEvent(new Event("%s"))"""
+NOTIFY_JS = """() => document.getElementById("microphone").dispatchEvent(new Event("%s"))"""
 
 
 def theme() -> gr.themes.Base:
-    """Calm, and with the system's own fonts: the page must not ask a font server, or any other, for anything."""
+    """The page's theme. It uses the system's fonts, because the page must not load anything from other servers."""
     return gr.themes.Default(
         primary_hue="emerald",
         neutral_hue="slate",
@@ -45,25 +43,25 @@ def theme() -> gr.themes.Base:
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"],
         font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
     ).set(
-        # Gradio's grey has a contrast of 2.6 on white; 4.5 is what small text needs to be read by everybody (WCAG AA).
+        # Gradio's grey has a contrast of 2.6 on white. WCAG AA asks for 4.5 for small text.
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_400",
     )
 
 
 def build_page(
-    speakers: RecordingRegistry, state: State, *, language: str | None = None, context: str = "", **settings: Any
+    recordings: RecordingRegistry, state: State, *, language: str | None = None, context: str = "", **settings: Any
 ) -> gr.Blocks:
-    """The whole page. `language` (an English name) and `context` are what the inputs hold at first.
+    """The whole page. `language` (an English name) and `context` are the first values of the inputs.
 
-    `settings` go to the streaming microphone. Mount it with `theme()` and `CSS`.
+    `settings` are passed to `streaming_microphone`. Mount the page with `theme()` and `CSS`.
     """
-    # The stock recorder leaves each block as a file in Gradio's temporary folder: swept every minute, kept for one.
+    # The fallback recorder leaves each block as a file in Gradio's temporary folder: swept every minute, kept for one.
     page = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 60), fill_width=False)
     with page:
         gr.HTML(f"<header class='title'><h1>{TITLE}</h1><p>Press Record, speak, and read along.</p></header>")
-        with gr.Row(elem_id="wishes"):
-            spoken = gr.Dropdown(
+        with gr.Row(elem_id="options"):
+            language_input = gr.Dropdown(
                 [AUTOMATIC, *LANGUAGES.values()],
                 value=language or AUTOMATIC,
                 label="Language",
@@ -71,7 +69,7 @@ def build_page(
                 min_width=180,
                 scale=1,
             )
-            names = gr.Textbox(
+            context_input = gr.Textbox(
                 context,
                 label="Context",
                 placeholder="Names and terms that will be spoken (optional)",
@@ -80,25 +78,32 @@ def build_page(
                 min_width=240,
                 scale=3,
             )
-        streaming_microphone(speakers, state, **settings)
-        _add_stock_recorder(speakers, spoken, names)
-        keep = {"fn": None, "inputs": [spoken, names], "js": WISHES_JS % AUTOMATIC, "api_visibility": "private"}
+        streaming_microphone(recordings, state, **settings)
+        _add_fallback_recorder(recordings, state, language_input, context_input)
         page.load(None, js=SELECT_JS, api_visibility="private")
-        gr.on([page.load, spoken.change, names.change], **keep)
+        gr.on(
+            [page.load, language_input.change, context_input.change],
+            fn=None,
+            inputs=[language_input, context_input],
+            js=OPTIONS_JS % AUTOMATIC,
+            api_visibility="private",
+        )
 
         def leave(request: gr.Request) -> None:  # Gradio gives the request by this annotation
-            speakers.leave(str(request.session_hash))
+            recordings.tab_closed(str(request.session_hash))
 
         page.unload(leave)
     return page
 
 
-def _add_stock_recorder(speakers: RecordingRegistry, spoken: gr.Dropdown, names: gr.Textbox) -> None:
-    """Gradio's own recorder, for browsers without AudioWorklet. It may lose sound; set up to lose little."""
-    stock = StockRecorder(speakers)
+def _add_fallback_recorder(
+    recordings: RecordingRegistry, state: State, language: gr.Dropdown, context: gr.Textbox
+) -> None:
+    """Gradio's own recorder, for browsers without AudioWorklet. It may lose audio; it is set up to lose little."""
+    recorder = FallbackRecorder(recordings, state)
     with gr.Accordion("Trouble with the microphone? Open the fallback", open=False, elem_id="stock"):
         gr.Markdown(
-            "It sends sound every half second and may lose some of it on a poor connection. The text appears above."
+            "It sends audio every half second and may lose some of it on a poor connection. The text appears above."
         )
         audio = gr.Audio(
             sources=["microphone"],
@@ -108,51 +113,53 @@ def _add_stock_recorder(speakers: RecordingRegistry, spoken: gr.Dropdown, names:
             elem_id="stock-recorder",
             buttons=[],
         )
-    # `concurrency_limit=None`: by default one speaker would wait for another. The handler only takes the block.
+    # `concurrency_limit=None`: by default one recording would wait for another. The handler is quick.
     audio.stream(
-        stock.take,
-        [audio, spoken, names],
+        recorder.take,
+        [audio, language, context],
         stream_every=0.5,
         concurrency_limit=None,
         show_progress="hidden",
         queue=True,
         api_visibility="private",
     )
-    # The text comes through the microphone's script, which also says when the recording is over: a moment after Stop,
-    # for the last block is still on its way then.
-    audio.start_recording(None, js=TELL_JS % "stock-start", api_visibility="private")
-    audio.stop_recording(None, js=TELL_JS % "stock-stop", api_visibility="private")
+    # The microphone's script fetches the text. It also ends the recording: a moment after Stop, when the last block has
+    # arrived.
+    audio.start_recording(None, js=NOTIFY_JS % "fallback-start", api_visibility="private")
+    audio.stop_recording(None, js=NOTIFY_JS % "fallback-stop", api_visibility="private")
 
 
-class StockRecorder:
-    """Takes what `gr.Audio` streams into the same kind of recording as the page's own microphone."""
+class FallbackRecorder:
+    """Feeds what `gr.Audio` streams into a `Recording`, as the streaming microphone does."""
 
-    def __init__(self, speakers: RecordingRegistry) -> None:
-        self._speakers = speakers
+    def __init__(self, recordings: RecordingRegistry, state: State) -> None:
+        self._recordings = recordings
+        self._state = state
         self._lock = threading.Lock()
 
     def take(self, block: tuple[int, NDArray[Any]] | None, language: str, context: str, request: gr.Request) -> None:
-        """One block of sound, (rate, samples). Raises gr.Error where the recording cannot be opened."""
+        """Takes one block of audio, (rate in Hz, samples). Raises gr.Error where the recording cannot be opened."""
         if block is None:
             return
         rate, samples = block
         tab = str(request.session_hash)
-        with self._lock:  # two blocks of one tab must not both open its recording
-            speaker = self._speakers.get(tab, STOCK_RECORDING)
-            if speaker is not None and speaker.finished:
-                if time.monotonic() - speaker.heard_at < STRAGGLERS_SECONDS:
+        with self._lock:  # two blocks of one tab must not open two recordings
+            recording = self._recordings.get(tab, STOCK_RECORDING)
+            if recording is not None and recording.finished:
+                if time.monotonic() - recording.heard_at < LATE_BLOCK_SECONDS:
                     return
-                self._speakers.forget(tab, STOCK_RECORDING)
-                speaker = None
-            if speaker is None:
-                options = SessionOptions(rate, context, None if language == AUTOMATIC else language)
+                self._recordings.remove(tab, STOCK_RECORDING)
+                recording = None
+            if recording is None:
+                spoken = None if language == AUTOMATIC else language
                 try:
-                    # The address alone: Gradio's request would turn more of the other one into JSON, and fails at it.
-                    self._speakers.check_rate(sender({"client": (request.client.host,)}))
-                    speaker = self._speakers.open(tab, STOCK_RECORDING, options)
+                    options = self._state.session_options(language=spoken, context=context)
+                    # Only the address: Gradio's request wrapper fails on the full scope, which it turns into JSON.
+                    self._recordings.check_rate(sender({"client": (request.client.host,)}))
+                    recording = self._recordings.open(tab, STOCK_RECORDING, rate, options)
                 except QwenASRError as error:
                     raise gr.Error(str(error), duration=None) from error
-            if speaker.over:
-                speaker.finish(speaker.received)  # again with each block, so that none of them begins a new recording
-                raise gr.Error(OVER, duration=None)
-        speaker.append(np.round(to_mono(samples) * 32767).astype("<i2").tobytes())
+            if recording.time_limit_reached:
+                recording.finish(recording.received)  # with each block: none may begin a new recording
+                raise gr.Error(TIME_LIMIT_MESSAGE, duration=None)
+        recording.append(np.round(to_mono(samples) * 32767).astype("<i2").tobytes())

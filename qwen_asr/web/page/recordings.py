@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from itertools import takewhile
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,24 +28,45 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.resample import StreamingResampler, to_mono
 from qwen_asr.config.limits import IDLE_SECONDS, LEAVING_SECONDS, MAX_BACKLOG_SECONDS
 from qwen_asr.live.events import Event, Partial
+from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.admission import Admission
 from qwen_asr.service.notifier import Notifier
 from qwen_asr.service.rate_limit import Rates
-from qwen_asr.service.session_options import AudioSink, SessionOptions
-from qwen_asr.web.page.transcript_view import Line
+from qwen_asr.web.page.transcript_view import TranscriptLine
 from qwen_asr.web.sockets.queueing import QueueEntry
 
 log = logging.getLogger(__name__)
 
 BYTES_PER_SAMPLE = 2
 """The page sends int16, little endian, one channel."""
-OVER = "The recording has lasted as long as this server allows and was stopped. Press Record to go on."
+TIME_LIMIT_MESSAGE = "The recording has lasted as long as this server allows and was stopped. Press Record to go on."
 SKIPPED_MARGIN_SECONDS = 1.0
 """How much audio before the present the page keeps although it was silence: longer than any pre-roll."""
 
 
-StartListener = Callable[..., AudioSink]
-"""Called with the wishes and the function that events are told to; with the place too, where one was waited for."""
+class AudioSink(Protocol):
+    """Takes the audio of a recording, 16 kHz float32 mono, and calls the function that it was opened with."""
+
+    @property
+    def lag(self) -> float:
+        """Seconds of audio taken that no text covers yet."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether all events about the audio so far have been delivered. They may be under way while `lag` is 0."""
+
+    def feed(self, samples: NDArray[np.float32]) -> None:
+        """Takes more audio. Must not block on the model."""
+
+    def finish(self) -> Future[None]:
+        """No more audio comes. The future is done once the last event was delivered."""
+
+    def close(self) -> None:
+        """Drops everything; no event is delivered any more."""
+
+
+OpenSink = Callable[..., AudioSink]
+"""Called with the options and the function that takes events; with `slot=` too if the recording waited for one."""
 
 
 class Recording:
@@ -56,32 +77,34 @@ class Recording:
 
     def __init__(
         self,
+        rate: int,
         options: SessionOptions,
-        start: StartListener,
+        start: OpenSink,
         clock: Callable[[], float] = time.monotonic,
         session_seconds: float = math.inf,
     ) -> None:
+        self.rate = rate
         self.options = options
         self.received = 0
         self.heard_at = clock()
         self.error: str | None = None
         self.notifier = Notifier()
         self._clock = clock
-        self._over_at = clock() + session_seconds
+        self._time_limit_at = clock() + session_seconds
         self._digest = hashlib.sha256()
-        self._resampler = StreamingResampler(options.rate)
+        self._resampler = StreamingResampler(rate)
         self._taking = threading.Lock()  # one block at a time: a late duplicate may arrive beside its repetition
-        self._lines: dict[int, Line] = {}  # by utterance; the last one that changed comes last
+        self._lines: dict[int, TranscriptLine] = {}  # by utterance; the last one that changed comes last
         self._open_at: dict[int, int] = {}  # where utterances without a final begin, in samples at 16 kHz
         self._ended_at = 0  # up to where there are finals
         self._lines_lock = threading.Lock()
         self._revision = 0
         self._safe_at = 0  # samples at 16 kHz
-        self._listened = 0  # bytes that the listener has taken; behind `received` while it is taking a block
+        self._fed = 0  # bytes that the listener has taken; behind `received` while it is taking a block
         self._finished: Future[None] | None = None
-        self._concluded = False  # by the server, whatever the page was still to send
-        self.told = False  # whether the page was given everything that there will be
-        self._listener = start(options, self._tell)
+        self._finished_for_shutdown = False  # by the server, whatever the page was still to send
+        self.delivered = False  # whether the page was given everything that there will be
+        self._sink = start(options, self.on_events)
 
     @property
     def sha256(self) -> str:
@@ -94,14 +117,14 @@ class Recording:
         return self._finished is not None
 
     @property
-    def over(self) -> bool:
+    def time_limit_reached(self) -> bool:
         """Whether it has lasted as long as a recording may: the page is told to stop, and to send what it still has."""
-        return self._clock() > self._over_at
+        return self._clock() > self._time_limit_at
 
     @property
     def done(self) -> bool:
         """Whether all audio is in and all text is out."""
-        return self.error is not None or (not self._concluded and self._all_told())
+        return self.error is not None or (not self._finished_for_shutdown and self._all_delivered())
 
     def receive(self, offset: int, audio: bytes) -> int:
         """Takes the bytes at [offset, offset + len) that are new; returns the offset up to which all is here.
@@ -109,7 +132,7 @@ class Recording:
         Bytes received before are ignored. A block that starts beyond what is here is refused whole: the returned
         offset is then smaller than `offset`, and the page sends again from there.
         """
-        if self._clock() > self._over_at + MAX_BACKLOG_SECONDS:  # it does not stop, so it is stopped
+        if self._clock() > self._time_limit_at + MAX_BACKLOG_SECONDS:  # it does not stop, so it is stopped
             self.finish(self.received)
         with self._taking:
             self.heard_at = self._clock()
@@ -122,7 +145,7 @@ class Recording:
                 self.received += len(fresh)
                 self._digest.update(fresh)
                 self._feed(to_mono(np.frombuffer(fresh, dtype="<i2")))
-                self._listened = self.received
+                self._fed = self.received
             return self.received
 
     def append(self, audio: bytes) -> int:
@@ -134,40 +157,40 @@ class Recording:
         with self._taking:
             self.heard_at = self._clock()
             if self.received >= total:
-                self._concluded = False  # what the server ended was the whole of it
+                self._finished_for_shutdown = False  # what the server ended was the whole of it
                 self._finish()
 
-    def conclude(self) -> None:
+    def finish_for_shutdown(self) -> None:
         """The server stops: the recording ends at what is here, and what the page sends from here on is not taken."""
         with self._taking:
             if not self.finished and not self.error:
-                self._concluded = True
+                self._finished_for_shutdown = True
                 self._finish()
 
-    def farewell(self, revision: int) -> str | None:
+    def shutdown_notice(self, revision: int) -> str | None:
         """What to tell a page that has everything up to `revision`, and will get no more from this server."""
-        if not (self._concluded and self._all_told()) or self._revision > revision:
+        if not (self._finished_for_shutdown and self._all_delivered()) or self._revision > revision:
             return None
-        self.told = True
+        self.delivered = True
         return "The server is restarting. Keep this page open: nothing is lost."
 
     def _finish(self) -> None:
         if self.finished or self.error:
             return
         try:
-            self._listener.feed(self._resampler.finish())
-            self._finished = self._listener.finish()
+            self._sink.feed(self._resampler.finish())
+            self._finished = self._sink.finish()
         except Exception:
             self._fail()
             return
         self._finished.add_done_callback(lambda _: self.notifier.notify())
 
-    def _all_told(self) -> bool:
+    def _all_delivered(self) -> bool:
         return self._finished is not None and self._finished.done()
 
     def close(self) -> None:
         """Frees what the recording holds; no event is told after it."""
-        self._listener.close()
+        self._sink.close()
         self.notifier.notify()
 
     def view(self, revision: int) -> dict[str, Any]:
@@ -175,8 +198,8 @@ class Recording:
         # Asked first: when it says done, the lines read after it are the last ones.
         done = self.done
         # Likewise: what was listened to before the listener said that it is idle, and has told all of that by now.
-        listened = self._listened
-        idle = self._listener.idle
+        listened = self._fed
+        idle = self._sink.idle
         with self._lines_lock:
             newer = takewhile(lambda line: line.revision > revision, reversed(self._lines.values()))
             changed = sorted(newer, key=lambda line: line.event.utterance)
@@ -185,24 +208,24 @@ class Recording:
         view: dict[str, Any] = {
             "received": self.received,
             "safe": safe,
-            "seconds": round(self.received / BYTES_PER_SAMPLE / self.options.rate, 2),
+            "seconds": round(self.received / BYTES_PER_SAMPLE / self.rate, 2),
             "revision": newest,
-            "utterances": [line.shown() for line in changed],
-            "lag": round(self._listener.lag, 2),
+            "utterances": [line.to_json() for line in changed],
+            "lag": round(self._sink.lag, 2),
             "done": done,
             "error": self.error,
-            "over": OVER if self.over else None,
+            "over": TIME_LIMIT_MESSAGE if self.time_limit_reached else None,
         }
-        self.told = done
+        self.delivered = done
         return view | {"sha256": self.sha256} if done else view
 
-    def has_news(self, revision: int) -> bool:
+    def has_changed(self, revision: int) -> bool:
         """Whether `view(revision)` would say anything new."""
-        return self._revision > revision or self.done or (self._concluded and self._all_told())
+        return self._revision > revision or self.done or (self._finished_for_shutdown and self._all_delivered())
 
     def _feed(self, samples: NDArray[np.float32]) -> None:
         try:
-            self._listener.feed(self._resampler.feed(samples))
+            self._sink.feed(self._resampler.feed(samples))
         except Exception:
             self._fail()
 
@@ -212,12 +235,12 @@ class Recording:
         self.error = "The server failed on this recording and ended it. The text above stays; press Record to go on."
         self.notifier.notify()
 
-    def _tell(self, events: list[Event]) -> None:
+    def on_events(self, events: list[Event]) -> None:
         with self._lines_lock:
             for event in events:
                 self._revision += 1
                 self._lines.pop(event.utterance, None)
-                self._lines[event.utterance] = Line(self._revision, event)
+                self._lines[event.utterance] = TranscriptLine(self._revision, event)
                 if isinstance(event, Partial):
                     self._open_at[event.utterance] = event.start
                 else:
@@ -237,9 +260,9 @@ class Recording:
         elif not idle:  # speech waits for its first text; where it began is not known here
             self._safe_at = max(self._safe_at, self._ended_at)
         else:
-            heard = listened // BYTES_PER_SAMPLE * SAMPLE_RATE // self.options.rate
+            heard = listened // BYTES_PER_SAMPLE * SAMPLE_RATE // self.rate
             self._safe_at = max(self._safe_at, self._ended_at, heard - round(SKIPPED_MARGIN_SECONDS * SAMPLE_RATE))
-        return min(self._safe_at * self.options.rate // SAMPLE_RATE * BYTES_PER_SAMPLE, self.received)
+        return min(self._safe_at * self.rate // SAMPLE_RATE * BYTES_PER_SAMPLE, self.received)
 
 
 class RecordingRegistry:
@@ -250,7 +273,7 @@ class RecordingRegistry:
 
     def __init__(
         self,
-        start: StartListener,
+        start: OpenSink,
         *,
         idle_seconds: float = IDLE_SECONDS,
         leaving_seconds: float = LEAVING_SECONDS,
@@ -263,121 +286,121 @@ class RecordingRegistry:
         self._admission = admission
         self._rates = rates
         self._session_seconds = session_seconds
-        self._turns: dict[tuple[str, str], QueueEntry] = {}  # of recordings that are not open yet
+        self._queue: dict[tuple[str, str], QueueEntry] = {}  # of recordings that are not open yet
         self._idle_seconds = idle_seconds
         self.leaving_seconds = leaving_seconds
         self._clock = clock
         self._lock = threading.Lock()
-        self._speakers: dict[tuple[str, str], Recording] = {}
-        self._left: dict[str, float] = {}
+        self._recordings: dict[tuple[str, str], Recording] = {}
+        self._closed_tabs: dict[str, float] = {}
         self._closing = threading.Event()
         threading.Thread(target=self._sweep, name="qwen-asr-reaper", daemon=True).start()
 
     def __len__(self) -> int:
-        return len(self._speakers)
+        return len(self._recordings)
 
-    def open_now(self) -> list[tuple[str, str]]:
-        """The open recordings, as (tab, recording)."""
+    def ids(self) -> list[tuple[str, str]]:
+        """The open recordings, as (tab, recording_id)."""
         with self._lock:
-            return list(self._speakers)
+            return list(self._recordings)
 
     def all(self) -> list[Recording]:
         """The open recordings."""
         with self._lock:
-            return list(self._speakers.values())
+            return list(self._recordings.values())
 
-    def get(self, tab: str, recording: str) -> Recording | None:
+    def get(self, tab: str, recording_id: str) -> Recording | None:
         """The open recording of that tab, None where there is none (any more)."""
         with self._lock:
-            self._left.pop(tab, None)  # it speaks, so it has not left
-            return self._speakers.get((tab, recording))
+            self._closed_tabs.pop(tab, None)  # it speaks, so it has not left
+            return self._recordings.get((tab, recording_id))
 
-    def open(self, tab: str, recording: str, options: SessionOptions) -> Recording:
+    def open(self, tab: str, recording_id: str, rate: int, options: SessionOptions) -> Recording:
         """Opens a recording; that tab's finished ones are forgotten. Raises what the listener raises, e.g. NotReady.
 
         The place that it has waited for, if it has, is the listener's from here on.
         """
         with self._lock:
-            speaker = self._speakers.get((tab, recording))
-            if speaker is not None:
-                return speaker
-            turn = self._turns.pop((tab, recording), None)
-            start = self._start if turn is None else partial(self._start, slot=turn.ticket)
-            speaker = Recording(options, start, self._clock, self._session_seconds)
-            self._speakers[tab, recording] = speaker
-            old = [key for key, other in self._speakers.items() if key[0] == tab and other.done]
-            finished = [self._speakers.pop(key) for key in old]
+            recording = self._recordings.get((tab, recording_id))
+            if recording is not None:
+                return recording
+            entry = self._queue.pop((tab, recording_id), None)
+            start = self._start if entry is None else partial(self._start, slot=entry.ticket)
+            recording = Recording(rate, options, start, self._clock, self._session_seconds)
+            self._recordings[tab, recording_id] = recording
+            old = [key for key, other in self._recordings.items() if key[0] == tab and other.done]
+            finished = [self._recordings.pop(key) for key in old]
         for other in finished:
             other.close()
-        return speaker
+        return recording
 
     def check_rate(self, address: str) -> None:
         """Counts a recording that is about to begin. Raises LimitExceeded."""
         if self._rates is not None:
             self._rates.hit(address)
 
-    def enter(self, tab: str, recording: str, address: str) -> QueueEntry | None:
-        """The turn of a recording that is to be opened: at position 0 it can be. None where nobody ever waits.
+    def queue_entry(self, tab: str, recording_id: str, address: str) -> QueueEntry | None:
+        """The entry of a recording that is to be opened: at position 0 it can be. None where nobody ever waits.
 
         The same one each time that it is asked for, and freed as recordings are. Raises LimitExceeded.
         """
         if self._admission is None:
             return None
         with self._lock:
-            self._left.pop(tab, None)
-            turn = self._turns.get((tab, recording))
-            if turn is None:
+            self._closed_tabs.pop(tab, None)
+            entry = self._queue.get((tab, recording_id))
+            if entry is None:
                 self.check_rate(address)
-                turn = self._turns[tab, recording] = QueueEntry(self._admission)
-            turn.heard_at = self._clock()
-            return turn
+                entry = self._queue[tab, recording_id] = QueueEntry(self._admission)
+            entry.heard_at = self._clock()
+            return entry
 
-    def forget(self, tab: str, recording: str) -> None:
+    def remove(self, tab: str, recording_id: str) -> None:
         """Frees one recording, if it is there."""
         with self._lock:
-            speaker = self._speakers.pop((tab, recording), None)
-        if speaker is not None:
-            speaker.close()
+            recording = self._recordings.pop((tab, recording_id), None)
+        if recording is not None:
+            recording.close()
 
-    def leave(self, tab: str) -> None:
+    def tab_closed(self, tab: str) -> None:
         """The tab's connection ended: its recordings are freed unless it is heard again shortly."""
         with self._lock:
-            if any(key[0] == tab for key in (*self._speakers, *self._turns)):
-                self._left[tab] = self._clock()
+            if any(key[0] == tab for key in (*self._recordings, *self._queue)):
+                self._closed_tabs[tab] = self._clock()
 
-    def reap(self) -> int:
+    def remove_idle(self) -> int:
         """Frees the recordings of tabs that left, and of those not heard for long; returns how many."""
         now = self._clock()
         with self._lock:
-            left = {tab for tab, since in self._left.items() if now - since > self.leaving_seconds}
+            left = {tab for tab, since in self._closed_tabs.items() if now - since > self.leaving_seconds}
             for tab in left:
-                del self._left[tab]
+                del self._closed_tabs[tab]
 
             def gone(heard: Mapping[tuple[str, str], Recording | QueueEntry]) -> list[tuple[str, str]]:
                 return [key for key, one in heard.items() if key[0] in left or now - one.heard_at > self._idle_seconds]
 
-            freed = [self._speakers.pop(key) for key in gone(self._speakers)]
-            waited = [self._turns.pop(key) for key in gone(self._turns)]
-        for speaker in freed:
-            speaker.close()
-        for turn in waited:
-            turn.ticket.leave()
+            freed = [self._recordings.pop(key) for key in gone(self._recordings)]
+            waited = [self._queue.pop(key) for key in gone(self._queue)]
+        for recording in freed:
+            recording.close()
+        for entry in waited:
+            entry.ticket.leave()
         return len(freed) + len(waited)
 
     def close(self) -> None:
         """Frees everything, when the server stops."""
         self._closing.set()
         with self._lock:
-            speakers, self._speakers = list(self._speakers.values()), {}
-            turns, self._turns = list(self._turns.values()), {}
-        for speaker in speakers:
-            speaker.close()
-        for turn in turns:
-            turn.ticket.leave()
+            recordings, self._recordings = list(self._recordings.values()), {}
+            entries, self._queue = list(self._queue.values()), {}
+        for recording in recordings:
+            recording.close()
+        for entry in entries:
+            entry.ticket.leave()
 
     def _sweep(self) -> None:
         while not self._closing.wait(min(1.0, self.leaving_seconds / 4)):
             try:
-                self.reap()
+                self.remove_idle()
             except Exception:
                 log.exception("could not free a recording")

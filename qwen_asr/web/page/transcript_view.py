@@ -10,13 +10,13 @@ from qwen_asr.live.events import Failed, Final, Partial
 
 
 @dataclass
-class Line:
+class TranscriptLine:
     """An utterance as the page shows it; `revision` is that of its last change."""
 
     revision: int
     event: Partial | Final | Failed
 
-    def shown(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """For the page: its text, settled and not, from where to where in seconds, or what went wrong."""
         event = self.event
         text = "" if isinstance(event, Failed) else event.text

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from qwen_asr.config.limits import LINGER_SECONDS, MAX_UPLOAD_BYTES
+from qwen_asr.config.limits import IDLE_SECONDS, LINGER_SECONDS, MAX_UPLOAD_BYTES
 from qwen_asr.errors import (
     AudioError,
     BadField,
@@ -25,15 +25,15 @@ from qwen_asr.errors import (
     NotReady,
     ServerStopping,
     StepFailed,
-    UnknownLanguage,
 )
 from qwen_asr.service.file_transcription import FileTranscription
+from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import envelope, error_object, error_response
 from qwen_asr.web.rest.answers import Deltas, event, whole_answer
 from qwen_asr.web.rest.form import TranscriptionRequest, parse_request
 from qwen_asr.web.rest.metrics import Metrics
 from qwen_asr.web.rest.probes import Probes
-from qwen_asr.web.rest.upload import Body, Form, answer_early, received_form
+from qwen_asr.web.rest.upload import Form, received_form
 from qwen_asr.web.sockets.queueing import wait_for_slot
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Transcriptions:
             self.unfinished -= 1
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = Body(receive)
+        body = Body(receive, IDLE_SECONDS)
         with contextlib.suppress(ClientDisconnect):
             try:
                 answer = self._answer(Request(scope).headers, body, send)
@@ -146,7 +146,9 @@ class Transcriptions:
         with self._counted():
             async with received_form(headers, body, MAX_UPLOAD_BYTES) as form:
                 request_options = parse_request(form.fields)
-                return await unless(self._told(form, request_options, send), body.gone(), ClientDisconnect())
+                return await unless(
+                    self._told(form, request_options, send), body.wait_for_disconnect(), ClientDisconnect()
+                )
 
     def _count(self, error: Exception) -> None:
         if not isinstance(error, StepFailed):  # counted where the step failed
@@ -165,32 +167,25 @@ class Transcriptions:
 
     async def _told(self, form: Form, request_options: TranscriptionRequest, send: Send) -> Response | None:
         # Behind the upload, so that nobody takes a place away from others by sending slowly.
+        options = self._service.session_options(language=request_options.language, context=request_options.prompt)
         slot = await wait_for_slot(self._service.admission)
-        work = FileTranscription(
-            self._service, form.file, context=request_options.prompt, language=request_options.language, slot=slot
-        )
-        with contextlib.closing(work):
+        with contextlib.closing(FileTranscription(self._service, form.file, options, slot=slot)) as work:
             return await self._worked(work, request_options, send)
 
     async def _worked(
         self, work: FileTranscription, request_options: TranscriptionRequest, send: Send
     ) -> Response | None:
-        await begun(work)
+        try:
+            await work.begin()
+        except AudioError:
+            raise
+        except BadInput as error:  # what the model cannot take as context
+            raise BadField("prompt", str(error)) from error
         if request_options.stream:
             await stream(work, send, self._count)
             return None
         finals = [final async for final in work.finals()]
         return whole_answer(request_options.format, finals, work.seconds, request_options.language)
-
-
-async def begun(work: FileTranscription) -> None:
-    """Begins the work; what the model cannot take as context is the fault of the prompt."""
-    try:
-        await work.begin()
-    except (AudioError, UnknownLanguage):
-        raise
-    except BadInput as error:
-        raise BadField("prompt", str(error)) from error
 
 
 async def stream(work: FileTranscription, send: Send, count: Callable[[Exception], None]) -> None:

@@ -6,7 +6,6 @@ included. Starlette's own form parser is not used because it knows no limit to a
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -16,43 +15,18 @@ from typing import TYPE_CHECKING, BinaryIO
 from anyio import to_thread
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect
 
-from qwen_asr.config.limits import IDLE_SECONDS, LINGER_SECONDS, MAX_FORM_BYTES
-from qwen_asr.errors import BadField, BadInput, StorageError, TimedOut, TooLarge
+from qwen_asr.config.limits import MAX_FORM_BYTES
+from qwen_asr.errors import BadField, BadInput, StorageError, TooLarge
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
     from starlette.datastructures import Headers
-    from starlette.responses import Response
-    from starlette.types import Message, Receive, Scope, Send
+
+    from qwen_asr.web.early_answer import Body
 
 WRITE_BYTES = 1 << 20
 """How much of the file is gathered before a thread writes it: a hop for each network packet would cost more."""
-
-
-class Body:
-    """The body of one request. `ended`: all of it was read."""
-
-    def __init__(self, receive: Receive) -> None:
-        self.ended = False
-        self._receive = receive
-
-    async def read(self) -> bytes:
-        """What came next, possibly nothing. Raises ClientDisconnect, and TimedOut where the client went silent."""
-        try:
-            async with asyncio.timeout(IDLE_SECONDS):
-                message = await self._receive()
-        except TimeoutError:
-            raise TimedOut(f"Nothing came for {IDLE_SECONDS:g} seconds; send the upload again.") from None
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        self.ended = not message.get("more_body", False)
-        return bytes(message.get("body", b""))
-
-    async def gone(self) -> None:
-        """Returns when the client goes away. Only once the body has ended: then nothing else can come."""
-        await self._receive()
 
 
 @dataclass
@@ -85,33 +59,6 @@ async def received_form(headers: Headers, body: Body, max_file_bytes: int, name:
         with _disk():
             await to_thread.run_sync(file.seek, 0)
         yield Form(file, parts.fields)
-
-
-async def answer_early(
-    response: Response, body: Body, scope: Scope, receive: Receive, send: Send, linger_seconds: float = LINGER_SECONDS
-) -> None:
-    """Answers, though the client may still be sending.
-
-    Most clients read no answer before they have sent all, and a connection closed at once would take the answer from
-    them: so it is given first, and then, for `linger_seconds`, what still comes is read and thrown away.
-    """
-    if body.ended:
-        await response(scope, receive, send)
-        return
-    response.headers["Connection"] = "close"
-
-    async def held_open(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            message = {**message, "more_body": True}
-        await send(message)
-
-    await response(scope, receive, held_open)
-    # A server that stops meanwhile cancels this; the answer is out already, only its end is missing.
-    with contextlib.suppress(ClientDisconnect, TimeoutError, asyncio.CancelledError):
-        async with asyncio.timeout(linger_seconds):
-            while not body.ended:
-                await body.read()
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class _Parts:

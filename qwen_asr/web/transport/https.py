@@ -6,10 +6,18 @@ import contextlib
 import re
 import socket
 from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
 
 from qwen_asr.config.config import Config
 from qwen_asr.errors import HttpsConflict
-from qwen_asr.tls.certificates import FOLDER, ServerCertificate
+from qwen_asr.tls.certificates import (
+    FOLDER,
+    ServerCertificate,
+    load_local_ca_certificate,
+    load_self_signed_certificate,
+    load_user_certificate,
+)
 from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.web.transport.redirect import other_port
 from qwen_asr.web.transport.redirect_port import Challenge, answering, challenges_in
@@ -58,6 +66,18 @@ def _check_options(config: Config) -> None:
         )
 
 
+def choose_certificate(config: Config, folder: Path = FOLDER, now: datetime | None = None) -> ServerCertificate | None:
+    """The certificate that `config` selects; None without HTTPS and with ACME. Raises CertificateError."""
+    if config.ssl_certfile is not None:
+        keyfile = Path(config.ssl_keyfile) if config.ssl_keyfile else None
+        return load_user_certificate(Path(config.ssl_certfile), keyfile, config.ssl_keyfile_password, now)
+    if config.local_ca:
+        return load_local_ca_certificate(folder, now)
+    if config.generate_self_signed_cert:
+        return load_self_signed_certificate(folder, now)
+    return None
+
+
 @contextlib.contextmanager
 def opened_https(
     config: Config, chosen: ServerCertificate | None, https_port: int, plain: socket.socket | None
@@ -79,13 +99,13 @@ def opened_https(
             yield running.enter_context(ReloadingCertificate(pair.certfile, pair.keyfile, pair.password))
             return
         from qwen_asr.tls.acme_client import Authority
-        from qwen_asr.tls.acme_renewal import WARNED_AT, AcmeCertificate
+        from qwen_asr.tls.acme_renewal import WARN_FRACTION, AcmeCertificate
 
         authority = Authority(config.acme_directory, config.acme_email, ACME)
         if plain is not None:  # which Config sees to
-            running.enter_context(_redirecting(plain, https_port, authority.challenge))
+            running.enter_context(_redirecting(plain, https_port, authority.key_authorization))
         renewed = running.enter_context(AcmeCertificate(authority, config.acme_domain))
-        yield running.enter_context(ReloadingCertificate(renewed.file, warned_at=WARNED_AT))
+        yield running.enter_context(ReloadingCertificate(renewed.file, warn_fraction=WARN_FRACTION))
 
 
 def _redirecting(

@@ -9,7 +9,7 @@ import pytest
 from qwen_asr.tls.addresses import names_of
 from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.tls.self_signed import ensure_self_signed
-from qwen_asr.web.access.hsts import HSTS, StrictTransport, covers, is_public
+from qwen_asr.web.access.hsts import HSTS, StrictTransport, is_ca_signed_for, is_public
 from tests.support.https import asked, connected, serving
 from tests.support.issuing import Issuer
 
@@ -35,7 +35,7 @@ def test_it_is_said_for_a_name_of_the_certificate_only(tmp_path: Path) -> None:
 
 def test_it_is_never_said_for_a_certificate_that_signs_itself(tmp_path: Path) -> None:
     files = ensure_self_signed(tmp_path, names=names_of((), ("asr.example.com",)))
-    assert not covers(ReloadingCertificate(files.certfile, files.keyfile).leaf, "asr.example.com")
+    assert not is_ca_signed_for(ReloadingCertificate(files.certfile, files.keyfile).leaf, "asr.example.com")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1", "box", "box.local", "nas.home.arpa", ""])

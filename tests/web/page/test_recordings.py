@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio.resample import StreamingResampler, to_mono
 from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.notifier import Notifier
-from qwen_asr.service.session_options import SessionOptions
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
 
 
@@ -53,14 +53,14 @@ class Clock:
         return self.now
 
 
-def open_speaker(rate: int = 48_000) -> tuple[Recording, Collector]:
+def open_recording(rate: int = 48_000) -> tuple[Recording, Collector]:
     heard: list[Collector] = []
 
     def start(_: SessionOptions, tell: Callable[[list[Event]], None]) -> Collector:
         heard.append(Collector(tell))
         return heard[0]
 
-    return Recording(SessionOptions(rate), start), heard[0]
+    return Recording(rate, SessionOptions(), start), heard[0]
 
 
 def sound(samples: int, seed: int = 0) -> bytes:
@@ -71,22 +71,22 @@ def sound(samples: int, seed: int = 0) -> bytes:
 @given(data=st.data(), rate=st.sampled_from([16_000, 44_100, 48_000]), samples=st.integers(0, 6_000))
 def test_any_blocks_in_any_order_give_the_same_bytes_and_samples(data: st.DataObject, rate: int, samples: int) -> None:
     audio = sound(samples)
-    speaker, heard = open_speaker(rate)
-    while speaker.received < len(audio):
+    recording, heard = open_recording(rate)
+    while recording.received < len(audio):
         # A network: the block that is due, an old one again, one that overlaps, one that came too early.
         offset = data.draw(st.integers(0, len(audio) // 2)) * 2
         size = data.draw(st.integers(0, 4_000))
         if data.draw(st.booleans()):
-            offset = max(0, speaker.received - data.draw(st.integers(0, 500)) * 2)
-        before = speaker.received
-        after = speaker.receive(offset, audio[offset : offset + size])
-        assert after == speaker.received >= before
+            offset = max(0, recording.received - data.draw(st.integers(0, 500)) * 2)
+        before = recording.received
+        after = recording.receive(offset, audio[offset : offset + size])
+        assert after == recording.received >= before
         if offset > before:
             assert after == before  # a gap is refused whole
         if size < 4:
-            speaker.receive(speaker.received, audio[speaker.received :][:2_000])  # so that the test ends
-    speaker.finish(len(audio))
-    assert speaker.sha256 == hashlib.sha256(audio).hexdigest()
+            recording.receive(recording.received, audio[recording.received :][:2_000])  # so that the test ends
+    recording.finish(len(audio))
+    assert recording.sha256 == hashlib.sha256(audio).hexdigest()
     whole = StreamingResampler(rate)
     mono = to_mono(np.frombuffer(audio, "<i2"))
     expected = np.concatenate([whole.feed(mono), whole.finish()])
@@ -95,104 +95,104 @@ def test_any_blocks_in_any_order_give_the_same_bytes_and_samples(data: st.DataOb
 
 def test_the_end_waits_for_the_last_byte() -> None:
     audio = sound(1_000)
-    speaker, _ = open_speaker()
-    speaker.receive(0, audio[:1_000])
-    speaker.finish(len(audio))
-    assert not speaker.finished
-    speaker.receive(1_000, audio[1_000:])
-    speaker.finish(len(audio))
-    assert speaker.finished
-    assert speaker.done
-    assert speaker.receive(len(audio), b"xx") == len(audio)  # nothing comes after the end
-    assert speaker.view(0)["sha256"] == hashlib.sha256(audio).hexdigest()
+    recording, _ = open_recording()
+    recording.receive(0, audio[:1_000])
+    recording.finish(len(audio))
+    assert not recording.finished
+    recording.receive(1_000, audio[1_000:])
+    recording.finish(len(audio))
+    assert recording.finished
+    assert recording.done
+    assert recording.receive(len(audio), b"xx") == len(audio)  # nothing comes after the end
+    assert recording.view(0)["sha256"] == hashlib.sha256(audio).hexdigest()
 
 
 def test_half_a_sample_is_left_for_the_next_block() -> None:
-    speaker, _ = open_speaker()
-    assert speaker.receive(0, b"abc") == 2
-    assert speaker.receive(2, b"cd") == 4
-    assert speaker.sha256 == hashlib.sha256(b"abcd").hexdigest()
+    recording, _ = open_recording()
+    assert recording.receive(0, b"abc") == 2
+    assert recording.receive(2, b"cd") == 4
+    assert recording.sha256 == hashlib.sha256(b"abcd").hexdigest()
 
 
 def test_blocks_from_several_threads_at_once_count_once() -> None:
     audio = sound(20_000)
-    speaker, heard = open_speaker(16_000)
+    recording, heard = open_recording(16_000)
 
     def send() -> None:
-        while speaker.received < len(audio):
-            offset = speaker.received
-            speaker.receive(offset, audio[offset : offset + 1_500])
+        while recording.received < len(audio):
+            offset = recording.received
+            recording.receive(offset, audio[offset : offset + 1_500])
 
     threads = [threading.Thread(target=send) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert speaker.sha256 == hashlib.sha256(audio).hexdigest()
+    assert recording.sha256 == hashlib.sha256(audio).hexdigest()
     assert sum(len(block) for block in heard.blocks) == 20_000
 
 
 def test_the_page_is_told_only_what_changed() -> None:
-    speaker, heard = open_speaker()
+    recording, heard = open_recording()
     heard.tell([Partial(0, 0, 16_000, "English", "Turn on the", 4, 0.5)])
-    first = speaker.view(0)
+    first = recording.view(0)
     assert first["utterances"][0]["settled"] == "Turn"
     assert first["utterances"][0]["tentative"] == " on the"
     assert not first["utterances"][0]["final"]
     heard.tell([Final(0, 0, 24_000, "English", "Turn on the light.", 0.0), Failed(1, 24_000, 32_000, "No.", 0.0)])
     heard.tell([Partial(2, 40_000, 48_000, None, "And", 0, 0.2)])
-    assert [line["number"] for line in speaker.view(first["revision"])["utterances"]] == [0, 1, 2]
-    newest = speaker.view(0)["revision"]
-    assert speaker.view(newest)["utterances"] == []
+    assert [line["number"] for line in recording.view(first["revision"])["utterances"]] == [0, 1, 2]
+    newest = recording.view(0)["revision"]
+    assert recording.view(newest)["utterances"] == []
     heard.tell([Partial(2, 40_000, 52_000, None, "And now", 3, 0.2)])
-    [line] = speaker.view(newest)["utterances"]
+    [line] = recording.view(newest)["utterances"]
     assert (line["number"], line["settled"], line["tentative"], line["start"]) == (2, "And", " now", 2.5)
 
 
 def test_what_the_page_may_forget_grows_and_never_passes_text_that_is_not_final() -> None:
-    speaker, heard = open_speaker(48_000)
+    recording, heard = open_recording(48_000)
     second = 48_000 * 2
-    speaker.receive(0, sound(48_000 * 10))
+    recording.receive(0, sound(48_000 * 10))
     heard.lag, heard.idle = 2.0, False
-    assert speaker.view(0)["safe"] == 0  # speech waits, and nobody knows yet where it began
+    assert recording.view(0)["safe"] == 0  # speech waits, and nobody knows yet where it began
     heard.lag, heard.idle = 0.0, True
     heard.tell([Partial(0, 16_000 * 3, 16_000 * 9, None, "a", 0, 0.0)])
-    assert speaker.view(0)["safe"] == 3 * second
+    assert recording.view(0)["safe"] == 3 * second
     heard.tell([Final(0, 16_000 * 3, 16_000 * 9 + 8_000, None, "a", 0.0)])
-    assert speaker.view(0)["safe"] == 9.5 * second
+    assert recording.view(0)["safe"] == 9.5 * second
     heard.tell([Partial(1, 16_000 * 9 + 8_000, 16_000 * 10, None, "b", 0, 0.0)])
-    assert speaker.view(0)["safe"] == 9.5 * second
+    assert recording.view(0)["safe"] == 9.5 * second
 
 
 def test_the_page_keeps_speech_whose_text_is_known_but_not_told_yet() -> None:
-    speaker, heard = open_speaker(48_000)
+    recording, heard = open_recording(48_000)
     heard.idle = False
-    speaker.receive(0, sound(48_000 * 10))
+    recording.receive(0, sound(48_000 * 10))
     assert heard.lag == 0
-    assert speaker.view(0)["safe"] == 0
+    assert recording.view(0)["safe"] == 0
     heard.tell([Partial(0, 16_000 * 3, 16_000 * 9, None, "a", 0, 0.0)])
     heard.idle = True
-    assert speaker.view(0)["safe"] == 3 * 48_000 * 2
+    assert recording.view(0)["safe"] == 3 * 48_000 * 2
 
 
 def test_the_page_keeps_a_block_that_is_being_listened_to() -> None:
-    speaker, heard = open_speaker(48_000)
+    recording, heard = open_recording(48_000)
     safe: list[int] = []
-    heard.feed = lambda _: safe.append(speaker.view(0)["safe"])
-    speaker.receive(0, sound(48_000 * 10))
+    heard.feed = lambda _: safe.append(recording.view(0)["safe"])
+    recording.receive(0, sound(48_000 * 10))
     assert safe == [0]
-    assert speaker.view(0)["safe"] == 9 * 48_000 * 2  # nothing was said in it
+    assert recording.view(0)["safe"] == 9 * 48_000 * 2  # nothing was said in it
 
 
 def test_a_listener_that_breaks_ends_the_recording_with_a_sentence() -> None:
-    speaker, heard = open_speaker()
+    recording, heard = open_recording()
 
     def broken(_: NDArray[np.float32]) -> None:
         raise RuntimeError("secret detail")
 
     heard.feed = broken
-    assert speaker.receive(0, sound(100)) == 200
-    view = speaker.view(0)
+    assert recording.receive(0, sound(100)) == 200
+    view = recording.view(0)
     assert view["done"]
     assert "press Record" in view["error"]
     assert "secret" not in view["error"]
@@ -206,37 +206,37 @@ def test_recordings_are_bound_to_their_tab_and_freed() -> None:
         opened.append(Collector(tell))
         return opened[-1]
 
-    speakers = RecordingRegistry(start, idle_seconds=60, leaving_seconds=8, clock=clock)
-    first = speakers.open("tab", "one", SessionOptions(48_000))
-    assert speakers.open("tab", "one", SessionOptions(48_000)) is first  # asked twice, opened once
-    assert speakers.get("other", "one") is None
-    speakers.open("other", "two", SessionOptions(48_000))
+    recordings = RecordingRegistry(start, idle_seconds=60, leaving_seconds=8, clock=clock)
+    first = recordings.open("tab", "one", 48_000, SessionOptions())
+    assert recordings.open("tab", "one", 48_000, SessionOptions()) is first  # asked twice, opened once
+    assert recordings.get("other", "one") is None
+    recordings.open("other", "two", 48_000, SessionOptions())
 
     clock.now += 50
     first.receive(0, b"")
     clock.now += 20
-    assert speakers.reap() == 1  # the other was not heard for 70 s
-    assert speakers.open_now() == [("tab", "one")]
+    assert recordings.remove_idle() == 1  # the other was not heard for 70 s
+    assert recordings.ids() == [("tab", "one")]
 
-    speakers.leave("tab")
+    recordings.tab_closed("tab")
     clock.now += 7
-    assert speakers.get("tab", "one") is first  # it came back
+    assert recordings.get("tab", "one") is first  # it came back
     clock.now += 7
-    assert speakers.reap() == 0
-    speakers.leave("tab")
+    assert recordings.remove_idle() == 0
+    recordings.tab_closed("tab")
     clock.now += 9
-    assert speakers.reap() == 1
-    assert len(speakers) == 0
+    assert recordings.remove_idle() == 1
+    assert len(recordings) == 0
     assert all(listener.closed for listener in opened)
-    speakers.close()
+    recordings.close()
 
 
 def test_a_new_recording_replaces_a_finished_one() -> None:
-    speakers = RecordingRegistry(lambda _, tell: Collector(tell))
-    speakers.open("tab", "one", SessionOptions(48_000)).finish(0)
-    speakers.open("tab", "two", SessionOptions(48_000))
-    assert speakers.open_now() == [("tab", "two")]
-    speakers.close()
+    recordings = RecordingRegistry(lambda _, tell: Collector(tell))
+    recordings.open("tab", "one", 48_000, SessionOptions()).finish(0)
+    recordings.open("tab", "two", 48_000, SessionOptions())
+    assert recordings.ids() == [("tab", "two")]
+    recordings.close()
 
 
 @pytest.mark.parametrize("rings", [True, False])

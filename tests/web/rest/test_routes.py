@@ -31,8 +31,8 @@ from qwen_asr.service.service import Service
 from qwen_asr.tls.self_signed import ensure_self_signed
 from tests.support.browser import serving
 from tests.support.checkpoints import demo_recognizer
+from tests.support.processes import until
 from tests.support.rest_client import Clients, form, offline, open_in, speech, wav
-from tests.support.waiting import until
 
 pytestmark = [
     # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
@@ -403,8 +403,8 @@ def test_whoever_goes_away_leaves_nothing(
 
 
 def test_a_silent_upload_is_ended(clients: Clients, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_asr.web.rest.upload.IDLE_SECONDS", 0.3)
-    monkeypatch.setattr("qwen_asr.web.rest.upload.LINGER_SECONDS", 0.3)
+    monkeypatch.setattr("qwen_asr.web.rest.routes.IDLE_SECONDS", 0.3)
+    monkeypatch.setattr("qwen_asr.web.rest.routes.LINGER_SECONDS", 0.3)
     slow = Slow(speech())
     with clients.plain() as client, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post_slowly, client, slow)

@@ -15,8 +15,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from qwen_asr.errors import BadInput, TooLarge
+from qwen_asr.web.early_answer import Body
 from qwen_asr.web.rest import upload
-from qwen_asr.web.rest.upload import Body, received_form
+from qwen_asr.web.rest.upload import received_form
 from tests.support.rest_client import form
 
 HEADERS = Headers({"content-type": "multipart/form-data; boundary=x"})

@@ -17,15 +17,15 @@ from websockets.exceptions import ConnectionClosed
 
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import SocketLimits
+from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.admission import Admission
 from qwen_asr.service.service import Service
-from qwen_asr.service.session_options import SessionOptions
 from qwen_asr.web.page.recordings import RecordingRegistry
 from tests.support.browser import serving
 from tests.support.checkpoints import demo_recognizer, spoken
+from tests.support.processes import until as sync_until
 from tests.support.rest_client import wav
 from tests.support.sockets import Client, client, listening, until
-from tests.support.waiting import until as sync_until
 
 SENTENCE = "Turn on the kitchen light."
 # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
@@ -225,41 +225,41 @@ class Clock:
 
 
 @contextlib.contextmanager
-def speakers_on(service: Service, clock: Callable[[], float], **options: Any) -> Iterator[RecordingRegistry]:
-    speakers = RecordingRegistry(service.listen, admission=service.admission, clock=clock, **options)
+def recordings_on(service: Service, clock: Callable[[], float], **options: Any) -> Iterator[RecordingRegistry]:
+    recordings = RecordingRegistry(service.open_session, admission=service.admission, clock=clock, **options)
     try:
-        yield speakers
+        yield recordings
     finally:
-        speakers.close()
+        recordings.close()
 
 
 def test_recordings_take_their_turns_and_give_their_places_back() -> None:
     clock = Clock()
-    with service_with(max_sessions=1, max_queue=2) as service, speakers_on(service, clock) as speakers:
-        first, second, third = (speakers.enter(f"tab {n}", "one", "address") for n in range(3))
+    with service_with(max_sessions=1, max_queue=2) as service, recordings_on(service, clock) as recordings:
+        first, second, third = (recordings.queue_entry(f"tab {n}", "one", "address") for n in range(3))
         assert [turn.position for turn in (first, second, third) if turn is not None] == [0, 1, 2]
-        assert speakers.enter("tab 1", "one", "address") is second  # asked twice, waiting once
-        speaker = speakers.open("tab 0", "one", SessionOptions(16_000))
+        assert recordings.queue_entry("tab 1", "one", "address") is second  # asked twice, waiting once
+        recording = recordings.open("tab 0", "one", 16_000, SessionOptions())
         assert (service.admission.inside, service.admission.waiting) == (1, 2)
-        speakers.leave("tab 1")
+        recordings.tab_closed("tab 1")
         clock.now += 9
-        assert speakers.reap() == 1
+        assert recordings.remove_idle() == 1
         assert third is not None
         assert third.position == 1
-        speaker.receive(0, bytes(32_000))
-        speaker.finish(32_000)
-        assert sync_until(lambda: speaker.done)
+        recording.receive(0, bytes(32_000))
+        recording.finish(32_000)
+        assert sync_until(lambda: recording.done)
         assert third.position == 0  # a recording that is done, though still shown, has no place
         clock.now += 61
-        speakers.reap()
+        recordings.remove_idle()
         assert (service.admission.inside, service.admission.waiting) == (0, 0)
 
 
 def test_a_recording_that_is_open_is_not_opened_into_a_second_place() -> None:
-    with service_with(max_sessions=3, max_queue=0) as service, speakers_on(service, Clock()) as speakers:
-        speakers.enter("tab", "one", "address")
+    with service_with(max_sessions=3, max_queue=0) as service, recordings_on(service, Clock()) as recordings:
+        recordings.queue_entry("tab", "one", "address")
         with ThreadPoolExecutor(8) as pool:
-            opened = list(pool.map(lambda _: speakers.open("tab", "one", SessionOptions(16_000)), range(8)))
+            opened = list(pool.map(lambda _: recordings.open("tab", "one", 16_000, SessionOptions()), range(8)))
         assert len(set(map(id, opened))) == 1
         assert service.admission.inside == 1
 
@@ -268,18 +268,18 @@ def test_a_recording_that_lasts_too_long_is_told_and_then_stopped() -> None:
     clock = Clock()
     with (
         service_with(max_sessions=1) as service,
-        speakers_on(service, clock, session_seconds=10) as speakers,
+        recordings_on(service, clock, session_seconds=10) as recordings,
     ):
-        speaker = speakers.open("tab", "one", SessionOptions(16_000))
+        recording = recordings.open("tab", "one", 16_000, SessionOptions())
         clock.now += 10
-        speaker.receive(0, bytes(320))
-        assert speaker.view(0)["over"] is None
+        recording.receive(0, bytes(320))
+        assert recording.view(0)["over"] is None
         clock.now += 1
-        assert "as long as this server allows" in speaker.view(0)["over"]
-        assert speaker.receive(320, bytes(320)) == 640  # what the page still has is taken
+        assert "as long as this server allows" in recording.view(0)["over"]
+        assert recording.receive(320, bytes(320)) == 640  # what the page still has is taken
         clock.now += 600
-        assert speaker.receive(640, bytes(320)) == 640
-        assert sync_until(lambda: speaker.done)
+        assert recording.receive(640, bytes(320)) == 640
+        assert sync_until(lambda: recording.done)
         assert service.admission.inside == 0
 
 
@@ -295,7 +295,7 @@ def test_a_flood_of_tickets_ends_where_it_began() -> None:
 def _come_and_go(service: Service) -> None:
     heard = threading.Event()
     with contextlib.suppress(Exception):
-        runner = service.listen(SessionOptions(16_000), lambda _: heard.set())
+        runner = service.open_session(SessionOptions(), lambda _: heard.set())
         runner.feed(np.zeros(1_600, np.float32))
         runner.finish()
         runner.close()

@@ -9,7 +9,7 @@ import pytest
 from qwen_asr.config.config import Config
 from qwen_asr.errors import BadConfig
 from qwen_asr.web.app import serve
-from qwen_asr.web.transport.https import check_https
+from qwen_asr.web.transport.https import check_https, choose_certificate
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"generate_self_signed_cert": True, "ssl_certfile": "x.pem"}, "--generate-self-signed-cert and --ssl-certfile"),
@@ -35,3 +35,8 @@ def test_names_that_no_authority_would_prove(name: str) -> None:
 @pytest.mark.parametrize("name", ["asr.example.com", "xn--bcher-kva.example", "a.b.c.d.museum", "4you.example"])
 def test_names_that_it_would(name: str) -> None:
     check_https(Config(acme_domain=(name,), http_redirect_port=80))
+
+
+def test_there_is_no_certificate_without_https_and_with_acme() -> None:
+    assert choose_certificate(Config()) is None
+    assert choose_certificate(Config(acme_domain=("asr.example.com",), http_redirect_port=80)) is None

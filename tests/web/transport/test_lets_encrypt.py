@@ -21,19 +21,18 @@ from fastapi import FastAPI
 from qwen_asr.config.config import Config
 from qwen_asr.errors import AcmeError
 from qwen_asr.service.service import Service
-from qwen_asr.tls.certificates import choose_certificate
 from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.web.app import bind
 from qwen_asr.web.sockets.asr.route import AsrRoute
-from qwen_asr.web.transport.https import WEBROOT, opened_https
+from qwen_asr.web.transport.https import WEBROOT, choose_certificate, opened_https
 from qwen_asr.web.transport.redirect import other_port
 from qwen_asr.web.transport.redirect_port import answering, challenges_in
 from tests.support import pebble
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.https import kind_of, served, serving
 from tests.support.pebble import Pebble
+from tests.support.processes import until
 from tests.support.sockets import client, silence
-from tests.support.waiting import until
 
 NAME = "asr.example.com"
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")

@@ -15,7 +15,7 @@ from qwen_asr.web.app import bind, serve
 from qwen_asr.web.transport.redirect import other_port
 from qwen_asr.web.transport.redirect_port import answering, challenges_in
 from tests.support.https import asked
-from tests.support.waiting import until
+from tests.support.processes import until
 
 AUTHORIZATION = b"token.thumbprint"
 

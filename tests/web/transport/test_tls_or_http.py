@@ -24,7 +24,7 @@ from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.web.transport.acceptor import Waiting
 from tests.support.https import asked, connected, plain_app, serving
 from tests.support.issuing import Issuer
-from tests.support.waiting import until
+from tests.support.processes import until
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 

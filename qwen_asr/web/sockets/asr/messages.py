@@ -14,7 +14,6 @@ from qwen_asr.config.config import Config
 from qwen_asr.engine.languages import resolve_language
 from qwen_asr.errors import BadConfig, BadInput, QwenASRError
 from qwen_asr.live.events import Event, Failed, Final, Partial
-from qwen_asr.service.session_options import SessionOptions
 
 _CHUNK = next(field.metadata for field in dataclasses.fields(Config) if field.name == "chunk_size_sec")
 _SHOWN = 80
@@ -33,8 +32,12 @@ class Settings:
     keys that it gave a value.
     """
 
-    options: SessionOptions
+    rate: int
     encoding: str
+    language: str | None = None
+    context: str = ""
+    prompt: str = ""
+    chunk_seconds: float | None = None
     resume: str = ""
     offset: int = 0
     named: frozenset[str] = frozenset()
@@ -68,10 +71,11 @@ def parse_config(message: str) -> Settings:
         raise BadConfig(f'The first message has the type {_shown(kind)}; expected {{"type": "config"}} and settings.')
     language = _text(given, "language") or None
     resolve_language(language)
-    options = SessionOptions(
+    settings = Settings(
         rate=_rate(given),
-        context=_text(given, "context"),
+        encoding=_encoding(given),
         language=language,
+        context=_text(given, "context"),
         prompt=_text(given, "prompt"),
         chunk_seconds=_chunk_seconds(given),
     )
@@ -79,7 +83,7 @@ def parse_config(message: str) -> Settings:
     if offset is not None and not resume:
         raise BadConfig("offset was given without resume; expected the session_id of the session to go on with.")
     named = frozenset(key for key, value in given.items() if value is not None)
-    return Settings(options, _encoding(given), resume, offset or 0, named)
+    return dataclasses.replace(settings, resume=resume, offset=offset or 0, named=named)
 
 
 def check_resume(asked: Settings, session: Settings) -> str | None:
@@ -88,16 +92,14 @@ def check_resume(asked: Settings, session: Settings) -> str | None:
     Raises `BadConfig` where the audio would be read as what it is not.
     """
     for key, new, old in (
-        ("sample_rate", asked.options.rate, session.options.rate),
+        ("sample_rate", asked.rate, session.rate),
         ("encoding", asked.encoding, session.encoding),
     ):
         if key in asked.named and new != old:
             raise BadConfig(f"{key} was given {_shown(new)}, but the session to resume has {_shown(old)}: give that.")
     options = {"context": "context", "prompt": "prompt", "language": "language", "chunk_size_sec": "chunk_seconds"}
     other = [
-        key
-        for key, name in options.items()
-        if key in asked.named and getattr(asked.options, name) != getattr(session.options, name)
+        key for key, name in options.items() if key in asked.named and getattr(asked, name) != getattr(session, name)
     ]
     if not other:
         return None

@@ -41,7 +41,7 @@ class AsrSession:
     def __init__(
         self, settings: Settings, owner: bytes, limits: SocketLimits, service: Service, slot: Slot | None = None
     ) -> None:
-        """Opens it in a `place`, which takes a moment: on a worker thread. Raises what `Service.listen` raises."""
+        """Opens it in a `slot`, which takes milliseconds: on a worker thread. Raises as `Service.open_session` does."""
         self.id = secrets.token_urlsafe(16)
         self.settings = settings
         self.owner = owner
@@ -53,7 +53,7 @@ class AsrSession:
         self.why = ""  # a few words on its end, for the log
         self._opened_at = time.monotonic()
         self._limits = limits
-        self._audio = PcmStream(settings.encoding, settings.options.rate)
+        self._audio = PcmStream(settings.encoding, settings.rate)
         self._telling = threading.Lock()
         self._outbox: Outbox | None = None
         self._finals: deque[dict[str, Any]] = deque()
@@ -61,7 +61,13 @@ class AsrSession:
         self._answered = False  # whether any utterance has ended
         self._partial: dict[str, Any] | None = None
         self._nothing_said: dict[str, Any] | None = None
-        self._runner = service.listen(settings.options, self._tell, "asr", self.id, slot=slot)
+        options = service.session_options(
+            language=settings.language,
+            context=settings.context,
+            prompt=settings.prompt,
+            chunk_seconds=settings.chunk_seconds,
+        )
+        self._runner = service.open_session(options, self._tell, kind="asr", name=self.id, slot=slot)
 
     @property
     def name(self) -> str:
@@ -158,7 +164,7 @@ class AsrSession:
 
     @property
     def _stream(self) -> asr_messages.Stream:
-        return asr_messages.Stream(self.settings.options.rate, self.base)
+        return asr_messages.Stream(self.settings.rate, self.base)
 
     def _tell(self, events: list[Event]) -> None:
         """On whichever thread has just learnt something, the recognizer's among them: hand over and return."""

@@ -250,7 +250,9 @@ class RealtimeConnection(Connection):
     def _check(self, settings: Settings, path: str) -> None:
         """Raise BadField for what the model cannot be told."""
         try:
-            self._service.new_session(settings.prompt, settings.language or "auto")
+            self._service.check_options(
+                self._service.session_options(context=settings.prompt, language=settings.language or "auto")
+            )
         except BadInput as error:
             raise BadField(path, str(error)) from error
 

@@ -25,7 +25,6 @@ from qwen_asr.errors import QwenASRError, StepFailed
 from qwen_asr.live.events import Event, Failed, Partial
 from qwen_asr.live.transcript import join_texts
 from qwen_asr.service.admission import Borrowed
-from qwen_asr.service.session_options import SessionOptions
 from qwen_asr.web.sockets.realtime import messages
 
 if TYPE_CHECKING:
@@ -99,18 +98,24 @@ class Item:
 
 
 class TurnStream:
-    """What both kinds have in common. Opened on a worker thread: to open a session takes milliseconds."""
+    """What both kinds have in common. `open` it before anything else, on a worker thread: that takes milliseconds."""
 
-    def __init__(self, service: Service, settings: Settings, item_log: ItemLog, begin: int) -> None:
-        """`begin`: samples at 16 kHz in the conversation before these. Raises as `Service.new_session` does."""
+    _runner: Runner
+
+    def __init__(self, settings: Settings, item_log: ItemLog, begin: int) -> None:
+        """`begin`: samples at 16 kHz in the conversation before these."""
         self.settings = settings
         self._item_log = item_log
         self._begin = begin
         self._finished: Future[None] | None = None
-        options = SessionOptions(rate=SAMPLE_RATE, context=settings.prompt, language=settings.language or "auto")
-        self._runner: Runner = service.listen(
-            options, self._hear, "realtime", item_log.name, self._detector, Borrowed()
+
+    def open(self, service: Service) -> None:
+        """Opens the session. Raises as `Service.open_session` does."""
+        settings, item_log = self.settings, self._item_log
+        options = service.session_options(
+            context=settings.prompt, language=settings.language or "auto", detector=self._detector
         )
+        self._runner = service.open_session(options, self._hear, kind="realtime", name=item_log.name, slot=Borrowed())
 
     @property
     def end(self) -> int:
@@ -208,13 +213,13 @@ class TappedDetector:
 class VoiceTurns(TurnStream):
     """Turns that are found by voice; each utterance is an item."""
 
-    def __init__(self, service: Service, settings: Settings, vad: ServerVad, item_log: ItemLog, begin: int) -> None:
+    def __init__(self, settings: Settings, vad: ServerVad, item_log: ItemLog, begin: int) -> None:
         """As `TurnStream`; `vad` is how the turns are found."""
         self._vad = vad
         self._items: dict[int, Item] = {}  # those whose text is not known yet
         self._last_end = begin  # of the last item
         self._ending = ""  # how the client ends it, if the client does
-        super().__init__(service, settings, item_log, begin)
+        super().__init__(settings, item_log, begin)
 
     @property
     def quiet(self) -> bool:
@@ -282,10 +287,10 @@ class VoiceTurns(TurnStream):
 class CommittedTurn(TurnStream):
     """One turn, from the first sample to the client's commit: one item, of as many utterances as its length needs."""
 
-    def __init__(self, service: Service, settings: Settings, item_log: ItemLog, begin: int) -> None:
+    def __init__(self, settings: Settings, item_log: ItemLog, begin: int) -> None:
         """As `TurnStream`."""
         self._whole = Item(item_log.put)
-        super().__init__(service, settings, item_log, begin)
+        super().__init__(settings, item_log, begin)
 
     @property
     def quiet(self) -> bool:
@@ -326,10 +331,14 @@ class CommittedTurn(TurnStream):
 
 
 def open_turn_stream(service: Service, settings: Settings, item_log: ItemLog, begin: int) -> TurnStream:
-    """What the settings ask for. Raises as `Service.new_session` does."""
+    """What the settings ask for. Raises as `Service.open_session` does."""
+    turns: TurnStream
     if settings.turns is None:
-        return CommittedTurn(service, settings, item_log, begin)
-    return VoiceTurns(service, settings, settings.turns, item_log, begin)
+        turns = CommittedTurn(settings, item_log, begin)
+    else:
+        turns = VoiceTurns(settings, settings.turns, item_log, begin)
+    turns.open(service)
+    return turns
 
 
 def _milliseconds(samples: int) -> int:

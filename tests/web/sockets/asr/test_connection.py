@@ -153,14 +153,6 @@ def test_int16_at_48_khz_in_pieces_that_cut_samples(served: Listening) -> None:
     assert final["received_samples"] == len(loud)
 
 
-def test_what_the_client_names_goes_before_the_defaults() -> None:
-    config = Config(default_prompt="P", default_context="C")
-    assert config.context_for() == "P\n\nC"
-    assert config.context_for("c") == "P\n\nc"
-    assert config.context_for(prompt="p") == "p\n\nC"
-    assert config.context_for("c", "p") == "p\n\nc"
-
-
 @pytest.mark.parametrize(
     ("first", "code", "close_code"),
     [

@@ -26,8 +26,8 @@ def parsed(**settings: Any) -> Any:
 
 def test_what_the_original_client_sends() -> None:
     given = parsed(context="", language=None, unfixed_chunk_num=4, unfixed_token_num=5, chunk_size_sec=1.0)
-    assert (given.options.rate, given.encoding, given.options.language) == (16_000, "f32le", None)
-    assert given.options.chunk_seconds == 1.0
+    assert (given.rate, given.encoding, given.language) == (16_000, "f32le", None)
+    assert given.chunk_seconds == 1.0
 
 
 def test_everything_that_can_be_set() -> None:
@@ -35,9 +35,8 @@ def test_everything_that_can_be_set() -> None:
         context="names", prompt="say", language="de", chunk_size_sec=0.1, sample_rate=48000.0, encoding="s16le", new=1
     )
     assert given.encoding == "s16le"
-    options = given.options
-    assert (options.context, options.prompt, options.language) == ("names", "say", "de")
-    assert (options.rate, options.chunk_seconds) == (48_000, 0.1)
+    assert (given.context, given.prompt, given.language) == ("names", "say", "de")
+    assert (given.rate, given.chunk_seconds) == (48_000, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     config = Config(host="127.0.0.1", chunk_size_sec=0.5, max_utterance_seconds=LONGEST)
     with serving(Service(config, demo_recognizer()), folder) as served:
         yield Server(Clients(served, folder), folder)
-        assert len(served.speakers.open_now()) == 0
+        assert len(served.recordings.ids()) == 0
 
 
 def coded(samples: Samples, name: str) -> bytes:

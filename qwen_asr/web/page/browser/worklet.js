@@ -1,13 +1,17 @@
-// Runs on the browser's audio thread: makes int16 blocks of what the microphone gives, every sample once, in order.
+// Runs on the browser's audio thread: cuts what the microphone gives into blocks of int16, every sample once, in order.
+
+const BLOCK_SECONDS = 0.04; // short enough for a low delay, long enough to spare a phone's battery
+const QUANTUM = 128;        // samples that the browser gives at a time
+
 class Blocks extends AudioWorkletProcessor {
   constructor() {
     super();
-    // About 40 ms: small enough to be quick, large enough that a phone does not spend its battery on messages.
-    this.block = new Int16Array(Math.max(128, Math.round(sampleRate * 0.04 / 128) * 128));
+    const quanta = Math.max(1, Math.round(sampleRate * BLOCK_SECONDS / QUANTUM));
+    this.block = new Int16Array(quanta * QUANTUM);
     this.filled = 0;
     this.peak = 0;
     this.open = true;
-    this.port.onmessage = () => { // the one message there is: the recording ends
+    this.port.onmessage = () => { // the only message there is: the recording ends
       this.open = false;
       this.send();
       this.port.postMessage({ end: true });
@@ -15,12 +19,12 @@ class Blocks extends AudioWorkletProcessor {
   }
 
   process(inputs) {
-    const channel = inputs[0] && inputs[0][0]; // absent while nothing is connected; the node mixes to mono before
+    const channel = inputs[0] && inputs[0][0]; // absent while nothing is connected; the node has mixed it to mono
     if (channel && this.open) {
       for (let i = 0; i < channel.length; i++) {
         const level = Math.abs(channel[i]);
         if (level > this.peak) this.peak = level;
-        // 32768 is what int16 microphones were divided by; beyond it is clipped, not wrapped round.
+        // Int16 microphones were divided by 32768. What is beyond the range is clipped, not wrapped around.
         this.block[this.filled++] = Math.max(-32768, Math.min(32767, Math.round(channel[i] * 32768)));
         if (this.filled === this.block.length) this.send();
       }
@@ -36,4 +40,5 @@ class Blocks extends AudioWorkletProcessor {
     this.peak = 0;
   }
 }
+
 registerProcessor("qwen-asr-blocks", Blocks);

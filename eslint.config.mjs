@@ -1,0 +1,33 @@
+import js from "@eslint/js";
+import globals from "globals";
+
+const rules = {
+  ...js.configs.recommended.rules,
+  "eqeqeq": "error",
+  "max-len": ["error", { code: 120, ignoreStrings: true }],
+  "no-implicit-globals": "error",
+  "no-unused-vars": ["error", { args: "after-used" }],
+  "no-var": "error",
+  "object-shorthand": "error",
+  "prefer-const": "error",
+  "quotes": ["error", "double", { avoidEscape: true }],
+  "semi": "error",
+};
+
+// Modules without access to the browser: what they need is passed to them, so that Node can test them.
+const PURE = ["byte_queue", "errors", "recording", "recording_state", "status", "transcript"];
+const withoutBrowser = Object.fromEntries(Object.keys(globals.browser).map((name) => [name, "off"]));
+const pureGlobals = { btoa: "readonly", console: "readonly" };
+const FOLDER = "qwen_asr/web/page/browser";
+
+export default [
+  { ignores: [".venv/**", "**/node_modules/**"] },
+  { files: ["**/*.js", "**/*.mjs"], rules, linterOptions: { reportUnusedDisableDirectives: "error" } },
+  { files: [`${FOLDER}/*.js`], languageOptions: { ecmaVersion: 2022, globals: globals.browser } },
+  {
+    files: PURE.map((name) => `${FOLDER}/${name}.js`),
+    languageOptions: { globals: { ...withoutBrowser, ...pureGlobals } },
+  },
+  { files: [`${FOLDER}/worklet.js`], languageOptions: { globals: globals.audioWorklet } },
+  { files: ["tests/**/*.mjs", "*.mjs"], languageOptions: { ecmaVersion: 2022, globals: globals.node } },
+];

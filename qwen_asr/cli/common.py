@@ -1,0 +1,40 @@
+"""Helpers shared by the commands: configuration with logging, the language check, and error output."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+from qwen_asr import logs
+from qwen_asr.config.config import Config
+from qwen_asr.config.options import from_options, unknown_variables
+from qwen_asr.errors import QwenASRError
+
+log = logging.getLogger(__name__)
+
+
+def load_config(options: dict[str, Any], log_level: str | None = None) -> Config:
+    """The Config from the options and the environment; starts logging at `log_level` (default: the Config's level).
+
+    Raises BadConfig.
+    """
+    config = from_options(Config, options, os.environ)
+    logs.start(log_level or config.log_level, config.log_format)
+    if unknown := unknown_variables(Config, os.environ):
+        log.warning("The environment has %s, which is not an option: check the spelling.", ", ".join(unknown))
+    return config
+
+
+def check_language(language: str | None) -> None:
+    """Raises UnknownLanguage at startup instead of when the first session begins."""
+    if language is not None:
+        from qwen_asr.engine.languages import resolve_language
+
+        resolve_language(language)
+
+
+def print_error(program: str, error: QwenASRError) -> None:
+    """Prints the error as one line on stderr."""
+    print(f"{program}: error: {error}", file=sys.stderr)  # noqa: T201 - errors of a command line go to stderr

@@ -1,0 +1,120 @@
+"""What is installed: pinned versions, their ranges in pyproject.toml, the version, console scripts and the image."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import re
+import sys
+import tomllib
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+import qwen_asr
+from tests.repository.layout import ROOT, imports, modules, room_of, tracked
+
+PINNED = {
+    "requirements.txt": ("dependencies", "server"),
+    "requirements-acme.txt": ("acme",),
+    "requirements-mic.txt": ("mic",),
+    "requirements-test.txt": ("test",),
+}
+"""Each requirements file, and where pyproject.toml has the ranges of the same packages."""
+
+
+def requirements(name: str) -> dict[str, str]:
+    """Distribution → version, of a requirements file in which each line is pinned and has its reason."""
+    found = {}
+    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") or not line.strip():
+            continue
+        match = re.fullmatch(r"([a-z0-9-]+)==([\w.]+)\s+# \S.*", line)
+        assert match, f"{line!r} is not of the form name==version  # reason"
+        found[match[1]] = match[2]
+    return found
+
+
+def project() -> dict[str, Any]:
+    """The table `project` of pyproject.toml."""
+    loaded: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return loaded
+
+
+def ranges(*groups: str) -> list[Requirement]:
+    """The requirements of groups in pyproject.toml, without the extras of this project that they name."""
+    declared = project()["optional-dependencies"] | {"dependencies": project()["dependencies"]}
+    listed = [Requirement(line) for group in groups for line in declared[group]]
+    return [requirement for requirement in listed if requirement.name != project()["name"]]
+
+
+def test_what_is_imported_is_pinned_and_what_is_pinned_is_installed() -> None:
+    pinned = requirements("requirements.txt")
+    tests = requirements("requirements-test.txt")
+    extras = requirements("requirements-acme.txt")
+    assert len({**pinned, **tests, **extras}) == len(pinned) + len(tests) + len(extras)
+    for name, version in {**pinned, **tests, **extras}.items():
+        assert importlib.metadata.version(name).partition("+")[0] == version
+    served = {name for path in modules() if room_of(path) != "demo" for name in imports(path)}
+    anywhere = {name for path in tracked() if path.suffix == ".py" for name in imports(path)}
+    assert _distributions(served) <= {*pinned, *extras}
+    assert _distributions(anywhere) <= {*pinned, *extras, *tests}
+
+
+def _distributions(names: set[str]) -> set[str]:
+    """What has to be installed for these imports, the standard library and ourselves aside."""
+    providers = importlib.metadata.packages_distributions()
+    own = {"qwen_asr", "app", *(path.stem for path in tracked()), *(path.parent.name for path in tracked())}
+    outside = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - own
+    return {providers.get(name, [name])[0].lower().replace("_", "-") for name in outside}
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_each_pinned_version_is_in_its_range(name: str) -> None:
+    pinned, declared = requirements(name), ranges(*PINNED[name])
+    assert sorted(pinned) == sorted(requirement.name for requirement in declared)
+    outside = [requirement for requirement in declared if pinned[requirement.name] not in requirement.specifier]
+    assert outside == []
+
+
+def test_every_requirements_file_and_extra_is_checked() -> None:
+    assert {path.name for path in tracked() if path.match("requirements*.txt")} == set(PINNED)
+    groups = {group for groups in PINNED.values() for group in groups}
+    assert {"dependencies", *project()["optional-dependencies"]} == groups
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    released = [heading for heading in headings if heading != "Unreleased"]
+    assert headings in (["Unreleased", *released], released)
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+ - \d{4}-\d{2}-\d{2}", heading) for heading in released)
+    assert released[0].split()[0] == qwen_asr.__version__
+
+
+def test_the_console_scripts_lead_to_functions() -> None:
+    scripts = project()["scripts"]
+    assert set(scripts) == {"qwen-asr-serve-websocket", "qwen-asr"}
+    for target in scripts.values():
+        module, _, function = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_the_image_runs_the_app_as_a_user_that_is_not_root() -> None:
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    steps = [line.split() for line in lines if line and not line.startswith(("#", " "))]
+    users = [step[1] for step in steps if step[0] == "USER"]
+    assert users
+    assert not {"root", "0"} & set(users)
+    assert [step[0] for step in steps].index("USER") < [step[0] for step in steps].index("COPY")
+    assert lines[-1] == 'ENTRYPOINT ["python", "app.py"]'
+
+
+def test_the_image_holds_what_the_app_needs_and_nothing_else() -> None:
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = [source for line in lines if line.startswith("COPY") for source in line.split()[2:-1]]
+    assert copied == ["requirements.txt", "app.py", "qwen_asr"]
+    assert all((ROOT / source).exists() for source in copied)
+    passed_on = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert [line.removeprefix("!") for line in passed_on if line.startswith("!")] == copied
+    assert "*" in passed_on

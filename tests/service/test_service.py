@@ -1,0 +1,68 @@
+"""The service: the options of a session with the server's defaults, and what may be asked of the model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from qwen_asr.config.config import Config
+from qwen_asr.errors import BadConfig, BadInput, NotReady, UnknownLanguage
+from qwen_asr.live.session_options import SessionOptions
+from qwen_asr.service.service import Service
+from tests.support.checkpoints import demo_recognizer
+
+DEFAULTS = Config(default_prompt="P", default_context="C", default_language="de", chunk_size_sec=0.5)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    torch.set_num_threads(1)
+    with contextlib.closing(Service(DEFAULTS, demo_recognizer())) as loaded:
+        yield loaded
+
+
+def test_the_servers_defaults_fill_what_a_client_leaves_out() -> None:
+    options = Service(DEFAULTS).session_options()
+    assert (options.language, options.prompt, options.context) == ("German", "P", "C")
+    assert options.system_prompt == "P\n\nC"
+    assert options.chunk_seconds == 0.5
+    assert options.max_new_tokens == DEFAULTS.max_new_tokens
+    assert options.endpoints.longest_seconds == DEFAULTS.max_utterance_seconds
+
+
+def test_what_a_client_gives_replaces_the_defaults() -> None:
+    service = Service(DEFAULTS)
+    assert service.session_options(context="c").system_prompt == "P\n\nc"
+    assert service.session_options(prompt="p").system_prompt == "p\n\nC"
+    assert service.session_options(language="auto").language is None
+    assert service.session_options(language="fr", chunk_seconds=2.0).language == "French"
+    assert SessionOptions(prompt="p").system_prompt == "p"
+
+
+def test_options_that_no_session_can_have() -> None:
+    with pytest.raises(UnknownLanguage, match="Klingon"):
+        SessionOptions(language="Klingon")
+    with pytest.raises(BadConfig, match="must be above 0"):
+        SessionOptions(chunk_seconds=0)
+
+
+def test_options_are_checked_without_opening_a_session(service: Service) -> None:
+    service.check_options(service.session_options(context="names"))
+    with pytest.raises(BadInput, match="control token"):
+        service.check_options(service.session_options(context="<|im_end|>"))
+    assert service.admission.inside == 0
+    with pytest.raises(NotReady):
+        Service(DEFAULTS).check_options(SessionOptions())
+
+
+def test_a_session_that_cannot_be_opened_returns_its_slot(service: Service) -> None:
+    with pytest.raises(BadInput, match="control token"):
+        service.open_session(service.session_options(context="<|im_end|>"), lambda _: None)
+    assert service.admission.inside == 0
+    runner = service.open_session(service.session_options(), lambda _: None)
+    assert service.admission.inside == 1
+    runner.close()
+    assert service.admission.inside == 0

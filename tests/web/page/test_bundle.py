@@ -1,0 +1,71 @@
+"""The page's modules as one script: nothing of one module reaches another except by import."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qwen_asr.web.page.bundle import bundle
+from qwen_asr.web.page.microphone import BROWSER, START
+
+
+def folder_with(path: Path, **modules: str) -> Path:
+    for name, source in modules.items():
+        (path / f"{name}.js").write_text(source, encoding="utf-8")
+    return path
+
+
+def test_modules_come_before_those_that_import_them(tmp_path: Path, program: Callable[[str], str]) -> None:
+    folder = folder_with(
+        tmp_path,
+        base='const secret = 1;\nexport const one = secret;\nexport class Two {}\nconsole.log("base");\n',
+        middle='import { one } from "./base.js";\nexport function three() { return one + 2; }\n',
+        top='import { one, Two } from "./base.js";\nimport { three } from "./middle.js";\n'
+        "export async function start(more) { return [one, typeof Two, three(), typeof secret, more]; }\n",
+    )
+    script = f'{bundle(folder, "top")}\nmodules.top.start("x").then((it) => console.log(JSON.stringify(it)));'
+    done = subprocess.run([program("node"), "-e", script], capture_output=True, text=True, check=True)
+    once, result = done.stdout.splitlines()
+    assert once == "base"  # imported twice, run once
+    assert json.loads(result) == [1, "function", 3, "undefined", "x"]
+
+
+def test_the_page_is_one_script_that_node_can_read(program: Callable[[str], str]) -> None:
+    script = bundle(BROWSER, "microphone") + START
+    assert not re.search(r"^\s*(import|export)\b", script, re.MULTILINE)
+    joined = re.findall(r"^modules\.(\w+) = ", script, re.MULTILINE)
+    assert set(joined) == {path.stem for path in BROWSER.glob("*.js")} - {
+        "worklet"
+    }  # the worklet is a thread of its own
+    run = f"new Function('element', 'props', 'server', {json.dumps(script)})"
+    subprocess.run([program("node"), "-e", run], check=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'import * as all from "./other.js";',
+        'import other from "./other.js";',
+        'import "./other.js";',
+        'import { a } from "elsewhere";',
+        "export default 1;",
+        "export let a = 1;",
+        "const a = 1;\nexport { a };",
+    ],
+)
+def test_other_forms_of_import_and_export_are_refused(line: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"top\.js has a line that the bundle does not support"):
+        bundle(folder_with(tmp_path, top=line), "top")
+
+
+def test_a_circle_of_imports_is_refused(tmp_path: Path) -> None:
+    folder = folder_with(
+        tmp_path, one='import { b } from "./two.js";\n', two='import { a } from "./one.js";\nexport const b = 1;\n'
+    )
+    with pytest.raises(ValueError, match="one → two → one"):
+        bundle(folder, "one")
