@@ -89,6 +89,7 @@ def is_ready(port: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 @marked("serve")
 def test_a_server_starts_and_stops(block: Block, shims: Path, folder: Path) -> None:
     for command in block.text.splitlines():
@@ -119,6 +120,7 @@ def execute(block: Block, shims: Path, folder: Path, port: int, text: str) -> No
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @marked("once")
 def test_a_block_runs(block: Block, shims: Path, folder: Path) -> None:
     lines = block.text.splitlines()
@@ -136,6 +138,7 @@ def port(shims: Path, folder: Path) -> Iterator[int]:
         yield port
 
 
+@pytest.mark.slow
 @marked("with server")
 def test_a_block_runs_with_a_server(block: Block, shims: Path, folder: Path, port: int) -> None:
     text = block.text.replace("localhost:8000", f"localhost:{port}")
@@ -238,6 +241,7 @@ def test_the_commands_of_an_installation_are_those_of_the_package() -> None:
     assert {line.split(" = ")[0] for line in scripts[1].splitlines()} == set(SHIMS) - {"python"}
 
 
+@pytest.mark.slow
 def test_a_model_that_is_named_is_never_replaced(
     tmp_path: Path, shims: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
