@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import load_audio
-from qwen_asr.audio.endpointing import CUT_SECONDS, EndpointConfig, quietest
-from qwen_asr.audio.resample import to_mono
+from qwen_asr.audio.endpointing import EndpointConfig, cut_point
+from qwen_asr.audio.samples import to_mono
 from qwen_asr.audio.vad import Silero
 from qwen_asr.engine.checkpoint import load_recognizer
 from qwen_asr.engine.languages import LANGUAGES, resolve_language
@@ -97,7 +97,7 @@ class StreamingState:
         self.utterance.append(samples)
         while self.utterance.length > self._longest:
             heard = self.utterance.samples.copy()
-            cut = cut_point(heard, self._longest)
+            cut = cut_point(heard[: self._longest], self._longest)
             self.utterance.truncate(cut)
             self._finals.append(self.utterance.finish())
             self.utterance = self._new_utterance()
@@ -270,12 +270,6 @@ class Qwen3ASRModel:
         return utterance
 
 
-def cut_point(samples: NDArray[np.float32], longest: int) -> int:
-    """Where audio of more than `longest` samples is cut: the quietest point of the last seconds before `longest`."""
-    begin = max(longest - int(CUT_SECONDS * SAMPLE_RATE), longest // 2)
-    return begin + quietest(samples[begin:longest])
-
-
 @cache
 def _silero() -> Silero:
     return Silero()
@@ -283,7 +277,7 @@ def _silero() -> Silero:
 
 def _pieces(samples: NDArray[np.float32], longest: int) -> Iterator[NDArray[np.float32]]:
     while len(samples) > longest:
-        cut = cut_point(samples, longest)
+        cut = cut_point(samples[:longest], longest)
         yield samples[:cut]
         samples = samples[cut:]
     yield samples

@@ -1,7 +1,7 @@
-"""What is logged, and how: lines for people or JSON objects for machines, each with the session that it is about.
+"""Log formats: text or JSON lines, each with the session that the record is about.
 
-A record names a session by the first characters of its id. The whole id is a secret: whoever has it may go on with
-the session. What people say is logged nowhere, and neither is where they are.
+Records have the first characters of a session's id. The whole id is a secret: it is enough to resume the session.
+Neither transcripts nor client addresses of sessions are logged.
 """
 
 from __future__ import annotations
@@ -14,79 +14,81 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
-SHOWN_CHARACTERS = 8
+SHORT_ID_LENGTH = 8
 _session: ContextVar[str] = ContextVar("session", default="")
 
 
-def short(session_id: str) -> str:
-    """What the log calls a session."""
-    return session_id[:SHOWN_CHARACTERS]
+def short_id(session_id: str) -> str:
+    """The part of a session's id that may be logged."""
+    return session_id[:SHORT_ID_LENGTH]
 
 
 def set_session(session_id: str) -> None:
-    """What this task, and those that it starts, log from here on is about that session."""
-    _session.set(short(session_id))
+    """Adds the session to all further records of the current task and of the tasks that it starts."""
+    _session.set(short_id(session_id))
 
 
 @contextlib.contextmanager
-def about(session_id: str) -> Iterator[None]:
-    """What is logged within is about that session."""
-    token = _session.set(short(session_id))
+def session_context(session_id: str) -> Iterator[None]:
+    """Adds the session to the records logged within the context."""
+    token = _session.set(short_id(session_id))
     try:
         yield
     finally:
         _session.reset(token)
 
 
-class Marked(logging.Filter):
-    """Gives each record its session. To be set on handlers: a logger's filters do not see its children's records."""
+class SessionFilter(logging.Filter):
+    """Sets `record.session`. It belongs on handlers: filters of a logger do not see the records of its children."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Lets every record pass."""
+        """Always True."""
         record.session = _session.get()
         return True
 
 
-class Lines(logging.Formatter):
-    """A line for people: time, level, logger, [session] if it is about one, message."""
+class TextFormatter(logging.Formatter):
+    """One line: time, level, logger, [session] if the record has one, message."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(mark)s%(message)s")
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(session_prefix)s%(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, RUF100 - the name is logging's
-        """As logging's own, with the mark."""
+        """See `logging.Formatter`."""
         session = getattr(record, "session", "")
-        record.mark = f"[{session}] " if session else ""
+        record.session_prefix = f"[{session}] " if session else ""
         return super().formatMessage(record)
 
 
-class Objects(logging.Formatter):
-    """A JSON object a line: time (RFC 3339, UTC), level, logger, message; session, error and what else there is."""
+class JsonFormatter(logging.Formatter):
+    """One line with a JSON object: time (RFC 3339, UTC), level, logger, message; and where the record has them session,
+    error, and the items of its `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, whatever the message holds."""
+        """See `logging.Formatter`."""
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        told: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "time": f"{when}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
         if session := getattr(record, "session", ""):
-            told["session"] = session
-        told |= getattr(record, "fields", {})
+            entry["session"] = session
+        entry |= getattr(record, "fields", {})
         if record.exc_info:
-            told["error"] = record.exc_text or self.formatException(record.exc_info)  # a filter has redacted the text
-        return json.dumps(told, ensure_ascii=False, default=str)
+            entry["error"] = record.exc_text or self.formatException(record.exc_info)  # `exc_text` has been redacted
+        return json.dumps(entry, ensure_ascii=False, default=str)
 
 
-FORMATS = {"text": Lines, "json": Objects}
+FORMATTERS = {"text": TextFormatter, "json": JsonFormatter}
+"""By the values of `--log-format`."""
 
 
-def start(level: str, form: str = "text") -> None:
-    """Our own messages from `level` on, those of libraries from warnings on; all to standard error."""
+def configure(level: str, log_format: str = "text") -> None:
+    """Logs to standard error: records of this package from `level` on, those of libraries from warnings on."""
     handler = logging.StreamHandler()
-    handler.addFilter(Marked())
-    handler.setFormatter(FORMATS[form]())
+    handler.addFilter(SessionFilter())
+    handler.setFormatter(FORMATTERS[log_format]())
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("qwen_asr").setLevel(level.upper())

@@ -1,17 +1,75 @@
-"""IP addresses and host names: how they are written, and which of them lead to this machine alone."""
+"""IP addresses, host names and the Host header: parsing, normal forms, and which names are loopback."""
 
 from __future__ import annotations
 
 import ipaddress
+import re
+from dataclasses import dataclass
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+MAX_HOST_NAME = 253
+"""Characters of a host name (RFC 1035, section 2.3.4, without the length bytes)."""
+
+# Stricter than RFC 3986, which also allows percent-encoding, `~` and sub-delimiters in a registered name: no DNS name
+# has them. Underscores are in names of local networks.
+_HOST = re.compile(
+    r"(?:(?P<name>(?!-)[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?)|\[(?P<ipv6>[0-9a-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HostHeader:
+    """The value of a Host header. `str()` writes it as a header again.
+
+    `name` is a host name, an IPv4 address, or an IPv6 address without brackets; in lower case, without a trailing dot.
+    `port` is 1 to 65535, or None where the header has none.
+    """
+
+    name: str
+    port: int | None = None
+
+    def __str__(self) -> str:
+        name = f"[{self.name}]" if ":" in self.name else self.name
+        return name if self.port is None else f"{name}:{self.port}"
+
+
+def parse_host(text: str) -> HostHeader | None:
+    """Parses `name[:port]` as in a Host header (RFC 9110, section 7.2); None for anything else.
+
+    Rejected, among others: user information, paths, white space, non-ASCII characters, an empty name or label, a name
+    that starts with a hyphen or is longer than 253 characters, an IPv6 address without brackets or with a zone, and a
+    port that is empty or not in 1 to 65535.
+    """
+    match = _HOST.fullmatch(text)
+    if match is None:
+        return None
+    port = None if match["port"] is None else int(match["port"])
+    if port is not None and not 0 < port < 65536:
+        return None
+    if (ipv6 := match["ipv6"]) is not None:
+        try:
+            ipaddress.IPv6Address(ipv6)
+        except ValueError:
+            return None
+        return HostHeader(ipv6.lower(), port)
+    if len(match["name"]) > MAX_HOST_NAME:
+        return None
+    return HostHeader(normalize_host_name(match["name"]), port)
+
+
+def normalize_host_name(name: str) -> str:
+    """A host name or address without port, as `HostHeader.name` has it: lower case, no trailing dot, no brackets."""
+    return name.lower().rstrip(".").strip("[]")
+
 
 def parse_address(text: str) -> Address | None:
-    """An IP address as its plainest form, so that two ways to write it are equal; None for anything else.
+    """Parses an IP address; None for anything else.
 
-    A socket that serves both families shows IPv4 peers as ``::ffff:192.0.2.1``; that is 192.0.2.1 here.
+    An IPv4-mapped IPv6 address becomes IPv4: a socket for both families shows the peer 192.0.2.1 as
+    ``::ffff:192.0.2.1``.
     """
     try:
         address = ipaddress.ip_address(text)
@@ -21,9 +79,9 @@ def parse_address(text: str) -> Address | None:
 
 
 def client_prefix(host: str) -> str:
-    """Whom an address counts as: itself, or of IPv6 the /64 that it is in; what is no address, as it is.
+    """The key by which a client is counted: an IPv4 address, the /64 of an IPv6 address, else `host` unchanged.
 
-    One household or one host has all of a /64, and would otherwise have 2**64 times what others have.
+    A household or a host usually has a whole /64. Counted by address it would have 2**64 times the limit of others.
     """
     address = parse_address(host.partition("%")[0])
     if address is None:
@@ -32,20 +90,8 @@ def client_prefix(host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address leads to this machine alone, whoever resolves it."""
+    """Whether a host name or address always means this machine, whatever resolves it."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def host_name(host: str) -> str:
-    """A Host header without its port, in small letters: ``[::1]:8000`` → ``::1``."""
-    host = host.strip()
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return plain_name(host.partition(":")[0])
-
-
-def plain_name(name: str) -> str:
-    return name.lower().rstrip(".").strip("[]")

@@ -8,6 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A deadline for each example would fail on a busy machine; pytest-timeout ends a test that hangs.
+settings.register_profile("qwen_asr", deadline=None)
+settings.load_profile("qwen_asr")
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -1,16 +1,18 @@
-"""No secret reaches a log, in whatever way it got into the message."""
+"""Secrets are removed from the log, in messages and tracebacks."""
 
 from __future__ import annotations
 
+import base64
 import io
 import logging
 import sys
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from qwen_asr.config.config import Config
-from qwen_asr.redaction import GONE, Redaction, redact_logs
+from qwen_asr.redaction import REPLACEMENT, Redaction, redact_logs
 
 KEY, PASSWORD = "a+long/key", "päss\\wörd"
 REDACTION = Redaction([KEY, f"ada:{PASSWORD}", PASSWORD, "abc"])
@@ -32,20 +34,20 @@ REDACTION = Redaction([KEY, f"ada:{PASSWORD}", PASSWORD, "abc"])
         "cookie: access-token-AbC-d_e=unknownsecret; a=b",
     ],
 )
-def test_a_secret_is_gone(text: str) -> None:
-    said = REDACTION.redacted(text)
-    assert GONE in said
+def test_secrets_are_removed(text: str) -> None:
+    redacted = REDACTION.redacted(text)
+    assert REPLACEMENT in redacted
     for secret in (KEY, quote(KEY, safe=""), PASSWORD, repr(PASSWORD)[1:-1], "unknownsecret", "dW5rbm93"):
-        assert secret not in said
+        assert secret not in redacted
 
 
 @pytest.mark.parametrize("text", ["abcd is not the short one", "Authorization is needed.", "The basic idea holds.", ""])
-def test_what_is_none_stays(text: str) -> None:
+def test_other_text_is_unchanged(text: str) -> None:
     assert REDACTION.redacted(text) == text
-    assert REDACTION.redacted(REDACTION.redacted("it is abc.")) == f"it is {GONE}."
+    assert REDACTION.redacted(REDACTION.redacted("it is abc.")) == f"it is {REPLACEMENT}."
 
 
-def test_the_handlers_write_none_not_even_in_a_traceback() -> None:
+def test_all_handlers_are_redacted_once() -> None:
     written = io.StringIO()
     logger = logging.getLogger("qwen_asr.test_redaction")
     handler = logging.StreamHandler(written)
@@ -54,8 +56,8 @@ def test_the_handlers_write_none_not_even_in_a_traceback() -> None:
     logger.propagate = False
     others = {other: list(other.filters) for other in logging.getLogger().handlers}
     try:
-        redact_logs(Config(api_key=(KEY,), auth=("ada:correct horse",)))
-        redact_logs(Config(api_key=(KEY,), auth=("ada:correct horse",)))
+        redact_logs(Config(api_key=(KEY,), auth=("ada:correct horse",)).secrets)
+        redact_logs(Config(api_key=(KEY,), auth=("ada:correct horse",)).secrets)
         assert len(handler.filters) == 1
         logger.warning("%s came with %d", KEY, 7)
         try:
@@ -67,10 +69,19 @@ def test_the_handlers_write_none_not_even_in_a_traceback() -> None:
         logger.removeHandler(handler)
         for other, filters in others.items():
             other.filters[:] = filters
-    said = written.getvalue()
-    assert f"WARNING {GONE} came with 7" in said
-    assert f"ValueError: not {GONE}, {GONE}" in said
-    assert "WARNING no 100" in said
-    assert KEY not in said
-    assert "horse" not in said
+    log = written.getvalue()
+    assert f"WARNING {REPLACEMENT} came with 7" in log
+    assert f"ValueError: not {REPLACEMENT}, {REPLACEMENT}" in log
+    assert "WARNING no 100" in log
+    assert KEY not in log
+    assert "horse" not in log
     assert sys.exc_info() == (None, None, None)
+
+
+def test_the_secrets_of_the_options() -> None:
+    options: dict[str, Any] = {"ssl_certfile": "a.pem", "ssl_keyfile_password": "pass phrase"}
+    config = Config(api_key=(KEY,), auth=("ada:correct horse",), **options)
+    assert set(config.secrets) == {KEY, "ada:correct horse", "correct horse", "pass phrase"}
+    assert Config().secrets == ()
+    basic = base64.b64encode(b"ada:correct horse").decode()
+    assert Redaction(config.secrets).redacted(f"{basic} or pass+phrase") == f"{REPLACEMENT} or {REPLACEMENT}"

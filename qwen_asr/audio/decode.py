@@ -29,7 +29,8 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from qwen_asr.audio.resample import StreamingResampler, to_mono
+from qwen_asr.audio.resample import StreamingResampler
+from qwen_asr.audio.samples import to_mono
 from qwen_asr.errors import AudioError
 
 log = logging.getLogger(__name__)

@@ -1,11 +1,11 @@
-"""Endpointing: where each utterance begins and ends, to the sample.
+"""Endpointing: splits a stream into utterances, with sample-exact start and end.
 
-A stream is cut into utterances and skipped ranges that tile it exactly: no sample is lost or used twice. What is
-decided depends on the samples alone, not on how they came in pieces, because every decision is made at the end of
-a 32 ms window, at its absolute position.
+A stream is split into utterances and skipped ranges that tile it: no sample is lost or used twice. The result depends
+on the samples only, not on the pieces they come in, because each decision is made at the end of a 32 ms window, at its
+absolute position.
 
-States: SILENCE (what is older than the pre-roll is skipped, window by window), MAYBE (voice was heard, not yet
-enough to count as speech), SPEECH (an utterance is open and its samples are handed on as they come).
+States: SILENCE (what is older than the pre-roll is skipped, window by window), MAYBE (voice was found, but not yet
+enough to count as speech), SPEECH (an utterance is open, and its samples are passed on as they arrive).
 """
 
 from collections.abc import Sequence
@@ -17,31 +17,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.resample import to_mono
 from qwen_asr.audio.vad import WINDOW
 from qwen_asr.errors import BadConfig
 
-# A word is longer than its voiced part: of a "Stop." of 0.39 s Silero reports 0.19 s, since the consonants around
+# A word is longer than its voiced part: of a "Stop." of 0.39 s Silero reports 0.19 s, because the consonants around
 # the vowel do not count. So this share of `min_speech_seconds`, reported as voice, is enough.
 VOICED_SHARE = 0.5
-# Voice ends where the probability falls this far below the threshold (Silero's own hysteresis).
+# Voice ends where the probability falls this far below the threshold (the value that Silero's own iterator uses).
 HYSTERESIS = 0.15
-# At the length limit the cut is looked for in this many last seconds, at the quietest 0.2 s.
 CUT_SECONDS = 3.0
+"""An utterance at the length limit is cut in its last seconds, this many, at the quietest 0.2 s."""
 _HOP = 160  # 10 ms
 _QUIET_HOPS = 20
 
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """How utterances are found. Raises `BadConfig` for a value out of its range.
+    """Settings of endpointing. Raises `BadConfig` for a value out of its range.
 
-    threshold: probability (0..1) from which a window counts as voice.
-    silence_seconds: this much without voice ends the utterance.
-    min_speech_seconds: a burst shorter than this is no utterance; see `VOICED_SHARE`.
-    longest_seconds: no utterance is longer; it is cut at the quietest point of its last seconds.
-    pre_roll_seconds: an utterance begins this much before its first voice.
-    hang_over_seconds: and ends this much after its last, at most `silence_seconds`.
+    threshold: probability from which a window counts as voice, 0.01 to 0.99.
+    silence_seconds: an utterance ends after this long without voice, 0.05 to 60.
+    min_speech_seconds: a sound shorter than this is no utterance, 0 to 60; see `VOICED_SHARE`.
+    longest_seconds: a longer utterance is cut at the quietest point of its last seconds, 1 to 3600.
+    pre_roll_seconds: an utterance starts this long before its first voice, 0 to half of `longest_seconds`.
+    hang_over_seconds: an utterance ends this long after its last voice, 0 to 60, at most `silence_seconds`.
     """
 
     threshold: float = 0.5
@@ -72,7 +71,7 @@ class EndpointConfig:
 
 @dataclass(frozen=True)
 class Started:
-    """Utterance number `utterance` (0, 1, 2 … in the stream) begins at sample `start`."""
+    """Utterance number `utterance` (0, 1, 2 … in the stream) starts at sample `start`."""
 
     utterance: int
     start: int
@@ -88,7 +87,7 @@ class Speech:
 
 @dataclass(frozen=True)
 class Ended:
-    """The utterance is the samples [start, end). With the reason "length" more may have been handed on: forget them."""
+    """The utterance is the samples [start, end). With the reason "length", drop any `Speech` samples beyond `end`."""
 
     utterance: int
     start: int
@@ -98,29 +97,31 @@ class Ended:
 
 @dataclass(frozen=True)
 class Skipped:
-    """The samples [start, end) belong to no utterance."""
+    """The samples [start, end) are in no utterance."""
 
     start: int
     end: int
 
 
-Event = Started | Speech | Ended | Skipped
+DetectorEvent = Started | Speech | Ended | Skipped
 
 
 class Detector(Protocol):
-    """What a session needs of whoever finds its utterances; `UtteranceDetector` says what the events have to be."""
+    """What a session needs from a detector. `UtteranceDetector` documents the order of the events."""
 
     @property
     def config(self) -> EndpointConfig:
-        """How they are found; of `longest_seconds` the session takes when no more may settle."""
+        """The settings. The session reads `longest_seconds`: text near the length limit does not settle."""
 
-    def feed(self, samples: NDArray[np.float32], /) -> Sequence[Event]: ...
+    def feed(self, samples: NDArray[np.float32], /) -> Sequence[DetectorEvent]:
+        """Take validated float32 mono 16 kHz, (n,), n >= 0."""
 
-    def finish(self) -> Sequence[Event]: ...
+    def finish(self) -> Sequence[DetectorEvent]:
+        """No more samples follow."""
 
 
-class Voice(Protocol):
-    """What the detector needs of a `VoiceActivity`: a probability for each completed window of 512 samples."""
+class VoiceModel(Protocol):
+    """What the detector needs from a `VoiceActivity`: a probability for each completed window of 512 samples."""
 
     def feed(self, samples: NDArray[np.float32], /) -> NDArray[np.float32]: ...
 
@@ -132,13 +133,14 @@ class _State(Enum):
 
 
 class UtteranceDetector:
-    """Finds the utterances of one stream of float32 mono 16 kHz samples.
+    """Finds the utterances of one stream by voice activity.
 
-    The ranges of all `Ended` and `Skipped`, which come in order, tile [0, position) once `finish` was called. An
-    utterance gives `Started`, `Speech` …, `Ended`; its `Speech` blocks, cut to ``end - start`` samples, are it.
+    The ranges of all `Ended` and `Skipped` come in order, and after `finish` they tile [0, position). An utterance
+    gives `Started`, any number of `Speech`, and `Ended`. Its samples are those of the `Speech` events, up to
+    ``end - start``.
     """
 
-    def __init__(self, config: EndpointConfig, voice: Voice) -> None:
+    def __init__(self, config: EndpointConfig, voice: VoiceModel) -> None:
         self.config = config
         self._voice = voice
         self._voiced_enough = max(1, _samples(config.min_speech_seconds * VOICED_SHARE))
@@ -146,15 +148,14 @@ class UtteranceDetector:
         self._hang_over = min(_samples(config.hang_over_seconds), self._silence)
         self._pre_roll = _samples(config.pre_roll_seconds)
         self._longest = _samples(config.longest_seconds)
-        # At most half of an utterance is looked through, so that each cut leaves a good piece behind it.
-        self._cut_span = min(_samples(CUT_SECONDS), self._longest // 2)
-        self._tape = _Tape()
+        self._cut_span = cut_span(self._longest)
+        self._buffer = _SampleBuffer()
         self._state = _State.SILENCE
-        self._speaking = False  # of the last window
-        self._heard = 0  # end of the last window that was judged
-        self._settled = 0  # all before it is in an Ended or Skipped; where an utterance is open, its start
-        self._handed = 0  # end of what was handed on of the open utterance
-        self._voiced = 0  # samples with voice since the first of them
+        self._speaking = False  # in the last window
+        self._judged = 0  # end of the last window that was judged
+        self._settled = 0  # everything before it is in an Ended or Skipped; the start of the open utterance, if any
+        self._passed_on = 0  # end of the samples of the open utterance that were passed on
+        self._voiced = 0  # samples with voice since the first voice of the utterance
         self._voice_end = 0  # end of the last window with voice
         self._utterance = -1
         self._finished = False
@@ -162,50 +163,52 @@ class UtteranceDetector:
     @property
     def position(self) -> int:
         """Samples fed so far."""
-        return self._tape.end
+        return self._buffer.end
 
     @property
     def quiet(self) -> bool:
-        """Whether no utterance is open, and none may be about to begin."""
+        """Whether no utterance is open, and no voice was found that may start one."""
         return self._state is _State.SILENCE
 
-    def feed(self, samples: NDArray[np.float32]) -> list[Event]:
-        """Take samples (n,), n >= 0; return what they decide, in order. Raises `AudioError` for NaN or infinity."""
+    def feed(self, samples: NDArray[np.float32]) -> list[DetectorEvent]:
+        """Take validated float32 mono 16 kHz, (n,), n >= 0; return the events that they decide, in order.
+
+        NaN and infinity must not get here: they would stay in the network's state.
+        """
         if self._finished:
-            raise RuntimeError("this detector was finished; make a new one for a new stream")
-        samples = to_mono(samples)  # also refuses NaN, which would stay in the network's state for good
-        self._tape.append(samples)
-        events: list[Event] = []
+            raise RuntimeError("This detector is finished: make a new one for a new stream.")
+        self._buffer.append(samples)
+        events: list[DetectorEvent] = []
         for probability in self._voice.feed(samples).tolist():
             self._speaking = probability >= self.config.threshold or (
                 self._speaking and probability >= self.config.threshold - HYSTERESIS
             )
-            events += self._window(self._heard + WINDOW)
+            events += self._window(self._judged + WINDOW)
         if self._state is _State.SPEECH:
-            events += self._hand_on(self.position)
-        self._forget()
+            events += self._pass_on(self.position)
+        self._drop_old()
         return events
 
-    def finish(self) -> list[Event]:
-        """No more samples: end the open utterance, skip the rest. A second call returns nothing."""
+    def finish(self) -> list[DetectorEvent]:
+        """No more samples follow: end the open utterance and skip the rest. A second call returns nothing."""
         if self._finished:
             return []
         self._finished = True
-        events: list[Event] = []
-        if self.position > self._heard:
-            events += self._window(self.position)  # the incomplete window goes on as the one before it was
+        events: list[DetectorEvent] = []
+        if self.position > self._judged:
+            events += self._window(self.position)  # the incomplete window counts like the one before it
         if self._state is _State.MAYBE and self._speaking:
-            events += self._open()  # stopped in the middle of a word: nobody knows how long it would have been
+            events += self._open()  # stopped in the middle of a word, so its length says nothing
         if self._state is _State.SPEECH:
             events += self._close(min(self.position, self._voice_end + self._hang_over), "finish")
         events += self._skip(self.position)
-        self._forget()
+        self._drop_old()
         return events
 
-    def _window(self, end: int) -> list[Event]:
+    def _window(self, end: int) -> list[DetectorEvent]:
         """Judge the window that ends at `end` by `_speaking`."""
-        begin, self._heard = self._heard, end
-        events: list[Event] = []
+        begin, self._judged = self._judged, end
+        events: list[DetectorEvent] = []
         if self._speaking:
             if self._state is _State.SILENCE:
                 events += self._skip(begin - self._pre_roll)
@@ -215,7 +218,7 @@ class UtteranceDetector:
         long = end - self._settled >= self._longest
         quiet = end - self._voice_end >= self._silence
         if self._state is _State.MAYBE:
-            # At the length limit nothing more may be waited for; what little voice there was is not dropped.
+            # At the length limit there is no more waiting, and even a little voice is not dropped.
             if self._voiced >= self._voiced_enough or long:
                 events += self._open()
             elif quiet:
@@ -229,53 +232,52 @@ class UtteranceDetector:
             events += self._skip(end - self._pre_roll)
         return events
 
-    def _open(self) -> list[Event]:
-        """Begin an utterance where the last settled range ended."""
+    def _open(self) -> list[DetectorEvent]:
+        """Start an utterance where the last settled range ended."""
         self._state = _State.SPEECH
         self._utterance += 1
-        self._handed = self._settled
+        self._passed_on = self._settled
         return [Started(self._utterance, self._settled)]
 
-    def _close(self, end: int, reason: Literal["silence", "length", "finish"]) -> list[Event]:
+    def _close(self, end: int, reason: Literal["silence", "length", "finish"]) -> list[DetectorEvent]:
         """End the open utterance at `end`."""
-        events = self._hand_on(end)
+        events = self._pass_on(end)
         events.append(Ended(self._utterance, self._settled, end, reason))
         self._state, self._settled = _State.SILENCE, end
         return events
 
-    def _cut(self) -> list[Event]:
-        """End the utterance at the quietest point before the length limit; what is behind it begins the next."""
+    def _cut(self) -> list[DetectorEvent]:
+        """End the utterance at the quietest point before the length limit. What follows it starts the next."""
         limit = self._settled + self._longest
-        begin = limit - self._cut_span
-        cut = begin + quietest(self._tape[begin:limit])
-        if self._voice_end <= cut:  # only silence is behind it: no utterance of its own
+        cut = self._settled + cut_point(self._buffer[limit - self._cut_span : limit], self._longest)
+        if self._voice_end <= cut:  # only silence follows the cut, which is no utterance
             return self._close(min(limit, self._voice_end + self._hang_over), "length")
         return [*self._close(cut, "length"), *self._open()]
 
-    def _hand_on(self, end: int) -> list[Event]:
-        """Hand on the open utterance up to `end`, but neither silence that may end it nor more than the longest."""
+    def _pass_on(self, end: int) -> list[DetectorEvent]:
+        """Pass on the open utterance up to `end`, without silence that may end it, and at most the longest length."""
         end = min(end, self._voice_end + self._hang_over, self._settled + self._longest)
-        if end <= self._handed:
+        if end <= self._passed_on:
             return []
-        begin, self._handed = self._handed, end
-        return [Speech(self._utterance, self._tape[begin:end])]
+        begin, self._passed_on = self._passed_on, end
+        return [Speech(self._utterance, self._buffer[begin:end])]
 
-    def _skip(self, end: int) -> list[Event]:
-        """Settle what lies before `end` as skipped."""
+    def _skip(self, end: int) -> list[DetectorEvent]:
+        """Report what lies before `end` as skipped."""
         if end <= self._settled:
             return []
         begin, self._settled = self._settled, end
         return [Skipped(begin, end)]
 
-    def _forget(self) -> None:
-        """Keep the samples that may still be handed on: those not yet handed, and those behind a possible cut."""
+    def _drop_old(self) -> None:
+        """Drop the samples that are not needed again: they were passed on, and no cut can come before them."""
         keep = self._settled
         if self._state is _State.SPEECH:
-            keep = min(self._handed, self._settled + self._longest - self._cut_span)
-        self._tape.forget(keep)
+            keep = min(self._passed_on, self._settled + self._longest - self._cut_span)
+        self._buffer.drop(keep)
 
 
-class _Tape:
+class _SampleBuffer:
     """The last samples of the stream, addressed by absolute position."""
 
     def __init__(self) -> None:
@@ -292,17 +294,33 @@ class _Tape:
     def __getitem__(self, part: slice) -> NDArray[np.float32]:
         return self._samples[part.start - self._begin : part.stop - self._begin].copy()
 
-    def forget(self, before: int) -> None:
+    def drop(self, before: int) -> None:
         self._samples = self._samples[before - self._begin :]
         self._begin = before
 
 
-def quietest(samples: NDArray[np.float32]) -> int:
-    """Where to cut: the middle of the quietest 0.2 s of `samples` (n,), a position in 0..n.
+def cut_span(limit: int) -> int:
+    """How many samples before a length limit of `limit` samples are searched for the cut.
 
-    Of several equally quiet places (digital silence) it is the middle of the last: the longest utterance, with
+    At most half of the utterance, so that each cut leaves a good part of it.
+    """
+    return min(_samples(CUT_SECONDS), limit // 2)
+
+
+def cut_point(samples: NDArray[np.float32], limit: int) -> int:
+    """Where to cut an utterance of more than `limit` samples: the middle of the quietest 0.2 s before the limit.
+
+    `samples` are validated float32 mono 16 kHz that end at the limit: the whole utterance up to there, or at least its
+    last `cut_span(limit)` samples. Returns the position of the cut in the utterance, above 0 and at most `limit`. Of
+    several places that are equally quiet (digital silence) it is the middle of the last: the longest utterance, with
     room on both sides of the cut.
     """
+    last = samples[len(samples) - cut_span(limit) :]
+    return limit - len(last) + _quietest(last)
+
+
+def _quietest(samples: NDArray[np.float32]) -> int:
+    """The middle of the quietest 0.2 s of `samples` (n,): a position in 0..n, and n where they are shorter."""
     hops = len(samples) // _HOP
     if hops < _QUIET_HOPS:
         return len(samples)

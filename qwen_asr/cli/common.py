@@ -21,7 +21,7 @@ def load_config(options: dict[str, Any], log_level: str | None = None) -> Config
     Raises BadConfig.
     """
     config = from_options(Config, options, os.environ)
-    logs.start(log_level or config.log_level, config.log_format)
+    logs.configure(log_level or config.log_level, config.log_format)
     if unknown := unknown_variables(Config, os.environ):
         log.warning("The environment has %s, which is not an option: check the spelling.", ", ".join(unknown))
     return config

@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.decode import decode_blocks, fetch, is_address
 from qwen_asr.client.limits import ClientLimits
 from qwen_asr.errors import AudioError
 
@@ -33,6 +32,8 @@ _MAX_WAITING_BLOCKS = 8
 
 def file_blocks(name: str) -> Blocks:
     """A path, an http(s) URL, or `-` for a whole file on standard input: float32 at 16 kHz. Raises AudioError."""
+    from qwen_asr.audio.decode import decode_blocks, fetch, is_address  # imports av, which other sources do not need
+
     if name == "-":
         yield from decode_blocks(sys.stdin.buffer, "Standard input")
         return
@@ -105,7 +106,8 @@ async def read(blocks: Blocks, stop: asyncio.Event, *, live: bool = False) -> As
     Raises the errors of reading, and AudioError if more live audio waits than the client keeps.
     """
     loop = asyncio.get_running_loop()
-    max_waiting = round(ClientLimits().kept_seconds / BLOCK_SECONDS) if live else _MAX_WAITING_BLOCKS
+    max_live_seconds = ClientLimits().buffer_seconds
+    max_waiting = round(max_live_seconds / BLOCK_SECONDS) if live else _MAX_WAITING_BLOCKS
     waiting: asyncio.Queue[NDArray[Any] | BaseException | None] = asyncio.Queue()
     free = threading.Semaphore(max_waiting)
     ended = threading.Event()
@@ -115,7 +117,7 @@ async def read(blocks: Blocks, stop: asyncio.Event, *, live: bool = False) -> As
         try:
             for block in blocks:
                 if live and not free.acquire(blocking=False):
-                    raise AudioError(f"For {ClientLimits().kept_seconds:g} s nothing could be sent; recording stopped.")
+                    raise AudioError(f"For {max_live_seconds:g} s nothing could be sent; recording stopped.")
                 while not live and not free.acquire(timeout=BLOCK_SECONDS):
                     if ended.is_set():
                         return

@@ -89,7 +89,7 @@ class StreamSettings:
 def _parse_rate(text: str | None) -> int | None:
     if text is None:
         return None
-    from qwen_asr.audio.resample import HIGHEST_RATE, LOWEST_RATE  # imports numpy
+    from qwen_asr.audio.samples import HIGHEST_RATE, LOWEST_RATE  # imports numpy
 
     if not text.isascii() or not text.isdigit() or not LOWEST_RATE <= int(text) <= HIGHEST_RATE:
         raise BadConfig(f"--rate was given {text!r}, but expects a whole number from {LOWEST_RATE} to {HIGHEST_RATE}.")
@@ -144,7 +144,7 @@ async def _stream(settings: StreamSettings, blocks: Blocks) -> int:
 
 def _open_source(settings: StreamSettings) -> Blocks:
     """The audio. Its first block is read here, so that a source that cannot be read is reported before connecting."""
-    from qwen_asr.cli.sources import at_real_time, file_blocks, microphone_blocks, raw_blocks  # imports av
+    from qwen_asr.cli.sources import at_real_time, file_blocks, microphone_blocks, raw_blocks  # imports numpy
 
     if settings.source == MICROPHONE:
         blocks = microphone_blocks()

@@ -1,22 +1,23 @@
-"""A speaker from afar: audio to `/ws/asr` of a server, its texts back, through every loss of the connection.
+"""A client for `/ws/asr`: sends audio, receives text, and resumes after lost connections. Needs no model libraries.
 
 ::
 
     async with SpeechClient("wss://localhost:8000/ws/asr", trust=trusted("certs/qwen_asr_cert.pem")) as client:
         await client.send(block)            # float32 or int16, mono, any length; again and again
         await client.finalize()
-        async for event in client:          # Partial, Final …; in a task of its own where audio is live
+        async for event in client:          # Partial, Final …; in a separate task if the audio is live
             print(event)
 
-`history` keeps what may have to be sent again, `dialogue` knows the messages; neither does any I/O. `speech_client`
-drives both over a WebSocket. `sources` and `screen` are what `qwen-asr stream` reads and shows. Nothing here needs the
-model or its libraries.
+`replay_buffer` keeps the audio that may have to be sent again, and `protocol` builds and parses messages; neither does
+I/O. `speech_client` runs both over WebSockets.
 """
 
 from qwen_asr.client.events import Connected, Event, Failed, Final, Gap, Lost, Partial, Queued
+from qwen_asr.client.limits import ClientLimits
 from qwen_asr.client.speech_client import SpeechClient, trusted
 
 __all__ = [
+    "ClientLimits",
     "Connected",
     "Event",
     "Failed",

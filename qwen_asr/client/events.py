@@ -1,7 +1,8 @@
-"""What a client is told. Positions are seconds since the first sample that it sent, whichever server heard it.
+"""The events of a `SpeechClient`. Positions are seconds since the first sample that the client sent.
 
-Utterances are numbered from 0 through all connections. Of each there are any number of `Partial`, then one `Final` or
-`Failed`; after a server was lost with everything it knew, the partials of an utterance may begin anew.
+Unlike the events of `qwen_asr.live`, whose positions are samples. Positions and utterance numbers (from 0) continue
+across connections and servers. An utterance has any number of `Partial` events, then one `Final` or `Failed`. After a
+server lost its state, the partials of the current utterance may start again.
 """
 
 from __future__ import annotations
@@ -9,13 +10,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+class _Range:
+    """Short names for the fields of an event about a range of the audio."""
+
+    start_seconds: float
+    end_seconds: float
+
+    @property
+    def start(self) -> float:
+        """`start_seconds`."""
+        return self.start_seconds
+
+    @property
+    def end(self) -> float:
+        """`end_seconds`."""
+        return self.end_seconds
+
+
 @dataclass(frozen=True)
-class Partial:
-    """The text so far of an utterance that still runs; `text[:stable]` is settled. `lag`: seconds without text yet."""
+class Partial(_Range):
+    """The text so far of the current utterance; `text[:stable]` is settled. `lag`: seconds of speech without text."""
 
     utterance: int
-    start: float
-    end: float
+    start_seconds: float
+    end_seconds: float
     language: str
     text: str
     stable: int
@@ -24,47 +42,52 @@ class Partial:
 
 
 @dataclass(frozen=True)
-class Final:
-    """The text of a whole utterance."""
+class Final(_Range):
+    """The text of a complete utterance."""
 
     utterance: int
-    start: float
-    end: float
+    start_seconds: float
+    end_seconds: float
     language: str
     text: str
     warning: str = ""
 
 
 @dataclass(frozen=True)
-class Failed:
-    """An utterance that the server could not transcribe. `message` is a sentence for people; the rest goes on."""
+class Failed(_Range):
+    """An utterance that the server could not transcribe; the session continues. `message` is a sentence."""
 
     utterance: int
-    start: float
-    end: float
+    start_seconds: float
+    end_seconds: float
     message: str
 
 
 @dataclass(frozen=True)
 class Connected:
-    """There is a session. `resumed`: the one from before; else a new one, which takes the audio from `start` on."""
+    """There is a session: the previous one if `resumed`, otherwise a new one with audio from `start_seconds` on."""
 
     session_id: str
     resumed: bool
-    start: float
+    start_seconds: float
     warning: str = ""
+
+    @property
+    def start(self) -> float:
+        """`start_seconds`."""
+        return self.start_seconds
 
 
 @dataclass(frozen=True)
 class Queued:
-    """The server has no place yet; `position` 1 is the next to have one."""
+    """The server is full. `position` 1 is next."""
 
     position: int
 
 
 @dataclass(frozen=True)
 class Lost:
-    """No connection, because of `reason` (a sentence); the next try, number `attempt`, comes after `delay` seconds."""
+    """There is no connection. `reason` is a sentence. Attempt number `attempt` follows after `delay` seconds."""
 
     reason: str
     attempt: int
@@ -72,11 +95,11 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class Gap:
-    """The audio from `start` to `end` is not kept any more and cannot be sent again; silence stands in its place."""
+class Gap(_Range):
+    """This range of audio is no longer in the replay buffer and cannot be sent again; silence is sent instead."""
 
-    start: float
-    end: float
+    start_seconds: float
+    end_seconds: float
 
 
 Event = Partial | Final | Failed | Connected | Queued | Lost | Gap

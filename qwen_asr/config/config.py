@@ -264,6 +264,12 @@ class Config:
         return TrustedProxies(self.forwarded_allow_ips or default)
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """The values that must not appear in a log: keys, users with their passwords, and passwords alone."""
+        passwords = [user.partition(":")[2] for user in self.auth]
+        return (*self.api_key, *self.auth, *passwords, *filter(None, [self.ssl_keyfile_password]))
+
+    @property
     def _https_options(self) -> list[str]:
         """The options for a certificate that were given, as they are typed."""
         names = ("generate_self_signed_cert", "ssl_certfile", "local_ca", "acme_domain")

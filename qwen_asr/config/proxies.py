@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from qwen_asr.errors import BadConfig
-from qwen_asr.network import Address, Network, parse_address
+from qwen_asr.network import Address, Network, parse_address, parse_host
 
 ANYBODY = "*"
 LOOPBACK = ("127.0.0.1", "::1")
@@ -96,5 +96,5 @@ def _network(text: str) -> Network:
 
 def _without_port(text: str) -> str:
     """`192.0.2.1:443` and `[2001:db8::1]:443`, as some proxies write it, without the port."""
-    found = re.fullmatch(r"\[([^\]]*)\](?::\d{1,5})?|([\d.]+):\d{1,5}", text, re.ASCII)
-    return text if found is None else found[1] or found[2] or ""
+    host = parse_host(text)
+    return text if host is None else host.name

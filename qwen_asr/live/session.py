@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import CUT_SECONDS, Ended, Skipped, Speech, Started
-from qwen_asr.audio.resample import to_mono
+from qwen_asr.audio.samples import to_mono
 from qwen_asr.live import guards
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.transcript import Settling, Transcript

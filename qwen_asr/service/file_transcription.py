@@ -1,7 +1,7 @@
-"""One audio file through one session, without a thread of its own and without blocking the event loop.
+"""Transcribes one audio file in a session of its own, without blocking the event loop.
 
-A file is decoded a few seconds at a time, and only as far ahead as the recognizer follows, so its length costs no
-memory. It takes its turns on the same scheduler as every live speaker.
+A file is decoded a few seconds at a time, and only so far ahead of the recognizer, so its length costs no memory. Its
+steps run on the same scheduler as those of live sessions.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 HOP_SECONDS = 4.0
-"""How much is decoded and listened to at once: some 20 ms of work, which a live speaker does not notice."""
+"""How much audio is decoded and fed at once. It takes about 20 ms, which does not delay live sessions."""
 
 
 class FileTranscription:
-    """`begin`, then iterate over `finals`, then `close`, whatever happened between. Belongs to one event loop."""
+    """Call `begin`, then iterate over `finals`, and always call `close`. For use in one event loop."""
 
     def __init__(
         self,
@@ -50,57 +50,56 @@ class FileTranscription:
         """`file` must stay open until `close` and be seekable. `slot` is returned at `close` at the latest."""
         self._service = service
         self._slot = slot
-        # Nobody watches this text grow: each utterance is decoded once, at its end.
+        # No client sees partial text, so each utterance is decoded once, at its end.
         self._options = replace(options, chunk_seconds=service.config.max_utterance_seconds + 1)
-        # It is a generator, though not typed as one; its `close` lets go of the file.
+        # `decode_blocks` is a generator, though not typed as one. Its `close` releases the file.
         self._blocks = cast("Generator[NDArray[np.float32]]", decode_blocks(file))
         self._decoded = np.zeros(0, np.float32)
         self._loop = asyncio.get_running_loop()
-        self._over_at = self._loop.time() + service.config.max_session_seconds
+        self._deadline = self._loop.time() + service.config.max_session_seconds
         self._runner: Runner | None = None
-        self._heard: list[Event] = []
-        self._moved = asyncio.Event()
-        # With less than an utterance's length not yet recognized it may be that no step is due: then nothing would
-        # ever come to wait for.
-        self._ahead = service.config.max_utterance_seconds + MAX_AHEAD_SECONDS
+        self._events: list[Event] = []
+        self._changed = asyncio.Event()
+        # At least one utterance: with less audio than that waiting, no step may be due, and no event would ever arrive.
+        self._max_lag = service.config.max_utterance_seconds + MAX_AHEAD_SECONDS
 
     @property
     def seconds(self) -> float:
-        """The length of the audio so far; of all of it once `finals` is exhausted."""
+        """Seconds of audio decoded so far; the length of the file once `finals` is exhausted."""
         return self._runner.received / SAMPLE_RATE if self._runner else 0.0
 
     async def begin(self) -> None:
-        """Everything that can fail at once: whether it is audio, and whether a session can be opened for it.
+        """Decodes the first seconds and opens the session, so that most errors are raised here.
 
-        Raises AudioError for what is no audio, and as `Service.open_session` does.
+        Raises AudioError if the file holds no audio, and the errors of `Service.open_session`.
         """
         self._decoded = await in_thread(self._decode)
         if not len(self._decoded):
-            raise AudioError("The audio holds no sound at all; expected an audio or video file.")
-        open_session = partial(self._service.open_session, self._options, self._tell, kind="rest", slot=self._slot)
+            raise AudioError("The file holds no audio samples; expected an audio or video file.")
+        open_session = partial(self._service.open_session, self._options, self._on_events, kind="rest", slot=self._slot)
         self._runner = await in_thread(open_session)
 
     async def finals(self) -> AsyncIterator[Final]:
-        """The utterances in order, each as soon as it is known, once `begin` has returned.
+        """Yields the utterances in order, each as soon as it is final. Call it after `begin`.
 
-        Raises StepFailed, AudioError for a file that turns out to be damaged, and LimitExceeded where it takes longer
-        than a session may last.
+        Raises StepFailed, AudioError if the file is damaged further on, and LimitExceeded if the work takes longer than
+        `--max-session-seconds`.
         """
         runner = self._runner
         if runner is None:
-            raise RuntimeError("finals() before begin().")
+            raise RuntimeError("Call begin() before finals().")
         while len(self._decoded):
             await in_thread(partial(runner.feed, self._decoded))
-            async for final in self._until(lambda: runner.lag <= self._ahead):
+            async for final in self._until(lambda: runner.lag <= self._max_lag):
                 yield final
             self._decoded = await in_thread(self._decode)
         finished = runner.finish()
-        finished.add_done_callback(lambda _: self._tell([]))
+        finished.add_done_callback(lambda _: self._on_events([]))
         async for final in self._until(finished.done):
             yield final
 
     def close(self) -> None:
-        """Takes its work from the recognizer and lets go of the file. Nothing in a thread uses either any more."""
+        """Ends the session and releases the file. No thread uses either afterwards."""
         if self._runner is not None:
             self._runner.close()
         if self._slot is not None:
@@ -109,11 +108,11 @@ class FileTranscription:
 
     async def _until(self, condition: Callable[[], bool]) -> AsyncIterator[Final]:
         while True:
-            # In this order: what comes from here on sets it again, so nothing is slept through.
-            self._moved.clear()
+            # Cleared before the checks, so that an event that arrives during them is not missed.
+            self._changed.clear()
             done = condition()
-            while self._heard:
-                event = self._heard.pop(0)
+            while self._events:
+                event = self._events.pop(0)
                 if isinstance(event, Failed):
                     raise StepFailed(event.message)
                 if isinstance(event, Final):
@@ -121,26 +120,26 @@ class FileTranscription:
             if done:
                 return
             try:
-                async with asyncio.timeout_at(self._over_at):
-                    await self._moved.wait()
+                async with asyncio.timeout_at(self._deadline):
+                    await self._changed.wait()
             except TimeoutError:
-                most = self._service.config.max_session_seconds
+                seconds = self._service.config.max_session_seconds
                 raise LimitExceeded(
-                    f"The work has taken {most:g} seconds, the most that this server allows: send the rest of the file "
-                    "as a file of its own."
+                    f"The transcription took longer than {seconds:g} seconds, the most that this server allows: split "
+                    "the file and send its parts."
                 ) from None
 
-    def _tell(self, events: list[Event]) -> None:
-        """Called on the scheduler's thread, which serves every speaker: hands on, and returns."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever wanted to know
-            self._loop.call_soon_threadsafe(self._take, events)
+    def _on_events(self, events: list[Event]) -> None:
+        """Runs on the scheduler's thread, so it only passes the events on."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so no request waits any more
+            self._loop.call_soon_threadsafe(self._add, events)
 
-    def _take(self, events: list[Event]) -> None:
-        self._heard += events
-        self._moved.set()
+    def _add(self, events: list[Event]) -> None:
+        self._events += events
+        self._changed.set()
 
     def _decode(self) -> NDArray[np.float32]:
-        """The next `HOP_SECONDS`, somewhat more or less; empty at the end."""
+        """About `HOP_SECONDS` of audio, float32 mono at 16 kHz; empty at the end of the file."""
         parts: list[NDArray[np.float32]] = []
         while sum(map(len, parts)) < HOP_SECONDS * SAMPLE_RATE:
             if (block := next(self._blocks, None)) is None:
@@ -150,9 +149,10 @@ class FileTranscription:
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """What `work` gives, done in a thread. Who is cancelled meanwhile still waits for its end, which is near.
+    """Runs `work` in a thread and returns its result.
 
-    So what the thread uses can be closed right behind the cancellation.
+    If cancelled meanwhile, it still waits for `work` to end, which takes milliseconds. What the thread uses can then be
+    closed right away.
     """
     working = asyncio.ensure_future(to_thread.run_sync(work))
     try:
@@ -161,4 +161,4 @@ async def in_thread(work: Callable[[], T]) -> T:
         if not working.done():
             await asyncio.wait([working])
         if not working.cancelled():
-            working.exception()  # it was looked at: asyncio complains of failures that nobody reads
+            working.exception()  # marks it as retrieved, so that asyncio does not log it

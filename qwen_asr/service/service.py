@@ -19,12 +19,12 @@ from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStoppin
 from qwen_asr.live.events import Event
 from qwen_asr.live.session_options import DetectorFactory, SessionOptions, endpoints_of, voice_detector
 from qwen_asr.service.admission import Admission, Slot
+from qwen_asr.service.instruments import Instruments
 from qwen_asr.service.memory import reclaim
 from qwen_asr.service.notifier import Notifier
 from qwen_asr.service.rate_limit import Rates
 from qwen_asr.service.sessions import SessionRegistry, TrackedRunner
 from qwen_asr.service.watchdog import Watchdog
-from qwen_asr.web.rest.metrics import Instruments, Readings
 
 if TYPE_CHECKING:
     from qwen_asr.engine.recognizer import Recognizer
@@ -66,10 +66,7 @@ class Service:
         self._silero: Silero | None = None
         self._settled = threading.Event()
         self.stopping = False
-        self.waiting: Callable[[], int] = lambda: self.admission.waiting
-        self.certificate_expiry: Callable[[], float | None] = lambda: None
         self.instruments = Instruments()
-        self.instruments.registry.register(Readings(self))
         self.sessions = SessionRegistry(self.instruments.lag.observe, lambda: self.instruments.count("StepFailed"))
         self.watchdog = Watchdog(self.instruments)
         self._stuck: list[threading.Thread] = []

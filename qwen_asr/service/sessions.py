@@ -127,12 +127,12 @@ class TrackedRunner(Runner):
 
     def feed(self, samples: NDArray[np.float32]) -> None:
         """As `Runner.feed`."""
-        with logs.about(self.name):
+        with logs.session_context(self.name):
             super().feed(samples)
 
     def finish(self) -> Future[None]:
         """As `Runner.finish`."""
-        with logs.about(self.name):
+        with logs.session_context(self.name):
             self._finished = super().finish()
         return self._finished
 
@@ -164,5 +164,5 @@ class TrackedRunner(Runner):
         self._pass_on(events)
 
     def _log(self, sentence: str, *values: object, event: str, **fields: object) -> None:
-        with logs.about(self.name):
+        with logs.session_context(self.name):
             log.info(sentence, *values, extra={"fields": {"event": event, "kind": self.kind, **fields}})

@@ -11,13 +11,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
-import anyio.to_thread
 
 from qwen_asr.config.limits import STOP_SECONDS
 
 if TYPE_CHECKING:
     from qwen_asr.service.service import Service
-    from qwen_asr.web.page.recordings import RecordingRegistry
 
 log = logging.getLogger(__name__)
 
@@ -78,23 +76,3 @@ class Stopping:
                 return False
             await anyio.sleep(_LOOK_SECONDS)
         return not self._unfinished()
-
-
-class Recordings:
-    """The page's recordings, as a `Part`. A page asks for its text by itself, so nothing has to be sent to it."""
-
-    def __init__(self, recordings: RecordingRegistry) -> None:
-        self._recordings = recordings
-
-    @property
-    def unfinished(self) -> int:
-        """Recordings whose page has not fetched everything."""
-        return sum(not recording.delivered for recording in self._recordings.all())
-
-    async def stop(self) -> None:
-        """Ends each recording at what is here."""
-        for recording in self._recordings.all():
-            await anyio.to_thread.run_sync(recording.finish_for_shutdown)
-
-    def give_up(self) -> None:
-        """Nothing to tell: the page keeps what has no final text, and finds out by itself."""

@@ -15,7 +15,7 @@ from qwen_asr.config.limits import MEMORY_SECONDS, STALL_SECONDS, STALL_SECONDS_
 from qwen_asr.engine.observer import Load, Observer
 
 if TYPE_CHECKING:
-    from qwen_asr.web.rest.metrics import Instruments
+    from qwen_asr.service.instruments import Instruments
 
 _WINDOW = 60.0  # seconds over which the real-time factor is taken
 

@@ -22,7 +22,7 @@ from qwen_asr.config.config import Config
 from qwen_asr.errors import QwenASRError, ShareUnavailable
 from qwen_asr.redaction import redact_logs
 from qwen_asr.web.access.hsts import StrictTransport
-from qwen_asr.web.transport.https import check_https, choose_certificate, opened_https
+from qwen_asr.web.transport.https import active_certificate, check_https_options, choose_certificate
 from qwen_asr.web.transport.uvicorn_server import Server, bind, create_server
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def create_app(
     """
     from fastapi import FastAPI
 
-    from qwen_asr.service.shutdown import Recordings, Stopping
-    from qwen_asr.web.access.forwarded import Forwarded
+    from qwen_asr.service.shutdown import Stopping
+    from qwen_asr.web.access.forwarded import ForwardedHeaders
     from qwen_asr.web.access.guard import AccessGuard
     from qwen_asr.web.page.recordings import RecordingRegistry
     from qwen_asr.web.rest import routes as rest
@@ -71,7 +71,7 @@ def create_app(
             service.instruments.count(error)
             raise
 
-    door = AccessGuard(config, service.rates)
+    guard = AccessGuard(config, service.rates)
     recordings = RecordingRegistry(
         listen, admission=service.admission, rates=service.rates, session_seconds=config.max_session_seconds
     )
@@ -83,23 +83,23 @@ def create_app(
 
     app = FastAPI(title="Qwen3-ASR live", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_middleware(Unbuffered)
-    app.add_middleware(door.around)
+    app.add_middleware(guard.middleware)
     app.state.recordings = recordings
     app.state.service = service
     # Routes of our own go here: after the mount at "/" they would answer 404.
     transcriptions = rest.add_routes(app, service)
     sockets = [route.add_to(app, service) for route in (AsrRoute, RealtimeRoute)]
-    app.state.stopping = Stopping(service, Recordings(recordings), *sockets, transcriptions)
+    app.state.stopping = Stopping(service, recordings, *sockets, transcriptions)
     if chosen is not None and chosen.root is not None:
         from qwen_asr.web.rest import trust
 
         trust.add_routes(app, chosen.root, config.host)
-    mounted = _in_a_loop(lambda: _mount_page(app, config, service, recordings, door, settings))
+    mounted = _in_a_loop(lambda: _mount_page(app, config, service, recordings, guard, settings))
     # The last one added is the outermost: everything else goes by what it has put right.
-    app.add_middleware(Forwarded, trusted=config.trusted_proxies, root_path=config.root_path or "")
+    app.add_middleware(ForwardedHeaders, trusted=config.trusted_proxies, root_path=config.root_path or "")
     gradio_app: Any
     [gradio_app] = [route.app for route in mounted.routes if isinstance(route, Mount) and route.path == ""]
-    door.knows(gradio_app)
+    guard.attach_page(gradio_app)
 
     def end_streams() -> None:
         # Each open page holds an event stream that ends by itself only at this sign.
@@ -115,7 +115,7 @@ def _mount_page(
     config: Config,
     service: Service,
     recordings: RecordingRegistry,
-    door: AccessGuard,
+    guard: AccessGuard,
     settings: dict[str, Any],
 ) -> FastAPI:
     import gradio as gr  # heavy; the port is taken before it is imported
@@ -134,7 +134,7 @@ def _mount_page(
         app,
         page,
         path="/",
-        auth=door.page_login,
+        auth=guard.page_login,
         server_name=config.host,
         server_port=config.port,
         theme=theme(),
@@ -172,8 +172,8 @@ def serve(config: Config) -> int:
     Hugging Face Space that last is shown on the page instead: nobody there reads an exit code.
     """
     # First the certificate and the ports: nobody wants to load for minutes and then hear of a mistake.
-    redact_logs(config)
-    check_https(config)
+    redact_logs(config.secrets)
+    check_https_options(config)
     chosen = choose_certificate(config)
     with contextlib.ExitStack() as open_now:
         listening = open_now.enter_context(bind(config.host, config.port))
@@ -182,17 +182,15 @@ def serve(config: Config) -> int:
             plain = open_now.enter_context(bind(config.host, config.http_redirect_port, "--http-redirect-port"))
         port = listening.getsockname()[1]
         say("Starting ...")
-        certificate = open_now.enter_context(opened_https(config, chosen, port, plain))
+        certificate = open_now.enter_context(active_certificate(config, chosen, port, plain))
         from qwen_asr.service.service import Service  # heavy; see above
         from qwen_asr.web.access.guard import access_warnings
 
         service = Service(config)
         app = create_app(config, service, chosen=chosen)
         app.state.certificate = certificate
-        if certificate is not None:
-            service.certificate_expiry = lambda: certificate.expiry().timestamp()
-        server = create_server(app, certificate=certificate, around=_around(config, certificate))
-        redact_logs(config)  # again: uvicorn has made handlers of its own
+        server = create_server(app, certificate=certificate, middleware=_hsts(config, certificate))
+        redact_logs(config.secrets)  # again: uvicorn has made handlers of its own
         _announce(config, port, chosen)
         for sentence in access_warnings(config):
             log.warning("%s", sentence)
@@ -225,8 +223,8 @@ class Unbuffered:
         await self._app(scope, receive, mark if scope["type"] == "http" else send)
 
 
-def _around(config: Config, certificate: ReloadingCertificate | None) -> Callable[[Any], Any]:
-    """The middleware around everything. Only what an authority signed is promised for longer (`hsts`)."""
+def _hsts(config: Config, certificate: ReloadingCertificate | None) -> Callable[[Any], Any]:
+    """The outermost middleware: HSTS if the certificate is one of an authority, else none."""
     if certificate is None or not (config.ssl_certfile or config.acme_domain):
         return lambda app: app
     return lambda app: StrictTransport(app, lambda: certificate.leaf)

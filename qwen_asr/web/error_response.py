@@ -1,15 +1,13 @@
-"""Failures as OpenAI's API tells them: one JSON object around one clear sentence, whatever went wrong.
-
-``{"error": {"message", "type", "param", "code"}}``, with the HTTP status that the error knows. ``type`` is OpenAI's
-coarse kind, ``param`` the field of the request that is to blame, ``code`` the name of the error's class in snake case.
-"""
+"""Errors as JSON, in the form of OpenAI's API: `{"error": {"message", "type", "param", "code"}}`."""
 
 from __future__ import annotations
 
 import logging
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
+from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
 from qwen_asr.config.limits import RETRY_AFTER_SECONDS
@@ -20,32 +18,82 @@ log = logging.getLogger(__name__)
 _PARAMS: dict[type[QwenASRError], str] = {AudioError: "file", UnknownLanguage: "language"}
 
 
+class ErrorDetails(BaseModel):
+    """What went wrong."""
+
+    message: str = Field(min_length=1, description="One sentence: what was wrong, what was expected, what to do.")
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"] = Field(
+        description="`server_error` for status 5xx, `rate_limit_error` for 429, `invalid_request_error` for other 4xx."
+    )
+    param: str | None = Field(description="The field of the request that caused the error.")
+    code: str | None = Field(description="A constant name for this kind of error, such as `too_large`.")
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer with an error status."""
+
+    error: ErrorDetails
+
+
+def error_body(error: Exception) -> ErrorBody:
+    """The body for an error. `code` is the name of the error's class in snake case.
+
+    Unexpected errors are logged, and the client gets a generic sentence (see `to_public_error`).
+    """
+    public = to_public_error(error)
+    param = public.param if isinstance(public, BadField) else _PARAMS.get(type(public))
+    code = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<!^)(?=[A-Z][a-z])", "_", type(public).__name__).lower()
+    return _body(public.http_status, str(public), param, code)
+
+
 def envelope(error: Exception) -> dict[str, Any]:
-    """The JSON object for an error. One that nobody foresaw goes to the log, and only that it did to the client."""
-    foreseen = to_public_error(error)
-    param = foreseen.param if isinstance(foreseen, BadField) else _PARAMS.get(type(foreseen))
-    code = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<!^)(?=[A-Z][a-z])", "_", type(foreseen).__name__).lower()
-    return error_object(foreseen.http_status, str(foreseen), param, code)
-
-
-def error_object(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """The JSON object for a sentence and its HTTP status."""
-    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    """`error_body` as a JSON object."""
+    return error_body(error).model_dump()
 
 
 def error_response(error: Exception) -> JSONResponse:
-    """The whole answer for an error. What passes says when to come again, which the openai package then does."""
-    foreseen = to_public_error(error)
-    seconds = foreseen.retry_after if isinstance(foreseen, LimitExceeded) else None
-    passes = isinstance(foreseen, NotReady | LimitExceeded)
-    headers = {"Retry-After": str(seconds or RETRY_AFTER_SECONDS)} if passes else {}
-    return JSONResponse(envelope(foreseen), foreseen.http_status, headers)
+    """The HTTP response for an error.
+
+    It carries `Retry-After` where the same request may succeed later; the openai package then retries by itself.
+    """
+    public = to_public_error(error)
+    headers: dict[str, str] = {}
+    if isinstance(public, NotReady | LimitExceeded):
+        seconds = public.retry_after if isinstance(public, LimitExceeded) else None
+        headers["Retry-After"] = str(seconds or RETRY_AFTER_SECONDS)
+    return JSONResponse(envelope(public), public.http_status, headers)
 
 
-def to_public_error(error: Exception) -> QwenASRError:
-    """`error` itself where it is one of ours; any other is logged, and becomes a sentence that betrays nothing."""
+def status_response(
+    status: int,
+    message: str,
+    *,
+    code: str,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """The HTTP response for an error that only HTTP knows, such as an unknown path."""
+    return JSONResponse(_body(status, message, param, code).model_dump(), status, headers)
+
+
+def to_public_error(
+    error: Exception, message: str = "The server failed on this request; its log says why."
+) -> QwenASRError:
+    """Returns an error whose text may be shown to the client.
+
+    A `QwenASRError` is returned unchanged. Any other error is logged with its traceback and replaced by a
+    `QwenASRError` with `message`.
+    """
     if isinstance(error, QwenASRError):
         return error
     log.error("A request failed.", exc_info=error)
-    return QwenASRError("The server failed on this request; its log says why.")
+    return QwenASRError(message)
+
+
+def _body(status: int, message: str, param: str | None, code: str) -> ErrorBody:
+    kind: Literal["invalid_request_error", "rate_limit_error", "server_error"] = "invalid_request_error"
+    if status == 429:
+        kind = "rate_limit_error"
+    elif status >= 500:
+        kind = "server_error"
+    return ErrorBody(error=ErrorDetails(message=message, type=kind, param=param, code=code))

@@ -1,4 +1,4 @@
-"""An address as a QR code, for a phone to scan: on the terminal, and as a picture in a page."""
+"""QR codes of the page's address, for a phone to scan: on the terminal and as SVG."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ import segno
 
 
 def terminal_code(url: str) -> str:
-    """Lines of half blocks that show the code, dark on light: white on black is asked for, as these draw the light."""
-    drawn = io.StringIO()
-    segno.make(url, error="l", micro=False).terminal(out=drawn, border=2, compact=True)
-    return "\n".join(f"\x1b[97;40m{line}\x1b[0m" for line in drawn.getvalue().splitlines())
+    """The code as lines of half blocks, two rows of modules per line.
+
+    The blocks draw the light modules, so the colors are set to white on black whatever the terminal's theme is.
+    """
+    output = io.StringIO()
+    segno.make(url, error="l", micro=False).terminal(out=output, border=2, compact=True)
+    return "\n".join(f"\x1b[97;40m{line}\x1b[0m" for line in output.getvalue().splitlines())
 
 
 def svg_code(url: str) -> str:
-    """An `<svg>` element of the code, black on white, that grows with its box."""
+    """The code as an `<svg>` element, black on white, that scales with its container."""
     return segno.make(url, error="m", micro=False).svg_inline(
         omitsize=True, border=4, dark="#000", light="#fff", title=url, svgclass="code"
     )
 
 
 def can_show() -> bool:
-    """Whether standard output is a terminal that shows half blocks in colour."""
+    """Whether standard output is a terminal that can show `terminal_code`."""
     try:
         "▀▄█".encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -36,7 +39,7 @@ def can_show() -> bool:
 
 
 def network_url(urls: Iterable[str]) -> str | None:
-    """The first of the page's addresses that a phone on the same network can open; None where there is none."""
+    """The first of the page's addresses that another device on the network can open, or None."""
     for url in urls:
         host = urlsplit(url).hostname or ""
         try:

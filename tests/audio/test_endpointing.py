@@ -13,11 +13,12 @@ from qwen_asr.audio.endpointing import (
     Speech,
     Started,
     UtteranceDetector,
-    quietest,
+    cut_point,
+    cut_span,
 )
 from qwen_asr.audio.resample import StreamingResampler
 from qwen_asr.audio.vad import WINDOW, VoiceActivity
-from qwen_asr.errors import AudioError, BadConfig
+from qwen_asr.errors import BadConfig
 from training.voices import HELD_OUT, Voice, speak
 
 DEFAULT = EndpointConfig()
@@ -272,19 +273,12 @@ def test_finish_twice_gives_nothing_more_and_feed_after_it_is_refused():
         detector.feed(np.zeros(1, np.float32))
 
 
-def test_samples_that_are_no_numbers_are_refused_and_leave_no_trace():
-    detector = UtteranceDetector(DEFAULT, SessionInfo([1.0]))
-    with pytest.raises(AudioError, match="NaN"):
-        detector.feed(np.array([0, np.nan], np.float32))
-    assert detector.position == 0
-
-
 def test_memory_stays_small_in_a_long_stream():
     for probability in (0.0, 1.0):
         detector = UtteranceDetector(DEFAULT, SessionInfo([probability]))
         for _ in range(100):
             detector.feed(np.zeros(SAMPLE_RATE, np.float32))
-            assert len(detector._tape._samples) <= 4 * SAMPLE_RATE
+            assert len(detector._buffer._samples) <= 4 * SAMPLE_RATE
 
 
 @pytest.mark.parametrize(
@@ -304,12 +298,28 @@ def test_an_impossible_setting_is_refused_by_name(wrong):
         EndpointConfig(**wrong)
 
 
-def test_quietest_takes_the_middle_of_the_last_of_equal_places():
+def test_a_cut_is_the_middle_of_the_last_of_equally_quiet_places():
     samples = np.ones(48_000, np.float32)
     samples[5_000:15_000] = 0
     samples[25_000:35_000] = 0
-    assert abs(quietest(samples) - 30_000) <= 240
-    assert quietest(np.zeros(100, np.float32)) == 100
+    limit = 30 * SAMPLE_RATE
+    assert abs(cut_point(samples, limit) - (limit - 48_000 + 30_000)) <= 240
+
+
+def test_a_cut_is_the_same_with_more_of_the_utterance():
+    samples = np.random.default_rng(0).uniform(-1, 1, 7 * SAMPLE_RATE).astype(np.float32)
+    cut = cut_point(samples, len(samples))
+    assert len(samples) - 3 * SAMPLE_RATE <= cut <= len(samples)
+    for begin in (1, SAMPLE_RATE, len(samples) - cut_span(len(samples))):
+        assert cut_point(samples[begin:], len(samples)) == cut
+    samples[SAMPLE_RATE : 2 * SAMPLE_RATE] = 0  # quieter, but before the last seconds
+    assert cut_point(samples, len(samples)) == cut
+
+
+def test_at_most_half_of_an_utterance_is_searched_for_the_cut():
+    assert cut_span(30 * SAMPLE_RATE) == 3 * SAMPLE_RATE
+    assert cut_span(SAMPLE_RATE) == SAMPLE_RATE // 2
+    assert cut_point(np.zeros(200, np.float32), 200) == 200
 
 
 # ---- with the real voice activity

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from qwen_asr.api import _pieces
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.endpointing import Ended, EndpointConfig, Event, Speech, Started
+from qwen_asr.audio.endpointing import DetectorEvent, Ended, EndpointConfig, Speech, Started
 from qwen_asr.audio.manual_turns import ManualTurnDetector
 
 QUICK = EndpointConfig(longest_seconds=1.0, pre_roll_seconds=0.1)
@@ -17,7 +17,7 @@ QUICK = EndpointConfig(longest_seconds=1.0, pre_roll_seconds=0.1)
 def heard(samples: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
     """The utterances that the detector makes of samples fed in these sizes, and a check of the events' order."""
     detector, begin = ManualTurnDetector(QUICK), 0
-    events: list[Event] = []
+    events: list[DetectorEvent] = []
     for size in [*sizes, len(samples)]:
         events += detector.feed(samples[begin : begin + size])
         begin += size

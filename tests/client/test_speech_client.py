@@ -1,266 +1,323 @@
-"""`qwen-asr stream` as it is typed: on a terminal, in a pipe, interrupted, refused."""
+"""The client with lost connections and restarted servers: no audio is lost, no text comes twice."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import io
+import contextlib
 import os
-import pty
 import signal
-import ssl
-import struct
 import subprocess
 import sys
-import termios
-import time
 import wave
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from websockets.exceptions import InvalidURI
 
-from qwen_asr.cli import main as cli
-from qwen_asr.cli.terminal import Screen, fit_line
-from qwen_asr.client import SpeechClient, trusted
-from qwen_asr.client.events import Connected, Failed, Final, Gap, Lost, Partial, Queued
-from qwen_asr.client.refusals import refusal_of, socket_url
+from qwen_asr.client import Connected, Event, Final, Gap, Lost, Partial, SpeechClient
+from qwen_asr.client.limits import ClientLimits
 from qwen_asr.config.config import Config
-from qwen_asr.errors import BadConfig, CertificateError
+from qwen_asr.config.limits import SocketLimits
+from qwen_asr.errors import QwenASRError
 from qwen_asr.service.service import Service
-from qwen_asr.tls.self_signed import ensure_self_signed
-from tests.support.checkpoints import demo_recognizer, spoken
-from tests.support.processes import Started
-from tests.support.sockets import Listening, listening, silence
+from tests.support.checkpoints import Samples, demo_recognizer, spoken
+from tests.support.network import Proxy, free_ports, proxy
+from tests.support.processes import ServerProcess, kill
+from tests.support.sockets import Listening, listening, silence, until
 
 ROOT = Path(__file__).parents[2]
-QWEN_ASR = [sys.executable, "-m", "qwen_asr"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")
-SAID = np.concatenate([spoken(SENTENCES[0]), silence(1.2), spoken(SENTENCES[1])])
-PCM = (SAID * 32_767).astype("<i2").tobytes()
+SENTENCES = (
+    "Turn on the kitchen light.", "The meeting is on Monday the tenth of May.", "Wake me up at half past six.",
+    "The green umbrella is in the hall.", "My number is four seven one.",
+)  # fmt: skip
+AUDIO: Samples = np.concatenate(
+    [part for sentence in SENTENCES for part in (silence(0.3), spoken(sentence), silence(1.0))]
+)
+LIMITS = ClientLimits(first_delay_seconds=0.02, max_delay_seconds=0.5)
+TIMEOUT_SECONDS = 120.0
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Listening]:
+def service() -> Iterator[Service]:
     torch.set_num_threads(1)
-    with closing(Service(Config(chunk_size_sec=0.5), demo_recognizer())) as service, listening(service) as server:
+    with contextlib.closing(Service(Config(chunk_size_sec=0.5), demo_recognizer())) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def served(service: Service) -> Iterator[Listening]:
+    with listening(service) as server:
         yield server
 
 
-@pytest.fixture
-def speech(tmp_path: Path) -> Path:
-    path = tmp_path / "said.wav"
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, 16_000, 0, "NONE", ""))
-        file.writeframes(PCM)
-    return path
+@dataclass
+class Received:
+    """A client and the events it received so far."""
+
+    client: SpeechClient
+    events: list[Event] = field(default_factory=list)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
 
 
-def run(*words: str | Path, audio: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    command = [*QWEN_ASR, *map(str, words)]
-    return subprocess.run(command, input=audio, env=ENVIRONMENT, capture_output=True, timeout=120, check=False)
+async def stream(
+    url: str, samples: Samples = AUDIO, *, pause: float = 0.0, halfway: Any = None, **options: Any
+) -> Received:
+    """Streams samples and receives all events. `halfway(received)` is awaited in the middle."""
+    async with asyncio.timeout(TIMEOUT_SECONDS), SpeechClient(url, **{"limits": LIMITS, **options}) as client:
+        received = Received(client)
+
+        async def send() -> None:
+            for begin in range(0, len(samples), 1_600):
+                await client.send(samples[begin : begin + 1_600])
+                await asyncio.sleep(pause)
+                if halfway is not None and begin <= len(samples) // 2 < begin + 1_600:
+                    await halfway(received)
+            await client.finalize()
+
+        async def receive() -> None:
+            async for event in client:
+                received.events.append(event)
+
+        async with asyncio.TaskGroup() as tasks:  # an error in one cancels the other
+            tasks.create_task(send())
+            tasks.create_task(receive())
+    return received
 
 
-def test_what_is_piped_in_comes_out_as_lines(served: Listening) -> None:
-    done = run("stream", "--url", served.url, "-", "--rate", "16000", audio=PCM + b"\0")
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.decode().splitlines() == list(SENTENCES)
+@pytest.fixture(scope="module")
+def expected(served: Listening) -> list[Final]:
+    """The finals of AUDIO over one connection."""
+    finals = asyncio.run(stream(served.url)).of(Final)
+    assert [final.text for final in finals] == list(SENTENCES)
+    return finals
 
 
-def in_terminal(words: list[str], interrupt_at: str = "") -> tuple[int, str]:
-    """Runs it in a terminal of its own; sends one Ctrl-C when it shows that text. Its exit code, and what it wrote."""
-    leader, follower = pty.openpty()
-    fcntl.ioctl(leader, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    with subprocess.Popen(words, env=ENVIRONMENT, stdin=follower, stdout=follower, stderr=follower) as process:
-        os.close(follower)
-        shown = b""
-        with suppress(OSError):  # the terminal ends with the program
-            while data := os.read(leader, 4_096):
-                shown += data
-                if interrupt_at and interrupt_at.encode() in shown:
-                    process.send_signal(signal.SIGINT)
-                    interrupt_at = ""
-        os.close(leader)
-        return process.wait(60), shown.decode()
+def check_stream(received: Received) -> None:
+    """Checks that utterances are numbered in order and their ranges do not overlap."""
+    finals = received.of(Final)
+    assert [final.utterance for final in finals] == list(range(len(finals)))
+    assert all(one.end <= other.start for one, other in pairwise(finals))
+    assert received.of(Gap) == []
 
 
-def test_on_a_terminal_the_text_grows_and_an_interrupt_waits_for_the_last_words(
-    served: Listening, tmp_path: Path
-) -> None:
-    path = tmp_path / "long.wav"
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, 16_000, 0, "NONE", ""))
-        file.writeframes(PCM + bytes(16_000 * 2 * 60))  # a minute of silence in which nothing more would come
-    began = time.monotonic()
-    words = [*QWEN_ASR, "stream", "--realtime", "--url", served.url, str(path)]
-    code, shown = in_terminal(words, "The meeting")
-    assert time.monotonic() - began < 60
-    assert code == 0
-    assert "\x1b[K" in shown
-    assert f"{SENTENCES[0]}\r\n" in shown
-    assert "\x1b[KThe meeting" in shown.split("\n")[1]  # a line that has ended
-    assert shown.count("\n") == 2
+@pytest.mark.parametrize("encoding", ["f32le", "s16le"])
+def test_fifty_lost_connections_at_random_bytes(served: Listening, expected: list[Final], encoding: str) -> None:
+    rng = np.random.default_rng(1)
+    width = 4 if encoding == "f32le" else 2
+    max_bytes = 2 * len(AUDIO) * width // 70
 
+    def budget() -> int | None:
+        return int(rng.integers(1, max_bytes)) if between.cuts < 50 else None
 
-def test_the_progress_of_transcribe_is_for_terminals(speech: Path) -> None:
-    words = [*QWEN_ASR, "transcribe", "--asr-model-path", "demo", str(speech), str(speech)]
-    code, shown = in_terminal(words)
-    assert code == 0
-    total = round(2 * len(SAID) / 16_000)
-    assert f"of {total} s" in shown
-    assert shown.count(SENTENCES[1]) == 2
+    async def run() -> Received:
+        nonlocal between
+        async with proxy(served.url, budget) as between:
+            return await stream(between.url, encoding=encoding)
 
-
-@pytest.mark.parametrize(
-    ("words", "code", "sentence"),
-    [
-        (["nothing.wav"], 2, "There is no file 'nothing.wav'"),
-        (["mic"], 2, "microphone"),
-        (["-", "--rate", "16000"], 2, "Standard input is empty"),
-        (["-", "--rate", "fast"], 2, "--rate was given 'fast'"),
-        (["{speech}", "--rate", "16000"], 2, "--rate was given with"),
-        (["{speech}", "--url", "ftp://x"], 2, "The address is 'ftp://x'"),
-        (["{speech}", "--url", "ws://127.0.0.1:1"], 1, "cannot be reached"),
-        (["{speech}", "--url", "{wss}"], 1, "try ws://"),
-        (["{speech}", "--url", "{url}", "--cafile", "none.pem"], 1, "There is no file 'none.pem'"),
-        (["{speech}", "--url", "{url}", "--language", "Klingon"], 2, "Unknown language 'Klingon'"),
-        (["{speech}", "--url", "{url}x"], 1, "403"),
-    ],
-)
-def test_what_is_wrong_is_one_sentence(
-    served: Listening, speech: Path, words: list[str], code: int, sentence: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    names = {"speech": speech, "url": served.url, "wss": served.url.replace("ws:", "wss:")}
-    words = ["stream", *(word.format(**names) for word in words)]
-    if "-" in words:  # here there is no standard input
-        done = run(*words, audio=b"")
-        assert (done.returncode, done.stdout) == (code, b"")
-        said = done.stderr.decode()
+    between: Proxy = Proxy(0, budget)
+    before = len(served.socket.sessions)
+    received = asyncio.run(run())
+    assert between.cuts == 50
+    assert len(received.of(Lost)) == 50
+    assert [one.resumed for one in received.of(Connected)].count(
+        False
+    ) <= 2  # the answer with the session's id may have been lost
+    if encoding == "f32le":
+        assert received.of(Final) == expected
     else:
-        assert cli.run_subcommand(words) == code
-        out, said = capfd.readouterr()
-        assert out == ""
-    [line] = [line for line in said.splitlines() if "Invalid HTTP request" not in line]  # the server's, of wss
-    assert sentence in line
+        assert [final.text for final in received.of(Final)] == list(SENTENCES)
+    check_stream(received)
+    assert len(served.socket.sessions) <= before + 1  # a session whose id was lost
 
 
-def test_a_certificate_that_is_not_trusted_is_explained(tmp_path: Path) -> None:
-    files = ensure_self_signed(tmp_path)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(files.certfile, files.keyfile)
-
-    async def connect() -> None:
-        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
-        async with server, SpeechClient(f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
-            async for _ in client:
-                pass
-
-    with pytest.raises(CertificateError, match=r"not trusted .*certs/qwen_asr_cert\.pem.*--cafile"):
-        asyncio.run(connect())
-    with pytest.raises(CertificateError, match="expected a certificate in PEM"):
-        trusted(str(files.keyfile))
+def start_server(port: int) -> subprocess.Popen[str]:
+    """A server process that loads now and listens after `let_listen`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.support.asr_server", str(port)], cwd=ROOT, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
 
 
-def test_where_nothing_is_said_this_is_said(served: Listening) -> None:
-    done = run("stream", "--url", served.url, "-", "--rate", "16000", audio=bytes(2 * 16_000 * 3))
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"No speech was found.\n")
+def let_listen(process: subprocess.Popen[str]) -> None:
+    """Makes the server listen, and waits until it does."""
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write("listen\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "ready\n"
 
 
-@pytest.fixture
-def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of a whole server with these options."""
-    server = Started(tmp_path, ROOT, "--asr-model-path", "demo", "--port", "0", *request.param)
+def test_a_killed_and_restarted_server(expected: list[Final]) -> None:
+    [port] = free_ports(1)
+    processes = [start_server(port), start_server(port)]  # the second one loads in the meantime
+
+    async def killed(received: Received) -> None:
+        # In the middle of an utterance, after at least one final.
+        assert await until(lambda: bool(received.of(Final)) and isinstance(received.events[-1], Partial))
+        processes[0].send_signal(signal.SIGKILL)
+        assert await until(lambda: bool(received.of(Lost)))
+        await asyncio.to_thread(let_listen, processes[1])
+
     try:
-        url = server.line_with("://localhost").split()[-1]
-        server.line_with("Ready.")
-        yield url
+        let_listen(processes[0])
+        received = asyncio.run(stream(f"ws://localhost:{port}", pause=0.01, halfway=killed, limits=ClientLimits()))
     finally:
-        server.kill()
+        for process in processes:
+            kill(process)
+    assert [final.text for final in received.of(Final)] == list(SENTENCES)
+    check_stream(received)
+    for final, other in zip(received.of(Final), expected, strict=True):  # times continue across servers
+        assert abs(final.start - other.start) < 0.1
+        assert abs(final.end - other.end) < 0.1
+    first, *_, last = received.of(Connected)
+    assert (first.resumed, last.resumed) == (False, False)
+    assert last.start in [final.end for final in received.of(Final)]  # audio with a final text is not sent again
 
 
-@pytest.mark.parametrize("guarded", [("--auth", "anna:secret-of-anna")], indirect=True)
-def test_who_gives_no_password_or_a_wrong_one_is_told_the_ways(
-    guarded: str, speech: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("QWEN_ASR_API_KEY", raising=False)
-    ways = ("--api-key", "QWEN_ASR_API_KEY", "wss://USER:PASSWORD@HOST")
-    for user, key, reason in (
-        ("", (), "none was given"),
-        ("anna:wrong@", (), "has not accepted this user and password"),
-        ("", ("--api-key", "wrong"), "has not accepted this API key"),
-    ):
-        assert cli.run_subcommand(["stream", "--url", guarded.replace("://", f"://{user}"), *key, str(speech)]) == 1
-        said = capfd.readouterr().err
-        assert all(part in said for part in (reason, *ways))
-        assert "wrong" not in said
-    assert cli.run_subcommand(["stream", "--url", guarded.replace("://", "://anna:secret-of-anna@"), str(speech)]) == 0
-    assert capfd.readouterr().out.splitlines() == list(SENTENCES)
+def test_a_stopped_and_restarted_server(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """SIGTERM in the middle of a sentence: its final text ends there, and the next server continues after it."""
+    [port] = free_ports(1)
+
+    def start() -> ServerProcess:
+        server = ServerProcess(
+            tmp_path, ROOT, "--asr-model-path", "demo", "--chunk-size-sec", "0.5", "--port", str(port),
+            OMP_NUM_THREADS="1",
+        )  # fmt: skip
+        request.addfinalizer(server.kill)
+        server.line_with("Ready.")
+        return server
+
+    first = start()
+    servers = [first]
+
+    async def restarted(received: Received) -> None:
+        assert await until(lambda: bool(received.of(Final)) and isinstance(received.events[-1], Partial))
+        code, said = await asyncio.to_thread(first.end, signal.SIGTERM)
+        assert code == 0, said
+        servers.append(await asyncio.to_thread(start))
+
+    received = asyncio.run(stream(f"ws://localhost:{port}", pause=0.01, halfway=restarted, limits=ClientLimits()))
+    check_stream(received)
+    assert "restarting" in received.of(Lost)[0].reason
+    before, *_, after = received.of(Connected)
+    assert (before.resumed, after.resumed) == (False, False)
+    finals = received.of(Final)
+    assert after.start in [final.end for final in finals]  # only audio without a final text is sent again
+    position = 0.0
+    for sentence in SENTENCES:  # finals cover every sentence, except for silence at its ends
+        begin, end = position + 0.3, position + 0.3 + len(spoken(sentence)) / 16_000
+        covered = sum(max(0.0, min(end, one.end) - max(begin, one.start)) for one in finals)
+        assert covered > end - begin - 0.4, (sentence, finals)
+        position = end + 1.0
+    whole = [final.text for final in finals if final.text in SENTENCES]
+    assert len(set(whole)) == len(whole) >= len(SENTENCES) - 1  # at most one was cut when the server stopped
+    assert servers[1].end(signal.SIGTERM)[0] == 0
 
 
-@pytest.mark.parametrize("guarded", [("--generate-self-signed-cert",)], indirect=True)
-def test_a_server_that_speaks_https_is_recognized(
-    guarded: str, speech: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert guarded.startswith("https:")
-    url = f"ws:{guarded.removeprefix('https:')}"
-    assert cli.run_subcommand(["stream", "--url", url, str(speech)]) == 1
-    said = capfd.readouterr().err
-    assert "speaks HTTPS: try wss://" in said
-    assert "URI" not in said
+def test_a_half_open_connection(service: Service, expected: list[Final]) -> None:
+    async def run(server: Listening) -> tuple[Received, int]:
+        async with proxy(server.url) as between:
+
+            async def freeze(received: Received) -> None:
+                assert await until(lambda: bool(received.of(Final)))
+                between.freeze()
+
+            limits = replace(LIMITS, receive_timeout_seconds=2.0)
+            received = await stream(between.url, pause=0.01, halfway=freeze, limits=limits)
+            return received, between.connections
+
+    # For the server, the old connection is alive until the new one resumes the session.
+    with listening(service, SocketLimits(ping_seconds=0.5)) as server:
+        received, connections = asyncio.run(run(server))
+        assert len(server.socket.sessions) == 0
+    assert connections == 2
+    assert received.of(Final) == expected
+    assert [one.resumed for one in received.of(Connected)] == [False, True]
+    [lost] = received.of(Lost)
+    assert "Nothing came" in lost.reason
+    check_stream(received)
 
 
-def test_no_password_is_shown_and_other_redirects_are_named() -> None:
-    moved, _ = refusal_of(InvalidURI("https://b.example/x", "scheme"), "wss://anna:secret@a.example/ws/asr")
-    assert str(moved).startswith("wss://a.example/ws/asr sends its visitors on to https://b.example/x,")
-    silent, later = refusal_of(TimeoutError(), "wss://anna:secret@a.example/ws/asr")
-    assert later
-    assert "secret" not in str(silent)
+def test_a_slow_reader_gets_every_final(served: Listening, expected: list[Final]) -> None:
+    async def run() -> list[Event]:
+        async with asyncio.timeout(TIMEOUT_SECONDS), SpeechClient(served.url, limits=LIMITS) as client:
+            for begin in range(0, len(AUDIO), 1_600):
+                await client.send(AUDIO[begin : begin + 1_600])
+            await client.finalize()
+            await until(lambda: client._task.done())  # nothing is read until the stream has ended
+            return [event async for event in client]
+
+    events = asyncio.run(run())
+    assert [event for event in events if isinstance(event, Final)] == expected
+    assert len([event for event in events if isinstance(event, Partial)]) <= len(expected)
 
 
-def test_addresses() -> None:
-    assert socket_url("https://a.example") == "wss://a.example/ws/asr"
-    assert socket_url("http://a.example:80/x/ws/asr") == "ws://a.example:80/x/ws/asr"
-    for wrong in ("localhost:8000", "wss://", "wss://a:x", "wss://user@a", ""):
-        with pytest.raises(BadConfig):
-            socket_url(wrong)
-    for wrong in ("wss://anna:secret@a:x", "anna:secret@a", "wss://anna:secret/1@a", "ftp://anna:secret@a"):
-        with pytest.raises(BadConfig) as refused:
-            socket_url(wrong)
-        assert "secret" not in str(refused.value)
+def test_a_killed_client_does_not_disturb_others(service: Service, expected: list[Final], tmp_path: Path) -> None:
+    with wave.open(str(tmp_path / "speech.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes((AUDIO * 32_767).astype("<i2").tobytes())
+
+    async def run(server: Listening) -> Received:
+        words = [
+            sys.executable,
+            "-m",
+            "qwen_asr",
+            "stream",
+            "--realtime",
+            "--url",
+            server.url,
+            str(tmp_path / "speech.wav"),
+        ]
+        process = await asyncio.create_subprocess_exec(*words, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+        async def kill(_: Received) -> None:
+            assert await until(
+                lambda: sum(session.received > 16_000 for session in server.socket.sessions._placed) == 2
+            )
+            process.kill()
+            await process.wait()
+            assert await until(lambda: server.socket.sessions.waiting == 1)
+
+        received = await stream(server.url, halfway=kill)
+        assert await until(lambda: len(server.socket.sessions) == 0)
+        assert not server.socket.connections
+        return received
+
+    with listening(service, SocketLimits(resume_seconds=2.0)) as server:
+        received = asyncio.run(run(server))
+    assert received.of(Final) == expected
+    assert received.of(Lost) == []
 
 
-def test_a_line_holds_the_end_of_a_long_text() -> None:
-    assert fit_line("abcdef", 3, 10) == ("abc", "def")
-    assert fit_line("abcdef", 3, 6) == ("abc", "def")
-    assert fit_line("abcdefg", 4, 6) == ("…cd", "efg")
-    assert fit_line("abcdefg", 2, 6) == ("…", "cdefg")
-    assert fit_line("東京都の天気", 4, 7) == ("…の", "天気")
+def test_audio_that_is_no_longer_in_the_buffer_is_reported(service: Service) -> None:
+    """A server without the session, after silence that is longer than the buffer."""
+    limits = replace(LIMITS, buffer_seconds=4.0, receive_timeout_seconds=2.0)
+    samples = np.concatenate([silence(9.0), spoken(SENTENCES[0])])
 
+    async def run(server: Listening) -> Received:
+        async with proxy(server.url) as between:
 
-def test_what_is_said_of_the_connection() -> None:
-    out, notices = io.StringIO(), io.StringIO()
-    screen = Screen(out, notices)
-    for event in (
-        Queued(2), Queued(2), Queued(1), Lost("It stops.", 1, 0.1), Queued(1),
-        Connected("x", False, 0.0), Partial(0, 0, 1, "", "a b", 1, 0), Lost("It is gone.", 1, 0.2),
-        Connected("x", True, 1.0), Gap(1.0, 2.5), Failed(0, 1, 2, "No text."), Final(1, 2, 3, "English", "A b."),
-    ):  # fmt: skip
-        screen.show(event)
-    screen.report_missing_speech()
-    assert out.getvalue() == "A b.\n"
-    assert notices.getvalue().splitlines() == [
-        "The server is full; position in the queue: 2.",
-        "The server is full; position in the queue: 1.",
-        "It stops. Trying again (1) in 0.1 s.",
-        "The server is full; position in the queue: 1.",
-        "Connected.",
-        "It is gone. Trying again (1) in 0.2 s.",
-        "Connected again.",
-        "The audio from 1.0 s to 2.5 s could not be sent again and is lost.",
-        "From 1.0 s to 2.0 s there is no text: No text.",
-    ]
+            async def forget(received: Received) -> None:
+                assert await until(lambda: received.client.sent_seconds > 4.5)
+                between.freeze()
+                [session] = server.socket.sessions._placed
+                session.problem = QwenASRError("the session is lost")
+
+            return await stream(between.url, samples, halfway=forget, limits=limits)
+
+    with listening(service, SocketLimits(ping_seconds=0.3)) as server:
+        received = asyncio.run(run(server))
+    [gap] = received.of(Gap)
+    assert gap.start == 0.0
+    assert 0.4 < gap.end <= 8.0
+    [final] = received.of(Final)
+    assert final.text == SENTENCES[0]
+    assert final.end > 9.0

@@ -1,4 +1,4 @@
-"""One Chromium and one server for all browser tests that need nothing special."""
+"""The Chromium and the server of all browser tests that need no special ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.checkpoints import random_recognizer, spoken
 def playwright() -> Iterator[Playwright]:
     """The driver of browsers; skips, or fails in CI, where there is no Chromium.
 
-    For a module, not the session: while it lives an event loop runs in the tests' thread, and others need their own.
+    Of a module, not of the session: it runs an event loop in the tests' thread, where other tests run theirs.
     """
     chromium_path()
     with sync_playwright() as driver:
@@ -54,7 +54,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(certificates: Path) -> Iterator[Served]:
-    """A server over HTTPS with a small random model: its words mean nothing, everything else is real."""
+    """A server over HTTPS with a small random model: its words have no meaning, everything else is real."""
     from qwen_asr.service.service import Service
 
     with serving(Service(small_config(), random_recognizer()), certificates) as server:

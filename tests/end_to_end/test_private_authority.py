@@ -1,4 +1,4 @@
-"""The private authority, installed as people do: page, microphone and wss with no flag about certificates."""
+"""`--local-ca`: with its root certificate installed, the page, microphone and wss work without a warning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -32,7 +32,7 @@ BANK = "bank.example.com"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the authority is, made for a machine of that name and address."""
+    """The folder of an authority for a machine of that name and address."""
     path = tmp_path_factory.mktemp("authority")
     ensure_local_ca(path, names=names_of([ip_address(LAN)], ["studio", NAME]))
     return path
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chosen(folder: Path) -> ServerCertificate:
-    """Its certificate for the server. The machine of these tests has other names, so it is loaded as a user's own."""
+    """Its certificate for the server, loaded as a user's own, since the machine of the tests has other names."""
     own = load_user_certificate(folder / "local_ca_leaf.pem", folder / "local_ca_leaf_key.pem")
     root = ensure_local_ca(folder, names=names_of([], [])).root
     return ServerCertificate(own.checked, own.context, own=True, root=root)
@@ -61,7 +61,7 @@ def trusting(
     tmp_path_factory: pytest.TempPathFactory,
     program: Callable[[str], str],
 ) -> Iterator[Browser]:
-    """A Chromium whose user, with a home of their own, has installed the authority."""
+    """A Chromium whose user has installed the authority."""
     home = tmp_path_factory.mktemp("home")
     store = home / ".pki" / "nssdb"
     store.mkdir(parents=True)
@@ -74,7 +74,7 @@ def trusting(
 
 
 def _chromium(playwright: Playwright, home: Path, sound: Path) -> Browser:
-    # These names lead here; nothing is said about certificates.
+    # Resolves the names to this machine. No flag relaxes the certificate checks.
     hosts = ", ".join(f"MAP {name} 127.0.0.1" for name in (LAN, NAME, BANK, "studio", "www.studio"))
     environment: dict[str, str | float | bool] = {**os.environ, "HOME": str(home)}
     return start_chromium(playwright, sound, flags=[f"--host-resolver-rules={hosts}"], env=environment)
@@ -89,7 +89,7 @@ OPEN_SOCKET = """url => new Promise((resolve, reject) => {
 
 
 @pytest.mark.parametrize("host", [LAN, NAME])
-def test_page_microphone_and_socket_work_without_a_warning(trusting: Browser, served: Served, host: str) -> None:
+def test_page_microphone_and_websocket_work_without_a_warning(trusting: Browser, served: Served, host: str) -> None:
     url = served.url.replace("localhost", host)
     with Tab(trusting, url, ignore_https_errors=False) as tab:
         tab.wait_status("Ready")
@@ -104,7 +104,7 @@ def test_page_microphone_and_socket_work_without_a_warning(trusting: Browser, se
         assert tab.problems == []
 
 
-def test_who_has_not_installed_it_is_warned(
+def test_without_the_authority_the_browser_warns(
     playwright: Playwright, served: Served, speech: dict[int, Path], tmp_path: Path
 ) -> None:
     with closing(_chromium(playwright, tmp_path, speech[48_000])) as browser:
@@ -114,29 +114,30 @@ def test_who_has_not_installed_it_is_warned(
 
 
 @contextmanager
-def answering(made: Issued, folder: Path) -> Iterator[int]:
-    """A port on which a page is served with that certificate."""
-    (folder / "both.pem").write_bytes(made.pem + made.key_pem())
+def tls_page(issued: Issued, folder: Path) -> Iterator[int]:
+    """Serves a page with that certificate. Yields the port."""
+    (folder / "both.pem").write_bytes(issued.pem + issued.key_pem())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "both.pem")
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
-        def answer() -> None:
+        def answer(connection: socket.socket) -> None:
+            with connection, suppress(OSError):  # the browser closes the connection if it refuses the certificate
+                connection.settimeout(60)
+                with context.wrap_socket(connection, server_side=True) as tls:
+                    tls.recv(1 << 16)
+                    tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
+
+        def accept() -> None:
             while True:
                 try:
                     connection, _ = listening.accept()
-                except OSError:  # closed: the test is over
+                except OSError:  # closed at the end of the test
                     return
-                with connection:
-                    try:
-                        connection.settimeout(10)
-                        with context.wrap_socket(connection, server_side=True) as tls:
-                            tls.recv(1 << 16)
-                            tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
-                    except OSError:
-                        continue  # the browser hung up on us, which is what it is to do
+                # Browsers open connections ahead of need, which must not block the others.
+                threading.Thread(target=answer, args=(connection,), daemon=True).start()
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=accept)
         thread.start()
         yield listening.getsockname()[1]
         listening.shutdown(socket.SHUT_RDWR)
@@ -144,11 +145,11 @@ def answering(made: Issued, folder: Path) -> Iterator[int]:
 
 
 @pytest.mark.parametrize(("host", "accepted"), [(BANK, False), ("www.studio", False), ("studio", True), (NAME, True)])
-def test_what_a_thief_signs_for_other_names_is_refused(
+def test_a_certificate_of_the_authority_for_other_names_is_refused(
     trusting: Browser, folder: Path, tmp_path: Path, host: str, accepted: bool
 ) -> None:
-    made = issue(host, signer(folder), names=[host])
-    with answering(made, tmp_path) as port, closing(trusting.new_page()) as page:
+    issued = issue(host, signer(folder), names=[host])
+    with tls_page(issued, tmp_path) as port, closing(trusting.new_page()) as page:
         if accepted:
             page.goto(f"https://{host}:{port}/")
             assert page.inner_text("body") == "hi"
@@ -160,7 +161,7 @@ def test_what_a_thief_signs_for_other_names_is_refused(
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 
 
-def test_the_page_about_it_needs_no_script_and_fits_a_phone(
+def test_the_trust_page_works_without_javascript_and_fits_a_phone(
     trusting: Browser, served: Served, chosen: ServerCertificate
 ) -> None:
     assert chosen.root is not None

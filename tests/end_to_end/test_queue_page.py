@@ -1,4 +1,4 @@
-"""The page while all places are taken: it records, says how many are before it, and loses nothing."""
+"""The page while the server is full: it records, shows its position in the queue, and loses nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.checkpoints import random_recognizer
 pytestmark = MARKS
 
 
-def test_it_waits_its_turn_with_its_microphone_open(chromium: Browser, certificates: Path) -> None:
+def test_it_waits_in_the_queue_with_its_microphone_open(chromium: Browser, certificates: Path) -> None:
     config = small_config(max_sessions=1, max_queue=2)
     service = Service(config, random_recognizer())
     with serving(service, certificates) as served, Tab(chromium, served.url) as tab:
@@ -28,30 +28,29 @@ def test_it_waits_its_turn_with_its_microphone_open(chromium: Browser, certifica
             assert other.button("Record").get_attribute("aria-disabled") == "false"
         inside.leave()
         tab.wait_status("Waiting: you are next")
-        tab.page.wait_for_timeout(1_500)  # of speech, which nobody but the page hears
+        tab.capture(1.5)  # kept in the page
         waiting.leave()
-        tab.page.locator("#status", has_text="Listening").wait_for(timeout=5_000)  # before a post's 8 s are over
+        tab.wait_status("Listening")
         assert service.sessions.open_by_kind()["page"] == 1
-        tab.page.wait_for_timeout(500)
+        tab.capture(0.5)
         tab.stop()
         proof = tab.proof()
         assert service.sessions.open_by_kind()["page"] == 0
-        assert len(served.recordings) == 1  # it is kept for its text
+        assert len(served.recordings) == 1  # kept for its text
         assert proof["sha256"] == proof["serverSha256"]
-        assert int(proof["bytes"]) > 2 * 1.5 * int(proof["rate"])
+        assert int(proof["bytes"]) > 2 * 2 * int(proof["rate"])
         assert admission.inside == 0
         assert tab.problems == []
 
 
-def test_a_recording_that_lasts_too_long_stops_and_says_so(chromium: Browser, certificates: Path) -> None:
+def test_a_recording_that_reaches_the_time_limit_stops_with_a_message(chromium: Browser, certificates: Path) -> None:
     service = Service(small_config(max_session_seconds=4.0), random_recognizer())
     with serving(service, certificates) as served, Tab(chromium, served.url) as tab:
         tab.record()
         tab.wait_status("as long as this server allows")
         proof = tab.proof()
         assert proof["sha256"] == proof["serverSha256"]
-        assert int(proof["bytes"]) > 2 * 4 * int(proof["rate"]) * 0.8
-        tab.record()  # and goes on, if one wants
+        tab.record()  # another one may follow
         tab.stop()
         tab.wait_status("Ready")
         assert tab.problems == []

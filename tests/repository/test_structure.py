@@ -6,13 +6,25 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.repository.layout import PACKAGE, ROOT, imports, modules, room_of, tracked
+from tests.repository.layout import (
+    PACKAGE,
+    ROOT,
+    circles,
+    import_graph,
+    imports,
+    module_name,
+    modules,
+    room_of,
+    tracked,
+)
 
 LONGEST_MODULE = 600
+MOST_FILES = 15
 
 # A package imports only what stands to its left. `tls`, `client` and `config` stand beside that line.
 GROUND = {"errors", "network", "logs", "redaction"}
@@ -20,15 +32,15 @@ ROOMS = {
     "errors": set(),
     "network": set(),
     "logs": set(),
-    "redaction": {"config"},
+    "redaction": set(),
     "config": GROUND,
     "audio": GROUND,
     "engine": GROUND | {"audio"},
     "live": GROUND | {"config", "audio", "engine"},
-    "service": GROUND | {"config", "audio", "engine", "live", "web"},
-    "tls": GROUND | {"config"},
+    "service": GROUND | {"config", "audio", "engine", "live"},
+    "tls": {"errors", "network"},
     "web": GROUND | {"config", "audio", "engine", "live", "service", "tls"},
-    "client": GROUND | {"audio"},  # a program of its own, for a machine without the model
+    "client": {"errors", "audio"},  # a program of its own, for a machine without the model
     "cli": GROUND | {"config", "audio", "engine", "live", "service", "tls", "web", "client"},
     "demo": set(),
 }
@@ -46,6 +58,62 @@ def test_a_room_imports_nothing_to_its_right(path: Path) -> None:
         return
     foreign = {name.split(".")[1] for name in imports(path) if name.startswith("qwen_asr.")} - {room, "__version__"}
     assert foreign <= ROOMS[room], f"{room} must not import {sorted(foreign - ROOMS[room])}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    # The package itself offers names of its modules, which import its version.
+    graph = {name: others - {"qwen_asr"} for name, others in import_graph().items() if name != "qwen_asr"}
+    assert [circle for circle in circles(graph) if "qwen_asr.web.sockets.asr.session" not in circle] == []
+
+
+def test_no_packages_import_each_other_in_a_circle() -> None:
+    """A package and the packages inside it count as friends: `web/app.py` is made of `web/rest`, `web/page` …"""
+    graph: dict[str, set[str]] = {}
+    packages = {module_name(path.parent / "__init__.py") for path in modules()}
+    for name, others in import_graph().items():
+        for other in others:
+            one, two = (full if full in packages else full.rpartition(".")[0] for full in (name, other))
+            # Each module in the package's own folder is a room of its own.
+            one, two = name if one == "qwen_asr" else one, other if two == "qwen_asr" else two
+            if not (f"{one}.".startswith(f"{two}.") or f"{two}.".startswith(f"{one}.")):
+                graph.setdefault(one, set()).add(two)
+    assert len(graph) > 10
+    assert circles(graph) == []
+
+
+def test_folders_stay_small() -> None:
+    counts = Counter(path.parent for path in tracked() if PACKAGE in path.parents)
+    assert {str(folder): count for folder, count in counts.items() if count > MOST_FILES} == {}
+
+
+# Tests whose subject is more than one module, with the reason.
+WITHOUT_MODULE = {
+    "live/test_real_engine.py": "the session on the engine",
+    "service/test_session_depth.py": "from each edge to the engine",
+    "tls/test_mistakes.py": "every mistake with certificate options, through the command line",
+    "web/test_fuzz.py": "malformed requests to every route",
+    "web/page/test_javascript.py": "the scripts of the page, under node",
+    "web/sockets/asr/test_protocol.py": "docs/protocol.md",
+    "web/sockets/asr/test_resume.py": "connection, session and registry together",
+    "web/sockets/realtime/test_openai_package.py": "OpenAI's own package as the client",
+    "web/transport/test_lets_encrypt.py": "certbot and Pebble against the whole server",
+    "web/transport/test_uvicorn_internals.py": "what the transport modules expect of uvicorn",
+}
+
+
+def test_tests_mirror_the_package() -> None:
+    tests = ROOT / "tests"
+    folders = {path.parent.relative_to(PACKAGE) for path in modules()}
+    mirrored = [path for path in modules(tests) if path.parent.relative_to(tests) in folders]
+    without = {
+        str(path.relative_to(tests))
+        for path in mirrored
+        if path.name.startswith("test_")
+        and not (PACKAGE / path.parent.relative_to(tests) / path.name.removeprefix("test_")).is_file()
+    }
+    assert len(mirrored) > 40
+    assert without == set(WITHOUT_MODULE)
 
 
 def test_modules_stay_small() -> None:

@@ -22,7 +22,7 @@ from qwen_asr.service.service import Service
 from tests.support.browser import MARKS, Tab, start_chromium, write_wav
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.faults import before_each_decoding
-from tests.support.processes import Started
+from tests.support.processes import ServerProcess
 from tests.support.rest_client import offline, speech, wav
 from tests.support.sockets import Client, client, listening, silence, until
 
@@ -30,9 +30,9 @@ SENTENCE = "The meeting is on Monday the tenth of May."
 OPTIONS = ("--asr-model-path", "demo", "--port", "0", "--chunk-size-sec", "0.5")
 
 
-def started(folder: Path, repository: Path, first: str = "") -> tuple[Started, str]:
+def started(folder: Path, repository: Path, first: str = "") -> tuple[ServerProcess, str]:
     """A server over plain HTTP, and its address once it is ready."""
-    server = Started(folder, repository, *OPTIONS, first=first)
+    server = ServerProcess(folder, repository, *OPTIONS, first=first)
     url = server.line_with("http://localhost")
     server.line_with("Ready.")
     return server, url

@@ -1,4 +1,7 @@
-"""What fails inside of the recognizer, beside others who go on talking: the real engine, real sockets."""
+"""The watchdog: its times, and what happens when a pass fails or hangs while other sessions go on.
+
+The times are tested with a clock of the test, the failures with the real engine and real sockets.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ import torch
 
 from qwen_asr import Qwen3ASRModel
 from qwen_asr.config.config import Config
+from qwen_asr.engine.observer import Load
+from qwen_asr.service.instruments import Instruments
 from qwen_asr.service.service import Service
+from qwen_asr.service.watchdog import Watchdog
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
 from tests.support.faults import before_each_decoding, poisoned, whenever_poisoned
 from tests.support.sockets import Client, Listening, client, listening, silence, until
@@ -29,6 +35,33 @@ def served() -> Iterator[Listening]:
     recognizer = demo_recognizer()
     with contextlib.closing(Service(Config(chunk_size_sec=0.5), recognizer)) as service, listening(service) as server:
         yield server
+
+
+def test_a_pass_may_take_longer_the_more_there_is_to_do() -> None:
+    now = 0.0
+    watchdog = Watchdog(Instruments(), lambda: now)
+    watchdog.turn_begins()
+    watchdog.pass_begins(Load(rows=1, frames=3_000, positions=400))  # half a minute of speech
+    now = 100.0
+    assert watchdog.stalled_for is None
+    now = 200.0
+    assert watchdog.stalled_for == 200.0
+    watchdog.turn_ends()
+    assert watchdog.stalled_for is None
+    assert watchdog.busy_seconds == 200.0
+
+
+def test_the_real_time_factor_is_of_the_last_minute() -> None:
+    now = 0.0
+    watchdog = Watchdog(Instruments(), lambda: now)
+    assert watchdog.real_time_factor(0.0) is None
+    for minute in range(5):  # the recognizer is busy for 6 s of each minute, and hears 60 s; in the last for 30
+        watchdog.turn_begins()
+        now += 30 if minute == 4 else 6
+        watchdog.turn_ends()
+        now = 60.0 * (minute + 1)
+        factor = watchdog.real_time_factor(now)
+    assert factor == pytest.approx(0.5)
 
 
 def said(*parts: Samples) -> Samples:
@@ -153,7 +186,7 @@ def test_where_nothing_can_go_on_everybody_is_told(
     served: Listening, hanging: tuple[threading.Event, threading.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As on a GPU, where no thread can replace one.
-    monkeypatch.setattr("qwen_asr.service.service.MOST_STUCK_THREADS", 1)
+    monkeypatch.setattr("qwen_asr.service.service.MAX_STUCK_THREADS", 1)
     served.service.watchdog.base_timeout = 1.0
     hangs, _ = hanging
 

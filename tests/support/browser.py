@@ -1,4 +1,4 @@
-"""A real Chromium that hears a WAV file as its microphone, and a real server for it: what browser tests share."""
+"""Browser tests: a real Chromium with a WAV file as its microphone, and a real server for it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ MARKS = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:unclosed file .*audio:ResourceWarning"),
 ]
-PATIENCE = 60_000  # ms; a busy machine is slow, and no test is about speed
-expect.set_options(timeout=PATIENCE)
+TIMEOUT_MS = 60_000  # a busy machine is slow, and no test is about speed
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 def chromium_path() -> str:
@@ -49,9 +49,9 @@ def chromium_path() -> str:
 def start_chromium(
     playwright: Playwright, sound: Path | None, *, asks: bool = False, flags: Sequence[str] = (), **options: Any
 ) -> Browser:
-    """A Chromium whose microphone is `sound`, played once from the start of each recording; None: it has no microphone.
+    """A Chromium whose microphone plays `sound` once in each recording; with None it has no microphone.
 
-    `asks`: it asks whether the page may use the microphone, which without a person means no. `options`: Playwright's.
+    `asks`: it asks for the permission to use the microphone, which is denied. `options` are Playwright's.
     """
     flags = ["--no-sandbox", "--disable-dev-shm-usage", *flags]
     if sound is not None:
@@ -85,14 +85,14 @@ class Served:
 def serving(
     service: Service,
     certificates: Path | None,
-    around: Callable[[Any], Any] = lambda app: app,
+    middleware: Callable[[Any], Any] = lambda app: app,
     *,
     chosen: ServerCertificate | None = None,
     **settings: Any,
 ) -> Iterator[Served]:
     """Serves the app on a free port, over HTTPS where a folder for the certificate is given, or one `chosen`.
 
-    `around` is ASGI middleware, a function of the app; `settings` are those of the page's microphone.
+    `middleware` is ASGI middleware, a function of the app; `settings` are those of the page's microphone.
     """
     app = create_app(service.config, service, chosen=chosen, **settings)
     tls: dict[str, Any] = {}
@@ -103,7 +103,7 @@ def serving(
         files = ensure_self_signed(certificates)
         tls = {"certificate": ReloadingCertificate(files.certfile, files.keyfile)}
     listening = bind("127.0.0.1", 0)
-    server = create_server(app, around, timeout_graceful_shutdown=1, **tls)
+    server = create_server(app, middleware, timeout_graceful_shutdown=1, **tls)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -117,8 +117,8 @@ def serving(
     assert not thread.is_alive()
 
 
-def talking(served: Served) -> Recording:
-    """The one recording that is going on, as soon as the server knows of it."""
+def unfinished_recording(served: Served) -> Recording:
+    """Waits until the server has exactly one unfinished recording, and returns it."""
 
     def unfinished() -> list[Recording]:
         recordings = [served.recordings.get(*key) for key in served.recordings.ids()]
@@ -129,11 +129,11 @@ def talking(served: Served) -> Recording:
 
 
 class Tab:
-    """One open page, spoken of as a person sees it."""
+    """One open page, with what a user does and sees."""
 
     def __init__(self, browser: Browser, url: str, script: str = "", **context: Any) -> None:
         self.context = browser.new_context(**{"ignore_https_errors": True, **context})
-        self.context.set_default_timeout(PATIENCE)
+        self.context.set_default_timeout(TIMEOUT_MS)
         self.page: Page = self.context.new_page()
         self.problems: list[str] = []
         self.console_errors: list[str] = []
@@ -151,20 +151,20 @@ class Tab:
     def __exit__(self, *_: object) -> None:
         self.context.close()
 
-    def _console(self, said: ConsoleMessage) -> None:
-        if said.type == "error":
-            self.console_errors.append(f"{said.location['url']}: {said.text}")
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.console_errors.append(f"{message.location['url']}: {message.text}")
 
     def button(self, name: str) -> Locator:
         """A button by its exact accessible name."""
         return self.page.get_by_role("button", name=name, exact=True)
 
     def status(self) -> str:
-        """What #status says."""
+        """The text of #status."""
         return self.page.locator("#status").inner_text()
 
     def wait_status(self, text: str) -> None:
-        """Waits until #status says something with `text` in it."""
+        """Waits until #status contains `text`."""
         self.page.locator("#status", has_text=text).wait_for()
 
     def texts(self, part: str = "") -> list[str]:
@@ -172,7 +172,7 @@ class Tab:
         return self.page.locator(f"#transcript .utterance {part or '.words'}").all_inner_texts()
 
     def record(self) -> None:
-        """Presses Record as soon as the page lets it, and waits until it listens."""
+        """Presses Record as soon as it is enabled, and waits until the page listens."""
         self.button("Record").click()
         self.wait_status("Listening")
 
@@ -180,16 +180,27 @@ class Tab:
         """Presses Stop."""
         self.button("Stop").click()
 
+    def captured(self) -> float:
+        """Seconds of sound that the microphone has given in the current recording."""
+        return float(self.page.evaluate("document.querySelector('#microphone').dataset.seconds || 0"))
+
+    def capture(self, seconds: float) -> None:
+        """Waits until the microphone has given this much more sound, however long that takes on a busy machine."""
+        end = self.captured() + seconds
+        self.page.wait_for_function(
+            f"document.querySelector('#microphone').dataset.seconds >= {end}", timeout=TIMEOUT_MS
+        )
+
     def proof(self) -> dict[str, str]:
-        """Waits until the recording is over; what was hashed: bytes, rate, sha256 (browser), serverSha256, base."""
-        self.page.wait_for_function("document.querySelector('#microphone').dataset.sha256", timeout=PATIENCE)
+        """Waits until the recording is over. Returns what was hashed: bytes, rate, sha256 (browser), serverSha256."""
+        self.page.wait_for_function("document.querySelector('#microphone').dataset.sha256", timeout=TIMEOUT_MS)
         return dict(self.page.evaluate("({...document.querySelector('#microphone').dataset})"))
 
     def offline(self, off: bool) -> None:
-        """Takes the network away from this tab, or gives it back."""
+        """Disconnects this tab from the network, or connects it again."""
         self.context.set_offline(off)
 
 
 def small_config(**options: Any) -> Config:
-    """What tests serve with."""
+    """The configuration that tests serve with."""
     return Config(**{"host": "127.0.0.1", "chunk_size_sec": 0.5, "max_new_tokens": 40, **options})

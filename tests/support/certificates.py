@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
+import ssl
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +46,20 @@ class Issued:
         kind = BestAvailableEncryption(password.encode()) if password else NoEncryption()
         return bytes(self.key.private_bytes(Encoding.PEM, form, kind))
 
+    def write(self, folder: Path) -> tuple[Path, Path]:
+        """Writes `cert.pem` and `key.pem`, each replaced atomically, and returns their paths."""
+        paths = folder / "cert.pem", folder / "key.pem"
+        for path, content in zip(paths, (self.pem, self.key_pem()), strict=True):
+            replace(path, content)
+        return paths
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Replaces the file atomically by a new one."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
 
 def new_ec() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
@@ -69,6 +85,9 @@ def issue(
     builder = builder.issuer_name(by.certificate.subject if by else subject).serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(begins).not_valid_after(ends)
     builder = builder.add_extension(x509.BasicConstraints(ca, None), critical=True)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    builder = builder.add_extension(issuer_key, critical=False)
     if not ca:
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         if names:
@@ -81,6 +100,36 @@ def _name(text: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
         return x509.DNSName(text)
+
+
+class Issuer:
+    """An authority of the test: certificates with any key and validity, signed by one root."""
+
+    def __init__(self) -> None:
+        now = datetime.now(UTC)
+        name = f"test root {os.urandom(4).hex()}"
+        self._root = issue(name, ca=True, begins=now - 400 * DAY, ends=now + 400 * DAY)
+
+    def issue(
+        self,
+        *names: str,
+        kind: str = "EC",
+        begins: timedelta = timedelta(hours=-1),
+        ends: timedelta = timedelta(days=90),
+    ) -> Issued:
+        """A certificate for names and addresses with a new key, EC or RSA. The times are relative to now."""
+        names = names or ("localhost", "127.0.0.1")
+        key = new_ec() if kind == "EC" else rsa.generate_private_key(65537, 2048)
+        now = datetime.now(UTC)
+        return issue(names[0], self._root, key=key, names=names, begins=now + begins, ends=now + ends)
+
+    @property
+    def root_pem(self) -> bytes:
+        return self._root.pem
+
+    def trust(self) -> ssl.SSLContext:
+        """A client context that trusts only this root."""
+        return ssl.create_default_context(cadata=self.root_pem.decode())
 
 
 @dataclass

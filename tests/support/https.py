@@ -1,4 +1,4 @@
-"""A real HTTPS server in this process, and looks at what it serves."""
+"""A real HTTPS server in a thread, and helpers to connect to it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.web.app import bind, create_server
 from tests.support.processes import until
 
-PATIENCE = 60.0  # seconds; a busy machine is slow
+TIMEOUT_SECONDS = 60.0
+"""For operations that take milliseconds on an idle machine."""
 
 
 @contextlib.contextmanager
-def serving(
+def https_server(
     certificate: ReloadingCertificate,
     app: FastAPI | None = None,
     limits: AcceptorLimits | None = None,
-    around: Callable[[Any], Any] = lambda app: app,
+    middleware: Callable[[Any], Any] = lambda app: app,
 ) -> Iterator[int]:
-    """Serves the app, or one with a word at "/", on a port of 127.0.0.1, which it gives; watches the certificate."""
+    """Serves `app`, or `plain_app()`, on 127.0.0.1 with a certificate that is watched for changes. Yields the port."""
     app = app or plain_app()
     app.state.end_streams = lambda: None
     app.state.certificate = certificate
-    server = create_server(app, around, certificate=certificate, limits=limits, timeout_graceful_shutdown=1)
+    server = create_server(app, middleware, certificate=certificate, limits=limits, timeout_graceful_shutdown=1)
     with bind("127.0.0.1", 0) as listening, certificate:
         port = listening.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -42,11 +43,12 @@ def serving(
             yield port
         finally:
             server.should_exit = True
-            thread.join(30)
+            thread.join(TIMEOUT_SECONDS)
     assert not thread.is_alive()
 
 
 def plain_app() -> FastAPI:
+    """An app that answers "here" at `/`."""
     app = FastAPI()
 
     @app.get("/")
@@ -57,32 +59,33 @@ def plain_app() -> FastAPI:
 
 
 @contextlib.contextmanager
-def connected(
+def tls_connection(
     port: int, trust: ssl.SSLContext, name: str | None = "localhost", session: ssl.SSLSession | None = None
 ) -> Iterator[ssl.SSLSocket]:
-    """A TLS connection; without a name none is asked for, and none is checked."""
+    """A TLS connection. With `name=None` it sends no server name, and checks none."""
     trust.check_hostname = name is not None
     with (
-        socket.create_connection(("127.0.0.1", port), PATIENCE) as plain,
+        socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS) as plain,
         trust.wrap_socket(plain, server_hostname=name, session=session) as secure,
     ):
         yield secure
 
 
-def served(port: int, trust: ssl.SSLContext, name: str | None = "localhost") -> x509.Certificate:
+def served_certificate(port: int, trust: ssl.SSLContext, name: str | None = "localhost") -> x509.Certificate:
     """The certificate that a new connection gets."""
-    with connected(port, trust, name) as secure:
+    with tls_connection(port, trust, name) as secure:
         found = secure.getpeercert(binary_form=True)
     assert found is not None
     return x509.load_der_x509_certificate(found)
 
 
-def kind_of(certificate: x509.Certificate) -> str:
+def key_type(certificate: x509.Certificate) -> str:
+    """Returns "EC" or "RSA"."""
     return "EC" if isinstance(certificate.public_key(), ec.EllipticCurvePublicKey) else "RSA"
 
 
-def asked(connection: socket.socket, request: bytes) -> tuple[bytes, dict[str, str], bytes]:
-    """Sends a request and reads to the end: status line, headers in lower case, body."""
+def send_request(connection: socket.socket, request: bytes) -> tuple[bytes, dict[str, str], bytes]:
+    """Sends a request and reads to the end. Returns the status line, the headers in lower case, and the body."""
     if request:
         connection.sendall(request)
     received = b""

@@ -1,4 +1,4 @@
-"""Let's Encrypt's own test authority, Pebble, on loopback: with a name server that knows every name as 127.0.0.1."""
+"""Pebble, Let's Encrypt's test authority, on loopback, with a DNS server that resolves every name to 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.https import PATIENCE
-from tests.support.issuing import Issuer
+from tests.support.certificates import Issuer
+from tests.support.https import TIMEOUT_SECONDS
 from tests.support.network import free_ports
 from tests.support.processes import until
 
 BLOCKED = "blocked.example.com"
-"""A name for which it issues nothing."""
+"""A name for which Pebble refuses a certificate."""
 
 
 @dataclass(frozen=True)
 class Pebble:
-    """A running authority."""
+    """A running Pebble."""
 
     directory: str
-    """Its ACME directory, as a URL."""
+    """The URL of its ACME directory."""
     bundle: Path
-    """The root of its own HTTPS, which clients are to trust (REQUESTS_CA_BUNDLE)."""
+    """The root of its own HTTPS certificate, for REQUESTS_CA_BUNDLE."""
     http_port: int
-    """Where it asks for challenges in place of 80."""
+    """The port that it uses for challenges instead of 80."""
     root: str
-    """The root of what it issues, PEM; a new one at each start."""
+    """The root of the certificates that it issues, PEM; a new one at each start."""
 
     def trust(self) -> ssl.SSLContext:
-        """A client's context that knows this root and no other."""
+        """A client context that trusts only this root."""
         return ssl.create_default_context(cadata=self.root)
 
 
@@ -43,10 +43,10 @@ class Pebble:
 def running(
     folder: Path, program: Callable[[str], str], lifetime: int = 90 * 86_400, refused_nonces: int = 0
 ) -> Iterator[Pebble]:
-    """Pebble, issuing for `lifetime` seconds, with its files in `folder`.
+    """Pebble with its files in `folder`; its certificates live for `lifetime` seconds.
 
-    Of all good nonces it refuses `refused_nonces` percent, to see that its clients try again. Pebble by itself would
-    refuse 5; certbot tries once more only, and so fails in about one run of twenty.
+    It rejects `refused_nonces` percent of valid nonces, to test the retries of clients. Pebble's default is 5 percent,
+    with which certbot, which retries only once, fails in about one of twenty runs.
     """
     listen, manage, http, dns, control = free_ports(5)
     issuer = Issuer()
@@ -76,7 +76,7 @@ def running(
 
         def root() -> str:
             url = f"https://localhost:{manage}/roots/0"
-            with urllib.request.urlopen(url, context=trust, timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(url, context=trust, timeout=TIMEOUT_SECONDS) as answer:
                 return str(answer.read().decode())
 
         def answers() -> bool:

@@ -12,11 +12,11 @@ from pathlib import Path
 MAIN = "import sys; from qwen_asr.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
-class Started:
-    """The server in a process of its own, in a folder of its own."""
+class ServerProcess:
+    """The server in its own process and folder."""
 
     def __init__(self, folder: Path, repository: Path, *options: str, first: str = "", **environ: str) -> None:
-        """`first` is Python that the process runs before anything else."""
+        """`first` is Python code that the process runs first."""
         self.process = subprocess.Popen(
             [sys.executable, "-c", f"{first}\n{MAIN}", *options],
             cwd=folder,
@@ -27,27 +27,27 @@ class Started:
         )
 
     def line_with(self, text: str) -> str:
-        """The next line of its output that has `text` in it."""
+        """Waits for the next line of its standard output that contains `text`, and returns it."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if text in line:
                 return line.strip()
-        raise AssertionError(f"it ended without saying {text!r}: {self.end()}")
+        raise AssertionError(f"the process ended without printing {text!r}: {self.end()}")
 
     def end(self, number: int | None = None) -> tuple[int, str]:
-        """Sends it a signal, if one is given, and waits: exit code and standard error."""
+        """Sends the signal, if one is given, and waits. Returns the exit code and standard error."""
         if number is not None:
             self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=120)
-        return self.process.returncode, said
+        _, errors = self.process.communicate(timeout=120)
+        return self.process.returncode, errors
 
     def kill(self) -> None:
-        """See `kill`: for the end of a test, whatever came of it."""
+        """See `kill`. For the end of a test, whether it passed or not."""
         kill(self.process)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """Ends it at once if it still runs, and leaves none of its pipes open."""
+    """Kills the process if it still runs, and closes its pipes."""
     process.kill()
     process.wait(30)
     for pipe in (process.stdin, process.stdout, process.stderr):

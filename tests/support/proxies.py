@@ -1,4 +1,4 @@
-"""The real nginx and the real Caddy, as a user's processes, with the configurations of docs/ in front of a server."""
+"""nginx and Caddy as processes, with the configurations in docs/, in front of a test server."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ UPSTREAM = "127.0.0.1:8000"
 
 
 @dataclass(frozen=True)
-class Behind:
-    """A server as the world sees it: `url` without a slash at its end, and the port of plain HTTP."""
+class RunningProxy:
+    """A proxy on 127.0.0.1."""
 
     url: str
-    plain_port: int
+    """Its public address, without a trailing slash."""
+    http_port: int
+    """The port of plain HTTP."""
 
 
 @contextlib.contextmanager
-def nginx(path: str, configuration: Path, folder: Path, files: CertificateFiles, upstream: int) -> Iterator[Behind]:
-    """nginx in front of a server on the port `upstream`, with a file of docs/ in which only names are replaced."""
+def nginx(
+    path: str, configuration: Path, folder: Path, files: CertificateFiles, upstream: int
+) -> Iterator[RunningProxy]:
+    """Runs nginx in front of the port `upstream`, with a file of docs/ in which only names and ports are replaced."""
     secure, plain = free_ports(2)
     text = _replaced(
         configuration.read_text(encoding="utf-8"),
@@ -42,13 +46,13 @@ def nginx(path: str, configuration: Path, folder: Path, files: CertificateFiles,
             "listen 80": f"listen 127.0.0.1:{plain}",
         },
     )
-    # A machine without IPv6 has no address for these; with it they differ from the others in nothing.
+    # Without these lines the test also runs on machines without IPv6.
     text = re.sub(r"listen \[::\].*", "", text)
     temporary = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("proxy", "client_body"))
     others = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("fastcgi", "uwsgi", "scgi"))
     (folder / "docs.conf").write_text(text, encoding="utf-8")
     main = folder / "nginx.conf"
-    user = "user root;" if os.geteuid() == 0 else ""  # the folder is the test's own
+    user = "user root;" if os.geteuid() == 0 else ""  # its workers read the folder of the test
     main.write_text(
         f"daemon off; worker_processes 1; pid {folder}/pid; error_log stderr; {user}\n"
         f"events {{ worker_connections 256; }}\n"
@@ -56,12 +60,14 @@ def nginx(path: str, configuration: Path, folder: Path, files: CertificateFiles,
         encoding="utf-8",
     )
     with _running([path, "-p", str(folder), "-e", "stderr", "-c", str(main)], folder, secure):
-        yield Behind(f"https://localhost:{secure}", plain)
+        yield RunningProxy(f"https://localhost:{secure}", plain)
 
 
 @contextlib.contextmanager
-def caddy(path: str, configuration: Path, folder: Path, files: CertificateFiles, upstream: int) -> Iterator[Behind]:
-    """Caddy, likewise. It would get a certificate by itself; here it is told one, and to leave port 80 alone."""
+def caddy(
+    path: str, configuration: Path, folder: Path, files: CertificateFiles, upstream: int
+) -> Iterator[RunningProxy]:
+    """Runs Caddy likewise, with this certificate instead of one that it obtains, and without port 80."""
     secure, plain = free_ports(2)
     text = _replaced(
         configuration.read_text(encoding="utf-8"),
@@ -74,7 +80,7 @@ def caddy(path: str, configuration: Path, folder: Path, files: CertificateFiles,
     (folder / "Caddyfile").write_text(options + text, encoding="utf-8")
     command = [path, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
     with _running(command, folder, secure):
-        yield Behind(f"https://localhost:{secure}", plain)
+        yield RunningProxy(f"https://localhost:{secure}", plain)
 
 
 def _replaced(text: str, names: dict[str, str]) -> str:
@@ -87,19 +93,19 @@ def _replaced(text: str, names: dict[str, str]) -> str:
 @contextlib.contextmanager
 def _running(command: Sequence[str], folder: Path, port: int) -> Iterator[None]:
     environment = {**os.environ, "HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-    said = folder / "said"
-    with said.open("wb") as log:
+    output = folder / "output"
+    with output.open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
-        assert until(lambda: process.poll() is not None or _listens(port)), said.read_text()
-        assert process.poll() is None, said.read_text()
+        assert until(lambda: process.poll() is not None or _accepts(port)), output.read_text()
+        assert process.poll() is None, output.read_text()
         yield
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _listens(port: int) -> bool:
+def _accepts(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), 5).close()
     except OSError:

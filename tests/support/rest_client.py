@@ -1,4 +1,4 @@
-"""A server over HTTPS for the REST tests, the openai package as its clients, and speech whose true text is known."""
+"""Clients for the REST tests: the openai package and plain httpx, with recordings to upload."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ SENTENCES = (
 
 @cache
 def speech(times: int = 1) -> bytes:
-    """A WAV file: the three sentences with pauses that end utterances, some 12 s, so many times."""
+    """A WAV file of `SENTENCES`, `times` times (about 12 s each), with pauses that end utterances."""
     pause = np.zeros(int(1.2 * SAMPLE_RATE), np.float32)
     parts = [part for text in SENTENCES * times for part in (pause, spoken(text))]
     return wav(np.concatenate([*parts, pause]))
 
 
 def wav(samples: NDArray[np.float32]) -> bytes:
-    """16 kHz samples as the bytes of a WAV file."""
+    """The bytes of a WAV file with these 16 kHz samples."""
     with tempfile.TemporaryDirectory() as folder:
         return write_wav(Path(folder) / "speech.wav", samples, SAMPLE_RATE).read_bytes()
 
 
 def offline(recording: bytes, start: float, end: float) -> str:
-    """What `Qwen3ASRModel.transcribe` gives for the seconds from `start` to `end` of a recording."""
+    """The text of `Qwen3ASRModel.transcribe` for the seconds from `start` to `end` of a recording."""
     torch.set_num_threads(1)
     samples = load_audio(recording)[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
     return Qwen3ASRModel(demo_recognizer()).transcribe((samples, SAMPLE_RATE))[0].text
 
 
 class Clients:
-    """Clients of one server, all of which trust its certificate; none of them tries again by itself."""
+    """Clients of one server. They trust its certificate and do not retry."""
 
     def __init__(self, served: Served, certificates: Path) -> None:
         self.url = served.url
@@ -60,14 +60,14 @@ class Clients:
 
     @contextlib.contextmanager
     def sync(self) -> Iterator[openai.OpenAI]:
-        """The openai package."""
+        """The openai package's client."""
         http = openai.DefaultHttpxClient(verify=self._trust)
         with openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", http_client=http, max_retries=0) as client:
             yield client
 
     @contextlib.asynccontextmanager
     async def asynchronous(self) -> AsyncIterator[openai.AsyncOpenAI]:
-        """The openai package's asyncio side."""
+        """The openai package's asyncio client."""
         http = openai.DefaultAsyncHttpxClient(verify=self._trust)
         settings: dict[str, Any] = {"api_key": "none", "http_client": http, "max_retries": 0}
         async with openai.AsyncOpenAI(base_url=f"{self.url}/v1", **settings) as client:
@@ -75,13 +75,13 @@ class Clients:
 
     @contextlib.contextmanager
     def plain(self) -> Iterator[httpx.Client]:
-        """For what the openai package would never send."""
+        """A plain HTTP client, for requests that the openai package would not send."""
         with httpx.Client(base_url=self.url, verify=self._trust, timeout=60) as client:
             yield client
 
 
 def form(boundary: str, recording: bytes, **fields: str) -> bytes:
-    """A multipart form by hand, so that a test knows each of its bytes."""
+    """A multipart form with the file and these fields, so that a test knows every byte of it."""
     parts = [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{text}'.encode() for name, text in fields.items()]
     parts.append(b'Content-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + recording)
     line = f"--{boundary}".encode()
@@ -89,7 +89,7 @@ def form(boundary: str, recording: bytes, **fields: str) -> bytes:
 
 
 def open_in(folder: Path) -> int:
-    """How many files in `folder` this process holds open, those without a name among them."""
+    """How many files in `folder` this process has open, including files that were never linked to a name."""
     count = 0
     for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):  # closed in between

@@ -24,7 +24,7 @@ from qwen_asr.web.app import Server, bind, create_server
 from qwen_asr.web.rest.routes import add_routes
 from qwen_asr.web.sockets.asr.route import AsrRoute
 from qwen_asr.web.sockets.realtime.route import RealtimeRoute
-from qwen_asr.web.transport.websocket_protocol import socket_options
+from qwen_asr.web.transport.websocket_protocol import websocket_options
 from tests.support.checkpoints import Samples
 
 PATIENCE = 120.0  # seconds; a busy machine is slow, and no test is about speed
@@ -39,6 +39,7 @@ class Listening:
     socket: AsrRoute | RealtimeRoute
     server: Server
     service: Service
+    app: FastAPI
 
     @property
     def http(self) -> str:
@@ -71,11 +72,11 @@ def listening(
     bound = bind("127.0.0.1", port)
     if send_buffer is not None:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-    server = create_server(app, timeout_graceful_shutdown=1, **socket_options(limits))
+    server = create_server(app, timeout_graceful_shutdown=1, **websocket_options(limits))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
-        yield Listening(f"ws://localhost:{bound.getsockname()[1]}{room.path}", route, server, service)
+        yield Listening(f"ws://localhost:{bound.getsockname()[1]}{room.path}", route, server, service, app)
     finally:
         server.should_exit = True
         thread.join(30)

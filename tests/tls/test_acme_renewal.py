@@ -12,7 +12,7 @@ import pytest
 from qwen_asr.errors import AcmeError, StartupError
 from qwen_asr.tls.acme_client import Authority, check_installed, write_secret
 from qwen_asr.tls.acme_renewal import AcmeCertificate, retry_delay
-from tests.support.issuing import Issuer
+from tests.support.certificates import Issuer
 from tests.support.processes import until
 
 UNREACHABLE = "https://127.0.0.1:9/dir"
@@ -24,7 +24,7 @@ def test_a_failed_renewal_keeps_the_certificate_and_is_retried(
     caplog.set_level(logging.WARNING, "qwen_asr")
     certificate = AcmeCertificate(Authority(UNREACHABLE, None, tmp_path), ("asr.example.com",))
     issued = Issuer().issue("asr.example.com", begins=timedelta(minutes=-5), ends=timedelta(minutes=2))
-    write_secret(certificate.file, issued.key_pem + issued.certificate_pem)
+    write_secret(certificate.file, issued.key_pem() + issued.pem)
     before = certificate.file.read_bytes()
     with certificate:
         assert until(lambda: len(caplog.messages) >= 2)
@@ -37,7 +37,7 @@ def test_a_failed_renewal_keeps_the_certificate_and_is_retried(
 def test_an_unusable_certificate_is_requested_at_startup(name: str, tmp_path: Path) -> None:
     certificate = AcmeCertificate(Authority(UNREACHABLE, None, tmp_path), ("asr.example.com",))
     issued = Issuer().issue(name, begins=timedelta(days=-2), ends=timedelta(days=5 if "other" in name else -1))
-    write_secret(certificate.file, issued.key_pem + issued.certificate_pem)
+    write_secret(certificate.file, issued.key_pem() + issued.pem)
     with pytest.raises(AcmeError, match="Connection refused"), certificate:
         pass
 

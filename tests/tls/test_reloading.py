@@ -12,8 +12,8 @@ import pytest
 
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.reloading import RETRY_SECONDS, ReloadingCertificate
-from tests.support.https import connected, kind_of, served, serving
-from tests.support.issuing import Issuer, replace
+from tests.support.certificates import Issuer, replace
+from tests.support.https import https_server, key_type, served_certificate, tls_connection
 from tests.support.processes import until
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -34,13 +34,13 @@ def test_a_key_of_another_type_is_served_with_and_without_sni(
     trust = issuer.trust()
     trust.minimum_version = trust.maximum_version = version
     certificate = ReloadingCertificate(*issuer.issue().write(tmp_path), poll_seconds=POLL_SECONDS)
-    with serving(certificate) as port:
+    with https_server(certificate) as port:
         for kind in ("RSA", "EC"):
-            with connected(port, trust) as before:
+            with tls_connection(port, trust) as before:
                 issuer.issue(kind=kind).write(tmp_path)
-                assert until(lambda kind=kind: kind_of(certificate.leaf) == kind)
-                assert kind_of(served(port, trust)) == kind
-                assert kind_of(served(port, trust, name=None)) == kind
+                assert until(lambda kind=kind: key_type(certificate.leaf) == kind)
+                assert key_type(served_certificate(port, trust)) == kind
+                assert key_type(served_certificate(port, trust, name=None)) == kind
                 before.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert b"200 OK" in before.recv(65536)
 
@@ -54,12 +54,12 @@ def test_a_session_ticket_of_the_previous_certificate_is_rejected(
     certificate = ReloadingCertificate(*issuer.issue().write(tmp_path), poll_seconds=POLL_SECONDS)
 
     def session(earlier: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool | None]:
-        with connected(port, trust, session=earlier) as secure:
+        with tls_connection(port, trust, session=earlier) as secure:
             secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             secure.recv(65536)  # TLS 1.3 sends tickets with the first response
             return secure.session, secure.session_reused
 
-    with serving(certificate) as port:
+    with https_server(certificate) as port:
         first, reused = session(None)
         assert not reused
         again, reused = session(first)
@@ -69,7 +69,7 @@ def test_a_session_ticket_of_the_previous_certificate_is_rejected(
         assert until(lambda: certificate.leaf == renewed.certificate)
         _, reused = session(again)
         assert not reused
-        assert served(port, trust) == renewed.certificate
+        assert served_certificate(port, trust) == renewed.certificate
 
 
 def test_replaced_symbolic_links_are_noticed(issuer: Issuer, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_replaced_symbolic_links_are_noticed(issuer: Issuer, tmp_path: Path) -> 
 
     def publish(version: int) -> None:
         issued = issuer.issue()
-        for name, content in (("privkey", issued.key_pem), ("fullchain", issued.certificate_pem)):
+        for name, content in (("privkey", issued.key_pem()), ("fullchain", issued.pem)):
             (archive / f"{name}{version}.pem").write_bytes(content)
             fresh = live / f"{name}.new"
             fresh.symlink_to(archive / f"{name}{version}.pem")
@@ -119,7 +119,7 @@ def test_invalid_files_leave_the_previous_certificate_in_use(
     certificate = ReloadingCertificate(certfile, keyfile, clock=clock)
     renewed = issuer.issue(kind="RSA")
     if damage == "half":
-        replace(certfile, renewed.certificate_pem[:300])
+        replace(certfile, renewed.pem[:300])
     elif damage == "rubbish":
         replace(keyfile, bytes(range(256)))
     elif damage == "empty":
@@ -127,7 +127,7 @@ def test_invalid_files_leave_the_previous_certificate_in_use(
     elif damage == "gone":
         keyfile.unlink()
     elif damage == "other key":
-        replace(certfile, renewed.certificate_pem)
+        replace(certfile, renewed.pem)
     elif damage == "expired":
         issuer.issue(begins=timedelta(days=-9), ends=timedelta(days=-1)).write(tmp_path)
     else:
@@ -165,7 +165,7 @@ def test_a_certificate_that_becomes_valid_is_loaded_without_a_change_to_the_file
 
 def test_invalid_files_at_startup_are_an_error(issuer: Issuer, tmp_path: Path) -> None:
     certfile, keyfile = issuer.issue().write(tmp_path)
-    keyfile.write_bytes(issuer.issue().key_pem)
+    keyfile.write_bytes(issuer.issue().key_pem())
     with pytest.raises(CertificateError, match=r"key\.pem"):
         ReloadingCertificate(certfile, keyfile)
 
@@ -201,13 +201,13 @@ def test_no_connection_fails_while_the_files_change(issuer: Issuer, tmp_path: Pa
     kinds: set[str] = set()
     failures: list[Exception] = []
     ended = threading.Event()
-    with serving(certificate) as port:
+    with https_server(certificate) as port:
 
         def connect() -> None:
             trust = issuer.trust()
             while not ended.wait(0.01):
                 try:
-                    kinds.add(kind_of(served(port, trust)))
+                    kinds.add(key_type(served_certificate(port, trust)))
                 except OSError as error:
                     failures.append(error)
 
@@ -215,7 +215,7 @@ def test_no_connection_fails_while_the_files_change(issuer: Issuer, tmp_path: Pa
         thread.start()
         for kind in ("RSA", "EC", "RSA"):
             issuer.issue(kind=kind).write(tmp_path)
-            assert until(lambda kind=kind: kind_of(certificate.leaf) == kind)
+            assert until(lambda kind=kind: key_type(certificate.leaf) == kind)
         ended.set()
         thread.join()
     assert failures == []

@@ -17,8 +17,8 @@ from qwen_asr.errors import BadConfig, PortInUse, ShareUnavailable, StartupError
 from qwen_asr.web.app import _announce, bind, public_link, serve
 from qwen_asr.web.transport.https import choose_certificate
 from tests.support.certificates import Chained, issue, put
-from tests.support.https import asked
-from tests.support.processes import Started
+from tests.support.https import send_request
+from tests.support.processes import ServerProcess
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(taken: int, tmp_path: P
     with pytest.raises(PortInUse, match=f"Port {taken} on 127.0.0.1 is in use.*--port"):
         serve(Config(port=taken))
     began = time.monotonic()
-    code, said = Started(tmp_path, repository, "--port", str(taken)).end()
+    code, said = ServerProcess(tmp_path, repository, "--port", str(taken)).end()
     assert code == 1
     assert said.count("\n") == 1
     assert "in use" in said
@@ -61,7 +61,7 @@ def test_without_a_tunnel_it_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPat
 
 def test_a_folder_that_is_no_checkpoint_ends_the_server(tmp_path: Path, repository: Path) -> None:
     (tmp_path / "empty").mkdir()
-    code, said = Started(tmp_path, repository, "--port", "0", "--asr-model-path", "./empty").end()
+    code, said = ServerProcess(tmp_path, repository, "--port", "0", "--asr-model-path", "./empty").end()
     assert code == 1
     assert "error: empty is no checkpoint" in said
     assert "Traceback" not in said
@@ -75,7 +75,7 @@ def test_on_a_space_it_serves_as_spaces_want_it(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_https_and_stops_cleanly(number: int, tmp_path: Path, repository: Path) -> None:
-    started = Started(
+    started = ServerProcess(
         tmp_path,
         repository,
         "--asr-model-path",
@@ -95,7 +95,7 @@ def test_it_serves_https_and_stops_cleanly(number: int, tmp_path: Path, reposito
         body = page.read().decode()
     assert "fonts.googleapis" not in body
     with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30) as plain:
-        status, headers, _ = asked(plain, b"GET /x HTTP/1.1\r\nHost: localhost:1\r\n\r\n")
+        status, headers, _ = send_request(plain, b"GET /x HTTP/1.1\r\nHost: localhost:1\r\n\r\n")
     assert b"307" in status
     assert headers["location"] == "https://localhost:1/x"
     with urllib.request.urlopen(f"{url}/gradio_api/heartbeat/x", context=trust, timeout=30) as stream:  # noqa: S310 - ours

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
+from fastapi import FastAPI
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import CHECKS, load_all_checks
@@ -26,6 +27,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from benchmarks.load import Running, server
+from qwen_asr.config.config import Config
+from qwen_asr.service.service import Service
 from qwen_asr.web.rest import routes as rest
 from tests.support.checkpoints import spoken
 from tests.support.processes import until
@@ -149,7 +152,15 @@ def test_asr_socket(running: Running, log: Path) -> None:
 
 # --- REST
 
-SCHEMA = schemathesis.openapi.from_path(Path(rest.__file__).with_name("openapi.json"))
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document of a server with default options."""
+    app = FastAPI()
+    rest.add_routes(app, Service(Config()))
+    return app.openapi()
+
+
+SCHEMA = schemathesis.openapi.from_dict(document())
 OPERATIONS = [(path, method) for path in SCHEMA for method in SCHEMA[path]]
 load_all_checks()
 REST_CHECKS = [CHECKS.get_one(name) for name in (

@@ -1,1 +1,1 @@
-"""Which requests are allowed: hosts, origins, credentials, rates, and what trusted proxies report."""
+"""Access checks: host names, origins, credentials, rate limits, and the headers of trusted proxies."""

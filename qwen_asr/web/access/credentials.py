@@ -1,4 +1,4 @@
-"""API keys and passwords: what a request brings, and whether it is right. No secret is told by the time it takes."""
+"""API keys and passwords: reading them from a request, and comparing them in constant time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
 SUBPROTOCOL = "openai-insecure-api-key."
-"""How OpenAI's own client puts a key into a browser's WebSocket: as the name of one of the subprotocols it offers."""
+"""Prefix with which OpenAI's browser client sends an API key: as the name of one of the subprotocols it offers."""
 
 
 class Secrets:
-    """Texts that are known here only as keyed hashes, all of one length: comparing tells neither length nor letters.
+    """A set of secrets, kept as keyed hashes of one length, so that comparing reveals neither length nor content.
 
-    The key of the hashes is new in each process, so they are of no use to whoever reads them.
+    The hash key is random for each process, so the hashes are useless outside of it.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -33,25 +33,25 @@ class Secrets:
 
     def __contains__(self, text: str) -> bool:
         given, found = self._hash(text), False
-        for known in self._hashes:  # all of them, so that the time does not tell which one it was
+        for known in self._hashes:  # always all of them, so that the time does not reveal which one matched
             found |= hmac.compare_digest(known, given)
         return found
 
-    def name(self, text: str) -> str:
-        """A name for a text, by which it can be counted and not be known."""
+    def identifier(self, text: str) -> str:
+        """An identifier for `text` that does not reveal it, for counting requests."""
         return self._hash(text).hex()
 
     def _hash(self, text: str) -> bytes:
         return hmac.digest(self._key, text.encode(errors="surrogateescape"), "sha256")
 
 
-def given_keys(scope: Scope, headers: Headers) -> list[str]:
-    """The API keys that a request brings.
+def api_keys(scope: Scope, headers: Headers) -> list[str]:
+    """The API keys in a request.
 
-    A browser's WebSocket can carry no header of its page's choice: where the handshake has an Origin, and only there,
-    the query (`?api_key=`) and the subprotocols count too.
+    A page cannot set headers of a browser's WebSocket handshake. So where a handshake has an Origin, and only there,
+    `?api_key=` in the query and the subprotocols count too.
     """
-    keys = _of_scheme(headers, "bearer")
+    keys = _credentials(headers, "bearer")
     if scope["type"] == "websocket" and "origin" in headers:
         keys += parse_qs(scope["query_string"].decode("latin-1")).get("api_key", [])
         offered: list[Any] = scope.get("subprotocols") or []
@@ -59,17 +59,17 @@ def given_keys(scope: Scope, headers: Headers) -> list[str]:
     return keys
 
 
-def given_users(headers: Headers) -> list[str]:
-    """The USER:PASSWORD that a request brings (HTTP Basic, RFC 7617)."""
+def basic_users(headers: Headers) -> list[str]:
+    """The USER:PASSWORD pairs in a request (HTTP Basic, RFC 7617); empty text for a pair that cannot be decoded."""
     users = []
-    for value in _of_scheme(headers, "basic"):
+    for value in _credentials(headers, "basic"):
         try:
             users.append(base64.b64decode(value, validate=True).decode())
         except (binascii.Error, UnicodeDecodeError, ValueError):
-            users.append("")  # a wrong one all the same
+            users.append("")
     return users
 
 
-def _of_scheme(headers: Headers, scheme: str) -> list[str]:
+def _credentials(headers: Headers, scheme: str) -> list[str]:
     parts = [value.strip().partition(" ") for value in headers.getlist("authorization")]
     return [value.strip() for name, _, value in parts if name.lower() == scheme]

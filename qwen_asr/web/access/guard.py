@@ -1,8 +1,8 @@
-"""The door: which requests come in at all. An ASGI middleware, so that what stands behind it needs to know nothing.
+"""The access guard: ASGI middleware that checks every request before any route sees it.
 
-In this order, all of it before a byte of a body is used and before a session is opened: the Host, for every request;
-the Origin, the credentials and the rate, for what programs use (`GUARDED`). The page has Gradio's own login, which asks
-`AccessGuard.login`. `/healthz` and `/readyz` are open to everybody: probes know neither keys nor names.
+It checks the Host header of every request, and the Origin, the credentials and the rate of requests to the API
+(`GUARDED`), before it uses a byte of the body or opens a session. The page has Gradio's own login, which calls
+`AccessGuard.login`. `/healthz` and `/readyz` are open: probes send neither keys nor host names.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from qwen_asr.config.limits import RETRY_AFTER_SECONDS, WRONG_KEYS
 from qwen_asr.errors import InvalidApiKey, LimitExceeded, QwenASRError
 from qwen_asr.network import is_loopback
 from qwen_asr.service.rate_limit import Rates, sender
-from qwen_asr.web.access.credentials import Secrets, given_keys, given_users
-from qwen_asr.web.access.hosts import Hosts
+from qwen_asr.web.access.credentials import Secrets, api_keys, basic_users
+from qwen_asr.web.access.hosts import AllowedHosts
 from qwen_asr.web.access.origin import check_origin
 from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import error_response
@@ -36,53 +36,63 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GUARDED = ("/v1/", "/ws/", "/metrics")
+"""Prefixes of the paths that programs use."""
 PROBES = ("/healthz", "/readyz")
-_UNCOUNTED = "/metrics"
-_SENDER: contextvars.ContextVar[str] = contextvars.ContextVar("sender", default="")
+_UNLIMITED = "/metrics"  # Prometheus asks regularly, and must not use up the rate of its address
+_client: contextvars.ContextVar[str] = contextvars.ContextVar("client", default="")
 
 
 class AccessGuard:
-    """Who may come in, as `config` says. `rates` counts requests, `wrong_keys` is the rate of wrong guesses."""
+    """Allows or refuses requests as `config` says.
+
+    `rates` counts the requests of each client and key; `wrong_keys` is the rate limit for wrong credentials, such as
+    `20/minute`.
+    """
 
     def __init__(self, config: Config, rates: Rates, wrong_keys: str = WRONG_KEYS) -> None:
-        self._hosts = Hosts(config)
+        self._hosts = AllowedHosts(config)
         self._keys = Secrets(config.api_key)
         self._users = Secrets(config.auth)
         self._rates = rates
-        self._wrong = Rates(wrong_keys)
+        self._wrong_keys = Rates(wrong_keys)
         self._page: Any = None
 
     @property
     def page_login(self) -> Callable[[str, str], bool] | None:
-        """What Gradio asks whether somebody may see the page; None where everybody may."""
+        """Gradio's `auth` argument: checks a user and password. None if the page needs no login."""
         return self.login if self._users else None
 
-    def knows(self, page: Any) -> None:
-        """`page` is the mounted Gradio app: who has logged in there comes in here by the same cookie."""
+    def attach_page(self, page: Any) -> None:
+        """Also accepts the login cookies of `page`, the mounted Gradio app, for the API."""
         self._page = page
 
-    def around(self, app: ASGIApp) -> ASGIApp:
-        """`app` behind this door."""
+    def middleware(self, app: ASGIApp) -> ASGIApp:
+        """Wraps `app` so that only allowed requests reach it."""
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] not in ("http", "websocket"):
                 await app(scope, receive, send)
                 return
-            _SENDER.set(sender(scope))
+            _client.set(sender(scope))
             try:
                 self.check(scope)
-            except QwenASRError as refusal:
-                # Who comes too often would fill the log as well.
-                level = logging.DEBUG if isinstance(refusal, LimitExceeded) else logging.INFO
-                log.log(level, "%s was refused: %s", sender(scope) or "somebody", type(refusal).__name__)
-                await _answer(self._response(refusal, scope), scope, receive, send)
+            except QwenASRError as error:
+                # A client over its limit would otherwise fill the log.
+                level = logging.DEBUG if isinstance(error, LimitExceeded) else logging.INFO
+                log.log(
+                    level,
+                    "A request from %s was refused: %s",
+                    sender(scope) or "an unknown address",
+                    type(error).__name__,
+                )
+                await _send_response(self._response(error, scope), scope, receive, send)
             else:
                 await app(scope, receive, send)
 
         return guarded
 
     def check(self, scope: Scope) -> None:
-        """Raises WrongHost, Forbidden, InvalidApiKey or LimitExceeded for a request that may not come in."""
+        """Raises WrongHost, Forbidden, InvalidApiKey or LimitExceeded for a request that is not allowed."""
         headers, path = Headers(scope=scope), _path(scope)
         if path in PROBES:
             return
@@ -90,57 +100,63 @@ class AccessGuard:
         if not path.startswith(GUARDED):
             return
         check_origin(headers)
-        name = self._who(scope, headers)
-        if path != _UNCOUNTED:
-            self._rates.hit(sender(scope), *([name] if name else []))
+        identifier = self._authenticate(scope, headers)
+        if path != _UNLIMITED:
+            self._rates.hit(sender(scope), *([identifier] if identifier else []))
 
     def login(self, user: str, password: str) -> bool:
-        """Whether the page's login is right. Raises HTTPException where its address has tried too many wrong ones."""
+        """Checks the page's login. Raises HTTPException 429 if the client's address sent too many wrong ones."""
         try:
-            return self._is_right(_SENDER.get(), lambda: f"{user}:{password}" in self._users)
+            return self._verify(_client.get(), lambda: f"{user}:{password}" in self._users)
         except LimitExceeded as error:
             headers = {"Retry-After": str(error.retry_after or RETRY_AFTER_SECONDS)}
             raise HTTPException(error.http_status, str(error), headers) from None
 
-    def _who(self, scope: Scope, headers: Headers) -> str:
-        """A name for the key or user, empty where none is needed. Raises InvalidApiKey, LimitExceeded."""
+    def _authenticate(self, scope: Scope, headers: Headers) -> str:
+        """Identifies the key or user of a request; empty if none is required.
+
+        Raises InvalidApiKey, LimitExceeded.
+        """
         if not (self._keys or self._users):
             return ""
-        if user := self._logged_in(scope):
+        if user := self._page_user(scope):
             return f"user {user}"
-        keys, users = given_keys(scope, headers), given_users(headers)
+        keys, users = api_keys(scope, headers), basic_users(headers)
         if not keys and not users:
-            raise InvalidApiKey(f"No API key came with the request: {self._expected()}.")
-        right: list[str] = []
+            raise InvalidApiKey(f"The request has no API key: {self._remedy()}.")
+        valid: list[str] = []
 
         def compare() -> bool:
-            right.extend([self._keys.name(key) for key in keys if key in self._keys])
-            right.extend([self._users.name(user) for user in users if user in self._users])
-            return bool(right)
+            valid.extend([self._keys.identifier(key) for key in keys if key in self._keys])
+            valid.extend([self._users.identifier(user) for user in users if user in self._users])
+            return bool(valid)
 
-        if not self._is_right(sender(scope), compare):
-            raise InvalidApiKey(f"The key or password that came with the request is wrong: {self._expected()}.")
-        return right[0]
+        if not self._verify(sender(scope), compare):
+            raise InvalidApiKey(f"The key or password in the request is wrong: {self._remedy()}.")
+        return valid[0]
 
-    def _is_right(self, address: str, compare: Callable[[], bool]) -> bool:
-        """What `compare` says; a wrong one counts. Raises LimitExceeded, before it compares, for too many of them."""
+    def _verify(self, address: str, compare: Callable[[], bool]) -> bool:
+        """Returns the result of `compare`, and counts a wrong one.
+
+        Raises LimitExceeded, before it compares, if that address sent too many wrong ones.
+        """
         try:
-            self._wrong.check(address)
+            self._wrong_keys.check(address)
         except LimitExceeded as error:
-            said = f"Too many wrong keys came from this address: try again in {error.retry_after} seconds."
-            raise LimitExceeded(said, error.retry_after) from None
+            message = f"Too many wrong keys came from this address: try again in {error.retry_after} seconds."
+            raise LimitExceeded(message, error.retry_after) from None
         is_right = compare()
         if not is_right:
-            self._wrong.hit(address)
+            self._wrong_keys.hit(address)
         return is_right
 
-    def _expected(self) -> str:
-        ways = ["send `Authorization: Bearer KEY` with a key that the server was given"] if self._keys else []
-        ways += ["log in with a user that it was given"] if self._users else []
+    def _remedy(self) -> str:
+        ways = ["send `Authorization: Bearer KEY` with one of the server's API keys"] if self._keys else []
+        ways += ["log in as one of the server's users"] if self._users else []
         return ", or ".join(ways)
 
-    def _logged_in(self, scope: Scope) -> str | None:
-        """Who has logged in at the page; Gradio keeps that under one of two cookies, by scheme."""
+    def _page_user(self, scope: Scope) -> str | None:
+        """The user of the page's login cookie. Gradio has one cookie for HTTPS and one for HTTP."""
         if self._page is None or not self._users:
             return None
         cookies, page = HTTPConnection(scope).cookies, self._page
@@ -148,35 +164,36 @@ class AccessGuard:
         tokens = [cookies[name] for name in names if name in cookies]
         return next((str(page.tokens[token]) for token in tokens if token in page.tokens), None)
 
-    def _response(self, refusal: QwenASRError, scope: Scope) -> Response:
+    def _response(self, error: QwenASRError, scope: Scope) -> Response:
         if not _path(scope).startswith(GUARDED):
-            return PlainTextResponse(f"{refusal}\n", refusal.http_status)
-        response = error_response(refusal)
-        if isinstance(refusal, InvalidApiKey):
+            return PlainTextResponse(f"{error}\n", error.http_status)
+        response = error_response(error)
+        if isinstance(error, InvalidApiKey):
             for scheme in ["Bearer"] * bool(self._keys) + ["Basic"] * bool(self._users):
                 response.headers.append("WWW-Authenticate", f'{scheme} realm="qwen-asr"')
         return response
 
 
 def access_warnings(config: Config) -> list[str]:
-    """What whoever starts the server should know about who may come in; a sentence each."""
-    said = []
-    if not is_loopback(config.host) and not (config.auth or config.api_key):
-        said.append("Whoever reaches this address may use the server: see --auth and --api-key.")
-    if config.api_key and not config.auth:
-        said.append("The API keys are for programs; the page is open to whoever reaches this address: see --auth.")
-    return said
+    """What is open to everybody under these options: one sentence each, for the log at the start."""
+    if config.auth:
+        return []
+    if config.api_key:
+        return ["The API needs a key, but the page is open to everybody who reaches this address: see --auth."]
+    if is_loopback(config.host):
+        return []
+    return ["Everybody who reaches this address can use the server: see --auth and --api-key."]
 
 
 def _path(scope: Scope) -> str:
     return str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
 
 
-async def _answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+async def _send_response(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await WebSocket(scope, receive, send).send_denial_response(response)
         return
     try:
         await answer_early(response, Body(receive), scope, receive, send)
     except ClientDisconnect:
-        log.debug("A refused client left before its answer.")
+        log.debug("A refused client left before it got its response.")

@@ -1,7 +1,7 @@
-"""Under which names the server answers.
+"""Host header check: the server answers only under names that it is allowed to have.
 
-A page of another site can make its own name lead to 127.0.0.1 (DNS rebinding) and then talk to a server that listens on
-this machine only, as its own. The Host header still has that other name, which no browser lets a page change.
+This stops DNS rebinding, in which a page of another site points its own name at 127.0.0.1 to reach a server that
+listens on this machine only. The request still carries that name as its Host header, which no browser lets a page set.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qwen_asr.errors import WrongHost
-from qwen_asr.network import host_name, is_loopback, plain_name
+from qwen_asr.network import is_loopback, normalize_host_name, parse_host
 from qwen_asr.tls.addresses import host_names
 
 if TYPE_CHECKING:
@@ -18,23 +18,32 @@ if TYPE_CHECKING:
     from qwen_asr.config.config import Config
 
 
-class Hosts:
-    """The names that `config` allows: all, the given ones, or those of this machine where only that is listened to."""
+class AllowedHosts:
+    """The host names that `config` allows.
+
+    With `--allowed-hosts` those, and loopback names. Without it any name, or, where the server listens on loopback
+    only, the names of this machine.
+    """
 
     def __init__(self, config: Config) -> None:
-        outside = config.on_space or config.share or not is_loopback(config.host)
-        self._any = "*" in config.allowed_hosts or (outside and not config.allowed_hosts)
+        public = config.on_space or config.share or not is_loopback(config.host)
+        self._any = "*" in config.allowed_hosts or (public and not config.allowed_hosts)
         own = (config.host, *host_names()) if is_loopback(config.host) else ()
-        names = [plain_name(name) for name in (*config.allowed_hosts, *own)]
-        self._exact = {name for name in names if not name.startswith("*.")}
-        self._below = tuple(name[1:] for name in names if name.startswith("*."))
+        names = [normalize_host_name(name) for name in (*config.allowed_hosts, *own)]
+        self._names = {name for name in names if not name.startswith("*.")}
+        self._suffixes = tuple(name[1:] for name in names if name.startswith("*."))
 
     def check(self, headers: Headers) -> None:
-        """Raises WrongHost. A request without the header passes: no browser sends such a one."""
-        for host in headers.getlist("host"):
-            name = host_name(host)
-            if not (self._any or is_loopback(name) or name in self._exact or name.endswith(self._below)):
+        """Raises WrongHost. A request without a Host header passes: browsers always send one."""
+        for header in headers.getlist("host"):
+            if not (self._any or self._allows(header)):
                 raise WrongHost(
-                    "This server does not answer under the name that the request has as Host: use an address that it "
-                    "printed at its start, or have it started with --allowed-hosts and that name."
+                    "This server does not answer under the name in the request's Host header: use an address that it "
+                    "printed when it started, or start it with --allowed-hosts and that name."
                 )
+
+    def _allows(self, header: str) -> bool:
+        host = parse_host(header)
+        if host is None:
+            return False
+        return is_loopback(host.name) or host.name in self._names or host.name.endswith(self._suffixes)

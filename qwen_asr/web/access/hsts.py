@@ -1,7 +1,7 @@
-"""Strict-Transport-Security (RFC 6797): a browser that has been here by https never comes by http again.
+"""HSTS middleware (Strict-Transport-Security, RFC 6797): browsers that came by HTTPS never use plain HTTP again.
 
-Said only where it can be kept: for a name that a certificate of an authority is for. Said with a self-signed one it
-would take away the browser's button to go on, and for localhost it would shut out every other server there.
+The header is sent only for public names that a certificate of an authority covers. With a self-signed certificate it
+would remove the browser's button to continue, and for localhost it would block every other server on that machine.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 
+from qwen_asr.network import parse_host
 from qwen_asr.tls.checks import dns_and_ip_names, is_self_issued, matches_host
 
 if TYPE_CHECKING:
@@ -19,43 +20,42 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HSTS = "max-age=15552000"
-"""180 days, and this name only: of its subdomains this server knows nothing."""
+"""180 days, without `includeSubDomains`: this server knows nothing about the subdomains."""
 _LOCAL = ("localhost", "local", "lan", "home", "internal", "home.arpa")
-"""Names below these are no public names, and of no authority that browsers bring along."""
+"""Domains of local networks. No public authority certifies names below them."""
 
 
 class StrictTransport:
-    """Around the app: adds the header to every answer that came over https for such a name."""
+    """ASGI middleware that adds the header to HTTPS responses. `leaf` returns the current certificate."""
 
     def __init__(self, app: ASGIApp, leaf: Callable[[], x509.Certificate]) -> None:
-        """`leaf` is the certificate that is served now."""
         self._app, self._leaf = app, leaf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes everything on."""
-        if scope["type"] != "http" or scope["scheme"] != "https" or not self._is_kept(Headers(scope=scope)):
+        """Runs the app."""
+        if scope["type"] != "http" or scope["scheme"] != "https" or not self._applies_to(Headers(scope=scope)):
             await self._app(scope, receive, send)
             return
 
-        async def mark(message: Message) -> None:
+        async def send_with_header(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["Strict-Transport-Security"] = HSTS
             await send(message)
 
-        await self._app(scope, receive, mark)
+        await self._app(scope, receive, send_with_header)
 
-    def _is_kept(self, headers: Headers) -> bool:
-        host = headers.get("host", "").rpartition("]")[2].partition(":")[0].rstrip(".").lower()
-        return is_public(host) and is_ca_signed_for(self._leaf(), host)
+    def _applies_to(self, headers: Headers) -> bool:
+        host = parse_host(headers.get("host", ""))
+        return host is not None and is_public(host.name) and is_ca_signed_for(self._leaf(), host.name)
 
 
 def is_public(host: str) -> bool:
-    """Whether it may be a name in the public DNS; no address, and none of the names of local networks."""
+    """Whether `host`, in lower case, can be a name in the public DNS: no address, and no name of a local network."""
     labels = host.split(".")
     return len(labels) > 1 and not labels[-1].isdigit() and not any(f".{host}".endswith(f".{end}") for end in _LOCAL)
 
 
 @functools.lru_cache(maxsize=256)
 def is_ca_signed_for(leaf: x509.Certificate, host: str) -> bool:
-    """Whether the certificate is for that DNS name, a wildcard's included, and not signed by itself."""
+    """Whether the certificate covers that DNS name, by wildcard too, and is not self-signed."""
     return not is_self_issued(leaf) and matches_host(dns_and_ip_names(leaf), host)

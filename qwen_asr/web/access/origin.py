@@ -1,4 +1,4 @@
-"""Whose a request is: of which crowd, by its address, and of which page, which may not be another site's."""
+"""Origin check: pages of other sites may not use the API or the WebSockets."""
 
 from __future__ import annotations
 
@@ -6,36 +6,41 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from qwen_asr.errors import Forbidden
+from qwen_asr.network import HostHeader, parse_host
 
 if TYPE_CHECKING:
     from starlette.datastructures import Headers
 
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def check_origin(headers: Headers) -> None:
-    """Raises Forbidden for a request of another site's page."""
+    """Raises Forbidden for a request from a page of another site."""
     if not same_origin(headers):
-        raise Forbidden("This address is for its own pages and for programs, not for pages of other sites.")
+        raise Forbidden(
+            "The Origin header names another site: this address is for the server's own pages, and for programs that "
+            "send no Origin."
+        )
 
 
 def same_origin(headers: Headers) -> bool:
-    """Whether the request comes from our own page, or from no page at all.
+    """Whether the request has no Origin header, or one with the host and port of its Host header.
 
-    Browsers name the page's origin in every WebSocket handshake and no page can change that (RFC 6454, RFC 6455 10.2);
-    other clients send none. Host and port have to be those that the request itself was sent to. The scheme is not
-    compared: behind a proxy that ends TLS the server does not know its own.
+    Browsers send the page's origin with every WebSocket handshake, and no page can change it (RFC 6454; RFC 6455,
+    section 10.2). Other clients send none. The scheme is not compared: behind a proxy that ends TLS the server does not
+    know its own.
     """
-    host = headers.get("host", "").lower()
-    return all(_is_at(origin.lower(), host) for origin in headers.getlist("origin"))
+    host = parse_host(headers.get("host", ""))
+    return all(host is not None and _is_at(origin, host) for origin in headers.getlist("origin"))
 
 
-def _is_at(origin: str, host: str) -> bool:
+def _is_at(origin: str, host: HostHeader) -> bool:
     try:
-        parts = urlsplit(origin)
-    except ValueError:  # brackets that hold no address
+        url = urlsplit(origin)
+    except ValueError:  # such as brackets without an address
         return False
-    port = _DEFAULT_PORTS.get(parts.scheme)
-    if port is None or not parts.netloc:  # "null", which sandboxed pages and files send, among them
+    default = _DEFAULT_PORTS.get(url.scheme)
+    own = parse_host(url.netloc)
+    if default is None or own is None:  # among them "null", which sandboxed pages and local files send
         return False
-    return parts.netloc.removesuffix(port) == host.removesuffix(port)
+    return (own.name, own.port or default) == (host.name, host.port or default)

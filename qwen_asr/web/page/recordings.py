@@ -1,11 +1,11 @@
-"""One recording of one page, as the server sees it: bytes go in at offsets, the text for the page comes out.
+"""The recordings of open pages on the server: bytes go in at offsets, the text for the page comes out.
 
-The page numbers its bytes. Whatever the network does - a reply lost, a block sent twice, a block sent late - a byte
-at an offset counts once, and the answer is always "I have everything up to here". So nothing is lost, nothing is used
+The page numbers its bytes. Whatever the network does (a reply is lost, a block arrives twice or late), the byte at an
+offset counts once, and the answer is always "everything up to here has arrived". Nothing is lost, nothing is used
 twice, and both sides can prove it with one SHA-256.
 
-``Recording`` is one recording, ``RecordingRegistry`` all that are open. Who recognizes is handed in as a function that
-starts an ``AudioSink``, so this module knows no model.
+``Recording`` is one recording, ``RecordingRegistry`` holds all that are open. The recognizer comes in as a function
+that opens an ``AudioSink``, so this module knows no model.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from functools import partial
 from itertools import takewhile
 from typing import Any, Protocol
 
+import anyio.to_thread
 import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.resample import StreamingResampler, to_mono
+from qwen_asr.audio.resample import StreamingResampler
+from qwen_asr.audio.samples import to_mono
 from qwen_asr.config.limits import IDLE_SECONDS, LEAVING_SECONDS, MAX_BACKLOG_SECONDS
 from qwen_asr.live.events import Event, Partial
 from qwen_asr.live.session_options import SessionOptions
@@ -41,7 +43,7 @@ BYTES_PER_SAMPLE = 2
 """The page sends int16, little endian, one channel."""
 TIME_LIMIT_MESSAGE = "The recording has lasted as long as this server allows and was stopped. Press Record to go on."
 SKIPPED_MARGIN_SECONDS = 1.0
-"""How much audio before the present the page keeps although it was silence: longer than any pre-roll."""
+"""The page keeps this much of the newest audio even if it was silence. It is longer than any pre-roll."""
 
 
 class AudioSink(Protocol):
@@ -72,7 +74,7 @@ OpenSink = Callable[..., AudioSink]
 class Recording:
     """One recording. Safe to call from any thread.
 
-    `received` counts the bytes taken, `sha256` is over exactly those.
+    `received` is the number of bytes taken, and `sha256` covers exactly those. `start` is called once.
     """
 
     def __init__(
@@ -93,46 +95,46 @@ class Recording:
         self._time_limit_at = clock() + session_seconds
         self._digest = hashlib.sha256()
         self._resampler = StreamingResampler(rate)
-        self._taking = threading.Lock()  # one block at a time: a late duplicate may arrive beside its repetition
+        self._taking = threading.Lock()  # one block at a time: a late duplicate may arrive together with its repetition
         self._lines: dict[int, TranscriptLine] = {}  # by utterance; the last one that changed comes last
         self._open_at: dict[int, int] = {}  # where utterances without a final begin, in samples at 16 kHz
-        self._ended_at = 0  # up to where there are finals
+        self._ended_at = 0  # the end of the last final, in samples at 16 kHz
         self._lines_lock = threading.Lock()
         self._revision = 0
         self._safe_at = 0  # samples at 16 kHz
-        self._fed = 0  # bytes that the listener has taken; behind `received` while it is taking a block
+        self._fed = 0  # bytes that the sink has taken; smaller than `received` while it takes a block
         self._finished: Future[None] | None = None
-        self._finished_for_shutdown = False  # by the server, whatever the page was still to send
-        self.delivered = False  # whether the page was given everything that there will be
+        self._finished_for_shutdown = False  # the server ended it before the page did
+        self.delivered = False  # whether the page has fetched all text that this server has for it
         self._sink = start(options, self.on_events)
 
     @property
     def sha256(self) -> str:
-        """Of all bytes received so far, as hex."""
+        """The hash of all bytes received so far, in hexadecimal."""
         return self._digest.hexdigest()
 
     @property
     def finished(self) -> bool:
-        """Whether the page has said that no more comes."""
+        """Whether the recording has ended: all of its audio is here, or the server has ended it."""
         return self._finished is not None
 
     @property
     def time_limit_reached(self) -> bool:
-        """Whether it has lasted as long as a recording may: the page is told to stop, and to send what it still has."""
+        """Whether it has lasted as long as allowed. The page then stops its microphone and sends what it still has."""
         return self._clock() > self._time_limit_at
 
     @property
     def done(self) -> bool:
-        """Whether all audio is in and all text is out."""
+        """Whether all audio has arrived and all text has been made, or an error has ended the recording."""
         return self.error is not None or (not self._finished_for_shutdown and self._all_delivered())
 
     def receive(self, offset: int, audio: bytes) -> int:
-        """Takes the bytes at [offset, offset + len) that are new; returns the offset up to which all is here.
+        """Takes those bytes of [offset, offset + len) that are new; returns the offset up to which all are here.
 
-        Bytes received before are ignored. A block that starts beyond what is here is refused whole: the returned
-        offset is then smaller than `offset`, and the page sends again from there.
+        Bytes received before are ignored. A block that begins after a gap is ignored whole: the returned offset is then
+        smaller than `offset`, and the page sends again from there.
         """
-        if self._clock() > self._time_limit_at + MAX_BACKLOG_SECONDS:  # it does not stop, so it is stopped
+        if self._clock() > self._time_limit_at + MAX_BACKLOG_SECONDS:  # a page that does not stop by itself
             self.finish(self.received)
         with self._taking:
             self.heard_at = self._clock()
@@ -149,26 +151,26 @@ class Recording:
             return self.received
 
     def append(self, audio: bytes) -> int:
-        """Takes bytes that carry no offset (the stock recorder's): they are what comes next."""
+        """Takes bytes without an offset, from the fallback recorder: they follow those that are here."""
         return self.receive(self.received, audio)
 
     def finish(self, total: int) -> None:
-        """The recording ends at `total` bytes. Nothing happens before all of them are here; may be said often."""
+        """Ends the recording at `total` bytes, once all of them are here. May be called repeatedly."""
         with self._taking:
             self.heard_at = self._clock()
             if self.received >= total:
-                self._finished_for_shutdown = False  # what the server ended was the whole of it
+                self._finished_for_shutdown = False  # the server has ended it where the page did
                 self._finish()
 
     def finish_for_shutdown(self) -> None:
-        """The server stops: the recording ends at what is here, and what the page sends from here on is not taken."""
+        """Ends the recording at the audio that is here. What the page sends after that is ignored."""
         with self._taking:
             if not self.finished and not self.error:
                 self._finished_for_shutdown = True
                 self._finish()
 
     def shutdown_notice(self, revision: int) -> str | None:
-        """What to tell a page that has everything up to `revision`, and will get no more from this server."""
+        """The message for a page that has all text of a recording which the shutdown has ended, else None."""
         if not (self._finished_for_shutdown and self._all_delivered()) or self._revision > revision:
             return None
         self.delivered = True
@@ -189,21 +191,21 @@ class Recording:
         return self._finished is not None and self._finished.done()
 
     def close(self) -> None:
-        """Frees what the recording holds; no event is told after it."""
+        """Frees what the recording holds. No event is delivered after it."""
         self._sink.close()
         self.notifier.notify()
 
     def view(self, revision: int) -> dict[str, Any]:
-        """What changed after `revision`, for the page: only so a long session costs no more than a short one."""
-        # Asked first: when it says done, the lines read after it are the last ones.
+        """What has changed after `revision`, for the page. Its size does not grow with the recording."""
+        # Read before the lines: if it is done, the lines read after it are the last ones.
         done = self.done
-        # Likewise: what was listened to before the listener said that it is idle, and has told all of that by now.
-        listened = self._fed
+        # Likewise read before `idle`: if the sink is idle, all events about these bytes have been delivered.
+        fed = self._fed
         idle = self._sink.idle
         with self._lines_lock:
             newer = takewhile(lambda line: line.revision > revision, reversed(self._lines.values()))
             changed = sorted(newer, key=lambda line: line.event.utterance)
-            safe = self._safe(listened, idle)
+            safe = self._safe(fed, idle)
             newest = self._revision
         view: dict[str, Any] = {
             "received": self.received,
@@ -220,7 +222,7 @@ class Recording:
         return view | {"sha256": self.sha256} if done else view
 
     def has_changed(self, revision: int) -> bool:
-        """Whether `view(revision)` would say anything new."""
+        """Whether `view(revision)` has anything new."""
         return self._revision > revision or self.done or (self._finished_for_shutdown and self._all_delivered())
 
     def _feed(self, samples: NDArray[np.float32]) -> None:
@@ -230,12 +232,13 @@ class Recording:
             self._fail()
 
     def _fail(self) -> None:
-        # The page must not send the same bytes again and again into the same failure.
-        log.exception("a recording was ended by an error")
-        self.error = "The server failed on this recording and ended it. The text above stays; press Record to go on."
+        # Ends the recording: otherwise the page would send the same bytes into the same failure for ever.
+        log.exception("A recording was ended by an error.")
+        self.error = "The server failed on this recording and ended it. The text stays; press Record to continue."
         self.notifier.notify()
 
     def on_events(self, events: list[Event]) -> None:
+        """Takes the events of the session, as the sink delivers them."""
         with self._lines_lock:
             for event in events:
                 self._revision += 1
@@ -248,27 +251,27 @@ class Recording:
                     self._ended_at = max(self._ended_at, event.end)
         self.notifier.notify()
 
-    def _safe(self, listened: int, idle: bool) -> int:
-        """Bytes from the start that the page need not keep: their text is final, or there is none.
+    def _safe(self, fed: int, idle: bool) -> int:
+        """How many bytes from the start the page may drop: their text is final, or they have none.
 
-        `idle`: whether the listener has told all of the first `listened` bytes.
-
-        Everything after it can be given to another session, so that not even a restart of the server loses a word.
+        Everything after them can be given to another session, so that not even a restart of the server loses a word.
+        `idle`: whether all events about the first `fed` bytes have been delivered.
         """
         if self._open_at:
             self._safe_at = max(self._safe_at, min(self._open_at.values()))
-        elif not idle:  # speech waits for its first text; where it began is not known here
+        elif not idle:  # speech may wait for its first text, and where it began is not known here
             self._safe_at = max(self._safe_at, self._ended_at)
         else:
-            heard = listened // BYTES_PER_SAMPLE * SAMPLE_RATE // self.rate
+            heard = fed // BYTES_PER_SAMPLE * SAMPLE_RATE // self.rate
             self._safe_at = max(self._safe_at, self._ended_at, heard - round(SKIPPED_MARGIN_SECONDS * SAMPLE_RATE))
         return min(self._safe_at * self.rate // SAMPLE_RATE * BYTES_PER_SAMPLE, self.received)
 
 
 class RecordingRegistry:
-    """All open recordings, each bound to its tab: nobody reads another's text by guessing a name.
+    """All open recordings, by tab and id, so that no tab can read another's text.
 
-    A tab is Gradio's session hash, a recording the 128-bit random name that the page gave it.
+    A tab is Gradio's session hash. The id of a recording is 128 random bits that the page has chosen, in hexadecimal.
+    Recordings close by themselves when their tab is closed or is silent for too long.
     """
 
     def __init__(
@@ -286,7 +289,7 @@ class RecordingRegistry:
         self._admission = admission
         self._rates = rates
         self._session_seconds = session_seconds
-        self._queue: dict[tuple[str, str], QueueEntry] = {}  # of recordings that are not open yet
+        self._queue: dict[tuple[str, str], QueueEntry] = {}  # for recordings that are not open yet
         self._idle_seconds = idle_seconds
         self.leaving_seconds = leaving_seconds
         self._clock = clock
@@ -294,7 +297,7 @@ class RecordingRegistry:
         self._recordings: dict[tuple[str, str], Recording] = {}
         self._closed_tabs: dict[str, float] = {}
         self._closing = threading.Event()
-        threading.Thread(target=self._sweep, name="qwen-asr-reaper", daemon=True).start()
+        threading.Thread(target=self._close_idle_repeatedly, name="qwen-asr-idle-recordings", daemon=True).start()
 
     def __len__(self) -> int:
         return len(self._recordings)
@@ -310,15 +313,15 @@ class RecordingRegistry:
             return list(self._recordings.values())
 
     def get(self, tab: str, recording_id: str) -> Recording | None:
-        """The open recording of that tab, None where there is none (any more)."""
+        """The open recording of that tab, or None."""
         with self._lock:
-            self._closed_tabs.pop(tab, None)  # it speaks, so it has not left
+            self._closed_tabs.pop(tab, None)  # the tab sends requests, so it is open after all
             return self._recordings.get((tab, recording_id))
 
     def open(self, tab: str, recording_id: str, rate: int, options: SessionOptions) -> Recording:
-        """Opens a recording; that tab's finished ones are forgotten. Raises what the listener raises, e.g. NotReady.
+        """Opens a recording, or returns the one that is open. `rate` is in Hz. Closes the finished ones of that tab.
 
-        The place that it has waited for, if it has, is the listener's from here on.
+        A slot that the recording has waited for goes to its sink. Raises what opening the sink raises, e.g. NotReady.
         """
         with self._lock:
             recording = self._recordings.get((tab, recording_id))
@@ -335,14 +338,14 @@ class RecordingRegistry:
         return recording
 
     def check_rate(self, address: str) -> None:
-        """Counts a recording that is about to begin. Raises LimitExceeded."""
+        """Counts a new recording of that address. Raises LimitExceeded."""
         if self._rates is not None:
             self._rates.hit(address)
 
     def queue_entry(self, tab: str, recording_id: str, address: str) -> QueueEntry | None:
-        """The entry of a recording that is to be opened: at position 0 it can be. None where nobody ever waits.
+        """The place in the queue of a recording that is to be opened: at position 0 it can be. None without a queue.
 
-        The same one each time that it is asked for, and freed as recordings are. Raises LimitExceeded.
+        The same one each time; it is given up where a recording would be closed. Raises LimitExceeded.
         """
         if self._admission is None:
             return None
@@ -356,39 +359,56 @@ class RecordingRegistry:
             return entry
 
     def remove(self, tab: str, recording_id: str) -> None:
-        """Frees one recording, if it is there."""
+        """Closes one recording, if it is open."""
         with self._lock:
             recording = self._recordings.pop((tab, recording_id), None)
         if recording is not None:
             recording.close()
 
     def tab_closed(self, tab: str) -> None:
-        """The tab's connection ended: its recordings are freed unless it is heard again shortly."""
+        """Reports that the tab's connection ended. Its recordings are closed soon, unless it sends a request."""
         with self._lock:
             if any(key[0] == tab for key in (*self._recordings, *self._queue)):
                 self._closed_tabs[tab] = self._clock()
 
     def remove_idle(self) -> int:
-        """Frees the recordings of tabs that left, and of those not heard for long; returns how many."""
+        """Closes the recordings of closed tabs and those that are idle for too long; returns how many."""
         now = self._clock()
         with self._lock:
-            left = {tab for tab, since in self._closed_tabs.items() if now - since > self.leaving_seconds}
-            for tab in left:
+            closed_tabs = {tab for tab, since in self._closed_tabs.items() if now - since > self.leaving_seconds}
+            for tab in closed_tabs:
                 del self._closed_tabs[tab]
 
-            def gone(heard: Mapping[tuple[str, str], Recording | QueueEntry]) -> list[tuple[str, str]]:
-                return [key for key, one in heard.items() if key[0] in left or now - one.heard_at > self._idle_seconds]
+            def expired(items: Mapping[tuple[str, str], Recording | QueueEntry]) -> list[tuple[str, str]]:
+                return [
+                    (tab, recording_id)
+                    for (tab, recording_id), item in items.items()
+                    if tab in closed_tabs or now - item.heard_at > self._idle_seconds
+                ]
 
-            freed = [self._recordings.pop(key) for key in gone(self._recordings)]
-            waited = [self._queue.pop(key) for key in gone(self._queue)]
-        for recording in freed:
+            recordings = [self._recordings.pop(key) for key in expired(self._recordings)]
+            entries = [self._queue.pop(key) for key in expired(self._queue)]
+        for recording in recordings:
             recording.close()
-        for entry in waited:
+        for entry in entries:
             entry.ticket.leave()
-        return len(freed) + len(waited)
+        return len(recordings) + len(entries)
+
+    @property
+    def unfinished(self) -> int:
+        """How many recordings have a page that has not fetched everything (see `shutdown.Part`)."""
+        return sum(not recording.delivered for recording in self.all())
+
+    async def stop(self) -> None:
+        """Ends each recording with the audio received so far (see `shutdown.Part`)."""
+        for recording in self.all():
+            await anyio.to_thread.run_sync(recording.finish_for_shutdown)
+
+    def give_up(self) -> None:
+        """Does nothing (see `shutdown.Part`): a page keeps audio without a final text, and finds out by itself."""
 
     def close(self) -> None:
-        """Frees everything, when the server stops."""
+        """Closes everything, when the server stops."""
         self._closing.set()
         with self._lock:
             recordings, self._recordings = list(self._recordings.values()), {}
@@ -398,9 +418,9 @@ class RecordingRegistry:
         for entry in entries:
             entry.ticket.leave()
 
-    def _sweep(self) -> None:
+    def _close_idle_repeatedly(self) -> None:
         while not self._closing.wait(min(1.0, self.leaving_seconds / 4)):
             try:
                 self.remove_idle()
             except Exception:
-                log.exception("could not free a recording")
+                log.exception("Idle recordings could not be closed.")

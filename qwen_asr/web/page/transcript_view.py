@@ -1,4 +1,4 @@
-"""An utterance as the page shows it."""
+"""An utterance of a recording, as the page shows it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from qwen_asr.live.events import Failed, Final, Partial
 
 @dataclass
 class TranscriptLine:
-    """An utterance as the page shows it; `revision` is that of its last change."""
+    """One utterance of the transcript. `revision` is the recording's at the last change of the utterance."""
 
     revision: int
     event: Partial | Final | Failed
 
     def to_json(self) -> dict[str, Any]:
-        """For the page: its text, settled and not, from where to where in seconds, or what went wrong."""
+        """The utterance for the page: settled and tentative text, start and end in seconds, or an error message."""
         event = self.event
         text = "" if isinstance(event, Failed) else event.text
         stable = event.stable if isinstance(event, Partial) else len(text)

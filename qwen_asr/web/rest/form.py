@@ -1,89 +1,102 @@
-"""What a client of OpenAI's transcription route wishes, out of the fields of its form."""
+"""The fields of a transcription request: which there are, and how a received form is checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core.core_schema import ValidationInfo
 
 from qwen_asr.errors import BadField
-
-FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
-STREAMED_FORMATS = ("json", "text")
-MAX_TEMPERATURE = 1.0
-"""OpenAI's own bound. The temperature itself changes nothing here: decoding is greedy."""
+from qwen_asr.web.validation import expects, first_error
 
 Fields = Mapping[str, Sequence[str]]
+"""A received form: name → the values in the order in which they came."""
+ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
+STREAMED_FORMATS = ("json", "text")
 
 
-@dataclass(frozen=True)
-class TranscriptionRequest:
-    """`prompt` is what the model is told as context; `format` is one of `FORMATS`."""
+def _check_granularity(value: Any) -> Any:
+    if value == "word":
+        raise ValueError(
+            "Word timestamps are not available from this server yet; expected timestamp_granularities=segment."
+        )
+    return value
 
-    language: str | None = None
-    prompt: str = ""
-    format: str = "json"
-    stream: bool = False
+
+def _check_include(values: list[str]) -> list[str]:
+    if values:
+        raise ValueError(f"include {values[0]!r} is not available from this server; leave it out.")
+    return values
+
+
+class TranscriptionRequest(BaseModel):
+    """The form without its file.
+
+    Fields of OpenAI's API that this model cannot use and that change no answer (`chunking_strategy`, `keywords` …) are
+    ignored. A field that asks for something the answer would lack is an error. Whether `language` is known is checked
+    when the session is opened.
+    """
+
+    model_config = ConfigDict(frozen=True, loc_by_alias=False)
+
+    model: str = Field(default="", description="Any name. The loaded checkpoint always answers.")
+    language: str = Field(
+        default="", description="A name or code, such as German or de. Without it the language is detected."
+    )
+    prompt: str = Field(default="", description="Names and terms that occur in the audio.")
+    stream: bool = Field(
+        default=False,
+        description="With json or text: server-sent events, one for each utterance as soon as it is final.",
+    )
+    response_format: ResponseFormat = "json"
+    # OpenAI's own range. The value is not used: decoding is greedy.
+    temperature: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), expects("a number from 0 to 1")] = Field(
+        default=0.0, description="Accepted for compatibility; ignored. Decoding is greedy."
+    )
+    timestamp_granularities: list[Annotated[Literal["segment"], BeforeValidator(_check_granularity)]] = Field(
+        default=[], alias="timestamp_granularities[]", description="Segments are always part of verbose_json."
+    )
+    include: SkipJsonSchema[Annotated[list[str], AfterValidator(_check_include)]] = []
+
+    @field_validator("response_format")
+    @classmethod
+    def _check_streamable(cls, value: ResponseFormat, info: ValidationInfo) -> ResponseFormat:
+        if info.data.get("stream") and value not in STREAMED_FORMATS:
+            raise ValueError(
+                f"response_format {value!r} cannot be streamed; with stream=true expected one of "
+                f"{', '.join(STREAMED_FORMATS)}."
+            )
+        return value
 
 
 def parse_request(fields: Fields) -> TranscriptionRequest:
-    """What the fields (name → values) ask for. Raises BadField.
+    """Checks the fields of a form. Raises BadField with the name of the first wrong one.
 
-    Hints of OpenAI's that this model has no use for (`chunking_strategy`, `keywords` …) are passed over, as is `model`:
-    the loaded checkpoint answers. What would be missing from the answer is refused instead. The language is judged by
-    whoever opens the session.
+    Empty values count as absent. Of a field that occurs several times the last value counts, except for lists.
     """
-    _check_temperature(_last(fields, "temperature"))
-    _check_extras(fields)
-    answer = _last(fields, "response_format") or "json"
-    if answer not in FORMATS:
-        raise BadField("response_format", f"Unknown response_format {answer!r}; expected one of {', '.join(FORMATS)}.")
-    stream = _switch("stream", _last(fields, "stream"))
-    if stream and answer not in STREAMED_FORMATS:
-        raise BadField(
-            "response_format",
-            f"response_format {answer!r} cannot be streamed; with stream=true expected one of "
-            f"{', '.join(STREAMED_FORMATS)}.",
-        )
-    return TranscriptionRequest(_last(fields, "language") or None, _last(fields, "prompt"), answer, stream)
-
-
-def _check_extras(fields: Fields) -> None:
-    for granularity in _list(fields, "timestamp_granularities"):
-        if granularity == "word":
-            raise BadField(
-                "timestamp_granularities",
-                "Times of words are not available from this server yet; ask for timestamp_granularities segment.",
-            )
-        if granularity != "segment":
-            raise BadField(
-                "timestamp_granularities", f"Unknown timestamp_granularities {granularity!r}; expected segment."
-            )
-    if included := _list(fields, "include"):
-        raise BadField("include", f"include {included[0]!r} is not available from this server; leave it out.")
-
-
-def _check_temperature(text: str) -> None:
+    values: dict[str, Any] = {}
+    for name, given in fields.items():
+        if value := given[-1].strip():
+            values[name] = value
+    for name, alias in (("timestamp_granularities", "timestamp_granularities[]"), ("include", "include")):
+        values[alias] = _list(fields, name)
     try:
-        # Written so that NaN, which compares false with everything, is refused too.
-        if not text or 0 <= float(text) <= MAX_TEMPERATURE:
-            return
-    except ValueError:
-        pass
-    raise BadField("temperature", f"temperature was given {text!r}; expected a number from 0 to {MAX_TEMPERATURE:g}.")
+        return TranscriptionRequest.model_validate(values)
+    except ValidationError as error:
+        path, sentence = first_error(error)
+        raise BadField(path.partition("[")[0], sentence) from None
 
 
-def _switch(name: str, text: str) -> bool:
-    if text.lower() not in ("", "true", "false", "1", "0"):
-        raise BadField(name, f"{name} was given {text!r}; expected true or false.")
-    return text.lower() in ("true", "1")
-
-
-def _last(fields: Fields, name: str) -> str:
-    """The value of a field that is given once; of one given again the last, as everywhere."""
-    values = fields.get(name)
-    return values[-1].strip() if values else ""
+def form_schema(file_description: str) -> dict[str, Any]:
+    """The JSON schema of the whole form, the file included."""
+    schema = TranscriptionRequest.model_json_schema()
+    file = {"type": "string", "format": "binary", "description": file_description}
+    return {"type": "object", "required": ["file"], "properties": {"file": file, **schema["properties"]}}
 
 
 def _list(fields: Fields, name: str) -> list[str]:
-    """The values of a field that is a list, which clients write with brackets or without."""
+    """The values of a list field. Clients write its name with brackets or without."""
     return [value.strip() for value in (*fields.get(f"{name}[]", ()), *fields.get(name, ())) if value.strip()]

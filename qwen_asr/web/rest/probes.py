@@ -1,17 +1,39 @@
-"""What a container's, or a load balancer's, probes ask: /healthz and /readyz. Both say in words why not."""
+"""`/healthz` and `/readyz`, for the probes of containers and load balancers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
+from pydantic import BaseModel, Field
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from qwen_asr.config.limits import RETRY_AFTER_SECONDS
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
-
     from qwen_asr.service.service import Service
+
+
+class CertificateStatus(BaseModel):
+    """The certificate that the server uses for HTTPS."""
+
+    not_after: str = Field(description="When it expires, in ISO 8601.")
+    warning: str | None = Field(description="What is wrong with it, in a sentence.")
+
+
+class Health(BaseModel):
+    """The answer of /healthz."""
+
+    status: Literal["ok", "unhealthy"]
+    text: str = Field(default="", description="Why only a restart helps. Present if unhealthy.")
+    certificate: CertificateStatus | None = Field(default=None, description="Present with HTTPS.")
+
+
+class Readiness(BaseModel):
+    """The answer of /readyz."""
+
+    status: Literal["loading", "ready", "failed", "stopping"]
+    text: str = Field(description="What the server is doing, or why it will never be ready.")
 
 
 class Probes:
@@ -21,21 +43,20 @@ class Probes:
         self._service = service
 
     async def health(self, request: Request) -> Response:
-        """200 while the process does its work; 503 where only a new one would, so that a supervisor restarts it.
-
-        That this is answered shows that the event loop gets on; what is asked is whether the recognizer's thread does.
-        With HTTPS it tells the end of the certificate too, and what there is to warn of.
-        """
-        told: dict[str, Any] = {}
+        """200 while the server works, 503 if only a restart helps. With HTTPS also when the certificate expires."""
+        # An answer at all shows that the event loop runs. What is left to check is the recognizer's thread.
+        health = Health(status="ok")
+        if (reason := self._service.unhealthy_reason()) is not None:
+            health = Health(status="unhealthy", text=reason)
         if (certificate := getattr(request.app.state, "certificate", None)) is not None:
-            told["certificate"] = {"not_after": certificate.expiry().isoformat(), "warning": certificate.warning()}
-        unhealthy_reason = self._service.unhealthy_reason()
-        if unhealthy_reason is None:
-            return JSONResponse({"status": "ok", **told})
-        return JSONResponse({"status": "unhealthy", "text": unhealthy_reason, **told}, 503)
+            health.certificate = CertificateStatus(
+                not_after=certificate.expiry().isoformat(), warning=certificate.warning()
+            )
+        return JSONResponse(health.model_dump(exclude_unset=True), 200 if health.status == "ok" else 503)
 
     async def ready(self, _: Request) -> Response:
-        """200 while a session can be opened, else 503 with what the server is doing, or why it never will."""
+        """200 while sessions can be opened, 503 while the checkpoint loads, if loading failed, and during shutdown."""
         state, text = self._service.readiness()
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if state in ("loading", "stopping") else {}
-        return JSONResponse({"status": state, "text": text}, 200 if state == "ready" else 503, headers)
+        body = Readiness.model_validate({"status": state, "text": text})
+        return JSONResponse(body.model_dump(), 200 if state == "ready" else 503, headers)

@@ -1,257 +1,175 @@
-"""The routes that speak plain HTTP: OpenAI's transcription and models, and what an operator asks.
-
-Each failure is one sentence in OpenAI's envelope (`envelope.py`); no traceback leaves the server.
-"""
+"""Adds the REST routes to the app, with their entries in the OpenAPI document."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from fastapi.openapi.constants import REF_PREFIX
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from qwen_asr.config.limits import IDLE_SECONDS, LINGER_SECONDS, MAX_UPLOAD_BYTES
-from qwen_asr.errors import (
-    AudioError,
-    BadField,
-    BadInput,
-    LimitExceeded,
-    NotReady,
-    ServerStopping,
-    StepFailed,
-)
-from qwen_asr.service.file_transcription import FileTranscription
+from qwen_asr.config.limits import MAX_UPLOAD_BYTES
 from qwen_asr.web.early_answer import Body, answer_early
-from qwen_asr.web.error_response import envelope, error_object, error_response
-from qwen_asr.web.rest.answers import Deltas, event, whole_answer
-from qwen_asr.web.rest.form import TranscriptionRequest, parse_request
+from qwen_asr.web.error_response import status_response
+from qwen_asr.web.rest.answers import Transcription, VerboseTranscription, event_schema
+from qwen_asr.web.rest.api_route import ApiRoute
+from qwen_asr.web.rest.form import form_schema
 from qwen_asr.web.rest.metrics import Metrics
-from qwen_asr.web.rest.probes import Probes
-from qwen_asr.web.rest.upload import Form, received_form
-from qwen_asr.web.sockets.queueing import wait_for_slot
+from qwen_asr.web.rest.models import Model, ModelList, Models
+from qwen_asr.web.rest.openapi import GUARD_ERRORS, WITHOUT_CREDENTIALS, answer, errors, openapi_document
+from qwen_asr.web.rest.probes import Health, Probes, Readiness
+from qwen_asr.web.rest.transcriptions import Transcriptions
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from starlette.datastructures import Headers
     from starlette.types import Receive, Scope, Send
 
     from qwen_asr.service.service import Service
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
-OPENAPI = Path(__file__).with_name("openapi.json")
-LAST_LINGER_SECONDS = 0.5
-"""How long the rest of an upload is still read when the server stops: less than its connections have then."""
-T = TypeVar("T")
-EVENT_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
 def add_routes(app: FastAPI, service: Service) -> Transcriptions:
-    """Adds the routes to `app`; to be called before anything is mounted at "/".
+    """Adds the routes to `app`; call it before anything is mounted at "/".
 
-    What is returned is to be ended with the server (see `stopping.Part`).
+    The returned route has to be shut down with the server (see `service.shutdown.Part`).
     """
-    probes, models, transcriptions = Probes(service), Models(service), Transcriptions(service)
+    transcriptions = Transcriptions(service)
+    routes = [
+        transcriptions_route(transcriptions),
+        *models_routes(Models(service)),
+        *operator_routes(Probes(service), Metrics(service)),
+    ]
+    document = openapi_document(routes, service.config)
+
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(document)
+
+    app.openapi = lambda: document  # type: ignore[method-assign]  # how FastAPI lets an app bring its own document
+
     app.router.routes += [
-        Route("/openapi.json", described),
-        Route("/healthz", probes.health),
-        Route("/readyz", probes.ready),
-        Route("/metrics", Metrics(service).show),
-        Route("/v1/models", answered(models.list)),
-        Route("/v1/models/{name:path}", answered(models.one)),  # path: a hub id has a slash
-        Route(TRANSCRIPTIONS, transcriptions, methods=["POST"]),
-        # Whatever else a client asks of the API is told so as it expects it, not by the page.
-        Route("/v1/{rest:path}", no_such_route, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
+        *routes,
+        ApiRoute("/openapi.json", openapi, include_in_schema=False),
+        Route("/v1/{path:path}", UnknownPath()),  # so that clients of the API get an error as JSON, not the page's 404
     ]
     return transcriptions
 
 
-async def described(_: Request) -> Response:
-    """The routes here as an OpenAPI document, for programs that make clients of it."""
-    return FileResponse(OPENAPI, media_type="application/json")
+def transcriptions_route(transcriptions: Transcriptions) -> ApiRoute:
+    """POST /v1/audio/transcriptions."""
+    form = form_schema(f"An audio or video file in any common format, at most {MAX_UPLOAD_BYTES >> 20} MiB.")
+    text = {"schema": {"type": "string"}}
+    # OpenAPI 3.1 has no way to say "a sequence of". As in OpenAI's own document, the schema is that of one event.
+    stream = {"schema": event_schema({"$ref": REF_PREFIX + "ErrorBody"})}
+    return ApiRoute(
+        TRANSCRIPTIONS,
+        transcriptions.create,
+        method="POST",
+        operation_id="transcribe",
+        summary="Transcribe an audio or video file",
+        responses={
+            200: {
+                **answer(VerboseTranscription | Transcription, "The text, in the requested format"),
+                "content": {
+                    "text/plain": text,
+                    "text/vtt": text,
+                    "text/event-stream": stream,
+                },
+            },
+            **errors(400, 408, 413, 415, 500, 503, 507, *GUARD_ERRORS),
+        },
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "multipart/form-data": {
+                        "schema": form,
+                        "encoding": {"file": {"contentType": "application/octet-stream"}},
+                    }
+                },
+            }
+        },
+    )
 
 
-class Models:
-    """The one model that there is, under the name that people know it by."""
+def models_routes(models: Models) -> list[ApiRoute]:
+    """GET /v1/models and GET /v1/models/{name}."""
+    name = {
+        "name": "name",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "minLength": 1},
+        "description": "The id of the model. The slash of a hub id needs no escape.",
+    }
+    return [
+        ApiRoute(
+            "/v1/models",
+            models.list,
+            operation_id="listModels",
+            summary="List the one model that is served",
+            responses={200: answer(ModelList, "A list of one"), **errors(503, *GUARD_ERRORS)},
+        ),
+        ApiRoute(
+            "/v1/models/{name:path}",
+            models.retrieve,
+            operation_id="getModel",
+            summary="Get the model of that name",
+            responses={200: answer(Model, "The model"), **errors(404, 503, *GUARD_ERRORS)},
+            openapi_extra={"parameters": [name]},
+        ),
+    ]
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._created = int(time.time())  # a checkpoint does not say when it was made; this is when it began to serve
 
-    async def list(self, _: Request) -> Response:
-        """GET /v1/models."""
-        return JSONResponse({"object": "list", "data": [self._described()]})
+def operator_routes(probes: Probes, metrics: Metrics) -> list[ApiRoute]:
+    """GET /healthz, /readyz and /metrics."""
+    text = {"schema": {"type": "string"}}
+    return [
+        ApiRoute(
+            "/healthz",
+            probes.health,
+            operation_id="healthz",
+            summary="Whether the process works, or has to be restarted",
+            responses={
+                200: answer(Health, "It works"),
+                503: {"model": Health, "description": "Only a restart helps"},
+            },
+            openapi_extra=WITHOUT_CREDENTIALS,
+        ),
+        ApiRoute(
+            "/readyz",
+            probes.ready,
+            operation_id="readyz",
+            summary="Whether sessions can be opened",
+            responses={
+                200: answer(Readiness, "They can"),
+                503: answer(Readiness, "They cannot, or not yet", 503),
+            },
+            openapi_extra=WITHOUT_CREDENTIALS,
+        ),
+        ApiRoute(
+            "/metrics",
+            metrics.show,
+            operation_id="metrics",
+            summary="Metrics for Prometheus",
+            responses={
+                200: {
+                    "description": "All metrics, in the format that the client accepts",
+                    "content": {"text/plain": text, "application/openmetrics-text": text},
+                },
+                **errors(*GUARD_ERRORS),
+            },
+        ),
+    ]
 
-    async def one(self, request: Request) -> Response:
-        """GET /v1/models/{name}."""
-        model, asked = self._described(), request.path_params["name"]
-        if asked == model["id"]:
-            return JSONResponse(model)
-        said = f"The model {asked!r} is not served here; {model['id']!r} is, and answers under any name."
-        return JSONResponse(error_object(404, said, "model", "model_not_found"), 404)
 
-    def _described(self) -> dict[str, Any]:
-        check_ready(self._service)
-        return {"id": self._service.model_name, "object": "model", "created": self._created, "owned_by": "qwen-asr"}
-
-
-class Transcriptions:
-    """POST /v1/audio/transcriptions, as an ASGI app: the upload must outlive the stream of events about it."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._stopping = asyncio.Event()
-        self.unfinished = 0
-        self._under_way = 0  # changed on the event loop alone
-
-    async def stop(self) -> None:
-        """See `stopping.Part`: new requests are refused already, those under way go on."""
-
-    def give_up(self) -> None:
-        """See `stopping.Part`: what is under way ends now."""
-        self._stopping.set()
+class UnknownPath:
+    """Answers 404 for what OpenAI's API has and this server does not. An ASGI app."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request; a client that goes away ends its work."""
-        self.unfinished += 1
-        try:
-            await self._serve(scope, receive, send)
-        finally:
-            self.unfinished -= 1
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = Body(receive, IDLE_SECONDS)
-        with contextlib.suppress(ClientDisconnect):
-            try:
-                answer = self._answer(Request(scope).headers, body, send)
-                response = await unless(answer, self._stopping.wait(), ServerStopping())
-            except ClientDisconnect:
-                raise
-            except Exception as error:
-                self._count(error)
-                response = error_response(error)
-            if response is not None:
-                linger = LAST_LINGER_SECONDS if self._stopping.is_set() else LINGER_SECONDS
-                await answer_early(response, body, scope, receive, send, linger)
-
-    async def _answer(self, headers: Headers, body: Body, send: Send) -> Response | None:
-        """The answer; None where it was sent already, as events."""
-        check_ready(self._service)  # before the upload, which would be for nothing
-        self._service.admission.check_room()
-        with self._counted():
-            async with received_form(headers, body, MAX_UPLOAD_BYTES) as form:
-                request_options = parse_request(form.fields)
-                return await unless(
-                    self._told(form, request_options, send), body.wait_for_disconnect(), ClientDisconnect()
-                )
-
-    def _count(self, error: Exception) -> None:
-        if not isinstance(error, StepFailed):  # counted where the step failed
-            self._service.instruments.count(error)
-
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
-        """One request more under way, uploads among them. Raises LimitExceeded where all of them could never wait."""
-        if self._under_way >= (most := self._service.admission.capacity):
-            raise LimitExceeded(f"{most} requests are under way on this server, the most it takes: try again later.")
-        self._under_way += 1
-        try:
-            yield
-        finally:
-            self._under_way -= 1
-
-    async def _told(self, form: Form, request_options: TranscriptionRequest, send: Send) -> Response | None:
-        # Behind the upload, so that nobody takes a place away from others by sending slowly.
-        options = self._service.session_options(language=request_options.language, context=request_options.prompt)
-        slot = await wait_for_slot(self._service.admission)
-        with contextlib.closing(FileTranscription(self._service, form.file, options, slot=slot)) as work:
-            return await self._worked(work, request_options, send)
-
-    async def _worked(
-        self, work: FileTranscription, request_options: TranscriptionRequest, send: Send
-    ) -> Response | None:
-        try:
-            await work.begin()
-        except AudioError:
-            raise
-        except BadInput as error:  # what the model cannot take as context
-            raise BadField("prompt", str(error)) from error
-        if request_options.stream:
-            await stream(work, send, self._count)
-            return None
-        finals = [final async for final in work.finals()]
-        return whole_answer(request_options.format, finals, work.seconds, request_options.language)
-
-
-async def stream(work: FileTranscription, send: Send, count: Callable[[Exception], None]) -> None:
-    """The answer as events, each utterance's text as soon as it is final; a failure is the last event.
-
-    Cancelled, it ends with such an event too, and returns: whoever still reads has been told. `count` is given
-    each failure.
-    """
-
-    async def tell(data: bytes, more: bool = True) -> None:
-        await send({"type": "http.response.body", "body": data, "more_body": more})
-
-    await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM})
-    deltas = Deltas()
-    try:
-        async for final in work.finals():
-            if data := deltas.delta(final):
-                await tell(data)
-    except asyncio.CancelledError:
-        await tell(event(envelope(ServerStopping())), more=False)
-    except Exception as error:
-        count(error)
-        await tell(event(envelope(error)), more=False)
-    else:
-        await tell(deltas.done(), more=False)
-
-
-async def unless(work: Coroutine[Any, Any, T], other: Coroutine[Any, Any, object], error: BaseException) -> T:
-    """The result of `work`, which is cancelled, and `error` raised, as soon as `other` is over.
-
-    Work that answers its cancellation with a result instead of passing it on is believed.
-    """
-    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(other)
-    try:
-        await asyncio.wait([working, waiting], return_when=asyncio.FIRST_COMPLETED)
-    except asyncio.CancelledError as cancellation:
-        error = cancellation
-    working.cancel()
-    waiting.cancel()
-    await asyncio.gather(working, waiting, return_exceptions=True)
-    if working.cancelled():
-        raise error
-    return working.result()
-
-
-def check_ready(service: Service) -> None:
-    """Raises NotReady while the checkpoint loads or the server stops, and what loading raised where it has failed."""
-    if service.stopping:
-        raise ServerStopping
-    if service.state != "ready":
-        raise service.error or NotReady(service.text)
-
-
-def answered(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint, with its errors answered in the envelope."""
-
-    async def guarded(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except Exception as error:
-            return error_response(error)
-
-    return guarded
-
-
-async def no_such_route(request: Request) -> Response:
-    """404 for what OpenAI's API has and this server does not."""
-    said = f"There is no {request.method} {request.url.path} here; there are POST {TRANSCRIPTIONS} and GET /v1/models."
-    return JSONResponse(error_object(404, said, code="unknown_url"), 404)
+        """Answers one request."""
+        message = (
+            f"There is no {scope['method']} {scope['path']} here; there are POST {TRANSCRIPTIONS} and GET /v1/models."
+        )
+        response = status_response(404, message, code="unknown_url")
+        await answer_early(response, Body(receive), scope, receive, send)

@@ -1,7 +1,7 @@
-"""A form with a file in it, read as it comes: the file to disk, never whole into memory, and within limits.
+"""Reads a multipart form with a file: the file goes to disk as it arrives, and sizes are limited.
 
-The file has no name on disk from the beginning, so nothing is left there however this ends, the process killed
-included. Starlette's own form parser is not used because it knows no limit to a file.
+The temporary file never has a name, so nothing is left on disk even if the process is killed. Starlette's own form
+parser is not used because it cannot limit the size of a file.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from qwen_asr.web.early_answer import Body
 
 WRITE_BYTES = 1 << 20
-"""How much of the file is gathered before a thread writes it: a hop for each network packet would cost more."""
+"""How much of the file is collected before a thread writes it. Writing each network packet would cost more."""
 
 
 @dataclass
 class Form:
-    """`fields`: name → values in order. `file`: the bytes of the field that was asked for, at their beginning."""
+    """A received form. `fields` maps a name to its values in order; `file` is positioned at its beginning."""
 
     file: BinaryIO
     fields: dict[str, list[str]] = field(default_factory=dict)
@@ -39,22 +39,25 @@ class Form:
 
 @contextlib.asynccontextmanager
 async def received_form(headers: Headers, body: Body, max_file_bytes: int, name: str = "file") -> AsyncIterator[Form]:
-    """The form in `body`; its file is gone at the end.
+    """Reads the form in `body`. Its file, from the field `name`, is deleted at the end of the context.
 
-    Raises BadInput for what is no form, BadField where the file is missing or given twice, TooLarge for a file of more
-    than `max_file_bytes` or fields of more than `MAX_FORM_BYTES`, StorageError where the disk does not take it,
-    TimedOut, and ClientDisconnect.
+    Raises:
+        BadInput: the body is not a form.
+        BadField: the file is missing, or there are two.
+        TooLarge: the file has more than `max_file_bytes`, or the rest of the form more than `MAX_FORM_BYTES`.
+        StorageError: the file cannot be written to disk.
+        TimedOut, ClientDisconnect: see `Body.read`.
     """
     boundary = _boundary(headers)
     if int(headers.get("content-length", 0)) > max_file_bytes + MAX_FORM_BYTES:
-        raise _too_large(max_file_bytes)  # said before anything is sent or stored
+        raise _too_large(max_file_bytes)  # before anything is received or stored
     with contextlib.closing(_temporary_file()) as file:
         parts = _Parts(boundary, name, max_file_bytes)
         while not body.ended:
             parts.feed(await body.read())
-            if len(parts.waiting) >= WRITE_BYTES or body.ended:
+            if len(parts.file_data) >= WRITE_BYTES or body.ended:
                 with _disk():
-                    await to_thread.run_sync(file.write, parts.take())
+                    await to_thread.run_sync(file.write, parts.take_file_data())
         parts.check_complete()
         with _disk():
             await to_thread.run_sync(file.seek, 0)
@@ -62,11 +65,11 @@ async def received_form(headers: Headers, body: Body, max_file_bytes: int, name:
 
 
 class _Parts:
-    """The parts of a form as its bytes come in: fields kept, the file handed on through `waiting`."""
+    """An incremental parser of one form. It keeps the fields; the file's bytes are taken out as they arrive."""
 
     def __init__(self, boundary: bytes, file_name: str, max_file_bytes: int) -> None:
         self.fields: dict[str, list[str]] = {}
-        self.waiting = bytearray()
+        self.file_data = bytearray()
         self._file_name = file_name
         self._max_file_bytes = max_file_bytes
         self._files = self._file_bytes = self._all_bytes = 0
@@ -78,80 +81,82 @@ class _Parts:
         callbacks: MultipartCallbacks = {
             "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
-            "on_header_end": self._header_ends,
-            "on_headers_finished": self._part_begins,
-            "on_part_data": self._part_goes_on,
-            "on_part_end": self._part_ends,
-            "on_end": self._form_ends,
+            "on_header_end": self._on_header_end,
+            "on_headers_finished": self._on_part_begin,
+            "on_part_data": self._on_part_data,
+            "on_part_end": self._on_part_end,
+            "on_end": self._on_end,
         }
         try:
             self._parser = MultipartParser(boundary, callbacks)
         except FormParserError:
-            raise BadInput("The boundary of the form is longer than any client makes it.") from None
+            raise BadInput(
+                "The boundary of the form is too long; expected at most 70 characters (RFC 2046, section 5.1.1)."
+            ) from None
 
     def feed(self, data: bytes) -> None:
-        """Takes the next bytes of the body. Raises as `received_form` says."""
+        """Parses the next bytes of the body. Raises BadInput, BadField and TooLarge, as `received_form` does."""
         self._all_bytes += len(data)
         try:
             self._parser.write(data)
         except FormParserError:
-            raise BadInput("The body is no multipart form that can be read; send it as multipart/form-data.") from None
-        # What is neither file nor field counts too: headers, and whatever stands around the parts.
+            raise BadInput("The body is not a valid multipart form; send it as multipart/form-data.") from None
+        # Part headers and anything between the parts count as well as the fields.
         if self._all_bytes - self._file_bytes > MAX_FORM_BYTES:
-            raise TooLarge(f"The form holds over {MAX_FORM_BYTES} bytes beside its file; shorten its fields.")
+            raise TooLarge(f"The form has over {MAX_FORM_BYTES} bytes besides its file; shorten its fields.")
 
-    def take(self) -> bytes:
-        """What came of the file since the last call."""
-        taken, self.waiting = bytes(self.waiting), bytearray()
+    def take_file_data(self) -> bytes:
+        """Returns the bytes of the file that arrived since the last call."""
+        taken, self.file_data = bytes(self.file_data), bytearray()
         return taken
 
     def check_complete(self) -> None:
-        """To be called at the end of the body. Raises BadInput, or BadField where no file came."""
+        """Call this at the end of the body. Raises BadInput for an incomplete form, BadField for one without a file."""
         if not self._complete:
-            raise BadInput("The form ends in its midst; send it whole, as multipart/form-data.")
+            raise BadInput("The form is incomplete; send all of it, as multipart/form-data.")
         if not self._files:
             raise BadField(self._file_name, f"The form has no field {self._file_name!r}; expected an audio file there.")
 
-    def _header_ends(self) -> None:
+    def _on_header_end(self) -> None:
         if bytes(self._header).lower() == b"content-disposition":
             self._disposition = bytes(self._value)
         self._header, self._value = bytearray(), bytearray()
 
-    def _part_begins(self) -> None:
+    def _on_part_begin(self) -> None:
         _, options = parse_options_header(self._disposition)
         self._disposition, self._data = b"", bytearray()
         self._name = options.get(b"name", b"").decode(errors="replace")
         if self._name == self._file_name:
             self._files += 1
             if self._files > 1:
-                raise BadField(self._name, f"The form has two fields {self._name!r}; send one file a request.")
+                raise BadField(self._name, f"The form has two fields {self._name!r}; send one file per request.")
 
-    def _part_goes_on(self, data: bytes, start: int, end: int) -> None:
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name != self._file_name:
             self._data += data[start:end]
             return
         self._file_bytes += end - start
         if self._file_bytes > self._max_file_bytes:
             raise _too_large(self._max_file_bytes)
-        self.waiting += data[start:end]
+        self.file_data += data[start:end]
 
-    def _part_ends(self) -> None:
+    def _on_part_end(self) -> None:
         if self._name != self._file_name:
             self.fields.setdefault(self._name, []).append(self._data.decode(errors="replace"))
 
-    def _form_ends(self) -> None:
+    def _on_end(self) -> None:
         self._complete = True
 
 
 def _boundary(headers: Headers) -> bytes:
     kind, options = parse_options_header(headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise BadInput("The request is no form; send the audio as `file` in a multipart/form-data body.")
+        raise BadInput("The request is not a form; send the audio as `file` in a multipart/form-data body.")
     return options[b"boundary"]
 
 
-def _too_large(most: int) -> TooLarge:
-    return TooLarge(f"The file is over {most} bytes, the most that this server takes; compress it or send it in parts.")
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(f"The file has over {max_bytes} bytes, the most that this server takes; compress it or split it.")
 
 
 def _temporary_file() -> BinaryIO:
@@ -161,10 +166,10 @@ def _temporary_file() -> BinaryIO:
 
 @contextlib.contextmanager
 def _disk() -> Iterator[None]:
-    """Raises StorageError for an OSError within."""
+    """Turns an OSError into a StorageError."""
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"The server cannot store the upload ({error.strerror}); try again later, or tell who runs it."
+            f"The server cannot store the upload ({error.strerror}); try again later, or contact its operator."
         ) from error

@@ -7,13 +7,11 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 import anyio
-from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr.config.limits import SocketLimits
-from qwen_asr.errors import Forbidden, LimitExceeded, NotReady, QwenASRError, ServerStopping
-from qwen_asr.web.access.origin import check_origin
+from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
 from qwen_asr.web.sockets.connection import Connection
 
 if TYPE_CHECKING:
@@ -58,11 +56,6 @@ class SocketRoute(ABC, Generic[C]):
 
     async def serve(self, websocket: WebSocket) -> None:
         """One connection, from the handshake to the close."""
-        try:
-            check_origin(websocket.headers)
-        except Forbidden as refusal:
-            await websocket.send_denial_response(PlainTextResponse(f"{refusal}\n", refusal.http_status))
-            return
         connection = await self._accepted(websocket)
         try:
             try:

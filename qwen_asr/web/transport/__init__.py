@@ -1,1 +1,1 @@
-"""Ports, TLS and uvicorn: how bytes reach the app."""
+"""Ports, TLS and uvicorn: from a TCP connection to the ASGI app."""

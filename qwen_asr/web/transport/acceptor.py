@@ -1,8 +1,8 @@
-"""Accepts connections and keeps those that have not said yet what they want from crowding out the others.
+"""Accepts connections, and limits how many can be pending: connected, but not yet handed to the app.
 
-An `Acceptor` stands on a listening socket in the event loop. Each connection is handed to `admit`, and counts as
-waiting until that returns. Where too many wait, the oldest goes, of the address from which most wait: somebody who
-really wants in is through after a few round trips, so the oldest is the one that never will be.
+An `Acceptor` serves one listening socket in the event loop. It gives each connection to a `handler`, and the connection
+is pending until the handler returns. Above a limit, the oldest pending connection of the address with the most is
+closed. A real client needs a few round trips, so the oldest is the least likely to be one.
 """
 
 from __future__ import annotations
@@ -17,93 +17,93 @@ from qwen_asr.network import client_prefix
 
 log = logging.getLogger(__name__)
 
-OUT_OF_FILES_SECONDS = 1.0
-"""How long nothing is accepted when the system has no file or memory for another connection."""
+ACCEPT_RETRY_SECONDS = 1.0
+"""Pause after a failed accept, which usually means that the system is out of file descriptors or memory."""
 BACKLOG = 1024
-"""Connections that the kernel accepts for us while the loop is busy."""
+"""Connections that the kernel queues while the event loop is busy."""
 
-Admit = Callable[[socket.socket], Awaitable[None]]
+Handler = Callable[[socket.socket], Awaitable[None]]
+"""Owns the connection it is called with: it closes it or passes it on, also when it is cancelled."""
 
 
 class Acceptor:
-    """`admit` owns the connection that it is given, and closes it or passes it on, cancelled too.
+    """Accepts connections from when it is created, in the running event loop, until `close`.
 
-    `close` and `wait_closed` are those of `asyncio.Server`, so that uvicorn's server can hold it as one.
+    `close` and `wait_closed` are those of `asyncio.Server`, so that `uvicorn.Server` can have it in `servers`.
     """
 
-    def __init__(self, listening: socket.socket, admit: Admit, limits: AcceptorLimits) -> None:
-        """To be made in the running event loop; accepts from then on."""
-        self._listening, self._admit = listening, admit
-        self._waiting = Waiting(limits.waiting, limits.waiting_per_address)
+    def __init__(self, listening: socket.socket, handler: Handler, limits: AcceptorLimits) -> None:
+        self._listening, self._handler = listening, handler
+        self._pending = PendingConnections(limits.waiting, limits.waiting_per_address)
         listening.setblocking(False)
         listening.listen(BACKLOG)
-        self._accepting = asyncio.get_running_loop().create_task(self._accept())
+        self._accepting = asyncio.get_running_loop().create_task(self._accept_loop())
 
     def close(self) -> None:
-        """Accepts no more, and ends those that wait."""
+        """Stops accepting, and cancels the handlers of pending connections."""
         self._accepting.cancel()
-        # Now, and not when the cancelled task has its turn: the socket may be closed by then, and its number another's.
+        # Not later, when the cancelled task runs: by then the socket may be closed and its descriptor reused.
         asyncio.get_running_loop().remove_reader(self._listening)
-        self._waiting.cancel()
+        self._pending.cancel()
 
     async def wait_closed(self) -> None:
-        """Returns when `close` has come to its end."""
-        await asyncio.gather(self._accepting, *self._waiting.all(), return_exceptions=True)
+        """Waits for what `close` cancelled."""
+        await asyncio.gather(self._accepting, *self._pending.tasks(), return_exceptions=True)
 
-    async def _accept(self) -> None:
+    async def _accept_loop(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
                 connection, address = await loop.sock_accept(self._listening)
-            except ConnectionAbortedError:  # it went before it was its turn
+            except ConnectionAbortedError:  # the client left while it was queued
                 continue
             except OSError as error:
-                log.warning("No connection can be accepted for a moment: %s", error.strerror)
-                await asyncio.sleep(OUT_OF_FILES_SECONDS)
+                log.warning("Connections cannot be accepted at the moment: %s", error.strerror)
+                await asyncio.sleep(ACCEPT_RETRY_SECONDS)
                 continue
-            admission = loop.create_task(self._admitted(connection))
-            self._waiting.add(client_prefix(address[0]), admission)
-            await asyncio.sleep(0)  # those that are through are served before the next one is let in
+            task = loop.create_task(self._handle(connection))
+            self._pending.add(client_prefix(address[0]), task)
+            await asyncio.sleep(0)  # lets running handlers go on before the next connection
 
-    async def _admitted(self, connection: socket.socket) -> None:
+    async def _handle(self, connection: socket.socket) -> None:
         try:
-            await self._admit(connection)
-        except OSError as error:  # timeouts and failed handshakes too
+            await self._handler(connection)
+        except OSError as error:  # also timeouts and failed handshakes
             log.debug("A connection ended before its first request: %r", error)
 
 
-class Waiting:
-    """The admissions that go on, by where they come from, oldest first."""
+class PendingConnections:
+    """The handlers that are running, by client prefix, oldest first."""
 
-    def __init__(self, most: int, most_per_address: int) -> None:
-        self._most, self._most_per_address = most, most_per_address
-        self._by_crowd: dict[str, dict[asyncio.Task[None], None]] = {}
+    def __init__(self, max_total: int, max_per_prefix: int) -> None:
+        self._max_total, self._max_per_prefix = max_total, max_per_prefix
+        self._by_prefix: dict[str, dict[asyncio.Task[None], None]] = {}
 
-    def all(self) -> list[asyncio.Task[None]]:
-        """Those that go on."""
-        return [task for crowd in self._by_crowd.values() for task in crowd]
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """All running handlers."""
+        return [task for tasks in self._by_prefix.values() for task in tasks]
 
-    def add(self, crowd: str, task: asyncio.Task[None]) -> None:
-        """Counts it until it is over; ends an older one where it is one too many."""
-        self._by_crowd.setdefault(crowd, {})[task] = None
-        task.add_done_callback(lambda done: self._remove(crowd, done))
-        if len(self._by_crowd[crowd]) > self._most_per_address:
-            self._end_oldest(crowd)
-        elif sum(map(len, self._by_crowd.values())) > self._most:
-            self._end_oldest(max(self._by_crowd, key=lambda name: len(self._by_crowd[name])))
+    def add(self, prefix: str, task: asyncio.Task[None]) -> None:
+        """Adds a handler until it is done, and cancels an older one if there are too many."""
+        self._by_prefix.setdefault(prefix, {})[task] = None
+        task.add_done_callback(lambda done: self._remove(prefix, done))
+        if len(self._by_prefix[prefix]) > self._max_per_prefix:
+            self._cancel_oldest(prefix)
+        elif sum(map(len, self._by_prefix.values())) > self._max_total:
+            self._cancel_oldest(max(self._by_prefix, key=lambda key: len(self._by_prefix[key])))
 
     def cancel(self) -> None:
-        """Ends all of them."""
-        for task in self.all():
+        """Cancels all of them."""
+        for task in self.tasks():
             task.cancel()
 
-    def _end_oldest(self, crowd: str) -> None:
-        oldest = next(iter(self._by_crowd[crowd]))
-        self._remove(crowd, oldest)
+    def _cancel_oldest(self, prefix: str) -> None:
+        oldest = next(iter(self._by_prefix[prefix]))
+        self._remove(prefix, oldest)
         oldest.cancel()
 
-    def _remove(self, crowd: str, task: asyncio.Task[None]) -> None:
-        tasks = self._by_crowd.get(crowd, {})
+    def _remove(self, prefix: str, task: asyncio.Task[None]) -> None:
+        tasks = self._by_prefix.get(prefix, {})
         tasks.pop(task, None)
         if not tasks:
-            self._by_crowd.pop(crowd, None)
+            self._by_prefix.pop(prefix, None)

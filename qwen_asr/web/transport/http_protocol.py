@@ -1,4 +1,4 @@
-"""How uvicorn serves HTTP here, and what it does not do: let go of each TLS connection that has ended."""
+"""uvicorn's HTTP protocol, with a fix for TLS connections that would otherwise never close."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class HttpProtocol(H11Protocol):
-    """uvicorn's on h11, and at an upgrade its WebSocket's, on a transport that closes for certain."""
+    """uvicorn's HTTP/1.1 protocol on h11. It passes its transport on to the WebSocket protocol at an upgrade."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         """See `asyncio.Protocol`."""
-        super().connection_made(cast(asyncio.Transport, ClosedOnce(transport)))
+        super().connection_made(cast(asyncio.Transport, SafeCloseTransport(transport)))
 
 
-class ClosedOnce:
-    """A transport that may be closed again, and while reading is paused. In all else the one that is given.
+class SafeCloseTransport:
+    """Wraps a transport so that `close` may be called twice, and while reading is paused.
 
-    asyncio drops what is under a TLS transport when that is closed twice, and nothing can abort it any more. And where
-    the peer ended while reading was paused, it closes nothing until reading goes on: whoever left in the midst of an
-    upload that was refused would stay for ever (CPython 3.11, sslproto.py: `close`, `eof_received`).
+    asyncio's TLS transport drops its inner transport at the second `close`, and nothing can abort it after that. If the
+    peer ended the connection while reading was paused, it closes nothing until reading resumes, so a client that left
+    during a refused upload would stay connected (CPython 3.11, sslproto.py: `close`, `eof_received`).
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
 
     def close(self) -> None:
-        """Closes it, if it is open."""
+        """Closes the transport if it is open."""
         if not self._transport.is_closing():
             self._transport.close()
             self._transport.resume_reading()

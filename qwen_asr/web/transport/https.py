@@ -1,4 +1,4 @@
-"""HTTPS as the options want it: which certificate is served, and what runs beside it."""
+"""HTTPS from the options: checks how they fit together, and keeps the served certificate current."""
 
 from __future__ import annotations
 
@@ -19,51 +19,48 @@ from qwen_asr.tls.certificates import (
     load_user_certificate,
 )
 from qwen_asr.tls.reloading import ReloadingCertificate
-from qwen_asr.web.transport.redirect import other_port
-from qwen_asr.web.transport.redirect_port import Challenge, answering, challenges_in
+from qwen_asr.web.transport.redirect import redirect_to_port
+from qwen_asr.web.transport.redirect_port import Challenges, answering, challenges_in
 
 WEBROOT = FOLDER / "webroot"
-"""Where `certbot --webroot` leaves its challenges for the redirect port to show."""
+"""Folder for `certbot --webroot`. The redirect port serves the challenges that certbot writes there."""
 ACME = FOLDER / "acme"
+"""Folder of the ACME account and its certificates."""
 
-
-# At least two labels, the last one with a letter in it: no address, no wildcard (HTTP-01 proves none), nothing local.
+# At least two labels, and a letter in the last one. Not addresses and local names, which have no public certificates,
+# nor wildcards, which HTTP-01 cannot validate.
 _PUBLIC_NAME = re.compile(
     r"(?=.{4,253}$)(?:(?!-)[A-Za-z0-9-]{1,63}(?<!-)\.)+(?!-)(?=.*[A-Za-z])[A-Za-z0-9-]{2,63}(?<!-)"
 )
 
 
-def check_https(config: Config) -> None:
-    """What can be told of the options before a port is taken. Raises HttpsConflict, StartupError."""
-    _check_options(config)
-    if config.acme_domain:
-        from qwen_asr.tls.acme_client import check_installed
-
-        check_installed()
-
-
-def _check_options(config: Config) -> None:
+def check_https_options(config: Config) -> None:
+    """Checks what can be known before a port is bound. Raises HttpsConflict, or StartupError without `acme`."""
     for name in config.acme_domain:
         if not _PUBLIC_NAME.fullmatch(name):
             raise HttpsConflict(
-                f"--acme-domain was given {name!r}, but expects a public name such as asr.example.com, without "
-                "wildcards, and no address."
+                f"--acme-domain was given {name!r}, but expects a public name such as asr.example.com: no wildcard and "
+                "no address."
             )
     if config.acme_domain and config.http_redirect_port is None:
         raise HttpsConflict(
-            "--acme-domain was given without --http-redirect-port: give that too, usually 80, since the authority asks "
-            "over plain HTTP whether the name leads here."
+            "--acme-domain was given without --http-redirect-port: give that too, usually 80, because the authority "
+            "validates the name over plain HTTP."
         )
     if config.http_redirect_port is not None and not config.tls:
         raise HttpsConflict(
-            "--http-redirect-port was given, but there is no HTTPS to send people to: give a certificate too, by "
+            "--http-redirect-port was given, but there is no HTTPS to send people to: give a certificate too, with "
             "--generate-self-signed-cert, --local-ca, --ssl-certfile or --acme-domain."
         )
     if config.http_redirect_port and config.http_redirect_port == config.port:
         raise HttpsConflict(
-            f"--http-redirect-port and --port are both {config.port}: give two ports. Plain HTTP on the HTTPS port is "
-            "sent to HTTPS anyway."
+            f"--http-redirect-port and --port are both {config.port}: give two ports, or leave the first out. Plain "
+            "HTTP on the HTTPS port is redirected anyway."
         )
+    if config.acme_domain:
+        from qwen_asr.tls.acme_client import check_installed
+
+        check_installed()
 
 
 def choose_certificate(config: Config, folder: Path = FOLDER, now: datetime | None = None) -> ServerCertificate | None:
@@ -79,36 +76,37 @@ def choose_certificate(config: Config, folder: Path = FOLDER, now: datetime | No
 
 
 @contextlib.contextmanager
-def opened_https(
-    config: Config, chosen: ServerCertificate | None, https_port: int, plain: socket.socket | None
+def active_certificate(
+    config: Config, certificate: ServerCertificate | None, https_port: int, redirect_socket: socket.socket | None
 ) -> Iterator[ReloadingCertificate | None]:
-    """The certificate, watched and where need be renewed while the context lasts; None without HTTPS.
+    """Keeps the certificate current while the context lasts: watches its files, and renews that of `--acme-domain`.
 
-    `chosen` is the one that the options name, None where an ACME authority makes it: then the first one is got before
-    this returns. `plain` is the socket of `--http-redirect-port`.
+    `certificate` is the one that the options name. With `--acme-domain` it is None, and the first certificate is
+    obtained before the context starts. `redirect_socket` is that of `--http-redirect-port`. Yields None without HTTPS.
     Raises CertificateError.
     """
     if not config.tls:
         yield None
         return
     with contextlib.ExitStack() as running:
-        if chosen is not None:
-            if plain is not None:
-                running.enter_context(_redirecting(plain, https_port))
-            pair = chosen.checked
+        if certificate is not None:
+            if redirect_socket is not None:
+                running.enter_context(_redirects(redirect_socket, https_port))
+            pair = certificate.checked
             yield running.enter_context(ReloadingCertificate(pair.certfile, pair.keyfile, pair.password))
             return
         from qwen_asr.tls.acme_client import Authority
         from qwen_asr.tls.acme_renewal import WARN_FRACTION, AcmeCertificate
 
         authority = Authority(config.acme_directory, config.acme_email, ACME)
-        if plain is not None:  # which Config sees to
-            running.enter_context(_redirecting(plain, https_port, authority.key_authorization))
+        if redirect_socket is not None:  # `check_https_options` requires it
+            running.enter_context(_redirects(redirect_socket, https_port, authority.key_authorization))
         renewed = running.enter_context(AcmeCertificate(authority, config.acme_domain))
         yield running.enter_context(ReloadingCertificate(renewed.file, warn_fraction=WARN_FRACTION))
 
 
-def _redirecting(
-    plain: socket.socket, https_port: int, known: Challenge = lambda _: None
+def _redirects(
+    listening: socket.socket, https_port: int, known: Challenges = lambda _: None
 ) -> contextlib.AbstractContextManager[None]:
-    return answering(plain, other_port(plain.getsockname()[1], https_port, challenges_in(WEBROOT, known)))
+    http_port = listening.getsockname()[1]
+    return answering(listening, redirect_to_port(http_port, https_port, challenges_in(WEBROOT, known)))

@@ -1,7 +1,7 @@
-"""Closes connections that are open without a request: silent from the start, or with headers that never end.
+"""Idle timeout: closes connections that send no complete request.
 
-uvicorn itself waits for the next request after an answer, but for the first one, and for the end of one that has
-begun, it waits forever.
+uvicorn has a timeout for the next request after a response, but none for the first request, or for the rest of one
+that has started.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from collections.abc import Iterable
 from typing import Any
 
 
-class IdleConnections:
-    """`sweep` is called now and then with the connections of uvicorn's server that exist."""
+class IdleTimeout:
+    """Closes connections that are idle for `seconds`. Call `check` regularly."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._since: dict[Any, float] = {}
+        self._idle_since: dict[Any, float] = {}
 
-    def sweep(self, connections: Iterable[Any], now: float) -> None:
-        """Closes what has no request for too long; `now` in seconds of any clock that never goes back.
+    def check(self, connections: Iterable[Any], now: float) -> None:
+        """Closes idle ones among `connections`, the protocols of a uvicorn server.
 
-        A connection that is closed politely and is still there after the same time again is cut off.
+        `now` is a monotonic time in seconds. A connection that still exists after twice the timeout is aborted.
         """
-        idle = [connection for connection in connections if _has_no_request(connection)]
-        self._since = {connection: self._since.get(connection, now) for connection in idle}
-        for connection, since in self._since.items():
+        idle = [connection for connection in connections if _is_idle(connection)]
+        self._idle_since = {connection: self._idle_since.get(connection, now) for connection in idle}
+        for connection, since in self._idle_since.items():
             if now - since >= 2 * self._seconds:
                 connection.transport.abort()
             elif now - since >= self._seconds:
                 connection.transport.close()
 
 
-def _has_no_request(connection: Any) -> bool:
-    """Whether it is one for HTTP (a WebSocket's has no cycle) and uvicorn is not answering anything on it."""
+def _is_idle(connection: Any) -> bool:
+    """Whether it is an HTTP connection (those of WebSockets have no `cycle`) on which no request is running."""
     return hasattr(connection, "cycle") and (connection.cycle is None or connection.cycle.response_complete)

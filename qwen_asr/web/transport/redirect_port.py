@@ -1,6 +1,6 @@
-"""The port for plain HTTP beside that for HTTPS: redirects, and what ACME authorities ask.
+"""The plain HTTP port beside the HTTPS port: redirects, and ACME challenges.
 
-It runs in a thread of its own from before the first certificate is there, since that is when it is asked, to the end.
+It runs in its own thread, because ACME authorities ask before the first certificate exists and the server can start.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from pathlib import Path
 
 from qwen_asr.config.limits import AcceptorLimits
 from qwen_asr.web.transport.acceptor import Acceptor
-from qwen_asr.web.transport.redirect import CHALLENGE_PATH, Respond, answer
+from qwen_asr.web.transport.redirect import CHALLENGE_PATH, Responder, answer_one_request
 
 MAX_CHALLENGE_BYTES = 4096
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,256}")  # base64url (RFC 8555, section 8.3): nothing that leads out of a folder
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,256}")  # base64url (RFC 8555, section 8.3): cannot leave a folder
 
 
 @contextlib.contextmanager
-def answering(listening: socket.socket, respond: Respond, limits: AcceptorLimits | None = None) -> Iterator[None]:
-    """Answers on the socket, which is closed at the end, by `respond`, while the context lasts."""
+def answering(listening: socket.socket, respond: Responder, limits: AcceptorLimits | None = None) -> Iterator[None]:
+    """Answers requests on the socket while the context lasts, and closes it at the end."""
     limits = limits or AcceptorLimits()
     loop = asyncio.new_event_loop()
     ended = asyncio.Event()
 
-    async def admit(connection: socket.socket) -> None:
-        await answer(connection, respond, limits)
+    async def handler(connection: socket.socket) -> None:
+        await answer_one_request(connection, respond, limits)
 
     async def run() -> None:
-        door = Acceptor(listening, admit, limits)
+        acceptor = Acceptor(listening, handler, limits)
         await ended.wait()
-        door.close()
-        await door.wait_closed()
+        acceptor.close()
+        await acceptor.wait_closed()
 
-    def live() -> None:
+    def run_loop() -> None:
         with asyncio.Runner(loop_factory=lambda: loop) as runner, listening:
             runner.run(run())
 
-    thread = threading.Thread(target=live, name="qwen-asr-redirects", daemon=True)
+    thread = threading.Thread(target=run_loop, name="qwen-asr-redirects", daemon=True)
     thread.start()
     try:
         yield
@@ -50,12 +50,12 @@ def answering(listening: socket.socket, respond: Respond, limits: AcceptorLimits
         thread.join()
 
 
-Challenge = Callable[[str], bytes | None]
-"""What a token of an ACME authority is answered with; None where there is nothing."""
+Challenges = Callable[[str], bytes | None]
+"""Returns the response to an ACME token, or None for an unknown one."""
 
 
-def challenges_in(webroot: Path, known: Challenge = lambda _: None) -> Challenge:
-    """By `known`, else by certbot's file below `webroot`."""
+def challenges_in(webroot: Path, known: Challenges = lambda _: None) -> Challenges:
+    """Looks tokens up in `known`, then among certbot's files below `webroot`."""
 
     def challenge(token: str) -> bytes | None:
         if not _TOKEN.fullmatch(token):

@@ -1,7 +1,7 @@
-"""The first byte of a connection on the HTTPS port: TLS is led to the app, plain HTTP is sent to https.
+"""Detects TLS or plain HTTP on the HTTPS port: TLS goes to the app, plain HTTP is redirected to HTTPS.
 
-The byte is looked at and left in the socket, so that both find all that was sent. A TLS record of a handshake begins
-with 22 (RFC 8446, section 5.1), a request with a letter.
+The first byte tells them apart: that of a TLS handshake record is 22 (RFC 8446, section 5.1), that of a request is a
+letter. It is only peeked at, so the TLS or HTTP parser still reads it from the socket.
 """
 
 from __future__ import annotations
@@ -12,27 +12,31 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from qwen_asr.web.transport.redirect import Respond, answer
+from qwen_asr.web.transport.redirect import Responder, answer_one_request
 
 if TYPE_CHECKING:
     from qwen_asr.config.limits import AcceptorLimits
-    from qwen_asr.web.transport.acceptor import Admit
+    from qwen_asr.web.transport.acceptor import Handler
 
 TLS_HANDSHAKE = b"\x16"
 
 
-def tls_or_redirect(
+def tls_or_http_handler(
     context: Callable[[], ssl.SSLContext],
     protocol: Callable[[], asyncio.Protocol],
-    respond: Respond,
+    respond: Responder,
     limits: AcceptorLimits,
-) -> Admit:
-    """What an Entrance on the HTTPS port admits by. `context` is asked for each connection, `protocol` is uvicorn's."""
+) -> Handler:
+    """The handler of an `Acceptor` on the HTTPS port.
 
-    async def admit(connection: socket.socket) -> None:
+    `context` is called for each connection and returns the current TLS context, `protocol` makes uvicorn's protocol,
+    and `respond` answers plain HTTP.
+    """
+
+    async def handler(connection: socket.socket) -> None:
         try:
             async with asyncio.timeout(limits.first_byte_seconds):
-                first = await _first_byte(connection)
+                first = await _peek_first_byte(connection)
         except BaseException:
             connection.close()
             raise
@@ -45,15 +49,15 @@ def tls_or_redirect(
                 ssl_shutdown_timeout=limits.shutdown_seconds,
             )
         elif first.isalpha():
-            await answer(connection, respond, limits)
+            await answer_one_request(connection, respond, limits)
         else:
             connection.close()
 
-    return admit
+    return handler
 
 
-async def _first_byte(connection: socket.socket) -> bytes:
-    """The first byte that comes, which stays to be read; empty where the connection ends without any."""
+async def _peek_first_byte(connection: socket.socket) -> bytes:
+    """Waits for the first byte and leaves it in the socket; empty if the connection ends without one."""
     connection.setblocking(False)
     loop = asyncio.get_running_loop()
     readable = loop.create_future()

@@ -1,4 +1,4 @@
-"""A socket to listen on, and uvicorn behind it: with HTTPS through doors of ours, and with an end in order."""
+"""The uvicorn server: binding its port, TLS with a reloading certificate, and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from qwen_asr.config.limits import AcceptorLimits
 from qwen_asr.errors import PortInUse, StartupError
 from qwen_asr.web.transport.acceptor import Acceptor
 from qwen_asr.web.transport.http_protocol import HttpProtocol
-from qwen_asr.web.transport.idle_timeout import IdleConnections
-from qwen_asr.web.transport.redirect import same_port
-from qwen_asr.web.transport.tls_or_http import tls_or_redirect
-from qwen_asr.web.transport.websocket_protocol import socket_options
+from qwen_asr.web.transport.idle_timeout import IdleTimeout
+from qwen_asr.web.transport.redirect import redirect_same_port
+from qwen_asr.web.transport.tls_or_http import tls_or_http_handler
+from qwen_asr.web.transport.websocket_protocol import websocket_options
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from qwen_asr.tls.reloading import ReloadingCertificate
 
 GRACE_SECONDS = 2
-"""How long open requests may take when the server stops; each open page holds one that would never end by itself."""
-_LOOK_SECONDS = 0.1
-_QUIET_LOOKS = 3  # for what was written last to reach the other side
+"""How long open requests may take after shutdown began. Each open page has one that never ends by itself."""
+_POLL_SECONDS = 0.1
+_QUIET_POLLS = 3  # time in which the last bytes written reach the client
 
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:
-    """A listening socket. Raises PortInUse, or StartupError for an address or port that cannot be had.
+    """Returns a listening socket. Raises PortInUse, or StartupError for an address or port that cannot be used.
 
-    `option` is what the port was given by.
+    `option` is the option that set `port`, for error messages.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -48,7 +48,7 @@ def bind(host: str, port: int, option: str = "--port") -> socket.socket:
         raise StartupError(f"--host {host} is no address: give a name or address of this machine.") from None
     listening = socket.socket(family, kind, protocol)
     try:
-        # A port that was in use until a moment ago may be taken again; one that is listened on may not.
+        # Allows a port on which connections are in TIME_WAIT, but not one on which another socket listens.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(128)
@@ -64,46 +64,49 @@ def _bind_error(error: OSError, host: str, port: int, option: str) -> StartupErr
         return PortInUse(f"Port {port} on {host} is in use by another program: stop it, or give another with {option}.")
     if error.errno in (errno.EACCES, errno.EPERM):
         return StartupError(
-            f"Port {port} is reserved for administrators: give one of 1024 or above with {option}, or give the server "
-            "the right to it (on Linux CAP_NET_BIND_SERVICE, as docs/https.md shows)."
+            f"Port {port} is reserved for administrators: give one of 1024 or above with {option}, or allow the server "
+            "to use it (on Linux with CAP_NET_BIND_SERVICE; see docs/https.md)."
         )
     if error.errno == errno.EADDRNOTAVAIL:
-        return StartupError(f"--host {host} is no address of this machine: give one that is, or 0.0.0.0 for all.")
+        return StartupError(f"--host {host} is no address of this machine: give one of them, or 0.0.0.0 for all.")
     return StartupError(f"Cannot listen on {host}:{port} ({error.strerror}): give another --host or {option}.")
 
 
 def create_server(
     app: FastAPI,
-    around: Callable[[Any], Any] = lambda app: app,
+    middleware: Callable[[Any], Any] = lambda app: app,
     *,
     certificate: ReloadingCertificate | None = None,
     limits: AcceptorLimits | None = None,
     **options: Any,
 ) -> Server:
-    """A server for what `create_app` made, inside of the ASGI middleware `around`; `options` are uvicorn's.
+    """Creates the server for an app from `create_app`, wrapped in ASGI `middleware`. Run it on sockets from `bind`.
 
-    It speaks HTTPS where there is a `certificate`. Run it on sockets from `bind`.
+    With a `certificate` it serves HTTPS, within `limits`. `options` are uvicorn's.
     """
     settings: dict[str, Any] = {
         "http": HttpProtocol,
-        "log_config": None,  # its records go where all others do, and look alike
+        "log_config": None,  # log records go to the handlers of the root logger
         "log_level": "warning",
         "access_log": False,
         "server_header": False,
-        "proxy_headers": False,  # `Forwarded` does it, and more; nothing may be done twice
+        "proxy_headers": False,  # `ForwardedHeaders` does this
         "timeout_graceful_shutdown": GRACE_SECONDS,
     }
-    configured = uvicorn.Config(around(app), **settings | socket_options() | options)
+    configured = uvicorn.Config(middleware(app), **settings | websocket_options() | options)
     return Server(configured, app.state.end_streams, getattr(app.state, "stopping", None), certificate, limits)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, that ends at a signal and returns, instead of raising the signal again: a stop is no failure.
+    """uvicorn's server, with three changes.
 
-    With a certificate it lets connections in itself, each with the certificate of the moment; see `first_byte`.
+    - After a signal it shuts down and returns. uvicorn raises the signal again, so the process would seem to fail.
+    - With a certificate it accepts connections itself, each with the current certificate (see `tls_or_http`).
+    - It closes idle connections, and at shutdown ends the open sessions first.
     """
 
     stopped_by: int | None = None
+    """The number of the signal that stopped it."""
 
     def __init__(
         self,
@@ -113,45 +116,47 @@ class Server(uvicorn.Server):
         certificate: ReloadingCertificate | None = None,
         limits: AcceptorLimits | None = None,
     ) -> None:
-        """`stopping` ends the open sessions first, while all is still served; `on_stop` is called then, in the server's
-        loop, before open requests are waited for. With a `certificate` it serves HTTPS, within `limits`."""
+        """At shutdown `stopping` ends the open sessions, while requests are still served; then `on_stop` is called in
+        the event loop, before the server waits for open requests."""
         super().__init__(config)
         self._on_stop = on_stop
         self._stopping = stopping
         self._certificate = certificate
         self._limits = limits or AcceptorLimits()
-        self._idle = IdleConnections(self._limits.idle_seconds)
+        self._idle_timeout = IdleTimeout(self._limits.idle_seconds)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn's; with a certificate the sockets get doors of ours."""
+        """As uvicorn's; with a certificate an `Acceptor` serves each socket."""
         certificate = self._certificate
         if certificate is None or sockets is None:
             await super().startup(sockets)
             return
         await super().startup([])
-        admit = tls_or_redirect(lambda: certificate.context, self._protocol, same_port, self._limits)
-        self.servers = [Acceptor(listening, admit, self._limits) for listening in sockets]  # type: ignore[misc]  # all that is asked of asyncio's they do
+        handler = tls_or_http_handler(
+            lambda: certificate.context, self._create_protocol, redirect_same_port, self._limits
+        )
+        self.servers = [Acceptor(listening, handler, self._limits) for listening in sockets]  # type: ignore[misc]  # has the methods of `asyncio.Server` that uvicorn calls
 
     async def on_tick(self, counter: int) -> bool:
-        """uvicorn's, ten times a second; and once a second what is idle is closed."""
+        """As uvicorn's, which runs ten times a second; checks for idle connections once a second."""
         if counter % 10 == 0:
-            self._idle.sweep(self.server_state.connections, time.monotonic())
+            self._idle_timeout.check(self.server_state.connections, time.monotonic())
         return await super().on_tick(counter)
 
-    def _protocol(self) -> asyncio.Protocol:
-        # As uvicorn's own startup makes them.
-        made: asyncio.Protocol = self.config.http_protocol_class(
+    def _create_protocol(self) -> asyncio.Protocol:
+        # As in uvicorn's `startup`.
+        protocol: asyncio.Protocol = self.config.http_protocol_class(
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )  # type: ignore[call-arg]  # of any of uvicorn's protocols, which share these
-        return made
+        )  # type: ignore[call-arg]  # the constructor's arguments, which all of uvicorn's protocols share
+        return protocol
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals stop the server while it runs; a second one at once."""
+        """Handles SIGINT and SIGTERM while the server runs. A second signal skips waiting."""
         if threading.current_thread() is not threading.main_thread():
-            yield  # tests run it in a thread and set `should_exit`
+            yield  # as in tests, which set `should_exit`
             return
-        before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
@@ -159,32 +164,32 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends the sessions, then the connections as uvicorn does, then what is still open."""
+        """Ends the sessions, then connections as uvicorn does, then aborts the remaining ones."""
         if self._stopping is not None:
             await self._stopping.run(lambda: self.force_exit)
         self._on_stop()
-        hanging_up = asyncio.create_task(self._hang_up())
+        aborting = asyncio.create_task(self._abort_when_quiet())
         await super().shutdown(sockets)
-        hanging_up.cancel()
+        aborting.cancel()
         if self.force_exit:
-            await self.lifespan.shutdown()  # uvicorn leaves it out then, and the app's end would be a traceback
-        self._abort()
-        await asyncio.sleep(0.1)  # the loop's own turn, in which transports are really closed
+            await self.lifespan.shutdown()  # uvicorn skips it then, and the app would end with a traceback
+        self._abort_connections()
+        await asyncio.sleep(0.1)  # lets the event loop close the transports
 
-    async def _hang_up(self) -> None:
-        """A browser need not answer the end of TLS, or of a socket: where nothing is left to say, nobody waits."""
-        quiet = 0
-        while quiet < _QUIET_LOOKS:
-            await asyncio.sleep(_LOOK_SECONDS)
-            quiet = 0 if self.server_state.tasks else quiet + 1
-        self._abort()
+    async def _abort_when_quiet(self) -> None:
+        """Aborts the connections when no request is left: browsers may never answer the end of TLS or a WebSocket."""
+        quiet_polls = 0
+        while quiet_polls < _QUIET_POLLS:
+            await asyncio.sleep(_POLL_SECONDS)
+            quiet_polls = 0 if self.server_state.tasks else quiet_polls + 1
+        self._abort_connections()
 
-    def _abort(self) -> None:
+    def _abort_connections(self) -> None:
         for connection in list(self.server_state.connections):
             if (transport := getattr(connection, "transport", None)) is not None:
                 transport.abort()
 
-    def _stop(self, number: int, _: Any) -> None:
+    def _on_signal(self, number: int, _: Any) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
         self.stopped_by = number

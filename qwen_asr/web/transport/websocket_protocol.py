@@ -1,4 +1,4 @@
-"""How uvicorn serves WebSockets here, and what it does not do: end each connection for certain, without a traceback."""
+"""uvicorn's WebSocket protocol, with fixes for connections that never end and for errors that are the client's."""
 
 from __future__ import annotations
 
@@ -12,49 +12,53 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from qwen_asr.config.limits import SocketLimits
 
 log = logging.getLogger(__name__)
-_NO_TEXT = 1007  # RFC 6455 7.4.1: a text that is no UTF-8
+_INVALID_TEXT = 1007  # close code for text that is not UTF-8 (RFC 6455, section 7.4.1)
 
 
-def socket_options(limits: SocketLimits | None = None) -> dict[str, Any]:
+def websocket_options(limits: SocketLimits | None = None) -> dict[str, Any]:
     """uvicorn's options for WebSockets.
 
-    No pong has a deadline: while a client's audio is not read for back-pressure, neither is its pong behind it. A
-    client that is gone is found by `idle_seconds` instead.
+    Pongs have no deadline: while back-pressure stops reading a client's audio, the pong behind that audio is not read
+    either. `idle_seconds` finds clients that are gone.
     """
     limits = limits or SocketLimits()
     return {
-        "ws": _protocol(limits.close_seconds),
-        # The sentences about messages that are too long are the session's; what is far longer ends with 1009 here.
+        "ws": protocol_class(limits.close_seconds),
+        # Sessions refuse messages above `message_bytes` with an error message; only far longer ones end here with 1009.
         "ws_max_size": 4 * limits.message_bytes,
         "ws_ping_interval": limits.ping_seconds,
         "ws_ping_timeout": None,
-        "ws_per_message_deflate": False,  # audio hardly shrinks, and inflating it would be work of the event loop
+        "ws_per_message_deflate": False,  # audio hardly shrinks, and inflating would take time of the event loop
     }
 
 
-def _protocol(close_seconds: float) -> type[WebSocketsSansIOProtocol]:
-    class Protocol(WebSocketsSansIOProtocol):
-        """uvicorn's, with an end to every connection, and with the right code for one that was lost.
+def protocol_class(close_seconds: float) -> type[WebSocketsSansIOProtocol]:
+    """The protocol for uvicorn's `ws`; it aborts a connection `close_seconds` after its app has returned."""
 
-        A transport is closed only once its buffer was sent; a peer that stopped reading would keep it for hours. A
-        connection that ends without a close frame is 1006 (RFC 6455, 7.1.5); uvicorn says 1005, as it does of a close
-        frame without a code, and only the first may be somebody who comes back. A peer that breaks the protocol is
-        closed by uvicorn, which then takes the application's next message, on its way already, for a mistake of the
-        application; and it logs a text that is no UTF-8 as one of the server's, and a refused handshake too.
+    class WebSocketProtocol(WebSocketsSansIOProtocol):
+        """What differs from uvicorn's:
+
+        - A connection ends some time after its app has returned. A transport closes only when its buffer is sent, which
+          may be hours if the peer does not read.
+        - A connection that ends without a close frame has code 1006 (RFC 6455, section 7.1.5). uvicorn reports 1005, as
+          for a close frame without a code. Sessions can be resumed after 1006 only.
+        - After closing a peer for a protocol error, uvicorn treats the app's next message as the app's mistake. Here
+          the app gets `ClientDisconnected`.
+        - Text that is not UTF-8 and refused handshakes are no errors of the server, and are not logged as such.
         """
 
         def connection_lost(self, exc: Exception | None) -> None:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
             super().connection_lost(exc)
-            # Else uvicorn logs, as a mistake of ours, that a client left which was being refused.
+            # Otherwise uvicorn logs an error if a client leaves while its handshake is being refused.
             self.handshake_complete = True
 
         def send_receive_event_to_app(self) -> None:
             data = b"".join(self.frames)
             if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(data):
-                log.info("A client sent a text that is no UTF-8.")
+                log.info("A client sent a text message that is not UTF-8.")
                 self.frames = []
-                self.conn.send_close(_NO_TEXT)
+                self.conn.send_close(_INVALID_TEXT)
                 self.handle_parser_exception()
                 return
             super().send_receive_event_to_app()
@@ -70,8 +74,8 @@ def _protocol(close_seconds: float) -> type[WebSocketsSansIOProtocol]:
             await super().run_asgi()
             self.loop.call_later(close_seconds, self.transport.abort)
 
-    Protocol.__module__ = __name__
-    return Protocol
+    WebSocketProtocol.__module__ = __name__
+    return WebSocketProtocol
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Which secrets a request brings, and which of them count."""
+"""API keys and passwords: where a request may carry them, and how they are compared."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
-from qwen_asr.web.access.credentials import Secrets, given_keys, given_users
+from qwen_asr.web.access.credentials import Secrets, api_keys, basic_users
 
 
-def test_a_secret_is_known_by_all_of_it_and_by_nothing_less() -> None:
+def test_a_secret_matches_only_as_a_whole() -> None:
     known = Secrets(["one-key", "zwei-Schlüssel"])
     assert "one-key" in known
     assert "zwei-Schlüssel" in known
@@ -22,11 +22,11 @@ def test_a_secret_is_known_by_all_of_it_and_by_nothing_less() -> None:
     assert "" not in Secrets([])
 
 
-def test_what_is_kept_is_no_secret() -> None:
+def test_secrets_are_kept_as_hashes() -> None:
     known = Secrets(["one-key"])
     assert "one-key" not in repr(vars(known))
-    assert known.name("one-key") == known.name("one-key") != known.name("one-kez")
-    assert known.name("one-key") != Secrets(["one-key"]).name("one-key")
+    assert known.identifier("one-key") == known.identifier("one-key") != known.identifier("one-kez")
+    assert known.identifier("one-key") != Secrets(["one-key"]).identifier("one-key")
 
 
 def scope(kind: str, query: str = "", *subprotocols: str) -> dict[str, Any]:
@@ -38,7 +38,7 @@ OFFERED = ("realtime", "openai-insecure-api-key.KEY")
 
 
 @pytest.mark.parametrize(
-    ("asked", "headers", "keys"),
+    ("request_scope", "headers", "keys"),
     [
         (scope("http"), {"authorization": "Bearer KEY"}, ["KEY"]),
         (scope("http"), {"authorization": "bearer   KEY "}, ["KEY"]),
@@ -52,15 +52,15 @@ OFFERED = ("realtime", "openai-insecure-api-key.KEY")
         (scope("websocket"), {"authorization": "Bearer KEY"}, ["KEY"]),
     ],
 )
-def test_where_a_key_may_stand(asked: dict[str, Any], headers: dict[str, str], keys: list[str]) -> None:
-    assert given_keys(asked, Headers(headers)) == keys
+def test_where_an_api_key_may_be(request_scope: dict[str, Any], headers: dict[str, str], keys: list[str]) -> None:
+    assert api_keys(request_scope, Headers(headers)) == keys
 
 
-def test_users_of_http_basic() -> None:
-    def given(value: bytes) -> list[str]:
-        return given_users(Headers({"authorization": "Basic " + value.decode()}))
+def test_http_basic() -> None:
+    def users_in(value: bytes) -> list[str]:
+        return basic_users(Headers({"authorization": "Basic " + value.decode()}))
 
-    assert given(base64.b64encode("ada:pässword:x".encode())) == ["ada:pässword:x"]
-    assert given(b"no base64!") == [""]
-    assert given(base64.b64encode(b"\xff\xfe")) == [""]
-    assert given_users(Headers({"authorization": "Bearer KEY"})) == []
+    assert users_in(base64.b64encode("ada:pässword:x".encode())) == ["ada:pässword:x"]
+    assert users_in(b"no base64!") == [""]
+    assert users_in(base64.b64encode(b"\xff\xfe")) == [""]
+    assert basic_users(Headers({"authorization": "Bearer KEY"})) == []

@@ -1,4 +1,4 @@
-"""Whose pages may open our sockets."""
+"""The Origin check."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from qwen_asr.web.access.origin import same_origin
     ("host", "origin"),
     [
         ("localhost:8000", None),
+        ("", None),
         ("localhost:8000", "http://localhost:8000"),
         ("localhost:8000", "https://localhost:8000"),
         ("Box.Example", "https://box.example"),
@@ -21,7 +22,7 @@ from qwen_asr.web.access.origin import same_origin
         ("[::1]:8000", "http://[::1]:8000"),
     ],
 )
-def test_our_own_pages_and_programs(host: str, origin: str | None) -> None:
+def test_own_pages_and_programs_are_allowed(host: str, origin: str | None) -> None:
     assert same_origin(Headers({"host": host} | ({"origin": origin} if origin else {})))
 
 
@@ -39,13 +40,16 @@ def test_our_own_pages_and_programs(host: str, origin: str | None) -> None:
         ("box.example", "null"),
         ("box.example", ""),
         ("box.example", "https://[box"),
+        ("box.example", "https://box.example:"),
+        ("box.example:443:443", "https://box.example:443:443"),
         ("", "https://"),
+        ("evil/", "https://evil/"),
     ],
 )
-def test_pages_of_others(host: str, origin: str) -> None:
+def test_pages_of_other_sites_are_refused(host: str, origin: str) -> None:
     assert not same_origin(Headers({"host": host, "origin": origin}))
 
 
-def test_each_of_several_origins_counts() -> None:
+def test_all_of_several_origins_must_match() -> None:
     raw = [(b"host", b"a.example"), (b"origin", b"https://a.example"), (b"origin", b"https://b.example")]
     assert not same_origin(Headers(raw=raw))

@@ -1,31 +1,29 @@
-"""Bytes at offsets: whatever order, repetition and size they come in, each counts once."""
+"""Recordings on the server: bytes count once in any order and size, and the page gets each change once."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qwen_asr.audio.resample import StreamingResampler, to_mono
+from qwen_asr.audio.resample import StreamingResampler
+from qwen_asr.audio.samples import to_mono
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.session_options import SessionOptions
-from qwen_asr.service.notifier import Notifier
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
 
 
 class Collector:
-    """A listener that keeps what it hears, and says what a test has it say."""
+    """A sink that keeps its audio, and delivers the events that a test gives to `deliver`."""
 
-    def __init__(self, tell: Callable[[list[Event]], None]) -> None:
-        self.tell = tell
+    def __init__(self, deliver: Callable[[list[Event]], None]) -> None:
+        self.deliver = deliver
         self.blocks: list[NDArray[np.float32]] = []
         self.finished: Future[None] = Future()
         self.closed = False
@@ -44,7 +42,7 @@ class Collector:
 
 
 class Clock:
-    """Time that passes when a test says so."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -54,13 +52,13 @@ class Clock:
 
 
 def open_recording(rate: int = 48_000) -> tuple[Recording, Collector]:
-    heard: list[Collector] = []
+    sinks: list[Collector] = []
 
-    def start(_: SessionOptions, tell: Callable[[list[Event]], None]) -> Collector:
-        heard.append(Collector(tell))
-        return heard[0]
+    def start(_: SessionOptions, deliver: Callable[[list[Event]], None]) -> Collector:
+        sinks.append(Collector(deliver))
+        return sinks[0]
 
-    return Recording(rate, SessionOptions(), start), heard[0]
+    return Recording(rate, SessionOptions(), start), sinks[0]
 
 
 def sound(samples: int, seed: int = 0) -> bytes:
@@ -71,9 +69,9 @@ def sound(samples: int, seed: int = 0) -> bytes:
 @given(data=st.data(), rate=st.sampled_from([16_000, 44_100, 48_000]), samples=st.integers(0, 6_000))
 def test_any_blocks_in_any_order_give_the_same_bytes_and_samples(data: st.DataObject, rate: int, samples: int) -> None:
     audio = sound(samples)
-    recording, heard = open_recording(rate)
+    recording, sink = open_recording(rate)
     while recording.received < len(audio):
-        # A network: the block that is due, an old one again, one that overlaps, one that came too early.
+        # A network: the next block, an old one again, one that overlaps, one that comes too early.
         offset = data.draw(st.integers(0, len(audio) // 2)) * 2
         size = data.draw(st.integers(0, 4_000))
         if data.draw(st.booleans()):
@@ -90,7 +88,7 @@ def test_any_blocks_in_any_order_give_the_same_bytes_and_samples(data: st.DataOb
     whole = StreamingResampler(rate)
     mono = to_mono(np.frombuffer(audio, "<i2"))
     expected = np.concatenate([whole.feed(mono), whole.finish()])
-    np.testing.assert_array_equal(np.concatenate(heard.blocks), expected)
+    np.testing.assert_array_equal(np.concatenate(sink.blocks), expected)
 
 
 def test_the_end_waits_for_the_last_byte() -> None:
@@ -116,7 +114,7 @@ def test_half_a_sample_is_left_for_the_next_block() -> None:
 
 def test_blocks_from_several_threads_at_once_count_once() -> None:
     audio = sound(20_000)
-    recording, heard = open_recording(16_000)
+    recording, sink = open_recording(16_000)
 
     def send() -> None:
         while recording.received < len(audio):
@@ -129,68 +127,68 @@ def test_blocks_from_several_threads_at_once_count_once() -> None:
     for thread in threads:
         thread.join()
     assert recording.sha256 == hashlib.sha256(audio).hexdigest()
-    assert sum(len(block) for block in heard.blocks) == 20_000
+    assert sum(len(block) for block in sink.blocks) == 20_000
 
 
-def test_the_page_is_told_only_what_changed() -> None:
-    recording, heard = open_recording()
-    heard.tell([Partial(0, 0, 16_000, "English", "Turn on the", 4, 0.5)])
+def test_the_page_gets_only_what_has_changed() -> None:
+    recording, sink = open_recording()
+    sink.deliver([Partial(0, 0, 16_000, "English", "Turn on the", 4, 0.5)])
     first = recording.view(0)
     assert first["utterances"][0]["settled"] == "Turn"
     assert first["utterances"][0]["tentative"] == " on the"
     assert not first["utterances"][0]["final"]
-    heard.tell([Final(0, 0, 24_000, "English", "Turn on the light.", 0.0), Failed(1, 24_000, 32_000, "No.", 0.0)])
-    heard.tell([Partial(2, 40_000, 48_000, None, "And", 0, 0.2)])
+    sink.deliver([Final(0, 0, 24_000, "English", "Turn on the light.", 0.0), Failed(1, 24_000, 32_000, "No.", 0.0)])
+    sink.deliver([Partial(2, 40_000, 48_000, None, "And", 0, 0.2)])
     assert [line["number"] for line in recording.view(first["revision"])["utterances"]] == [0, 1, 2]
     newest = recording.view(0)["revision"]
     assert recording.view(newest)["utterances"] == []
-    heard.tell([Partial(2, 40_000, 52_000, None, "And now", 3, 0.2)])
+    sink.deliver([Partial(2, 40_000, 52_000, None, "And now", 3, 0.2)])
     [line] = recording.view(newest)["utterances"]
     assert (line["number"], line["settled"], line["tentative"], line["start"]) == (2, "And", " now", 2.5)
 
 
-def test_what_the_page_may_forget_grows_and_never_passes_text_that_is_not_final() -> None:
-    recording, heard = open_recording(48_000)
+def test_the_page_may_drop_more_and_more_but_nothing_whose_text_is_not_final() -> None:
+    recording, sink = open_recording(48_000)
     second = 48_000 * 2
     recording.receive(0, sound(48_000 * 10))
-    heard.lag, heard.idle = 2.0, False
-    assert recording.view(0)["safe"] == 0  # speech waits, and nobody knows yet where it began
-    heard.lag, heard.idle = 0.0, True
-    heard.tell([Partial(0, 16_000 * 3, 16_000 * 9, None, "a", 0, 0.0)])
+    sink.lag, sink.idle = 2.0, False
+    assert recording.view(0)["safe"] == 0  # speech waits, and where it began is not known yet
+    sink.lag, sink.idle = 0.0, True
+    sink.deliver([Partial(0, 16_000 * 3, 16_000 * 9, None, "a", 0, 0.0)])
     assert recording.view(0)["safe"] == 3 * second
-    heard.tell([Final(0, 16_000 * 3, 16_000 * 9 + 8_000, None, "a", 0.0)])
+    sink.deliver([Final(0, 16_000 * 3, 16_000 * 9 + 8_000, None, "a", 0.0)])
     assert recording.view(0)["safe"] == 9.5 * second
-    heard.tell([Partial(1, 16_000 * 9 + 8_000, 16_000 * 10, None, "b", 0, 0.0)])
+    sink.deliver([Partial(1, 16_000 * 9 + 8_000, 16_000 * 10, None, "b", 0, 0.0)])
     assert recording.view(0)["safe"] == 9.5 * second
 
 
-def test_the_page_keeps_speech_whose_text_is_known_but_not_told_yet() -> None:
-    recording, heard = open_recording(48_000)
-    heard.idle = False
+def test_the_page_keeps_speech_whose_text_is_not_delivered_yet() -> None:
+    recording, sink = open_recording(48_000)
+    sink.idle = False
     recording.receive(0, sound(48_000 * 10))
-    assert heard.lag == 0
+    assert sink.lag == 0
     assert recording.view(0)["safe"] == 0
-    heard.tell([Partial(0, 16_000 * 3, 16_000 * 9, None, "a", 0, 0.0)])
-    heard.idle = True
+    sink.deliver([Partial(0, 16_000 * 3, 16_000 * 9, None, "a", 0, 0.0)])
+    sink.idle = True
     assert recording.view(0)["safe"] == 3 * 48_000 * 2
 
 
-def test_the_page_keeps_a_block_that_is_being_listened_to() -> None:
-    recording, heard = open_recording(48_000)
+def test_the_page_keeps_a_block_that_the_sink_is_taking() -> None:
+    recording, sink = open_recording(48_000)
     safe: list[int] = []
-    heard.feed = lambda _: safe.append(recording.view(0)["safe"])
+    sink.feed = lambda _: safe.append(recording.view(0)["safe"])
     recording.receive(0, sound(48_000 * 10))
     assert safe == [0]
-    assert recording.view(0)["safe"] == 9 * 48_000 * 2  # nothing was said in it
+    assert recording.view(0)["safe"] == 9 * 48_000 * 2  # it was silence
 
 
-def test_a_listener_that_breaks_ends_the_recording_with_a_sentence() -> None:
-    recording, heard = open_recording()
+def test_a_sink_that_fails_ends_the_recording_with_a_message() -> None:
+    recording, sink = open_recording()
 
     def broken(_: NDArray[np.float32]) -> None:
         raise RuntimeError("secret detail")
 
-    heard.feed = broken
+    sink.feed = broken
     assert recording.receive(0, sound(100)) == 200
     view = recording.view(0)
     assert view["done"]
@@ -198,12 +196,12 @@ def test_a_listener_that_breaks_ends_the_recording_with_a_sentence() -> None:
     assert "secret" not in view["error"]
 
 
-def test_recordings_are_bound_to_their_tab_and_freed() -> None:
+def test_recordings_belong_to_their_tab_and_are_closed_when_idle() -> None:
     clock = Clock()
     opened: list[Collector] = []
 
-    def start(_: SessionOptions, tell: Callable[[list[Event]], None]) -> Collector:
-        opened.append(Collector(tell))
+    def start(_: SessionOptions, deliver: Callable[[list[Event]], None]) -> Collector:
+        opened.append(Collector(deliver))
         return opened[-1]
 
     recordings = RecordingRegistry(start, idle_seconds=60, leaving_seconds=8, clock=clock)
@@ -215,7 +213,7 @@ def test_recordings_are_bound_to_their_tab_and_freed() -> None:
     clock.now += 50
     first.receive(0, b"")
     clock.now += 20
-    assert recordings.remove_idle() == 1  # the other was not heard for 70 s
+    assert recordings.remove_idle() == 1  # the other was idle for 70 s
     assert recordings.ids() == [("tab", "one")]
 
     recordings.tab_closed("tab")
@@ -227,29 +225,13 @@ def test_recordings_are_bound_to_their_tab_and_freed() -> None:
     clock.now += 9
     assert recordings.remove_idle() == 1
     assert len(recordings) == 0
-    assert all(listener.closed for listener in opened)
+    assert all(sink.closed for sink in opened)
     recordings.close()
 
 
 def test_a_new_recording_replaces_a_finished_one() -> None:
-    recordings = RecordingRegistry(lambda _, tell: Collector(tell))
+    recordings = RecordingRegistry(lambda _, deliver: Collector(deliver))
     recordings.open("tab", "one", 48_000, SessionOptions()).finish(0)
     recordings.open("tab", "two", 48_000, SessionOptions())
     assert recordings.ids() == [("tab", "two")]
     recordings.close()
-
-
-@pytest.mark.parametrize("rings", [True, False])
-def test_a_bell_wakes_from_another_thread_or_gives_up(rings: bool) -> None:
-    notifier = Notifier()
-    news: list[int] = []
-
-    async def wait() -> float:
-        began = asyncio.get_running_loop().time()
-        if rings:
-            threading.Timer(0.05, lambda: (news.append(1), notifier.notify())).start()
-        await notifier.wait(lambda: bool(news), 0.5)
-        return asyncio.get_running_loop().time() - began
-
-    waited = asyncio.run(wait())
-    assert (waited < 0.45) == rings

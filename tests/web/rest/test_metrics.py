@@ -17,10 +17,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from qwen_asr.config.config import Config
-from qwen_asr.engine.observer import Load
 from qwen_asr.service.service import Service
-from qwen_asr.service.watchdog import Watchdog
-from qwen_asr.web.rest.metrics import Instruments
+from qwen_asr.tls.reloading import ReloadingCertificate
+from tests.support.certificates import Issuer
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.sockets import Listening, client, listening, silence
 
@@ -30,11 +29,9 @@ SENTENCE = "Turn on the kitchen light."
 @pytest.fixture
 def served() -> Iterator[Listening]:
     torch.set_num_threads(1)
-    with contextlib.closing(Service(Config(chunk_size_sec=0.5), demo_recognizer())) as service:
-        service.waiting = lambda: 3
-        service.certificate_expiry = lambda: 2_000_000_000.0
-        with listening(service) as server:
-            yield server
+    service = Service(Config(chunk_size_sec=0.5), demo_recognizer())
+    with contextlib.closing(service), listening(service) as server:
+        yield server
 
 
 async def families(served: Listening) -> dict[str, Metric]:
@@ -83,7 +80,7 @@ def test_what_is_counted_is_what_happened(served: Listening) -> None:
     assert value(during, "qwen_asr_sessions", kind="asr") == 1
     assert value(after, "qwen_asr_sessions", kind="asr") == 0
     assert value(after, "qwen_asr_sessions", kind="page") == 0
-    assert value(after, "qwen_asr_queue_length") == 3
+    assert value(after, "qwen_asr_queue_length") == 0
     assert value(after, "qwen_asr_audio_seconds_total") == pytest.approx(len(samples) / 16_000, abs=0.1)
     assert 0 < value(during, "qwen_asr_audio_seconds_total") <= value(after, "qwen_asr_audio_seconds_total") + 0.1
     assert value(after, "qwen_asr_utterances_total", outcome="final") == 2
@@ -95,25 +92,31 @@ def test_what_is_counted_is_what_happened(served: Listening) -> None:
     assert value(after, "qwen_asr_busy_seconds_total") >= value(after, "qwen_asr_step_seconds_sum") * 0.5 > 0
     assert value(during, "qwen_asr_real_time_factor") > 0
     assert value(after, "qwen_asr_errors_total", code="UnknownLanguage") == 1
-    assert value(after, "qwen_asr_certificate_expiry_timestamp_seconds") == 2e9
     assert value(after, "qwen_asr_healthy") == value(after, "qwen_asr_ready") == 1
     assert value(after, "qwen_asr_build_info", model="demo") == 1
 
 
-def test_an_unknown_expiry_is_not_told(served: Listening) -> None:
-    served.service.certificate_expiry = lambda: None
+def test_the_queue_is_counted(served: Listening) -> None:
+    admission = served.service.admission
+    tickets = [admission.enter() for _ in range(admission.max_sessions + 3)]
+    assert value(asyncio.run(families(served)), "qwen_asr_queue_length") == 3
+    for ticket in tickets:
+        ticket.leave()
+    assert value(asyncio.run(families(served)), "qwen_asr_queue_length") == 0
+
+
+def test_the_expiry_of_the_certificate_is_reported_if_there_is_one(served: Listening, tmp_path: Path) -> None:
     assert "certificate" not in " ".join(asyncio.run(families(served)))
+    served.app.state.certificate = certificate = ReloadingCertificate(*Issuer().issue().write(tmp_path))
+    reported = value(asyncio.run(families(served)), "qwen_asr_certificate_expiry_timestamp_seconds")
+    assert reported == certificate.leaf.not_valid_after_utc.timestamp()
 
 
-def test_the_codes_of_errors_are_bounded() -> None:
-    instruments = Instruments()
-    for error in (ValueError("a"), KeyError("b"), RuntimeError("c")):
-        instruments.count(error)
-    [family] = instruments.errors.collect()
-    assert {sample.labels["code"] for sample in family.samples} == {"QwenASRError"}
+def test_every_metric_is_in_the_table_and_the_other_way_round(
+    served: Listening, repository: Path, tmp_path: Path
+) -> None:
+    served.app.state.certificate = ReloadingCertificate(*Issuer().issue().write(tmp_path))
 
-
-def test_every_metric_is_in_the_table_and_the_other_way_round(served: Listening, repository: Path) -> None:
     async def all_families() -> dict[str, Metric]:
         async with client(served.url) as wrong:
             await wrong.connection.send("{}")
@@ -129,30 +132,3 @@ def test_every_metric_is_in_the_table_and_the_other_way_round(served: Listening,
     assert {re.sub("_total$", "", name): kind for name, kind in listed.items()} == {
         re.sub("_total$", "", name): kind for name, kind in told.items()
     }
-
-
-def test_a_pass_may_take_longer_the_more_there_is_to_do() -> None:
-    now = 0.0
-    watchdog = Watchdog(Instruments(), lambda: now)
-    watchdog.turn_begins()
-    watchdog.pass_begins(Load(rows=1, frames=3_000, positions=400))  # half a minute of speech
-    now = 100.0
-    assert watchdog.stuck is None
-    now = 200.0
-    assert watchdog.stuck == 200.0
-    watchdog.turn_ends()
-    assert watchdog.stuck is None
-    assert watchdog.busy_seconds == 200.0
-
-
-def test_the_real_time_factor_is_of_the_last_minute() -> None:
-    now = 0.0
-    watchdog = Watchdog(Instruments(), lambda: now)
-    assert watchdog.real_time_factor(0.0) is None
-    for minute in range(5):  # the recognizer is busy for 6 s of each minute, and hears 60 s; in the last for 30
-        watchdog.turn_begins()
-        now += 30 if minute == 4 else 6
-        watchdog.turn_ends()
-        now = 60.0 * (minute + 1)
-        factor = watchdog.real_time_factor(now)
-    assert factor == pytest.approx(0.5)

@@ -1,4 +1,4 @@
-"""The REST routes, over HTTPS, as the openai package sees them."""
+"""The REST routes over HTTPS, called with the openai package and with plain HTTP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from openai.types.audio import TranscriptionTextDeltaEvent, TranscriptionTextDon
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.config.config import Config
-from qwen_asr.config.limits import LINGER_SECONDS, RETRY_AFTER_SECONDS
+from qwen_asr.config.limits import RETRY_AFTER_SECONDS
 from qwen_asr.live.transcript import join_texts
 from qwen_asr.service.service import Service
 from qwen_asr.tls.self_signed import ensure_self_signed
@@ -35,11 +35,13 @@ from tests.support.processes import until
 from tests.support.rest_client import Clients, form, offline, open_in, speech, wav
 
 pytestmark = [
-    # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
+    # Raised in Gradio's threads: it uses an option of pandas that is deprecated, and does not close its event loops.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 FORMATS = ["json", "text", "srt", "verbose_json", "vtt"]
 ROUTE = "/v1/audio/transcriptions"
+MINUTES_OF_SPEECH = 12
+"""The length of `speech(60)`: far more than is recognized before a test has done its work."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clients(certificates: Path) -> Iterator[Clients]:
-    """Clients of a server with the demo checkpoint, for tests that leave it as it was."""
+    """Clients of one server with the demo checkpoint, for tests that do not change its state."""
     torch.set_num_threads(1)
     with serving(Service(Config(host="127.0.0.1"), demo_recognizer()), certificates) as served:
         yield Clients(served, certificates)
@@ -59,7 +61,7 @@ def clients(certificates: Path) -> Iterator[Clients]:
 
 @pytest.fixture
 def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own for the server's temporary files."""
+    """The folder of the server's temporary files, empty at first."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
@@ -73,7 +75,7 @@ def ask(client: openai.OpenAI, recording: bytes | None = None, **options: Any) -
 
 
 def check_verbose(answer: Any, recording: bytes) -> None:
-    """Each segment says what transcribing its samples gives; the whole is the segments, joined."""
+    """Each segment equals the offline transcription of its samples, and the text is the joined segments."""
     assert len(answer.segments) == 3
     for number, segment in enumerate(answer.segments):
         assert segment.id == number
@@ -86,7 +88,7 @@ def check_verbose(answer: Any, recording: bytes) -> None:
 
 
 def check_formats(answers: dict[str, Any], recording: bytes) -> None:
-    """All formats tell the same."""
+    """All formats have the same texts and times."""
     verbose = answers["verbose_json"]
     check_verbose(verbose, recording)
     assert answers["json"].text == verbose.text
@@ -100,7 +102,7 @@ def check_formats(answers: dict[str, Any], recording: bytes) -> None:
         assert abs(cue.end.total_seconds() - segment.end) < 0.002
 
 
-def test_every_format_says_what_transcribing_offline_gives(clients: Clients) -> None:
+def test_every_format_equals_offline_transcription(clients: Clients) -> None:
     with clients.sync() as client:
         check_formats({format: ask(client, response_format=format) for format in FORMATS}, speech())
 
@@ -123,7 +125,7 @@ def check_events(events: list[Any], text: str) -> None:
     assert "".join(event.delta for event in deltas) == done.text == text
 
 
-def test_a_stream_of_events_adds_up_to_the_text(clients: Clients) -> None:
+def test_the_streamed_deltas_add_up_to_the_text(clients: Clients) -> None:
     with clients.sync() as client:
         text = ask(client).text
         check_events(list(ask(client, stream=True)), text)
@@ -143,7 +145,7 @@ def test_events_come_while_the_rest_is_still_to_be_recognized(clients: Clients) 
         with clients.plain() as plain:
             assert plain.get("/healthz").status_code == 200
         rest = list(events)
-    assert len(rest) == 3 * 12  # with the last, which says that it is done
+    assert len(rest) == 3 * 12  # with `transcript.text.done`
 
 
 def test_language_and_prompt_reach_the_model(clients: Clients) -> None:
@@ -166,7 +168,7 @@ def test_silence_has_no_text(clients: Clients) -> None:
 
 
 def test_a_long_file_waits_for_the_recognizer(certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Hardly anything may wait and utterances are short: the file is held back all the time, and must yet come through.
+    # Little audio may be decoded ahead and utterances are short, so decoding has to wait again and again.
     monkeypatch.setattr("qwen_asr.service.file_transcription.MAX_AHEAD_SECONDS", 0.1)
     config = Config(host="127.0.0.1", max_utterance_seconds=6)
     with (
@@ -182,7 +184,7 @@ def test_a_long_file_waits_for_the_recognizer(certificates: Path, monkeypatch: p
 # --- models and probes
 
 
-def test_the_model_is_named(clients: Clients) -> None:
+def test_the_loaded_model_is_listed(clients: Clients) -> None:
     with clients.sync() as client:
         [model] = client.models.list().data
         assert model.id == "demo"
@@ -200,7 +202,7 @@ def test_probes(clients: Clients) -> None:
     assert (ready.status_code, ready.json()) == (200, {"status": "ready", "text": "Ready"})
 
 
-def test_while_it_loads_it_lives_and_is_not_ready(certificates: Path) -> None:
+def test_while_it_loads_the_server_is_healthy_but_not_ready(certificates: Path) -> None:
     with serving(Service(Config(host="127.0.0.1")), certificates) as served:
         clients = Clients(served, certificates)
         with clients.plain() as client:
@@ -216,17 +218,17 @@ def test_while_it_loads_it_lives_and_is_not_ready(certificates: Path) -> None:
                 assert failure.value.response.headers["retry-after"] == str(RETRY_AFTER_SECONDS)
 
 
-# --- what is refused
+# --- requests with errors
 
 
 @pytest.mark.parametrize(
-    ("options", "status", "param", "code", "said"),
+    ("options", "status", "param", "code", "message"),
     [
         ({"language": "Klingon"}, 400, "language", "unknown_language", "Unknown language 'Klingon'"),
         ({"response_format": "xml"}, 400, "response_format", "bad_field", "one of json, text, srt"),
         ({"response_format": "srt", "stream": True}, 400, "response_format", "bad_field", "cannot be streamed"),
         ({"timestamp_granularities": ["word"]}, 400, "timestamp_granularities", "bad_field", "not available"),
-        ({"timestamp_granularities": ["hour"]}, 400, "timestamp_granularities", "bad_field", "expected segment"),
+        ({"timestamp_granularities": ["hour"]}, 400, "timestamp_granularities", "bad_field", "expected 'segment'"),
         ({"include": ["logprobs"]}, 400, "include", "bad_field", "'logprobs' is not available"),
         ({"temperature": 1.1}, 400, "temperature", "bad_field", "from 0 to 1"),
         ({"temperature": float("nan")}, 400, "temperature", "bad_field", "from 0 to 1"),
@@ -237,10 +239,10 @@ def test_while_it_loads_it_lives_and_is_not_ready(certificates: Path) -> None:
         ({"recording": b""}, 415, "file", "audio_error", "is empty"),
     ],
 )
-def test_what_cannot_be_used_is_said_in_a_sentence(
-    clients: Clients, options: dict[str, Any], status: int, param: str, code: str, said: str
+def test_a_wrong_request_gets_one_clear_sentence(
+    clients: Clients, options: dict[str, Any], status: int, param: str, code: str, message: str
 ) -> None:
-    with clients.sync() as client, pytest.raises(openai.APIStatusError, match=said) as failure:
+    with clients.sync() as client, pytest.raises(openai.APIStatusError, match=message) as failure:
         ask(client, **options)
     error = failure.value
     assert isinstance(error, openai.BadRequestError) == (status == 400)
@@ -256,7 +258,7 @@ def post(client: httpx.Client, content: Any, boundary: str = "x") -> tuple[int, 
     return answer.status_code, answer.json()["error"]
 
 
-def test_what_is_no_form_with_one_file_is_refused(clients: Clients) -> None:
+def test_a_body_that_is_not_a_form_with_one_file_is_refused(clients: Clients) -> None:
     with clients.plain() as client:
         status, error = post(client, b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\na\r\n--x--\r\n')
         assert (status, error["param"]) == (400, "file")
@@ -276,23 +278,58 @@ def test_what_is_no_form_with_one_file_is_refused(clients: Clients) -> None:
         assert "multipart/form-data" in answer.json()["error"]["message"]
 
 
-def test_what_there_is_not_is_said_in_the_envelope(clients: Clients) -> None:
-    with clients.sync() as client, pytest.raises(openai.NotFoundError, match="no POST /v1/audio/translations here"):
+def test_an_unknown_path_is_an_error_that_the_openai_package_understands(clients: Clients) -> None:
+    with (
+        clients.sync() as client,
+        pytest.raises(openai.NotFoundError, match="no POST /v1/audio/translations") as failure,
+    ):
         client.audio.translations.create(file=("a.wav", speech()), model="any")
-    with clients.plain() as plain:
-        assert plain.get(ROUTE).json()["error"]["code"] == "unknown_url"
+    assert failure.value.code == "unknown_url"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", ROUTE, "POST"),
+        ("PUT", ROUTE, "POST"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("DELETE", "/v1/models/demo", "GET, HEAD"),
+        ("POST", "/healthz", "GET, HEAD"),
+        ("POST", "/readyz", "GET, HEAD"),
+        ("POST", "/metrics", "GET, HEAD"),
+        ("POST", "/openapi.json", "GET, HEAD"),
+    ],
+)
+def test_a_wrong_method_is_answered_with_405(clients: Clients, method: str, path: str, allowed: str) -> None:
+    with clients.plain() as client:
+        response = client.request(method, path, content=b"a body" if method != "GET" else None)
+    assert response.status_code == 405
+    assert response.headers["allow"] == allowed
+    assert response.json()["error"]["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/demo", "/healthz", "/readyz", "/metrics", "/openapi.json"])
+def test_head_is_answered_like_get(clients: Clients, path: str) -> None:
+    with clients.plain() as client:
+        response = client.head(path)
+        assert response.status_code == client.get(path).status_code == 200
+    assert response.content == b""
+
+
+def test_the_openapi_document_is_that_of_the_routes(clients: Clients) -> None:
+    with clients.plain() as client:
+        document = client.get("/openapi.json").json()
+    assert set(document["paths"]) > {ROUTE, "/v1/models", "/healthz"}
 
 
 # --- limits
 
 
-def test_a_file_of_the_largest_size_is_taken_and_of_one_byte_more_refused(
-    clients: Clients, uploads: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_size_limit_of_a_file_is_exact(clients: Clients, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with clients.sync() as client:
-        monkeypatch.setattr("qwen_asr.web.rest.routes.MAX_UPLOAD_BYTES", len(speech()))
+        monkeypatch.setattr("qwen_asr.web.rest.transcriptions.MAX_UPLOAD_BYTES", len(speech()))
         assert ask(client).text
-        monkeypatch.setattr("qwen_asr.web.rest.routes.MAX_UPLOAD_BYTES", len(speech()) - 1)
+        monkeypatch.setattr("qwen_asr.web.rest.transcriptions.MAX_UPLOAD_BYTES", len(speech()) - 1)
         with pytest.raises(openai.APIStatusError, match=f"over {len(speech()) - 1} bytes") as failure:
             ask(client)
     assert (failure.value.status_code, failure.value.code) == (413, "too_large")
@@ -300,14 +337,14 @@ def test_a_file_of_the_largest_size_is_taken_and_of_one_byte_more_refused(
     assert until(lambda: open_in(uploads) == 0)
 
 
-def test_a_far_too_large_upload_gets_its_answer(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
-    # More than all buffers between, so that the client is still sending when it is refused.
-    monkeypatch.setattr("qwen_asr.web.rest.routes.MAX_UPLOAD_BYTES", 1000)
+def test_the_answer_reaches_a_client_that_is_still_uploading(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    # More than all buffers on the way hold, so that the client is still sending when it is refused.
+    monkeypatch.setattr("qwen_asr.web.rest.transcriptions.MAX_UPLOAD_BYTES", 1000)
     with clients.sync() as client, pytest.raises(openai.APIStatusError, match="over 1000 bytes") as failure:
         ask(client, bytes(16 << 20))
     assert failure.value.status_code == 413
 
-    def pieces() -> Iterator[bytes]:  # its length is not said beforehand
+    def pieces() -> Iterator[bytes]:  # without a Content-Length
         yield form("x", bytes(2000))
         yield from [bytes(1 << 16)] * 64
 
@@ -315,20 +352,20 @@ def test_a_far_too_large_upload_gets_its_answer(clients: Clients, monkeypatch: p
         assert post(plain, pieces())[0] == 413
 
 
-def test_the_form_beside_its_file_has_a_largest_size(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_form_without_its_file_has_a_size_limit(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
     overhead = len(form("x", b"", prompt=""))
     monkeypatch.setattr("qwen_asr.web.rest.upload.MAX_FORM_BYTES", overhead + 500)
     with clients.plain() as client:
-        assert post(client, form("x", b"no sound", prompt=500 * "a"))[0] == 415  # it got as far as the file
+        assert post(client, form("x", b"no sound", prompt=500 * "a"))[0] == 415  # the form passed, the file did not
         status, error = post(client, form("x", b"no sound", prompt=501 * "a"))
     assert (status, error["code"]) == (413, "too_large")
 
 
-# --- many at once, and those that go away
+# --- concurrent requests, and clients that disconnect
 
 
-class Slow:
-    """An upload whose second half is sent when a test says so."""
+class SlowUpload:
+    """An upload whose second half is sent once `go_on` is set."""
 
     def __init__(self, recording: bytes) -> None:
         self.whole = form("x", recording, response_format="json")
@@ -340,17 +377,22 @@ class Slow:
         yield self.whole[len(self.whole) // 2 :]
 
 
-def post_slowly(client: httpx.Client, slow: Slow) -> httpx.Response:
+def timeouts(clients: Clients) -> float:
+    """How many uploads the server has ended because they stalled."""
+    return clients.service.instruments.registry.get_sample_value("qwen_asr_errors_total", {"code": "TimedOut"}) or 0.0
+
+
+def post_slowly(client: httpx.Client, slow: SlowUpload) -> httpx.Response:
     return client.post(ROUTE, content=iter(slow), headers={"content-type": "multipart/form-data; boundary=x"})
 
 
 def test_uploads_block_neither_each_other_nor_the_probes(clients: Clients, uploads: Path) -> None:
     with clients.sync() as client, clients.plain() as plain, ThreadPoolExecutor(2) as pool:
         text = ask(client).text
-        slow = Slow(speech())
+        slow = SlowUpload(speech())
         half_sent = pool.submit(post_slowly, plain, slow)
-        assert until(lambda: open_in(uploads) == 1)  # which also shows that `open_in` sees them
-        assert list(uploads.iterdir()) == []  # no name, so nothing can be left
+        assert until(lambda: open_in(uploads) == 1)
+        assert list(uploads.iterdir()) == []  # the file has no name, so nothing can be left behind
         long = pool.submit(lambda: [ask(client, speech(8)).text])
         assert until(lambda: open_in(uploads) == 2)
         assert ask(client).text == text
@@ -362,71 +404,74 @@ def test_uploads_block_neither_each_other_nor_the_probes(clients: Clients, uploa
     assert until(lambda: open_in(uploads) == 0)
 
 
-def go_away_while_sending(clients: Clients) -> None:
+def disconnect_while_sending(clients: Clients) -> None:
     with clients.plain() as client:
-        slow = Slow(speech())
+        slow = SlowUpload(speech())
 
         def pieces() -> Iterator[bytes]:
             yield slow.whole[:100_000]
-            raise KeyError("the client's own mistake")
+            raise KeyError("a fault of the client")
 
         with pytest.raises(KeyError):
             post(client, pieces())
 
 
-def go_away_while_waiting(clients: Clients) -> None:
+def disconnect_while_waiting(clients: Clients) -> None:
     with clients.sync() as client, pytest.raises(openai.APITimeoutError):
         ask(client.with_options(timeout=openai.Timeout(60, read=0.5)), speech(60))
 
 
-def go_away_while_reading(clients: Clients) -> None:
+def disconnect_while_reading(clients: Clients) -> None:
     with clients.sync() as client:
         events = ask(client, speech(60), stream=True)
         next(events)
         events.close()
 
 
-@pytest.mark.parametrize("go_away", [go_away_while_sending, go_away_while_waiting, go_away_while_reading])
-def test_whoever_goes_away_leaves_nothing(
-    clients: Clients, uploads: Path, go_away: Callable[[Clients], None], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("disconnect", [disconnect_while_sending, disconnect_while_waiting, disconnect_while_reading])
+def test_a_client_that_disconnects_leaves_nothing_behind(
+    clients: Clients, uploads: Path, disconnect: Callable[[Clients], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = open_in(uploads)  # pytest's own, into which it captures
-    go_away(clients)
-    # 12 minutes of speech are far from recognized by then: the work was ended, not finished.
-    assert until(lambda: open_in(uploads) == before, 5)
+    before = open_in(uploads)  # pytest's own files, into which it captures output
+    seconds_before = clients.service.sessions.audio_seconds()
+    disconnect(clients)
+    assert until(lambda: open_in(uploads) == before)
+    # The work was canceled: most of the audio was never fed to the recognizer.
+    seconds = clients.service.sessions.audio_seconds() - seconds_before
+    assert seconds < MINUTES_OF_SPEECH * 60 / 2
     assert list(uploads.iterdir()) == []
     with clients.sync() as client:
         assert ask(client).text
-    said = caplog.text  # uvicorn's log is in it
-    assert "Traceback" not in said
-    assert "ASGI" not in said
+    assert "Traceback" not in caplog.text  # uvicorn logs here too
+    assert "ASGI" not in caplog.text
 
 
-def test_a_silent_upload_is_ended(clients: Clients, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_asr.web.rest.routes.IDLE_SECONDS", 0.3)
-    monkeypatch.setattr("qwen_asr.web.rest.routes.LINGER_SECONDS", 0.3)
-    slow = Slow(speech())
+def test_an_upload_that_stalls_is_ended(clients: Clients, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = timeouts(clients)
+    monkeypatch.setattr("qwen_asr.web.rest.transcriptions.IDLE_SECONDS", 0.3)
+    monkeypatch.setattr("qwen_asr.web.rest.transcriptions.LINGER_SECONDS", 0.3)
+    slow = SlowUpload(speech())
     with clients.plain() as client, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post_slowly, client, slow)
-        assert until(lambda: open_in(uploads) == 1)
-        assert until(lambda: open_in(uploads) == 0, LINGER_SECONDS)
+        assert until(lambda: timeouts(clients) == before + 1)
+        assert until(lambda: open_in(uploads) == 0)
         slow.go_on.set()
-        # The server has hung up; whether the client finds its answer or the end of the connection first is chance.
+        # The server has closed the connection. Whether the client sees that or the answer first is a race.
         with contextlib.suppress(httpx.TransportError):
             assert answer.result(60).status_code == 408
 
 
-# --- failures of the server's own
+# --- failures of the server
 
 
-def test_a_disk_that_takes_nothing(clients: Clients, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_upload_that_cannot_be_stored(clients: Clients, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with clients.sync() as client, pytest.raises(openai.InternalServerError, match="cannot store the") as failure:
         ask(client)
     assert (failure.value.status_code, failure.value.code) == (507, "storage_error")
 
 
-def test_a_recognizer_that_stops_ends_the_stream_with_an_error(certificates: Path) -> None:
+def test_a_stream_ends_with_an_error_when_the_recognizer_stops(certificates: Path) -> None:
     with serving(Service(Config(host="127.0.0.1"), demo_recognizer()), certificates) as served:
         clients = Clients(served, certificates)
         with clients.sync() as client:
@@ -441,10 +486,11 @@ def test_a_recognizer_that_stops_ends_the_stream_with_an_error(certificates: Pat
     assert (refusal.value.status_code, refusal.value.type) == (500, "server_error")
 
 
-def test_a_server_that_stops_tells_those_who_wait(
-    certificates: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_open_requests_get_an_error_when_the_server_stops(
+    certificates: Path, uploads: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qwen_asr.service.shutdown.STOP_SECONDS", 0.5)  # far less than these requests need
+    before = open_in(uploads)
+    monkeypatch.setattr("qwen_asr.service.shutdown.STOP_SECONDS", 0.5)  # much less than these requests need
     with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as running:
         served = running.enter_context(serving(Service(Config(host="127.0.0.1"), demo_recognizer()), certificates))
         clients = Clients(served, certificates)
@@ -452,9 +498,11 @@ def test_a_server_that_stops_tells_those_who_wait(
             events = ask(reading, speech(60), stream=True)
             next(events)
             waits = pool.submit(ask, waiting, speech(60))
-            slow = Slow(speech())
+            slow = SlowUpload(speech())
             half_sent = pool.submit(post_slowly, sending, slow)
-            assert not until(lambda: waits.done() or half_sent.done(), 1)
+            assert until(lambda: open_in(uploads) == before + 3 and served.service.sessions.open_by_kind()["rest"] == 2)
+            assert not waits.done()
+            assert not half_sent.done()
             running.close()
             slow.go_on.set()
             with pytest.raises(openai.InternalServerError, match="The server is restarting") as refusal:
@@ -462,9 +510,8 @@ def test_a_server_that_stops_tells_those_who_wait(
             assert (refusal.value.status_code, refusal.value.code) == (503, "server_stopping")
             with pytest.raises(openai.APIError, match="The server is restarting"):
                 list(events)
-            with contextlib.suppress(httpx.TransportError):  # the connection may have ended before it was read
+            with contextlib.suppress(httpx.TransportError):  # the connection may be closed before the answer is read
                 assert half_sent.result(60).status_code == 503
-    said = caplog.text  # uvicorn's log is in it: whatever went on came to an end by itself
-    assert "Traceback" not in said
-    assert not re.search("Cancel [1-9]", said)
+    assert "Traceback" not in caplog.text  # uvicorn logs here too
+    assert not re.search("Cancel [1-9]", caplog.text)  # it did not have to cancel a request
     gc.collect()

@@ -1,4 +1,4 @@
-"""`--local-ca` as it is started: what it prints, `/ca.pem`, `/trust`, the code for a phone, and no key."""
+"""A server with `--local-ca`: its output, `/ca.pem`, `/trust`, the QR code, and that no key is served."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ URL = "https://192.168.7.7:8000"
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[tuple[str, Path, list[str]]]:
-    """A server on a terminal: its address, its folder, and the lines that it printed."""
+    """A server whose output is a terminal: its address, its folder, and the lines that it printed."""
     folder = tmp_path_factory.mktemp("local")
     options = ["--local-ca", "--asr-model-path", "demo", "--port", "0", "--host", "localhost"]
     environ = {**os.environ, "PYTHONPATH": str(repository), "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
@@ -36,7 +36,10 @@ def started(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Itera
     ) as process:
         os.close(theirs)
         lines: list[str] = []
-        with os.fdopen(ours, encoding="utf-8") as terminal, contextlib.suppress(OSError):  # it ends: the terminal too
+        with (
+            os.fdopen(ours, encoding="utf-8") as terminal,
+            contextlib.suppress(OSError),
+        ):  # raised at the end of the terminal
             for line in terminal:
                 lines.append(line.rstrip())
                 if "Ready." in line:
@@ -57,22 +60,22 @@ def get(started: tuple[str, Path, list[str]], path: str) -> Any:
     return urllib.request.urlopen(started[0] + path, context=trust, timeout=30)  # noqa: S310 - our own server
 
 
-def test_it_says_where_to_install_it(started: tuple[str, Path, list[str]]) -> None:
+def test_it_prints_where_to_install_the_certificate(started: tuple[str, Path, list[str]]) -> None:
     text = "\n".join(started[2])
     assert f"install the authority once: {started[0]}/trust" in text
     assert re.search(r"SHA-256 fingerprint: ([0-9A-F]{2}:){31}[0-9A-F]{2}$", text, re.MULTILINE)
     assert "self-signed" not in text
-    assert "▄" not in text  # no phone reaches localhost
+    assert "▄" not in text  # no phone can reach localhost
 
 
-def test_the_authority_is_served_and_installs(started: tuple[str, Path, list[str]]) -> None:
+def test_the_certificate_is_served_as_a_file_that_phones_install(started: tuple[str, Path, list[str]]) -> None:
     with get(started, "/ca.pem") as answer:
         assert answer.headers["content-type"] == "application/x-x509-ca-cert"
         assert answer.headers["cache-control"] == "no-store"
         assert answer.read() == (started[1] / "certs" / CA_NAME).read_bytes()
 
 
-def test_the_page_about_it(started: tuple[str, Path, list[str]]) -> None:
+def test_the_trust_page(started: tuple[str, Path, list[str]]) -> None:
     fingerprint = next(line for line in started[2] if "fingerprint:" in line).rpartition(" ")[2]
     with get(started, "/trust") as answer:
         assert answer.headers["content-type"].startswith("text/html")
@@ -100,20 +103,20 @@ def test_no_key_is_served(started: tuple[str, Path, list[str]], path: str) -> No
     assert b"PRIVATE KEY" not in body
 
 
-def test_the_keys_are_their_owner_s(started: tuple[str, Path, list[str]]) -> None:
+def test_only_the_owner_can_read_the_keys(started: tuple[str, Path, list[str]]) -> None:
     folder = started[1] / "certs"
     assert (folder / CA_KEY_NAME).stat().st_mode & 0o777 == 0o400
     assert (folder / LEAF_KEY_NAME).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_phone_s_address() -> None:
+def test_the_address_for_a_phone() -> None:
     assert network_url(["https://localhost:8000", URL]) == URL
     assert network_url(["https://localhost:8000", "https://[fd00::7]:8000"]) == "https://[fd00::7]:8000"
     assert network_url(["https://asr.example.com", "https://localhost"]) == "https://asr.example.com"
     assert network_url(["https://localhost", "https://127.0.0.1", "https://[::1]"]) is None
 
 
-def test_the_code_is_shown_on_a_terminal_only(repository: Path) -> None:
+def test_the_qr_code_is_printed_on_a_terminal_only(repository: Path) -> None:
     script = (
         "from qwen_asr.config.config import Config; from qwen_asr.web.app import _announce\n"
         "_announce(Config(host='192.168.7.7', generate_self_signed_cert=True), 8000)"
@@ -126,7 +129,7 @@ def test_the_code_is_shown_on_a_terminal_only(repository: Path) -> None:
     with subprocess.Popen(command, env=environ, stdout=theirs) as process:
         os.close(theirs)
         shown = b""
-        with contextlib.suppress(OSError):  # how a terminal ends
+        with contextlib.suppress(OSError):  # raised at the end of the terminal
             while part := os.read(ours, 1 << 16):
                 shown += part
         os.close(ours)
@@ -136,12 +139,12 @@ def test_the_code_is_shown_on_a_terminal_only(repository: Path) -> None:
     assert text.replace(terminal_code(URL), "").strip().endswith(f"For a phone on the same network: {URL}")
 
 
-def test_both_codes_are_the_same_picture() -> None:
+def test_the_terminal_shows_the_modules_of_the_code() -> None:
     import segno
 
     modules = [list(row) for row in segno.make(URL, error="l", micro=False).matrix]
     rows = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in terminal_code(URL).splitlines()]
-    # Two modules above each other in a character, two modules of quiet zone around; light is drawn, dark is left out.
+    # A character holds two modules, one above the other. Light modules are drawn, with a quiet zone of two around.
     drawn = [[cell in lit for cell in row] for row in rows for lit in ("█▀", "█▄")]
     size = len(modules)
     inner = [[not light for light in row[2 : 2 + size]] for row in drawn[2 : 2 + size]]

@@ -1,4 +1,4 @@
-"""A form out of its bytes, however the network cuts them."""
+"""Forms arrive in pieces of any size, complete or damaged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEADERS = Headers({"content-type": "multipart/form-data; boundary=x"})
 
 
 def read(pieces: Sequence[bytes], limit: int = 1000, whole: bool = True) -> tuple[bytes, dict[str, list[str]]]:
-    """The file and the fields of a form that comes in these pieces; without its end the client goes away."""
+    """The file and the fields of a form that arrives in these pieces. If not `whole`, the client disconnects then."""
     messages: list[Message] = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
     messages.append({"type": "http.request", "body": b""} if whole else {"type": "http.disconnect"})
 
@@ -45,8 +45,8 @@ def cut(content: bytes, cuts: Sequence[int]) -> list[bytes]:
 
 @settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=200), st.text("aé\r\n-x", max_size=20), st.lists(st.integers(0, 1000)), st.booleans())
-def test_any_pieces_give_the_same_form(sound: bytes, prompt: str, cuts: list[int], gathered: bool) -> None:
-    # What a part may not hold is its boundary.
+def test_the_form_does_not_depend_on_the_pieces(sound: bytes, prompt: str, cuts: list[int], gathered: bool) -> None:
+    # A part must not contain the boundary.
     sound, prompt = sound.replace(b"--x", b"==x"), prompt.replace("--x", "==x")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(upload, "WRITE_BYTES", 1000 if gathered else 1)
@@ -57,21 +57,21 @@ def test_any_pieces_give_the_same_form(sound: bytes, prompt: str, cuts: list[int
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60), st.lists(st.integers(0, 1000), max_size=4), st.integers(0, 1000), st.integers(0, 20))
-def test_a_form_with_damage_is_read_or_refused(rubbish: bytes, cuts: list[int], place: int, lost: int) -> None:
+def test_a_damaged_form_is_read_or_refused(rubbish: bytes, cuts: list[int], place: int, lost: int) -> None:
     content = form("x", b"sound", prompt="a")
     place %= len(content)
-    # Nothing but that: any other error would be the server's fault.
+    # Any other error would be a defect.
     with contextlib.suppress(BadInput):
         file, _ = read(cut(content[:place] + rubbish + content[place + lost :], cuts))
         assert isinstance(file, bytes)
 
 
-def test_the_limit_is_exact() -> None:
+def test_the_size_limit_is_exact() -> None:
     assert read([form("x", bytes(1000))])[0] == bytes(1000)
     with pytest.raises(TooLarge, match="over 1000 bytes"):
         read([form("x", bytes(1001))])
 
 
-def test_a_client_that_goes_away() -> None:
+def test_a_client_that_disconnects() -> None:
     with pytest.raises(ClientDisconnect):
         read([form("x", bytes(10))[:50]], whole=False)

@@ -1,4 +1,4 @@
-"""Which options for HTTPS go together; said before a port is taken."""
+"""Options for HTTPS that exclude or need each other, checked before a port is bound."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from qwen_asr.config.config import Config
 from qwen_asr.errors import BadConfig
 from qwen_asr.web.app import serve
-from qwen_asr.web.transport.https import check_https, choose_certificate
+from qwen_asr.web.transport.https import check_https_options, choose_certificate
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"generate_self_signed_cert": True, "ssl_certfile": "x.pem"}, "--generate-self-signed-cert and --ssl-certfile"),
@@ -21,20 +21,20 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "words"), WRONG, ids=[words for _, words in WRONG])
-def test_options_that_do_not_go_together(options: dict[str, Any], words: str) -> None:
+def test_conflicting_options_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(BadConfig, match=words):
         serve(Config(**options))
 
 
 @pytest.mark.parametrize("name", ["*.example.com", "192.0.2.1", "2001:db8::1", "localhost", "a..b", "-a.b", "x."])
-def test_names_that_no_authority_would_prove(name: str) -> None:
+def test_names_without_a_public_certificate_are_refused(name: str) -> None:
     with pytest.raises(BadConfig, match=r"--acme-domain was given .* public name"):
-        check_https(Config(acme_domain=(name,), http_redirect_port=80))
+        check_https_options(Config(acme_domain=(name,), http_redirect_port=80))
 
 
 @pytest.mark.parametrize("name", ["asr.example.com", "xn--bcher-kva.example", "a.b.c.d.museum", "4you.example"])
-def test_names_that_it_would(name: str) -> None:
-    check_https(Config(acme_domain=(name,), http_redirect_port=80))
+def test_public_names_are_accepted(name: str) -> None:
+    check_https_options(Config(acme_domain=(name,), http_redirect_port=80))
 
 
 def test_there_is_no_certificate_without_https_and_with_acme() -> None:

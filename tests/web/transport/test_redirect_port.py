@@ -1,4 +1,4 @@
-"""`--http-redirect-port`: where it sends people, what it shows an authority, and what is said where it is taken."""
+"""`--http-redirect-port`: redirects, ACME challenges, and the message if the port is in use."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from qwen_asr.config.config import Config
 from qwen_asr.config.limits import AcceptorLimits
 from qwen_asr.errors import PortInUse
 from qwen_asr.web.app import bind, serve
-from qwen_asr.web.transport.redirect import other_port
+from qwen_asr.web.transport.redirect import redirect_to_port
 from qwen_asr.web.transport.redirect_port import answering, challenges_in
-from tests.support.https import asked
+from tests.support.https import send_request
 from tests.support.processes import until
 
 AUTHORIZATION = b"token.thumbprint"
@@ -23,7 +23,7 @@ AUTHORIZATION = b"token.thumbprint"
 @pytest.fixture(scope="module")
 def webroot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("certs")
-    (folder / "secret").write_bytes(b"not for everybody")
+    (folder / "secret").write_bytes(b"a secret file")
     shown = folder / "webroot" / ".well-known" / "acme-challenge"
     shown.mkdir(parents=True)
     (shown / "Tok-en_1").write_bytes(AUTHORIZATION)
@@ -35,25 +35,25 @@ def port(webroot: Path) -> Iterator[int]:
     listening = bind("127.0.0.1", 0)
     port = listening.getsockname()[1]
     challenges = challenges_in(webroot, {"known": b"known.thumbprint"}.get)
-    limits = AcceptorLimits(request_seconds=1, waiting_per_address=9)
-    with answering(listening, other_port(port, 8443, challenges), limits):
+    limits = AcceptorLimits(request_seconds=10, waiting_per_address=9)
+    with answering(listening, redirect_to_port(port, 8443, challenges), limits):
         yield port
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
 
 
-def ask(port: int, target: str, host: str = "asr.example.com:80") -> tuple[bytes, dict[str, str], bytes]:
+def request(port: int, target: str, host: str = "asr.example.com:80") -> tuple[bytes, dict[str, str], bytes]:
     with socket.create_connection(("127.0.0.1", port), 30) as connection:
-        return asked(connection, f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        return send_request(connection, f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
 
 
-def test_people_are_sent_to_the_https_port(port: int) -> None:
-    status, headers, _ = ask(port, "/a?b=c", f"asr.example.com:{port}")
+def test_requests_are_redirected_to_the_https_port(port: int) -> None:
+    status, headers, _ = request(port, "/a?b=c", f"asr.example.com:{port}")
     assert b"307" in status
     assert headers["location"] == "https://asr.example.com:8443/a?b=c"
-    # Neither the port nor the usual one was typed: something in front maps ports, and so it does that for HTTPS.
-    assert ask(port, "/", "asr.example.com")[1]["location"] == "https://asr.example.com/"
-    assert ask(port, "/", "evil.example/@x")[0].startswith(b"HTTP/1.1 400")
+    # The Host header has neither this port nor 80, so a router maps ports, and 443 to the HTTPS port.
+    assert request(port, "/", "asr.example.com")[1]["location"] == "https://asr.example.com/"
+    assert request(port, "/", "evil.example/@x")[0].startswith(b"HTTP/1.1 400")
 
 
 @pytest.mark.parametrize(
@@ -67,30 +67,30 @@ def test_people_are_sent_to_the_https_port(port: int) -> None:
         (8080, 8000, "[2001:db8::1]:8080", "https://[2001:db8::1]:8000/"),
     ],
 )
-def test_the_port_there(http_port: int, https_port: int, host: str, location: str) -> None:
-    assert other_port(http_port, https_port, lambda _: None)(host, "/").location == location
+def test_the_port_of_the_location(http_port: int, https_port: int, host: str, location: str) -> None:
+    assert redirect_to_port(http_port, https_port, lambda _: None)(host, "/").location == location
 
 
-def test_an_authority_reads_its_challenges(port: int) -> None:
+def test_challenges_of_an_authority_are_answered(port: int) -> None:
     for token, answer in (("known", b"known.thumbprint"), ("Tok-en_1", AUTHORIZATION)):
-        status, headers, body = ask(port, f"/.well-known/acme-challenge/{token}")
+        status, headers, body = request(port, f"/.well-known/acme-challenge/{token}")
         assert status.startswith(b"HTTP/1.1 200")
         assert body == answer
         assert "location" not in headers
 
 
 @pytest.mark.parametrize("token", ["", "other", "../../../secret", "..%2f..%2f..%2fsecret", "Tok-en_1/", "x" * 300])
-def test_nothing_else_is_shown(port: int, token: str) -> None:
-    status, headers, body = ask(port, f"/.well-known/acme-challenge/{token}")
+def test_no_other_file_is_served(port: int, token: str) -> None:
+    status, headers, body = request(port, f"/.well-known/acme-challenge/{token}")
     assert status.startswith(b"HTTP/1.1 404")
-    assert b"everybody" not in body
+    assert b"secret" not in body
     assert "location" not in headers
 
 
-def test_who_says_nothing_keeps_nobody_out_and_is_closed(port: int) -> None:
+def test_silent_connections_do_not_block_others_and_are_closed(port: int) -> None:
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(30)]
     try:
-        assert b"307" in ask(port, "/")[0]
+        assert b"307" in request(port, "/")[0]
         for connection in silent:
             connection.setblocking(False)
 
@@ -102,13 +102,13 @@ def test_who_says_nothing_keeps_nobody_out_and_is_closed(port: int) -> None:
             except ConnectionResetError:
                 return True
 
-        assert until(lambda: all(closed(connection) for connection in silent), 20)
+        assert until(lambda: all(closed(connection) for connection in silent))
     finally:
         for connection in silent:
             connection.close()
 
 
-def test_a_redirect_port_in_use_is_said_by_its_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirect_port_in_use_is_named_with_its_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with socket.create_server(("0.0.0.0", 0)) as other:
         taken = other.getsockname()[1]

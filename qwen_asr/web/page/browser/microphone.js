@@ -46,8 +46,8 @@ class MicrophonePage {
     this.root = element.closest("#microphone") || element;
     this.props = props;
     this.server = server;
-    this.transcript = new Transcript(this.find("#transcript"), this.find(".spoken"));
-    // The tests compare hashes of all bytes.
+    this.transcript = new Transcript(this.find("#transcript"), this.find(".announcer"));
+    // For tests: keeps all audio, and publishes how much there is and its hash as attributes of #microphone.
     this.keepsAudio = new URLSearchParams(location.search).has("debug");
   }
 
@@ -126,7 +126,7 @@ class MicrophonePage {
     const { root } = this;
     this.opening = true;
     this.beginTranscript();
-    root.dataset.sha256 = root.dataset.bytes = root.dataset.serverSha256 = "";
+    for (const key of ["bytes", "rate", "seconds", "serverSha256", "sha256"]) delete root.dataset[key];
     this.refresh();
     const early = []; // blocks may come before `open` resolves
     let onBlock = (bytes) => early.push(bytes);
@@ -159,12 +159,13 @@ class MicrophonePage {
     onBlock = (bytes, peak = 0) => {
       if (this.keepsAudio) kept.push(bytes);
       this.takeBlock(recording, microphone, bytes, peak);
+      if (this.keepsAudio) root.dataset.seconds = state.duration;
     };
     early.forEach((bytes) => onBlock(bytes));
     this.keepAwake();
     this.refresh();
     // On a phone the button lies over the end of the page: scroll until the whole transcript is visible.
-    if (matchMedia(SMALL_SCREEN).matches) this.find(".sheet").scrollIntoView({ block: "start" });
+    if (matchMedia(SMALL_SCREEN).matches) this.find(".panel").scrollIntoView({ block: "start" });
     await this.run(recording, (reply) => this.keepsAudio && this.publishHashes(kept, state, reply));
   }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.pcm import ENCODINGS
-from qwen_asr.audio.resample import HIGHEST_RATE, LOWEST_RATE
+from qwen_asr.audio.samples import HIGHEST_RATE, LOWEST_RATE
 from qwen_asr.config.config import Config
 from qwen_asr.engine.languages import resolve_language
 from qwen_asr.errors import BadConfig, BadInput, QwenASRError

@@ -72,7 +72,7 @@ class AsrSession:
     @property
     def name(self) -> str:
         """What the log calls it: not enough to resume it."""
-        return logs.short(self.id)
+        return logs.short_id(self.id)
 
     @property
     def seconds(self) -> float:

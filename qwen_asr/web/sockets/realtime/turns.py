@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import Detector, Ended, EndpointConfig, Started, UtteranceDetector
-from qwen_asr.audio.endpointing import Event as Detected
+from qwen_asr.audio.endpointing import DetectorEvent as Detected
 from qwen_asr.audio.manual_turns import ManualTurnDetector
 from qwen_asr.audio.vad import Silero, VoiceActivity
 from qwen_asr.errors import QwenASRError, StepFailed

@@ -1,0 +1,116 @@
+"""The client's side of the `/ws/asr` protocol: builds and parses messages, across reconnections. No I/O.
+
+docs/protocol.md describes the messages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qwen_asr import errors
+from qwen_asr.client.events import Connected, Event, Failed, Final, Partial, Queued
+from qwen_asr.client.replay_buffer import ReplayBuffer
+from qwen_asr.errors import ConnectionFailed, QwenASRError
+
+_TEMPORARY = (errors.NotReady, errors.LimitExceeded, errors.TimedOut)
+
+
+class ClientProtocol:
+    """The protocol state of one stream. `settings` are the keys of the config message."""
+
+    def __init__(self, settings: dict[str, Any], rate: int, buffer: ReplayBuffer) -> None:
+        """`rate` (Hz) is that of the samples in `buffer`."""
+        self._settings = settings
+        self._rate = rate
+        self._buffer = buffer
+        self._session_id = ""
+        self._queued = False
+        self._utterances = 0  # that have ended
+        self._first_utterance = 0  # our number of the current session's utterance 0
+        self.finalized = False
+        """Whether the finalize message was sent on the current connection."""
+        self.server_error: QwenASRError | None = None
+        """The error that the server sent before it closed the current connection."""
+
+    def config_message(self) -> dict[str, Any]:
+        """The first message of a connection."""
+        self.finalized, self.server_error = False, None
+        resume = {"resume": self._session_id, "offset": self._buffer.settled} if self._session_id else {}
+        return {"type": "config", **self._settings, **resume}
+
+    def finalize_message(self) -> dict[str, Any]:
+        """The last message of the stream."""
+        self.finalized = True
+        return {"type": "finalize"}
+
+    def handle_config_answer(self, message: dict[str, Any]) -> tuple[Event, int | None]:
+        """The event for an answer to the config, and the position from which to send; None while queued.
+
+        Raises the error that the server sent, and ConnectionFailed for an invalid answer.
+        """
+        kind = message.get("type")
+        if kind == "queued":
+            self._queued = True
+            return Queued(int(message.get("position", 0))), None
+        if kind == "error":
+            raise error_from(message)
+        if kind not in ("session_created", "session_resumed"):
+            raise ConnectionFailed(f"The server answered the config with {kind!r}; expected session_created.")
+        position = message.get("received_samples", self._buffer.settled)
+        if not isinstance(position, int) or not 0 <= position <= self._buffer.end:
+            raise ConnectionFailed(f"The server requests audio from sample {position!r} on, which does not exist.")
+        resumed = kind == "session_resumed"
+        self._session_id = str(message.get("session_id", ""))
+        if not resumed:
+            self._first_utterance = self._utterances
+        start = position / self._rate
+        return Connected(self._session_id, resumed, start, str(message.get("warning", ""))), position
+
+    def handle_message(self, message: dict[str, Any]) -> Event | None:
+        """The event for any later message; None if there is none."""
+        kind = message.get("type")
+        if kind == "error" and "utterance" not in message:
+            self.server_error = error_from(message)
+            return None
+        if kind not in ("partial", "final", "error"):
+            return None  # from a later version of the protocol
+        number = self._first_utterance + int(message.get("utterance", 0))
+        start, end = float(message.get("start", 0.0)), float(message.get("end", 0.0))
+        text, language = str(message.get("text", "")), str(message.get("language", ""))
+        warning = str(message.get("warning", ""))
+        if kind == "partial":
+            stable, lag = int(message.get("stable", 0)), float(message.get("lag", 0.0))
+            return Partial(number, start, end, language, text, stable, lag, warning)
+        end_sample = int(message.get("end_sample", end * self._rate))
+        if message.get("repeated") and end_sample <= self._buffer.settled:
+            return None
+        self._buffer.settle(end_sample)
+        if kind == "final" and not text and start == end:
+            return None  # the server's answer to a session without speech is not an utterance
+        self._utterances = max(self._utterances, number + 1)
+        if kind == "error":
+            return Failed(number, start, end, str(message.get("message", "")))
+        return Final(number, start, end, language, text, warning)
+
+    @property
+    def started(self) -> bool:
+        """Whether there has been a session or a place in the queue, so the address is correct."""
+        return self._queued or bool(self._session_id)
+
+    @property
+    def may_reconnect(self) -> bool:
+        """Whether the server closed the connection without an error, or with a temporary one."""
+        return self.server_error is None or is_temporary(self.server_error)
+
+
+def error_from(message: dict[str, Any]) -> QwenASRError:
+    """The exception for an error message of the server."""
+    kind = getattr(errors, str(message.get("code", "")), QwenASRError)
+    if not (isinstance(kind, type) and issubclass(kind, QwenASRError)) or kind is errors.BadField:
+        kind = QwenASRError
+    return kind(str(message.get("message", "The server failed without an explanation.")))
+
+
+def is_temporary(error: QwenASRError) -> bool:
+    """Whether the same request may succeed later."""
+    return isinstance(error, _TEMPORARY)

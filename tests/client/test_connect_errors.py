@@ -1,0 +1,52 @@
+"""Server addresses, and the messages for connections that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import InvalidURI
+
+from qwen_asr.client import SpeechClient, trusted
+from qwen_asr.client.connect_errors import connect_error, socket_url
+from qwen_asr.errors import BadConfig, CertificateError
+from qwen_asr.tls.self_signed import ensure_self_signed
+
+
+def test_an_untrusted_certificate_is_explained(tmp_path: Path) -> None:
+    files = ensure_self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.certfile, files.keyfile)
+
+    async def connect() -> None:
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+        async with server, SpeechClient(f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+            async for _ in client:
+                pass
+
+    with pytest.raises(CertificateError, match=r"not trusted .*certs/qwen_asr_cert\.pem.*--cafile"):
+        asyncio.run(connect())
+    with pytest.raises(CertificateError, match="expected a certificate in PEM"):
+        trusted(str(files.keyfile))
+
+
+def test_redirects_are_named_and_passwords_are_not_shown() -> None:
+    redirected, _ = connect_error(InvalidURI("https://b.example/x", "scheme"), "wss://anna:secret@a.example/ws/asr")
+    assert str(redirected).startswith("wss://a.example/ws/asr redirects to https://b.example/x,")
+    timed_out, temporary = connect_error(TimeoutError(), "wss://anna:secret@a.example/ws/asr")
+    assert temporary
+    assert "secret" not in str(timed_out)
+
+
+def test_socket_url() -> None:
+    assert socket_url("https://a.example") == "wss://a.example/ws/asr"
+    assert socket_url("http://a.example:80/x/ws/asr") == "ws://a.example:80/x/ws/asr"
+    for invalid in ("localhost:8000", "wss://", "wss://a:x", "wss://user@a", ""):
+        with pytest.raises(BadConfig):
+            socket_url(invalid)
+    for invalid in ("wss://anna:secret@a:x", "anna:secret@a", "wss://anna:secret/1@a", "ftp://anna:secret@a"):
+        with pytest.raises(BadConfig) as error:
+            socket_url(invalid)
+        assert "secret" not in str(error.value)

@@ -1,0 +1,81 @@
+"""Which fields of a form are accepted, and what the request is then."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwen_asr.errors import BadField
+from qwen_asr.web.rest.form import TranscriptionRequest, form_schema, parse_request
+
+
+def test_an_empty_form_has_the_defaults() -> None:
+    assert parse_request({}) == TranscriptionRequest()
+    assert parse_request({"language": [" "], "temperature": [""], "include[]": [""]}) == TranscriptionRequest()
+
+
+def test_the_last_value_counts_and_is_stripped() -> None:
+    request = parse_request({"language": ["de", " en "], "response_format": ["srt", "vtt"]})
+    assert (request.language, request.response_format) == ("en", "vtt")
+
+
+@pytest.mark.parametrize(
+    ("text", "stream"), [("true", True), ("1", True), ("True", True), ("false", False), ("0", False)]
+)
+def test_switches(text: str, stream: bool) -> None:
+    assert parse_request({"stream": [text]}).stream is stream
+
+
+@pytest.mark.parametrize("name", ["timestamp_granularities", "timestamp_granularities[]"])
+def test_lists_are_written_with_brackets_or_without(name: str) -> None:
+    assert parse_request({name: ["segment", "segment"]}).timestamp_granularities == ["segment", "segment"]
+
+
+def test_unused_fields_of_openai_are_ignored() -> None:
+    fields = {"model": ["whisper-1"], "chunking_strategy": ["auto"], "keywords[]": ["a"], "temperature": ["0.5"]}
+    request = parse_request(fields)
+    assert (request.model, request.temperature) == ("whisper-1", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        (
+            {"response_format": ["xml"]},
+            "response_format",
+            'response_format was given "xml"; expected one of json, text, srt, verbose_json, vtt.',
+        ),
+        (
+            {"response_format": ["srt"], "stream": ["true"]},
+            "response_format",
+            "response_format 'srt' cannot be streamed; with stream=true expected one of json, text.",
+        ),
+        ({"stream": ["perhaps"]}, "stream", 'stream was given "perhaps"; expected true or false.'),
+        ({"temperature": ["1.1"]}, "temperature", 'temperature was given "1.1"; expected a number from 0 to 1.'),
+        ({"temperature": ["-0.1"]}, "temperature", 'temperature was given "-0.1"; expected a number from 0 to 1.'),
+        ({"temperature": ["nan"]}, "temperature", 'temperature was given "nan"; expected a number from 0 to 1.'),
+        ({"temperature": ["warm"]}, "temperature", 'temperature was given "warm"; expected a number from 0 to 1.'),
+        (
+            {"timestamp_granularities[]": ["segment", "word"]},
+            "timestamp_granularities",
+            "Word timestamps are not available from this server yet; expected timestamp_granularities=segment.",
+        ),
+        (
+            {"timestamp_granularities": ["hour"]},
+            "timestamp_granularities",
+            "timestamp_granularities[0] was given \"hour\"; expected 'segment'.",
+        ),
+        ({"include[]": ["logprobs"]}, "include", "include 'logprobs' is not available from this server; leave it out."),
+    ],
+)
+def test_wrong_fields(fields: dict[str, list[str]], param: str, message: str) -> None:
+    with pytest.raises(BadField) as failure:
+        parse_request(fields)
+    assert (failure.value.param, str(failure.value)) == (param, message)
+
+
+def test_the_schema_has_the_file_and_every_field() -> None:
+    schema = form_schema("An audio file.")
+    assert schema["required"] == ["file"]
+    assert list(schema["properties"]) == [
+        "file", "model", "language", "prompt", "stream", "response_format", "temperature", "timestamp_granularities[]",
+    ]  # fmt: skip

@@ -1,0 +1,293 @@
+"""The OpenAPI document against the running routes: every documented error is provoked and compared."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+import torch
+from fastapi import FastAPI
+
+import qwen_asr.errors
+from qwen_asr.config.config import Config
+from qwen_asr.config.limits import IDLE_SECONDS, MAX_FORM_BYTES, MAX_UPLOAD_BYTES
+from qwen_asr.errors import BadField
+from qwen_asr.service.service import Service
+from qwen_asr.web.access.guard import AccessGuard
+from qwen_asr.web.error_response import error_body
+from qwen_asr.web.rest.openapi import openapi_document
+from qwen_asr.web.rest.routes import TRANSCRIPTIONS, add_routes
+from tests.support.checkpoints import demo_recognizer
+from tests.support.faults import before_each_decoding
+from tests.support.rest_client import form, speech
+
+KEY = "a-key-of-a-program"
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+def document(config: Config) -> dict[str, Any]:
+    """The document of a server with this config."""
+    app = FastAPI()
+    add_routes(app, Service(config))
+    return app.openapi()
+
+
+DOCUMENT = document(Config())
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+OPERATIONS = [(method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods]
+ERRORS = [
+    (method, path, int(status))
+    for method, path in OPERATIONS
+    for status in DOCUMENT["paths"][path][method.lower()]["responses"]
+    if int(status) >= 400
+]
+
+
+@dataclass
+class Running:
+    """The routes behind the access guard, in this process."""
+
+    app: FastAPI
+    service: Service
+    loop: asyncio.Runner
+
+    def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """Sends one request with the right key, unless `request` has other headers."""
+        headers = AUTHORIZED | request.pop("headers", {})
+
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
+                return await client.request(method, path.format(name="demo"), headers=headers, **request)
+
+        return self.loop.run(send())
+
+    def upload(self, content: bytes | AsyncIterator[bytes]) -> httpx.Response:
+        """Sends a form to the transcription route."""
+        return self.ask("POST", TRANSCRIPTIONS, headers=FORM, content=content)
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    torch.set_num_threads(1)
+    config = Config(host="127.0.0.1", api_key=(KEY,))
+    with contextlib.closing(Service(config, demo_recognizer())) as service, asyncio.Runner() as loop:
+        app = FastAPI()
+        app.add_middleware(AccessGuard(config, service.rates, wrong_keys="1/day").around)
+        add_routes(app, service)
+        yield Running(app, service, loop)
+
+
+def bad_request(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
+    return running.upload(form("x", speech(), response_format="xml"))
+
+
+def no_key(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
+    return running.ask(method, path, headers={"Authorization": ""})
+
+
+def page_of_another_site(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
+    return running.ask(method, path, headers={"Origin": "https://other.example"})
+
+
+def unknown_model(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
+    return running.ask(method, path.format(name="other"))
+
+
+def stalled_upload(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
+    async def first_half() -> AsyncIterator[bytes]:
+        yield form("x", speech())[:1000]
+        await asyncio.sleep(3600)
+
+    patch.setattr("qwen_asr.web.rest.transcriptions.IDLE_SECONDS", 0.01)
+    patch.setattr("qwen_asr.web.rest.transcriptions.LINGER_SECONDS", 0.01)
+    response = running.upload(first_half())
+    response.request = httpx.Request(method, "http://localhost" + path)  # schemathesis would read the one that was sent
+    return response
+
+
+def large_file(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
+    patch.setattr("qwen_asr.web.rest.transcriptions.MAX_UPLOAD_BYTES", 1000)
+    return running.upload(form("x", bytes(1001)))
+
+
+def no_audio(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
+    return running.upload(form("x", b"not audio"))
+
+
+def wrong_host(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
+    return running.ask(method, path, headers={"Host": "other.example"})
+
+
+def many_wrong_keys(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
+    wrong = {"Authorization": "Bearer another-key"}
+    assert running.ask(method, path, headers=wrong).status_code == 401
+    return running.ask(method, path, headers=wrong)
+
+
+def failing_model(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
+    def fail(_: int) -> None:
+        raise RuntimeError("a fault of the device")
+
+    with before_each_decoding(demo_recognizer(), fail):
+        return running.upload(form("x", speech()))
+
+
+def unavailable(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
+    patch.setattr(running.service, "unhealthy_reason", lambda: "The recognizer's thread has ended.")
+    running.service.stopping = True
+    return running.ask(method, path)
+
+
+def full_disk(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
+    patch.setattr(tempfile, "tempdir", "/nowhere")
+    return running.upload(form("x", speech()))
+
+
+PROVOKED: dict[int, Callable[[Running, str, str, pytest.MonkeyPatch], httpx.Response]] = {
+    400: bad_request,
+    401: no_key,
+    403: page_of_another_site,
+    404: unknown_model,
+    408: stalled_upload,
+    413: large_file,
+    415: no_audio,
+    421: wrong_host,
+    429: many_wrong_keys,
+    500: failing_model,
+    503: unavailable,
+    507: full_disk,
+}
+
+
+@pytest.mark.parametrize(("method", "path", "status"), ERRORS)
+def test_each_documented_error_is_answered_as_documented(
+    running: Running, method: str, path: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    response = PROVOKED[status](running, method, path, monkeypatch)
+    assert response.status_code == status
+    SCHEMA[path][method].validate_response(response)
+    documented = DOCUMENT["paths"][path][method.lower()]["responses"][str(status)]
+    sent = {name for name in ("Retry-After", "WWW-Authenticate") if name in response.headers}
+    assert sent == set(documented.get("headers", {}))
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_each_success_is_answered_as_documented(running: Running, method: str, path: str) -> None:
+    if path != TRANSCRIPTIONS:
+        response = running.ask(method, path)
+        assert response.status_code == 200
+        SCHEMA[path][method].validate_response(response)
+        return
+    documented = DOCUMENT["paths"][path]["post"]["responses"]["200"]["content"]
+    formats = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    answered = set()
+    for name in formats["properties"]["response_format"]["enum"]:
+        for stream in ("false", "true") if name == "json" else ("false",):
+            response = running.upload(form("x", speech(), response_format=name, stream=stream))
+            assert response.status_code == 200
+            SCHEMA[path][method].validate_response(response)
+            answered.add(response.headers["content-type"].partition(";")[0])
+    assert answered == set(documented)
+
+
+def test_the_document_is_valid() -> None:
+    SCHEMA.validate()
+    references = str(DOCUMENT).count("$ref")
+    assert references > 20
+    assert {path for _, path in OPERATIONS} == {
+        "/healthz", "/metrics", "/readyz", "/v1/audio/transcriptions", "/v1/models", "/v1/models/{name}",
+    }  # fmt: skip
+
+
+def test_the_document_is_served_without_a_key(running: Running) -> None:
+    response = running.ask("GET", "/openapi.json", headers={"Authorization": ""})
+    assert response.status_code == 200
+    assert response.json() == document(running.service.config)
+
+
+@pytest.mark.parametrize(
+    ("options", "demanded"),
+    [
+        ({}, None),
+        ({"api_key": (KEY,)}, [{"apiKey": []}]),
+        ({"auth": ("ada:a-long-password",)}, [{"user": []}]),
+        ({"api_key": (KEY,), "auth": ("ada:a-long-password",)}, [{"apiKey": []}, {"user": []}]),
+    ],
+)
+def test_credentials_are_demanded_as_the_options_say(options: dict[str, Any], demanded: Any) -> None:
+    found = document(Config(**options))
+    assert found.get("security") == demanded
+    schemes = found["components"]["securitySchemes"]
+    assert {name: (scheme["type"], scheme["scheme"]) for name, scheme in schemes.items()} == {
+        "apiKey": ("http", "bearer"),
+        "user": ("http", "basic"),
+    }
+    open_paths = {
+        path for path, methods in found["paths"].items() if any(one.get("security") == [] for one in methods.values())
+    }
+    assert open_paths == {"/healthz", "/readyz"}
+
+
+def test_paths_begin_at_the_public_path_of_a_proxy() -> None:
+    assert "servers" not in openapi_document([], Config())
+    assert openapi_document([], Config(root_path="/speech"))["servers"] == [{"url": "/speech"}]
+
+
+# --- docs/openai.md
+
+
+@pytest.fixture(scope="module")
+def page(repository: Path) -> str:
+    """The part of docs/openai.md about files."""
+    text = (repository / "docs" / "openai.md").read_text(encoding="utf-8")
+    return text.partition("# `/v1/audio/transcriptions`")[2].partition("\n# ")[0]
+
+
+def test_the_page_lists_the_fields_and_formats_of_the_form(page: str) -> None:
+    form = DOCUMENT["paths"][TRANSCRIPTIONS]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    fields = page.partition("| field |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `([\w\[\]]+)` \|", fields, re.MULTILINE)) == set(form["properties"])
+    formats = form["properties"]["response_format"]["enum"]
+    assert ", ".join(f"`{name}`" for name in formats) in fields
+    answers = page.partition("| `response_format` | content type |")[2].partition("\n\n")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([\w/]+)` \|", answers, re.MULTILINE))
+    assert rows.keys() == set(formats)
+    answered = DOCUMENT["paths"][TRANSCRIPTIONS]["post"]["responses"]["200"]["content"]
+    assert {*rows.values(), "text/event-stream"} == set(answered)
+
+
+def test_the_page_lists_every_error(page: str) -> None:
+    table = page.partition("## Errors")[2]
+    rows = re.findall(r"^\| (\d{3}) \| (.+?) \|", table, re.MULTILINE)
+    documented = {int(status) for method, path, status in ERRORS if path.startswith("/v1/")}
+    assert {int(status) for status, _ in rows} == documented | {405}
+    listed = {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    classes = [kind for kind in vars(qwen_asr.errors).values() if isinstance(kind, type)]
+    codes = {
+        (kind.http_status, error_body(kind("x", "x") if kind is BadField else kind("x")).error.code) for kind in classes
+    }
+    routes_only = {(404, "model_not_found"), (404, "unknown_url"), (405, "method_not_allowed")}
+    never_sent = {(400, "bad_config"), (400, "https_conflict"), (503, "checkpoint_error")}
+    startup_and_client = {(500, code) for status, code in codes if status == 500} - {
+        (500, "step_failed"), (500, "qwen_asr_error"),
+    }  # fmt: skip
+    assert listed == (codes | routes_only) - never_sent - startup_and_client
+
+
+def test_the_page_has_the_true_numbers(page: str) -> None:
+    assert f"up to {MAX_UPLOAD_BYTES >> 20} MiB" in page
+    assert (
+        f"more than {MAX_UPLOAD_BYTES >> 20} MiB, or the rest of the form more than {MAX_FORM_BYTES >> 20} MiB" in page
+    )
+    assert f"nothing arrived for {IDLE_SECONDS:g} s" in page
