@@ -128,27 +128,45 @@ def test_a_block_runs(block: Block, shims: Path, folder: Path) -> None:
     execute(block, shims, folder, 0, text)
 
 
-@pytest.fixture(scope="module")
-def port(shims: Path, folder: Path) -> Iterator[int]:
-    """The port of a server with the demo model, over HTTPS."""
+@contextlib.contextmanager
+def demo_server(command: str, shims: Path, folder: Path) -> Iterator[int]:
+    """The port of a server with the demo model."""
     [port] = free_ports(1)
-    with running("python app.py --generate-self-signed-cert", shims, folder, port) as process:
+    with running(command, shims, folder, port) as process:
         assert until(lambda: is_ready(port) or process.poll() is not None, READY_SECONDS)
         assert process.poll() is None, process.stdout and process.stdout.read()
         yield port
 
 
+@pytest.fixture(scope="module")
+def https_port(shims: Path, folder: Path) -> Iterator[int]:
+    with demo_server("python app.py --generate-self-signed-cert", shims, folder) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def http_port(shims: Path, folder: Path) -> Iterator[int]:
+    with demo_server("python app.py", shims, folder) as port:
+        yield port
+
+
 @pytest.mark.slow
 @marked("with server")
-def test_a_block_runs_with_a_server(block: Block, shims: Path, folder: Path, port: int) -> None:
-    text = block.text.replace("localhost:8000", f"localhost:{port}")
+def test_a_block_runs_with_a_server(block: Block, shims: Path, folder: Path, https_port: int) -> None:
+    text = block.text.replace("localhost:8000", f"localhost:{https_port}")
     # The default address of `qwen-asr stream` stands in no text.
-    text = re.sub(r"^(qwen-asr stream)(?!.*--url)", rf"\1 --url wss://localhost:{port}", text, flags=re.MULTILINE)
-    execute(block, shims, folder, port, text)
+    text = re.sub(r"^(qwen-asr stream)(?!.*--url)", rf"\1 --url wss://localhost:{https_port}", text, flags=re.MULTILINE)
+    execute(block, shims, folder, https_port, text)
+
+
+@pytest.mark.slow
+@marked("with http server")
+def test_a_block_runs_with_a_server_without_https(block: Block, shims: Path, folder: Path, http_port: int) -> None:
+    execute(block, shims, folder, http_port, block.text.replace("localhost:8000", f"localhost:{http_port}"))
 
 
 def test_pages_have_blocks_that_run() -> None:
-    assert {block.how for block in BLOCKS} == {"", "serve", "once", "with server"}
+    assert {block.how for block in BLOCKS} == {"", "serve", "once", "with server", "with http server"}
     assert len([block for block in BLOCKS if block.how]) > 10
 
 

@@ -5,7 +5,8 @@ A comment on the line before a block of `sh` or `python` says how it is run::
     <!-- run: serve -->                           each line is a server: it has to answer, and to stop when told
     <!-- run: once, prints "Turn on" -->          it has to succeed, and to print that text
     <!-- run: once, with --seconds 10 -->         the same, with arguments that make it short
-    <!-- run: with server, prints "Turn on" -->   as `once`, while a server with the demo model runs
+    <!-- run: with server, prints "Turn on" -->   as `once`, while a server with the demo model runs, over HTTPS
+    <!-- run: with http server -->                the same without HTTPS
     <!-- not run: it needs root -->               with the reason
 
 The blocks run exactly as they stand, but for the port, which is one that is free.
@@ -32,7 +33,7 @@ PAGES = [
 ]
 _BLOCK = re.compile(r"(?:^(?P<mark><!--[^\n]*-->)\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```$", re.M | re.S)
 _RUN = re.compile(
-    r'<!-- run: (?P<how>serve|once|with server)(?:, with (?P<extra>[^"]*?))?(?:, prints "(?P<text>.*)")? -->'
+    r'<!-- run: (?P<how>serve|once|with server|with http server)(?:, with (?P<extra>[^"]*?))?(?:, prints "(?P<text>.*)")? -->'
 )
 _NOT_RUN = re.compile(r"<!-- not run: \S.{5,} -->")
 
@@ -46,7 +47,7 @@ SHIMS = {
 
 @dataclass(frozen=True)
 class Block:
-    """One marked block. `how` is "serve", "once", "with server", or "" for a block that is not run."""
+    """One marked block. `how` is "serve", "once", "with server", "with http server", or "" for a block that is not run."""
 
     page: str
     line: int
