@@ -33,7 +33,7 @@ PAGES = [
 ]
 _BLOCK = re.compile(r"(?:^(?P<mark><!--[^\n]*-->)\n)?^```(?P<language>sh|python)\n(?P<text>.*?)^```$", re.M | re.S)
 _RUN = re.compile(
-    r'<!-- run: (?P<how>serve|once|with server|with http server)(?:, with (?P<extra>[^"]*?))?(?:, prints "(?P<text>.*)")? -->'
+    r'<!-- run: (?P<how>serve|once|with(?: http)? server)(?:, with (?P<extra>[^"]*?))?(?:, prints "(?P<text>.*)")? -->'
 )
 _NOT_RUN = re.compile(r"<!-- not run: \S.{5,} -->")
 
@@ -47,7 +47,7 @@ SHIMS = {
 
 @dataclass(frozen=True)
 class Block:
-    """One marked block. `how` is "serve", "once", "with server", "with http server", or "" for a block that is not run."""
+    """One marked block. `how` is as in the mark, or "" for a block that is not run."""
 
     page: str
     line: int
