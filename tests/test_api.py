@@ -6,6 +6,7 @@ import wave
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_every_way_to_give_one_audio(model: Qwen3ASRModel, tmp_path: Path) -> No
     threading.Thread(target=server.serve_forever, daemon=True).start()
     data = path.read_bytes()
     encoded = base64.b64encode(data).decode()
-    ways = [
+    ways: list[Any] = [
         str(path),
         path,
         data,
@@ -144,14 +145,22 @@ def test_what_the_original_has_and_this_has_not_is_said(model: Qwen3ASRModel) ->
     assert model.transcribe(clip, return_time_stamps=False)[0].text == TEXT
     with pytest.raises(BadInput, match="Word times are not available yet"):
         model.transcribe(clip, return_time_stamps=True)
-    for argument in ({"forced_aligner": "Qwen/Qwen3-ForcedAligner-0.6B"}, {"forced_aligner_kwargs": {}}):
+    aligners: list[dict[str, Any]] = [
+        {"forced_aligner": "Qwen/Qwen3-ForcedAligner-0.6B"},
+        {"forced_aligner_kwargs": {}},
+    ]
+    for argument in aligners:
         with pytest.raises(BadInput, match="Word times are not available yet"):
             Qwen3ASRModel.from_pretrained("demo", **argument)
     with pytest.raises(BadInput, match="does not know tensor_parallel_size: it takes dtype"):
         Qwen3ASRModel.from_pretrained("demo", tensor_parallel_size=2)
     with pytest.raises(BadInput, match=r"Qwen3ASRModel\.from_pretrained"):
         Qwen3ASRModel.LLM(model="Qwen/Qwen3-ASR-0.6B", gpu_memory_utilization=0.8)
-    accepted = {"forced_aligner": None, "forced_aligner_kwargs": None, "attn_implementation": "flash_attention_2"}
+    accepted: dict[str, Any] = {
+        "forced_aligner": None,
+        "forced_aligner_kwargs": None,
+        "attn_implementation": "flash_attention_2",
+    }
     assert Qwen3ASRModel.from_pretrained("demo", **accepted).transcribe(clip)[0].text == TEXT
 
 

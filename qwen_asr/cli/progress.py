@@ -1,4 +1,4 @@
-"""The progress of `qwen-asr transcribe` on stderr: what it is doing, then seconds of audio done. Terminals only."""
+"""A status line and a progress bar for `qwen-asr transcribe`, if stderr is a terminal."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 HELP = "run the server: the page, WebSockets and the OpenAI audio API"
 EXAMPLES = """examples:
   %(prog)s --generate-self-signed-cert
-      HTTPS on all addresses of this machine; the log lists the URLs
+      HTTPS on all addresses of this machine; the server prints the URLs
   %(prog)s --asr-model-path Qwen/Qwen3-ASR-0.6B --device cpu
       use exactly this model; without --asr-model-path the server chooses one
   %(prog)s --default-language German --default-context "Grünau, Frau Özdemir"

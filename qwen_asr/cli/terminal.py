@@ -1,4 +1,4 @@
-"""Shows recognized text on a terminal: finished utterances as lines, the current one on a line that is rewritten.
+"""Shows recognized text on a terminal; the current utterance is rewritten in place.
 
 If the output is not a terminal, only final texts are written, one per line.
 """

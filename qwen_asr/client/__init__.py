@@ -1,4 +1,4 @@
-"""A client for `/ws/asr`: sends audio, receives text, and resumes after lost connections. Needs no model libraries.
+"""A client for `/ws/asr` that reconnects: audio in, text events out. Needs no model libraries.
 
 ::
 

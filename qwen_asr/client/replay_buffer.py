@@ -1,4 +1,4 @@
-"""A buffer of the audio that may have to be sent again: everything after the last final text, up to a maximum."""
+"""A buffer of the audio that may have to be sent again after a reconnection."""
 
 from __future__ import annotations
 

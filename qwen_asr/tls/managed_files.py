@@ -1,4 +1,4 @@
-"""The files that the program creates and may replace: recognized by a mark, written atomically, private if secret.
+"""The certificate files that the program creates: recognized by a mark, written atomically.
 
 A certificate carries the mark in its subject, a key in front of its PEM text (where PEM allows comments). Files with
 the mark are reused while they are suitable and replaced otherwise. Files without it belong to the user and are never

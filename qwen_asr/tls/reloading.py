@@ -1,4 +1,4 @@
-"""Reloads the certificate without a restart: its files are checked every second, and new ones are used if valid.
+"""Reloads a renewed certificate without a restart, by checking its files every second.
 
 Each certificate gets its own `ssl.SSLContext`, and the acceptor asks for the current one for each connection. So a new
 context contains nothing of an earlier certificate: neither a key of another type, which `load_cert_chain` on a context

@@ -1,4 +1,4 @@
-"""Reports on certificate and key files for `qwen-asr cert`: contents, validity, problems; renews the program's own."""
+"""Reports on certificate and key files, and renewal of the program's own, for `qwen-asr cert`."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def _kind(leaf: x509.Certificate, count: int) -> str:
     kind = "a self-signed certificate" if self_issued and not authority else "a certificate"
     if authority:
         kind = "the certificate of an authority" + (", a root" if self_issued else ", an intermediate one")
-    return kind + (f" with {count - 1} more behind it" if count > 1 else "")
+    return kind + (f" with {count - 1} more after it" if count > 1 else "")
 
 
 def renew(names: Sequence[str], folder: Path = FOLDER) -> Report:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import (
@@ -60,7 +61,8 @@ def utterances(events):
 
 def check(events, samples, config=DEFAULT):
     """The promises that hold for any input."""
-    reached, count, current, heard = 0, 0, None, []
+    reached, count, current = 0, 0, None
+    heard: list[NDArray[np.float32]] = []
     for event in events:
         match event:
             case Started(utterance, start):
@@ -429,8 +431,8 @@ def test_samples_in_are_samples_out_at_any_rate(one_window, said, parts, rate, s
     words = said("Turn on the kitchen light. Yes. The meeting is on Monday.")
     pieces = {
         "silence": lambda n: np.zeros(n, np.float32),
-        "noise": lambda n: np.random.default_rng(n).normal(0, 0.05, n).astype(np.float32),
-        "burst": lambda n: np.random.default_rng(n).uniform(-0.9, 0.9, n).astype(np.float32),
+        "noise": lambda n: np.random.default_rng(n).normal(0, 0.05, (n,)).astype(np.float32),
+        "burst": lambda n: np.random.default_rng(n).uniform(-0.9, 0.9, (n,)).astype(np.float32),
         "speech": lambda n: words[5_000 : 5_000 + n],
     }
     recorded = np.concatenate([pieces[kind](round(seconds * rate)) for kind, seconds in parts])

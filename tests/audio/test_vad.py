@@ -101,7 +101,10 @@ def test_sessions_in_many_threads_do_not_disturb_each_other(one_window, speech):
 @pytest.fixture(scope="session")
 def stock(speech):
     """Probabilities by the package's own streaming model, one for each whole window."""
-    folder = Path(find_spec("silero_vad").submodule_search_locations[0])
+    spec = find_spec("silero_vad")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".torch.jit.load. is deprecated", DeprecationWarning)
         model = torch.jit.load(str(folder / "data" / "silero_vad.jit"))

@@ -29,12 +29,12 @@ def cert(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
 
 def test_show_describes_files(cert: Cert, tmp_path: Path) -> None:
-    made = Chained()
-    put(tmp_path, made.leaf.pem + made.middle.pem, made.leaf.key_pem())
+    issued = Chained()
+    put(tmp_path, issued.leaf.pem + issued.middle.pem, issued.leaf.key_pem())
     code, output, _ = cert("show", "cert.pem", "key.pem")
     assert code == 0
     for fact in (
-        "is          a certificate with 1 more behind it",
+        "is          a certificate with 1 more after it",
         "for         localhost, 127.0.0.1",
         "from        Middle ← Root",
         "89 days left",
@@ -70,11 +70,11 @@ def test_check_accepts_a_certificate_made_by_the_openssl_command(cert: Cert, tmp
 
 
 def test_check_requires_a_key_except_for_certificates_of_authorities(cert: Cert, tmp_path: Path) -> None:
-    made = Chained()
-    (tmp_path / "root.pem").write_bytes(made.root.pem)
-    (tmp_path / "chain.pem").write_bytes(made.middle.pem + made.root.pem)
-    (tmp_path / "reversed.pem").write_bytes(made.middle.pem + made.leaf.pem)
-    put(tmp_path, made.leaf.pem, made.leaf.key_pem())
+    issued = Chained()
+    (tmp_path / "root.pem").write_bytes(issued.root.pem)
+    (tmp_path / "chain.pem").write_bytes(issued.middle.pem + issued.root.pem)
+    (tmp_path / "reversed.pem").write_bytes(issued.middle.pem + issued.leaf.pem)
+    put(tmp_path, issued.leaf.pem, issued.leaf.key_pem())
     assert cert("check", "root.pem", "chain.pem")[0] == 0
     assert cert("check", "root.pem", "chain.pem", "cert.pem", "key.pem")[0] == 0
     for files in (["cert.pem"], ["key.pem"], ["root.pem", "key.pem"], ["reversed.pem"]):
@@ -107,8 +107,8 @@ def test_check_reports_the_same_mistakes_in_files_as_the_server(cert: Cert, tmp_
 
 
 def test_the_password_of_an_encrypted_key(cert: Cert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = issue()
-    put(tmp_path, made.pem, made.key_pem(PASSWORD))
+    issued = issue()
+    put(tmp_path, issued.pem, issued.key_pem(PASSWORD))
     assert "no password was given" in cert("check", "cert.pem", "key.pem")[1]
     assert cert("check", "--ssl-keyfile-password", PASSWORD, "cert.pem", "key.pem")[0] == 0
     monkeypatch.setenv("QWEN_ASR_SSL_KEYFILE_PASSWORD", PASSWORD)

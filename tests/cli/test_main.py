@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_a_certificate_of_the_user_is_left_untouched(tmp_path: Path) -> None:
 )
 def test_an_interrupt_at_startup_ends_the_process_quietly(command: list[str], seconds: float, tmp_path: Path) -> None:
     environment = {**os.environ, **OFFLINE, "QWEN_ASR_MODEL_PATH": "demo"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     pipes["preexec_fn"] = partial(
         signal.signal, signal.SIGINT, signal.SIG_DFL
     )  # a background job of a shell ignores it

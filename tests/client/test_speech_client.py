@@ -112,6 +112,7 @@ def test_fifty_lost_connections_at_random_bytes(served: Listening, expected: lis
     rng = np.random.default_rng(1)
     width = 4 if encoding == "f32le" else 2
     max_bytes = 2 * len(AUDIO) * width // 70
+    between: Proxy
 
     def budget() -> int | None:
         return int(rng.integers(1, max_bytes)) if between.cuts < 50 else None
@@ -121,7 +122,7 @@ def test_fifty_lost_connections_at_random_bytes(served: Listening, expected: lis
         async with proxy(served.url, budget) as between:
             return await stream(between.url, encoding=encoding)
 
-    between: Proxy = Proxy(0, budget)
+    between = Proxy(0, budget)
     before = len(served.socket.sessions)
     received = asyncio.run(run())
     assert between.cuts == 50
@@ -200,8 +201,8 @@ def test_a_stopped_and_restarted_server(tmp_path: Path, request: pytest.FixtureR
 
     async def restarted(received: Received) -> None:
         assert await until(lambda: bool(received.of(Final)) and isinstance(received.events[-1], Partial))
-        code, said = await asyncio.to_thread(first.end, signal.SIGTERM)
-        assert code == 0, said
+        code, stderr = await asyncio.to_thread(first.end, signal.SIGTERM)
+        assert code == 0, stderr
         servers.append(await asyncio.to_thread(start))
 
     received = asyncio.run(stream(f"ws://localhost:{port}", pause=0.01, halfway=restarted, limits=ClientLimits()))
@@ -266,7 +267,7 @@ def test_a_killed_client_does_not_disturb_others(service: Service, expected: lis
         file.writeframes((AUDIO * 32_767).astype("<i2").tobytes())
 
     async def run(server: Listening) -> Received:
-        words = [
+        command = [
             sys.executable,
             "-m",
             "qwen_asr",
@@ -276,7 +277,7 @@ def test_a_killed_client_does_not_disturb_others(service: Service, expected: lis
             server.url,
             str(tmp_path / "speech.wav"),
         ]
-        process = await asyncio.create_subprocess_exec(*words, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
         async def kill(_: Received) -> None:
             assert await until(

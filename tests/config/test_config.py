@@ -122,25 +122,30 @@ def test_variables_that_are_no_option_are_found() -> None:
     assert unknown_variables(Config, {**known, **mistyped}) == ("QWEN_ASR_HOSTS", "QWEN_ASR_PROT")
 
 
+def config_with(name: str, value: Any) -> Config:
+    """A Config with one option set."""
+    return Config(**{name: value})
+
+
 @pytest.mark.parametrize("name", RANGES)
 def test_the_ends_of_a_range_are_allowed_and_nothing_beyond(name: str) -> None:
     kind = int if "int" in str(FIELDS[name].type) else float
     low, high = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
     for value in (low, high):
-        assert getattr(Config(**{name: kind(value)}), name) == value
+        assert getattr(config_with(name, kind(value)), name) == value
     for value in (kind(low - 1), kind(high + 1)):
         with pytest.raises(BadConfig, match=f"{flag(name)} was given {value}.* from .* to "):
-            Config(**{name: value})
+            config_with(name, value)
 
 
 @given(st.sampled_from([name for name in RANGES if FIELDS[name].type == "float"]), st.floats())
 def test_a_number_is_in_its_range_or_refused(name: str, value: float) -> None:
     low, high = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
     if not math.isnan(value) and low <= value <= high:
-        assert getattr(Config(**{name: value}), name) == value
+        assert getattr(config_with(name, value), name) == value
     else:
         with pytest.raises(BadConfig):
-            Config(**{name: value})
+            config_with(name, value)
 
 
 @given(st.sampled_from(sorted(FIELDS)), st.text(max_size=20))

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from playwright.sync_api import Browser, Locator, Playwright, expect
@@ -29,7 +30,7 @@ from tests.support.processes import until
 pytestmark = MARKS
 
 LISTENING_RED = "rgb(217, 54, 62)"
-PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 
 
 def deliver_to(served: Served) -> Callable[[list[Event]], None]:
@@ -92,8 +93,8 @@ def test_language_and_context_reach_the_session(chromium: Browser, served: Serve
         tab.page.get_by_label("Context").blur()
         tab.page.wait_for_function("document.querySelector('#microphone').options?.context")
         tab.record()
-        options = unfinished_recording(served).options
-        assert (options.language, options.context) == ("German", "Grünau, Frau Özdemir")
+        opened = unfinished_recording(served).options
+        assert (opened.language, opened.context) == ("German", "Grünau, Frau Özdemir")
         tab.stop()
         tab.proof()
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Error, Playwright, expect
@@ -19,7 +20,7 @@ from qwen_asr.service.service import Service
 from qwen_asr.tls.addresses import names_of
 from qwen_asr.tls.certificates import ServerCertificate, load_user_certificate
 from qwen_asr.tls.local_ca import CA_NAME, ensure_local_ca
-from tests.support.browser import MARKS, PATIENCE, Served, Tab, serving, small_config, start_chromium
+from tests.support.browser import MARKS, TIMEOUT_MS, Served, Tab, serving, small_config, start_chromium
 from tests.support.certificates import Issued, issue
 from tests.support.checkpoints import demo_recognizer
 from tests.tls.test_local_ca import signer
@@ -97,7 +98,7 @@ def test_page_microphone_and_websocket_work_without_a_warning(trusting: Browser,
         socket_url = url.replace("https://", "wss://") + "/ws/asr"
         assert tab.page.evaluate(OPEN_SOCKET, socket_url) == "session_created"
         tab.record()
-        expect(tab.page.locator("#transcript .settled", has_text="kitchen")).to_be_attached(timeout=PATIENCE)
+        expect(tab.page.locator("#transcript .settled", has_text="kitchen")).to_be_attached(timeout=TIMEOUT_MS)
         tab.stop()
         proof = tab.proof()
         assert proof["sha256"] == proof["serverSha256"]
@@ -158,14 +159,14 @@ def test_a_certificate_of_the_authority_for_other_names_is_refused(
                 page.goto(f"https://{host}:{port}/")
 
 
-PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 
 
 def test_the_trust_page_works_without_javascript_and_fits_a_phone(
     trusting: Browser, served: Served, chosen: ServerCertificate
 ) -> None:
     assert chosen.root is not None
-    context = trusting.new_context(**PHONE, java_script_enabled=False)  # type: ignore[arg-type]  # of Playwright's types
+    context = trusting.new_context(**PHONE, java_script_enabled=False)
     with closing(context), closing(context.new_page()) as page:
         page.goto(served.url + "/trust")
         assert page.locator("#fingerprint").inner_text().replace("\n", "") == chosen.root.fingerprint

@@ -100,7 +100,9 @@ def test_a_sentence_is_read_while_it_is_spoken(listening: Browser, served: Serve
         tab.stop()  # at once: the last word must not be lost
         tab.proof()
         [key] = served.recordings.ids()
-        [line] = served.recordings.get(*key).view(0)["utterances"]
+        recording = served.recordings.get(*key)
+        assert recording is not None
+        [line] = recording.view(0)["utterances"]
         utterance = heard(tab)[round(line["start"] * 16_000) : round(line["end"] * 16_000)]
         model = Qwen3ASRModel(demo_recognizer())
         [offline] = model.transcribe((utterance, 16_000))

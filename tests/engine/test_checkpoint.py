@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.utils
 import pytest
 import torch
+from huggingface_hub.utils.tqdm import enable_progress_bars
 from safetensors.torch import load_file, save_file
 from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
 
@@ -98,7 +98,7 @@ def test_a_named_checkpoint_is_never_replaced(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_download_is_told_in_percent() -> None:
-    huggingface_hub.utils.enable_progress_bars()  # another test may have turned them off
+    enable_progress_bars()  # another test may have turned them off
     told: list[str] = []
     with download_bar("Qwen/Qwen3-ASR-0.6B", told.append)(total=2_000_000_000, unit="B", mininterval=0) as bar:
         for _ in range(4):

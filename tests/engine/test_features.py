@@ -11,7 +11,7 @@ EXTRACTOR = Qwen3ASRFeatureExtractor()
 
 
 def whole(samples: Samples) -> np.ndarray:
-    features = EXTRACTOR(samples, sampling_rate=16_000, padding=True, return_tensors="np", n_window=0)
+    features = EXTRACTOR(samples, sampling_rate=16_000, padding=True, return_tensors="np", n_window=0)  # type: ignore[arg-type]  # its annotation leaves out bool
     return features["input_features"][0]
 
 

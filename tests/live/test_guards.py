@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,16 +101,16 @@ def test_echo(text: str, context: str, echo: bool) -> None:
     assert guards.echoes(text, context) == echo
 
 
-def events_of(say: Say, audio: Samples, **options: object) -> list[Event]:
+def events_of(say: Say, audio: Samples, **options: Any) -> list[Event]:
     session = new_session(say, EndpointConfig(), **options)
     return list(run_session(session, np.array_split(audio, max(1, len(audio) // 1600))))
 
 
-def finals_of(say: Say, audio: Samples, **options: object) -> list[Final]:
+def finals_of(say: Say, audio: Samples, **options: Any) -> list[Final]:
     return [event for event in events_of(say, audio, **options) if isinstance(event, Final)]
 
 
-def saying(text: str, language: str | None = "English", **changes: object) -> Say:
+def saying(text: str, language: str | None = "English", **changes: Any) -> Say:
     def say(samples: Samples, context: str, forced: str | None) -> Hypothesis:
         return replace(plainly(samples, context, forced), text=text, language=forced or language, **changes)
 
@@ -144,7 +145,8 @@ def test_text_for_silence_is_dropped() -> None:
     hiss = sound([(False, 3 * SECOND)]) / 10
     say = saying("Thank you for watching.")
     detector = UtteranceDetector(EndpointConfig(), Deaf())
-    session = Session(functools.partial(Double, say), detector, SessionOptions())
+    double: Any = functools.partial(Double, say)
+    session = Session(double, detector, SessionOptions())
     events = list(run_session(session, np.array_split(hiss, 30)))
     assert events
     for event in events:

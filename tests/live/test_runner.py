@@ -87,7 +87,7 @@ def test_every_event_arrives_in_order_whatever_the_device_does(seed: int, failin
     rng = np.random.default_rng(seed)
     audio = sound(SEVERAL, seed)
     session, listener, device = new_session(chunk_seconds=0.2), AudioSink(), RandomDevice(seed, failing)
-    runner = Runner(session, device, listener)
+    runner = run(session, device, [], listener)
     watched = threading.Event()
     lags: list[float] = []
 
@@ -116,7 +116,8 @@ def test_every_event_arrives_in_order_whatever_the_device_does(seed: int, failin
 
 
 def test_a_runner_is_idle_once_everything_was_told() -> None:
-    device, told, idle_while_telling = RandomDevice(0), threading.Event(), []
+    device: Any = RandomDevice(0)
+    told, idle_while_telling = threading.Event(), []
     go_on = threading.Event()
 
     def tell(_: list[Event]) -> None:
@@ -140,7 +141,7 @@ def test_a_runner_is_idle_once_everything_was_told() -> None:
 
 
 def test_many_speakers_share_a_device() -> None:
-    device = RandomDevice(0)
+    device: Any = RandomDevice(0)
     speakers = []
     for seed in range(10):
         session, listener = new_session(chunk_seconds=0.2), AudioSink()
@@ -219,7 +220,8 @@ def test_a_listener_that_fails_stops_nobody_and_is_told_at_the_end(caplog: pytes
 
 
 def test_a_listener_may_call_back() -> None:
-    session, device, witness = new_session(chunk_seconds=0.2), RandomDevice(2), Witness()
+    session, witness = new_session(chunk_seconds=0.2), Witness()
+    device: Any = RandomDevice(2)
     rest = [sound([(True, 20_000)], seed) for seed in range(3)]
     ended = threading.Event()
 
@@ -240,7 +242,8 @@ def test_a_listener_may_call_back() -> None:
 
 def test_close_drops_everything_at_any_moment() -> None:
     for moment in range(20):
-        device, told = RandomDevice(moment, longest=0.002), []
+        told: list[list[Event]] = []
+        device = RandomDevice(moment, longest=0.002)
         runner = run(new_session(chunk_seconds=0.1), device, np.array_split(sound(SEVERAL), 30), told.append)
         finished = runner.finish() if moment % 2 else None
         time.sleep(moment / 4000)
@@ -270,9 +273,11 @@ def test_an_error_on_the_way_to_the_device_does_not_stop_the_session_for_good() 
                 raise full.pop()
             super().append(samples)
 
-    audio, witness, device = sound([(True, 30_000)]), Witness(), AnswersAtOnce()
+    audio, witness = sound([(True, 30_000)]), Witness()
+    device: Any = AnswersAtOnce()
+    tight: Any = partial(Tight, plainly)
     detector = UtteranceDetector(EndpointConfig(), Loudness())
-    session = Session(partial(Tight, plainly), detector, SessionOptions())
+    session = Session(tight, detector, SessionOptions())
     runner = Runner(session, device, witness.take)
     with pytest.raises(MemoryError):
         runner.feed(audio[:20_000])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
-from qwen_asr.engine.streaming import Hypothesis
+from qwen_asr.engine.streaming import Hypothesis, Utterance
 from qwen_asr.errors import AudioError, BadConfig
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.runner import run_session
@@ -47,7 +47,7 @@ class Driver:
         if self.step is None:
             return
         step, self.step = self.step, None
-        step.utterance.busy = False
+        step.utterance.busy = False  # type: ignore[attr-defined]  # as above
         if failing:
             self.failures += 1
             self.take(self.session.failed(step, "It broke."))
@@ -310,7 +310,7 @@ def test_misuse_is_said() -> None:
 
 
 def test_a_session_that_cannot_speak_does_not_start() -> None:
-    def refuse(context: str, language: str | None, max_new_tokens: int) -> Hypothesis:
+    def refuse(*, context: str, language: str | None, max_new_tokens: int) -> Utterance:
         raise BadConfig("No.")
 
     with pytest.raises(BadConfig):
@@ -344,6 +344,6 @@ def test_drop_forgets_everything() -> None:
 def test_int16_is_scaled_however_quiet_it_is() -> None:
     quiet = np.tile(np.array([2, -2], np.int16), SECOND)
     session = new_session()
-    session.feed(quiet)
+    session.feed(quiet)  # type: ignore[arg-type]  # int16 on purpose
     session.finish()
     assert session.skipped == session.received == len(quiet)

@@ -87,18 +87,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copy = source / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        built,
-        source,
-    ]
+    options: list[str | Path] = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", built]
+    command = [sys.executable, "-m", "pip", "wheel", *options, source]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     [path] = built.iterdir()
@@ -109,7 +99,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of Qwen's own package. Without a registry the test skips; where CI is set it fails."""
     folder = tmp_path_factory.mktemp("other")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, OTHER]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        folder,
+        OTHER,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         reason = f"{OTHER} cannot be fetched from a package registry: {done.stderr.strip()[-300:]}"

@@ -13,7 +13,11 @@ def test_a_notification_from_another_thread_wakes_a_waiting_coroutine() -> None:
     news: list[int] = []
 
     async def wait() -> None:
-        threading.Timer(0.05, lambda: (news.append(1), notifier.notify())).start()
+        def notify() -> None:
+            news.append(1)
+            notifier.notify()
+
+        threading.Timer(0.05, notify).start()
         await asyncio.wait_for(notifier.wait(lambda: bool(news), 10_000), 60)
 
     asyncio.run(wait())

@@ -71,7 +71,7 @@ class Tracer:
 
 
 def _code_of(function: Callable[..., Any]) -> CodeType:
-    code: CodeType = function.__code__  # type: ignore[attr-defined]  # a function written in Python has it
+    code: CodeType = function.__code__
     return code
 
 
@@ -84,7 +84,7 @@ def traced() -> Iterator[Tracer]:
         yield tracer
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]  # None is how it is switched off
+        threading.setprofile(None)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def open_on_realtime(service: Service) -> None:
 
 def open_on_rest(service: Service) -> None:
     with listening(service) as server:
-        sent = {"files": {"file": wav(spoken(SENTENCE))}, "data": {"model": "any"}}
+        sent: dict[str, Any] = {"files": {"file": wav(spoken(SENTENCE))}, "data": {"model": "any"}}
         httpx.post(f"{server.http}/v1/audio/transcriptions", timeout=120, **sent).raise_for_status()
 
 

@@ -9,6 +9,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -47,7 +48,7 @@ async def ready(url: str) -> httpx.Response:
 def transcribed(url: str, recording: bytes) -> httpx.Response | Exception:
     """What the REST route answers; the failure where the connection ended before that."""
     try:
-        sent = {"files": {"file": recording}, "data": {"model": "any"}}
+        sent: dict[str, Any] = {"files": {"file": recording}, "data": {"model": "any"}}
         return httpx.post(f"{url}/v1/audio/transcriptions", timeout=120, **sent)
     except httpx.TransportError as error:
         return error

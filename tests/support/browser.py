@@ -22,8 +22,9 @@ from qwen_asr.service.service import Service
 from qwen_asr.tls.certificates import ServerCertificate
 from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.tls.self_signed import ensure_self_signed
-from qwen_asr.web.app import bind, create_app, create_server
+from qwen_asr.web.app import create_app
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
+from qwen_asr.web.transport.uvicorn_server import bind, create_server
 from tests.support.processes import until
 
 MARKS = [

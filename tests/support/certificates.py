@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     pkcs12,
 )
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 NOW = datetime.now(UTC).replace(microsecond=0)  # certificates hold whole seconds
 DAY = timedelta(days=1)
@@ -74,8 +75,8 @@ def issue(
     ca: bool = False,
     begins: datetime = NOW - DAY,
     ends: datetime = NOW + 90 * DAY,
-    digest: hashes.HashAlgorithm | None = hashes.SHA256(),  # noqa: B008 - it is stateless
-    usage: x509.ObjectIdentifier = x509.ExtendedKeyUsageOID.SERVER_AUTH,
+    digest: Any = hashes.SHA256(),  # noqa: B008 - it is stateless
+    usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH,
 ) -> Issued:
     """A certificate signed by `by`; self-signed without it."""
     key = key or new_ec()
@@ -250,7 +251,7 @@ def _weak(folder: Path) -> list[str | Path]:
 
 
 def _sha1(folder: Path) -> list[str | Path]:
-    options = ["--ssl-certfile", folder / "cert.pem", "--ssl-keyfile", folder / "key.pem"]
+    options: list[str | Path] = ["--ssl-certfile", folder / "cert.pem", "--ssl-keyfile", folder / "key.pem"]
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-sha1", *subject]
     subprocess.run([*command, "-out", options[1], "-keyout", options[3]], check=True, capture_output=True)
@@ -310,7 +311,7 @@ MISTAKES = {
     ),
     "SHA-1": Mistake(_sha1, "is signed with SHA1, .* SHA-256"),
     "not for servers": Mistake(
-        lambda folder: pair(folder, usage=x509.ExtendedKeyUsageOID.CLIENT_AUTH), "was not issued for servers"
+        lambda folder: pair(folder, usage=ExtendedKeyUsageOID.CLIENT_AUTH), "was not issued for servers"
     ),
     "port in use": Mistake(_taken, r"Port \d+ on 127.0.0.1 is in use .* --port"),
     "port 443": Mistake(

@@ -139,7 +139,8 @@ def random_sizes(rng: np.random.Generator, total: int) -> list[int]:
     """Sizes of 1 sample to 3 s that add up to `total`, so that both ends of the range come up."""
     sizes: list[int] = []
     while sum(sizes) < total:
-        size = int(rng.choice([1, 7, 160, 1600, 8000, rng.integers(1, 48_000), rng.integers(16_000, 48_000)]))
+        drawn = [int(rng.integers(1, 48_000)), int(rng.integers(16_000, 48_000))]
+        size = int(rng.choice([1, 7, 160, 1600, 8000, *drawn]))
         sizes.append(min(size, total - sum(sizes)))
     return sizes
 

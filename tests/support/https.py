@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from qwen_asr.config.limits import AcceptorLimits
 from qwen_asr.tls.reloading import ReloadingCertificate
-from qwen_asr.web.app import bind, create_server
+from qwen_asr.web.transport.uvicorn_server import bind, create_server
 from tests.support.processes import until
 
 TIMEOUT_SECONDS = 60.0

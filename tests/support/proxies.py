@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwen_asr.tls.self_signed import CertificateFiles
+from qwen_asr.tls.managed_files import CertificateFiles
 from tests.support.network import free_ports
 from tests.support.processes import until
 

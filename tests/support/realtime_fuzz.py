@@ -135,11 +135,11 @@ async def _talk(server: Listening, rng: np.random.Generator, count: int, told: C
             speaker.connection.transport.abort()
         else:
             await _still_answers(speaker, broken)
-    for message in speaker.messages:
-        told[message["type"]] += 1
-        if message["type"] == "error":
-            told[message["error"]["code"]] += 1
-            assert message["error"]["type"] == "invalid_request_error", message
+    for answer in speaker.messages:
+        told[answer["type"]] += 1
+        if answer["type"] == "error":
+            told[answer["error"]["code"]] += 1
+            assert answer["error"]["type"] == "invalid_request_error", answer
     told[f"closed {speaker.connection.close_code}"] += 1
 
 

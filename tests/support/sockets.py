@@ -10,6 +10,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,10 +21,10 @@ from websockets.exceptions import ConnectionClosed
 from qwen_asr.config.limits import SocketLimits
 from qwen_asr.service.service import Service
 from qwen_asr.service.shutdown import Stopping
-from qwen_asr.web.app import Server, bind, create_server
 from qwen_asr.web.rest.routes import add_routes
 from qwen_asr.web.sockets.asr.route import AsrRoute
 from qwen_asr.web.sockets.realtime.route import RealtimeRoute
+from qwen_asr.web.transport.uvicorn_server import Server, bind, create_server
 from qwen_asr.web.transport.websocket_protocol import websocket_options
 from tests.support.checkpoints import Samples
 
@@ -36,7 +37,7 @@ class Listening:
     """A server that runs in this process, with nothing but the socket."""
 
     url: str
-    socket: AsrRoute | RealtimeRoute
+    socket: Any  # AsrRoute or RealtimeRoute, of which tests look at private attributes
     server: Server
     service: Service
     app: FastAPI
@@ -146,13 +147,16 @@ AnyClient = TypeVar("AnyClient", bound=Client)
 
 
 @contextlib.asynccontextmanager
-async def client(
-    url: str, trust: ssl.SSLContext | None = None, kind: type[AnyClient] = Client, **options: Any
+async def client_of(
+    kind: type[AnyClient], url: str, trust: ssl.SSLContext | None = None, **options: Any
 ) -> AsyncIterator[AnyClient]:
     """A connected client, of that `kind`; `options` are those of `websockets`."""
     # Its own pings would wait behind audio that the server does not read yet: docs/protocol.md.
     async with connect(url, ssl=trust, **{"ping_timeout": None, "close_timeout": 5, **options}) as connection:
         yield kind(connection)
+
+
+client = partial(client_of, Client)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 30) -> bool:

@@ -12,7 +12,8 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_asr.tls.addresses import Address, host_names, local_addresses, names_of, own_names, page_urls
+from qwen_asr.network import Address
+from qwen_asr.tls.addresses import host_names, local_addresses, names_of, own_names, page_urls
 
 LAN: tuple[Address, ...] = (IPv4Address("192.0.2.7"), IPv4Address("198.51.100.9"), IPv6Address("fd00::7"))
 

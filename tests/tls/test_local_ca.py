@@ -59,7 +59,7 @@ def verify(tmp_path: Path, program: Callable[[str], str]) -> Callable[..., str]:
 
     def run(certificate: bytes, *options: str) -> str:
         (tmp_path / "verified.pem").write_bytes(certificate)
-        trusted = ["-x509_strict", "-purpose", "sslserver", "-CAfile", tmp_path / CA_NAME]
+        trusted: list[str | Path] = ["-x509_strict", "-purpose", "sslserver", "-CAfile", tmp_path / CA_NAME]
         command = [openssl, "verify", *trusted, *options, tmp_path / "verified.pem"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return "OK" if done.returncode == 0 else done.stderr + done.stdout
@@ -86,8 +86,8 @@ def test_openssl_rejects_names_outside_the_constraints(
     tmp_path: Path, verify: Callable[..., str], names: list[str]
 ) -> None:
     ensure(tmp_path)
-    said = verify(issue("x", signer(tmp_path), names=names).pem)
-    assert "subtree violation" in said
+    output = verify(issue("x", signer(tmp_path), names=names).pem)
+    assert "subtree violation" in output
 
 
 def test_openssl_rejects_an_intermediate_ca(tmp_path: Path, verify: Callable[..., str]) -> None:
@@ -189,16 +189,16 @@ def test_files_of_the_user_are_never_changed(tmp_path: Path, name: str, content:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (lambda folder: (folder / CA_KEY_NAME).chmod(0o440), "can be read by other users, .* chmod 400"),
         (lambda folder: _replace_ca_key(folder), "do not belong together: restore"),
     ],
 )
-def test_an_untrustworthy_root_is_not_used(tmp_path: Path, change: Callable[[Path], None], says: str) -> None:
+def test_an_untrustworthy_root_is_not_used(tmp_path: Path, change: Callable[[Path], None], message: str) -> None:
     ensure(tmp_path)
     change(tmp_path)
-    with pytest.raises(CertificateError, match=says):
+    with pytest.raises(CertificateError, match=message):
         ensure(tmp_path)
 
 

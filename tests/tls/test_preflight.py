@@ -42,19 +42,19 @@ def served(checked: CheckedPair, *trusted: Issued) -> list[bytes]:
         client.load_verify_locations(cadata="".join(one.pem.decode() for one in trusted))
     else:
         client.verify_mode = ssl.CERT_NONE
-    ours, theirs = socket.socketpair()
+    client_end, server_end = socket.socketpair()
 
-    def answer() -> None:
+    def serve() -> None:
         try:
-            with context.wrap_socket(theirs, server_side=True):
+            with context.wrap_socket(server_end, server_side=True):
                 pass
         except OSError:
-            theirs.close()  # the client rejected the certificate and raises; the test fails there
+            server_end.close()  # the client rejected the certificate and raises; the test fails there
 
-    thread = threading.Thread(target=answer)
+    thread = threading.Thread(target=serve)
     thread.start()
     try:
-        with ours, client.wrap_socket(ours) as connection:
+        with client_end, client.wrap_socket(client_end) as connection:
             assert connection.version() == "TLSv1.3"
             return [connection.getpeercert(binary_form=True) or b""]
     finally:
@@ -75,62 +75,62 @@ def served(checked: CheckedPair, *trusted: Issued) -> list[bytes]:
 def test_every_supported_key_type_and_format_loads(
     tmp_path: Path, make: Callable[[], object], kind: str, form: PrivateFormat, password: str | None
 ) -> None:
-    made = issue(key=make(), names=OWN)
-    checked = check(tmp_path, made.pem, made.key_pem(password, form), password)
+    issued = issue(key=make(), names=OWN)
+    checked = check(tmp_path, issued.pem, issued.key_pem(password, form), password)
     assert checked.key_type == kind
     assert checked.names == OWN
     assert checked.warnings == ()
-    assert served(checked) == [made.certificate.public_bytes(Encoding.DER)]
+    assert served(checked) == [issued.certificate.public_bytes(Encoding.DER)]
     assert PASSWORD not in repr(checked)
 
 
 def test_a_password_for_a_plain_key_is_ignored(tmp_path: Path) -> None:
-    made = issue()
-    assert served(check(tmp_path, made.pem, made.key_pem(), "not needed"))
+    issued = issue()
+    assert served(check(tmp_path, issued.pem, issued.key_pem(), "not needed"))
 
 
 def test_certificate_and_key_may_be_in_one_file_in_any_order(tmp_path: Path) -> None:
-    made = issue()
-    key = made.key_pem()
-    for content in (made.pem + key, key + made.pem, b"Bag Attributes\n" + made.pem + key):
+    issued = issue()
+    key = issued.key_pem()
+    for content in (issued.pem + key, key + issued.pem, b"Bag Attributes\n" + issued.pem + key):
         assert served(check(tmp_path, content))
 
 
 def test_symbolic_links_in_the_layout_of_certbot(tmp_path: Path) -> None:
-    made = Chained()
+    issued = Chained()
     live, archive = tmp_path / "live" / "asr.example.com", tmp_path / "archive" / "asr.example.com"
     live.mkdir(parents=True)
     archive.mkdir(parents=True)
-    for name, content in (("fullchain", made.leaf.pem + made.middle.pem), ("privkey", made.leaf.key_pem())):
+    for name, content in (("fullchain", issued.leaf.pem + issued.middle.pem), ("privkey", issued.leaf.key_pem())):
         (archive / f"{name}1.pem").write_bytes(content)
         (live / f"{name}.pem").symlink_to(f"../../archive/asr.example.com/{name}1.pem")
     checked = check_pair(live / "fullchain.pem", live / "privkey.pem", None, NOW)
-    assert served(checked, made.root)
+    assert served(checked, issued.root)
 
 
 @pytest.mark.parametrize("order", ["leaf middle", "middle leaf", "root leaf middle", "leaf stray middle leaf"])
 def test_a_chain_is_served_in_the_right_order(tmp_path: Path, order: str, program: Callable[[str], str]) -> None:
-    made = Chained()
-    parts = {"leaf": made.leaf, "middle": made.middle, "root": made.root, "stray": issue("stray")}
-    checked = check(tmp_path, b"".join(parts[name].pem for name in order.split()), made.leaf.key_pem())
-    assert served(checked, made.root) == [made.leaf.certificate.public_bytes(Encoding.DER)]
-    assert [one for one in checked.chain if one != made.root.certificate] == [made.middle.certificate]
+    issued = Chained()
+    parts = {"leaf": issued.leaf, "middle": issued.middle, "root": issued.root, "stray": issue("stray")}
+    checked = check(tmp_path, b"".join(parts[name].pem for name in order.split()), issued.leaf.key_pem())
+    assert served(checked, issued.root) == [issued.leaf.certificate.public_bytes(Encoding.DER)]
+    assert [one for one in checked.chain if one != issued.root.certificate] == [issued.middle.certificate]
     warnings = " ".join(checked.warnings)
     assert ("served in the right order" in warnings) == (order in ("middle leaf", "root leaf middle"))
     assert ("1 certificate(s) that do not belong to its chain" in warnings) == ("stray" in order)
 
 
 def test_a_missing_intermediate_is_a_warning(tmp_path: Path) -> None:
-    made = Chained()
-    checked = check(tmp_path, made.leaf.pem, made.leaf.key_pem())
+    issued = Chained()
+    checked = check(tmp_path, issued.leaf.pem, issued.leaf.key_pem())
     assert any("lacks the certificate of “Middle”" in warning for warning in checked.warnings)
     # Devices have “Root”: a chain up to it is complete.
-    whole = check(tmp_path, made.leaf.pem + made.middle.pem + made.root.pem, made.leaf.key_pem())
+    whole = check(tmp_path, issued.leaf.pem + issued.middle.pem + issued.root.pem, issued.leaf.key_pem())
     assert not any("lacks" in warning for warning in whole.warnings)
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"begins": NOW - 61 * DAY, "ends": NOW + 29 * DAY}, "expires in 29 days, on .*: renew it"),
         ({"begins": NOW - 89 * DAY, "ends": NOW + DAY / 2}, "expires in 12 hours"),
@@ -145,16 +145,16 @@ def test_a_missing_intermediate_is_a_warning(tmp_path: Path) -> None:
     ids=["a third", "hours", "ten years", "another machine", "no name", "P-521"],
 )
 def test_problems_that_do_not_prevent_serving_are_warnings(
-    tmp_path: Path, changes: dict[str, object], says: str
+    tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
-    made = issue(**{"names": OWN, **changes})  # type: ignore[arg-type]  # of issue's types
-    [warning] = check(tmp_path, made.pem, made.key_pem()).warnings
-    assert re.search(says, warning)
+    issued = issue(**{"names": OWN, **changes})  # type: ignore[arg-type]  # of issue's types
+    [warning] = check(tmp_path, issued.pem, issued.key_pem()).warnings
+    assert re.search(message, warning)
 
 
 def test_a_world_readable_key_is_a_warning(tmp_path: Path) -> None:
-    made = issue(names=OWN)
-    put(tmp_path, made.pem, made.key_pem())
+    issued = issue(names=OWN)
+    put(tmp_path, issued.pem, issued.key_pem())
     (tmp_path / "key.pem").chmod(0o644)
     [warning] = check_pair(tmp_path / "cert.pem", tmp_path / "key.pem", None, NOW).warnings
     assert "chmod 600" in warning
@@ -186,13 +186,13 @@ def test_only_urls_that_match_the_certificate_are_announced(names: list[str], ur
 
 
 def test_a_certificate_for_localhost_matches_this_machine(tmp_path: Path) -> None:
-    made = issue(names=["localhost", "127.0.0.1"])
-    assert check(tmp_path, made.pem, made.key_pem()).warnings == ()
+    issued = issue(names=["localhost", "127.0.0.1"])
+    assert check(tmp_path, issued.pem, issued.key_pem()).warnings == ()
 
 
 def test_files_that_changed_after_the_check_are_an_error(tmp_path: Path) -> None:
-    made = issue()
-    checked = check(tmp_path, made.pem, made.key_pem())
+    issued = issue()
+    checked = check(tmp_path, issued.pem, issued.key_pem())
     (tmp_path / "key.pem").write_bytes(issue().key_pem())
     with pytest.raises(CertificateError, match="do not belong together"):
         load_context(checked)
@@ -202,9 +202,9 @@ def test_files_that_changed_after_the_check_are_an_error(tmp_path: Path) -> None
 
 
 def test_the_key_of_an_intermediate_is_not_the_server_key(tmp_path: Path) -> None:
-    made = Chained()
+    issued = Chained()
     with pytest.raises(CertificateError, match="do not belong together"):
-        check(tmp_path, made.leaf.pem + made.middle.pem, made.middle.key_pem())
+        check(tmp_path, issued.leaf.pem + issued.middle.pem, issued.middle.key_pem())
 
 
 def test_certificates_made_by_the_openssl_command_load(tmp_path: Path, program: Callable[[str], str]) -> None:
@@ -212,14 +212,14 @@ def test_certificates_made_by_the_openssl_command_load(tmp_path: Path, program: 
     for kind in (["rsa:2048"], ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]):
         command = [openssl, "req", "-x509", "-newkey", *kind, "-days", "90", "-subj", "/CN=localhost"]
         names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-        files = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"]
+        files: list[str | Path] = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"]
         subprocess.run([*command, *names, *files, "-passout", "pass:secret"], check=True, capture_output=True)
         assert served(check_pair(tmp_path / "cert.pem", tmp_path / "key.pem", "secret", NOW + DAY))
 
 
 def test_the_context_allows_only_modern_tls(tmp_path: Path) -> None:
-    made = issue()
-    context = load_context(check(tmp_path, made.pem, made.key_pem()))
+    issued = issue()
+    context = load_context(check(tmp_path, issued.pem, issued.key_pem()))
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     suites = [suite["name"] for suite in context.get_ciphers() if not suite["name"].startswith("TLS_")]
     assert suites
@@ -228,7 +228,7 @@ def test_the_context_allows_only_modern_tls(tmp_path: Path) -> None:
 
 # --- arbitrary content
 
-PARTS = [part for made in [Chained()] for part in (made.leaf.pem, made.middle.pem, made.leaf.key_pem())]
+PARTS = [part for issued in [Chained()] for part in (issued.leaf.pem, issued.middle.pem, issued.leaf.key_pem())]
 LOCKED = issue().key_pem(PASSWORD)
 PIECES = st.one_of(
     st.sampled_from([*PARTS, LOCKED, b"-----BEGIN CERTIFICATE-----\n", b"-----END CERTIFICATE-----\n", b"\n", b"\x00"]),
@@ -278,9 +278,9 @@ def test_any_files_give_an_error_or_a_working_context(
 @given(st.integers(-400, 400))
 @settings(deadline=None, max_examples=30)
 def test_validity_depends_only_on_the_time(tmp_path_factory: pytest.TempPathFactory, days: int) -> None:
-    made = _LASTING
+    issued = _LASTING
     folder = tmp_path_factory.getbasetemp()
-    put(folder, made.pem, made.key_pem())
+    put(folder, issued.pem, issued.key_pem())
     now: datetime = NOW + days * DAY
     try:
         message = " ".join(check_pair(folder / "cert.pem", folder / "key.pem", None, now).warnings)

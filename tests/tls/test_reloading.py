@@ -6,6 +6,7 @@ import logging
 import ssl
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,11 @@ VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
 POLL_SECONDS = 0.1  # faster than in production
+
+
+def serves(certificate: ReloadingCertificate, kind: str) -> bool:
+    """Whether the certificate that is served now has a key of that kind."""
+    return key_type(certificate.leaf) == kind
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def test_a_key_of_another_type_is_served_with_and_without_sni(
         for kind in ("RSA", "EC"):
             with tls_connection(port, trust) as before:
                 issuer.issue(kind=kind).write(tmp_path)
-                assert until(lambda kind=kind: key_type(certificate.leaf) == kind)
+                assert until(partial(serves, certificate, kind))
                 assert key_type(served_certificate(port, trust)) == kind
                 assert key_type(served_certificate(port, trust, name=None)) == kind
                 before.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -215,7 +221,7 @@ def test_no_connection_fails_while_the_files_change(issuer: Issuer, tmp_path: Pa
         thread.start()
         for kind in ("RSA", "EC", "RSA"):
             issuer.issue(kind=kind).write(tmp_path)
-            assert until(lambda kind=kind: key_type(certificate.leaf) == kind)
+            assert until(partial(serves, certificate, kind))
         ended.set()
         thread.join()
     assert failures == []

@@ -99,19 +99,19 @@ def test_a_client_that_trusts_it_connects_by_name_and_address(tmp_path: Path) ->
 
 
 def _handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> str | None:
-    ours, theirs = socket.socketpair()
+    client_end, server_end = socket.socketpair()
 
-    def answer() -> None:
+    def serve() -> None:
         try:
-            with server.wrap_socket(theirs, server_side=True):
+            with server.wrap_socket(server_end, server_side=True):
                 pass
         except OSError:
-            theirs.close()  # the client rejected the certificate, as some tests expect
+            server_end.close()  # the client rejected the certificate, as some tests expect
 
-    thread = threading.Thread(target=answer)
+    thread = threading.Thread(target=serve)
     thread.start()
     try:
-        with ours, client.wrap_socket(ours, server_hostname=name) as connection:
+        with client_end, client.wrap_socket(client_end, server_hostname=name) as connection:
             return connection.version()
     finally:
         thread.join()
@@ -221,7 +221,7 @@ def _mode(path: Path) -> int:
 def _user_pair(certfile: Path, keyfile: Path) -> None:
     """A self-signed certificate and key that the program did not create."""
     key = ec.generate_private_key(ec.SECP384R1())
-    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.ORGANIZATION_NAME, "Somebody")])
+    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.ORGANIZATION_NAME, "Another organization")])
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     builder = builder.serial_number(1).not_valid_before(NOW).not_valid_after(NOW + timedelta(days=90))
     certfile.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
@@ -240,8 +240,8 @@ def test_files_of_the_user_are_never_changed(tmp_path: Path, kept: list[str]) ->
 
 
 def test_a_certificate_with_the_mark_but_another_signer_is_not_ours(tmp_path: Path) -> None:
-    ours = self_sign(new_key(), NAMES, NOW)
-    builder = x509.CertificateBuilder().subject_name(ours.subject).issuer_name(ours.subject)
+    marked = self_sign(new_key(), NAMES, NOW)
+    builder = x509.CertificateBuilder().subject_name(marked.subject).issuer_name(marked.subject)
     builder = builder.public_key(new_key().public_key()).serial_number(1)
     builder = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(days=90))
     # Not self-signed: it comes from an authority of that name.

@@ -14,8 +14,9 @@ import pytest
 
 from qwen_asr.config.config import Config
 from qwen_asr.errors import BadConfig, PortInUse, ShareUnavailable, StartupError
-from qwen_asr.web.app import _announce, bind, public_link, serve
+from qwen_asr.web.app import _announce, public_link, serve
 from qwen_asr.web.transport.https import choose_certificate
+from qwen_asr.web.transport.uvicorn_server import bind
 from tests.support.certificates import Chained, issue, put
 from tests.support.https import send_request
 from tests.support.processes import ServerProcess

@@ -261,8 +261,8 @@ def test_valid_lists_of_proxies() -> None:
     trusted = Config(forwarded_allow_ips=("127.0.0.1, 192.168.0.0/16", "2001:db8::/32")).trusted_proxies
     for peer in ("127.0.0.1", "192.168.7.7", "2001:db8::7", "::ffff:192.168.7.7"):
         assert trusted.trusts_peer(peer)
-    for peer in ("127.0.0.2", "192.169.0.1", "2001:db9::7", "::1", "localhost", "", None):
-        assert not trusted.trusts_peer(peer)
+    for stranger in ("127.0.0.2", "192.169.0.1", "2001:db9::7", "::1", "localhost", "", None):
+        assert not trusted.trusts_peer(stranger)
 
 
 def test_by_default_only_the_proxies_of_share_links_and_spaces_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:

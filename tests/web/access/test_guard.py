@@ -43,7 +43,7 @@ pytestmark = [
 ]
 KEY, OTHER_KEY, USER, PASSWORD = "a-right-key", "another-right-key", "ada", "correct horse"
 RIGHT = {"Authorization": f"Bearer {KEY}"}
-TIMEOUT = {"timeout": 60}
+TIMEOUT: dict[str, Any] = {"timeout": 60}
 OTHER_SITE = "https://evil.example"
 
 
@@ -355,8 +355,8 @@ def test_a_server_that_is_open_to_everybody_warns() -> None:
 
 def test_the_log_of_a_server_has_no_secret(tmp_path: Path, repository: Path) -> None:
     environ = {"QWEN_ASR_API_KEY": f"{KEY} {OTHER_KEY}", "QWEN_ASR_AUTH": f"{USER}:battery-staple"}
-    options = ("--asr-model-path", "demo", "--port", "0", "--host", "0.0.0.0", "--log-level", "debug")
-    options += ("--forwarded-allow-ips", "127.0.0.1")
+    options = ["--asr-model-path", "demo", "--port", "0", "--host", "0.0.0.0", "--log-level", "debug"]
+    options += ["--forwarded-allow-ips", "127.0.0.1"]
     server = ServerProcess(tmp_path, repository, *options, **environ)
     assert server.process.stderr is not None
     lines: list[str] = []

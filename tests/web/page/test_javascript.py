@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("*.test.mjs")), ids=lambda path: path.name)
 def test_in_node(path: Path, program: Callable[[str], str]) -> None:
-    command = [program("node"), "--test", "--test-reporter=tap", path]
+    command: list[str | Path] = [program("node"), "--test", "--test-reporter=tap", path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^# pass [1-9]", done.stdout, re.MULTILINE)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -173,22 +174,22 @@ def test_the_page_keeps_speech_whose_text_is_not_delivered_yet() -> None:
     assert recording.view(0)["safe"] == 3 * 48_000 * 2
 
 
-def test_the_page_keeps_a_block_that_the_sink_is_taking() -> None:
+def test_the_page_keeps_a_block_that_the_sink_is_taking(monkeypatch: pytest.MonkeyPatch) -> None:
     recording, sink = open_recording(48_000)
     safe: list[int] = []
-    sink.feed = lambda _: safe.append(recording.view(0)["safe"])
+    monkeypatch.setattr(sink, "feed", lambda _: safe.append(recording.view(0)["safe"]))
     recording.receive(0, sound(48_000 * 10))
     assert safe == [0]
     assert recording.view(0)["safe"] == 9 * 48_000 * 2  # it was silence
 
 
-def test_a_sink_that_fails_ends_the_recording_with_a_message() -> None:
+def test_a_sink_that_fails_ends_the_recording_with_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     recording, sink = open_recording()
 
     def broken(_: NDArray[np.float32]) -> None:
         raise RuntimeError("secret detail")
 
-    sink.feed = broken
+    monkeypatch.setattr(sink, "feed", broken)
     assert recording.receive(0, sound(100)) == 200
     view = recording.view(0)
     assert view["done"]

@@ -83,7 +83,7 @@ def running() -> Iterator[Running]:
     config = Config(host="127.0.0.1", api_key=(KEY,))
     with contextlib.closing(Service(config, demo_recognizer())) as service, asyncio.Runner() as loop:
         app = FastAPI()
-        app.add_middleware(AccessGuard(config, service.rates, wrong_keys="1/day").around)
+        app.add_middleware(AccessGuard(config, service.rates, wrong_keys="1/day").middleware)
         add_routes(app, service)
         yield Running(app, service, loop)
 
@@ -273,6 +273,7 @@ def test_the_page_lists_every_error(page: str) -> None:
     documented = {int(status) for method, path, status in ERRORS if path.startswith("/v1/")}
     assert {int(status) for status, _ in rows} == documented | {405}
     listed = {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    classes: list[type[qwen_asr.errors.QwenASRError]]
     classes = [kind for kind in vars(qwen_asr.errors).values() if isinstance(kind, type)]
     codes = {
         (kind.http_status, error_body(kind("x", "x") if kind is BadField else kind("x")).error.code) for kind in classes

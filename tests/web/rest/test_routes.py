@@ -22,6 +22,7 @@ import srt
 import torch
 import webvtt
 from openai.types.audio import TranscriptionTextDeltaEvent, TranscriptionTextDoneEvent
+from prometheus_client import CollectorRegistry
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.config.config import Config
@@ -94,7 +95,7 @@ def check_formats(answers: dict[str, Any], recording: bytes) -> None:
     assert answers["json"].text == verbose.text
     assert answers["text"] == verbose.text + "\n"
     cues = list(srt.parse(answers["srt"]))
-    captions = list(webvtt.from_buffer(io.StringIO(answers["vtt"])))
+    captions = webvtt.from_buffer(io.StringIO(answers["vtt"])).captions
     for cue, caption, segment in zip(cues, captions, verbose.segments, strict=True):
         assert cue.content == caption.text == segment.text
         for seconds in (cue.start.total_seconds(), caption.start_in_seconds + caption.start_time.milliseconds / 1000):
@@ -379,7 +380,9 @@ class SlowUpload:
 
 def timeouts(clients: Clients) -> float:
     """How many uploads the server has ended because they stalled."""
-    return clients.service.instruments.registry.get_sample_value("qwen_asr_errors_total", {"code": "TimedOut"}) or 0.0
+    registry = CollectorRegistry()
+    registry.register(clients.service.instruments)
+    return registry.get_sample_value("qwen_asr_errors_total", {"code": "TimedOut"}) or 0.0
 
 
 def post_slowly(client: httpx.Client, slow: SlowUpload) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""A server with `--local-ca`: its output, `/ca.pem`, `/trust`, the QR code, and that no key is served."""
+"""A server with `--local-ca`: its output, `/ca.pem`, `/trust`, and that no key is served."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ from typing import Any
 import pytest
 
 from qwen_asr.tls.local_ca import CA_KEY_NAME, CA_NAME, LEAF_KEY_NAME
-from qwen_asr.web.qr import network_url, svg_code, terminal_code
 from tests.support.processes import MAIN
-
-URL = "https://192.168.7.7:8000"
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +33,8 @@ def started(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Itera
     ) as process:
         os.close(theirs)
         lines: list[str] = []
-        with (
-            os.fdopen(ours, encoding="utf-8") as terminal,
-            contextlib.suppress(OSError),
-        ):  # raised at the end of the terminal
+        # A terminal raises OSError at its end.
+        with os.fdopen(ours, encoding="utf-8") as terminal, contextlib.suppress(OSError):
             for line in terminal:
                 lines.append(line.rstrip())
                 if "Ready." in line:
@@ -107,47 +102,3 @@ def test_only_the_owner_can_read_the_keys(started: tuple[str, Path, list[str]]) 
     folder = started[1] / "certs"
     assert (folder / CA_KEY_NAME).stat().st_mode & 0o777 == 0o400
     assert (folder / LEAF_KEY_NAME).stat().st_mode & 0o777 == 0o600
-
-
-def test_the_address_for_a_phone() -> None:
-    assert network_url(["https://localhost:8000", URL]) == URL
-    assert network_url(["https://localhost:8000", "https://[fd00::7]:8000"]) == "https://[fd00::7]:8000"
-    assert network_url(["https://asr.example.com", "https://localhost"]) == "https://asr.example.com"
-    assert network_url(["https://localhost", "https://127.0.0.1", "https://[::1]"]) is None
-
-
-def test_the_qr_code_is_printed_on_a_terminal_only(repository: Path) -> None:
-    script = (
-        "from qwen_asr.config.config import Config; from qwen_asr.web.app import _announce\n"
-        "_announce(Config(host='192.168.7.7', generate_self_signed_cert=True), 8000)"
-    )
-    command = [sys.executable, "-c", script]
-    environ = {**os.environ, "PYTHONPATH": str(repository), "PYTHONIOENCODING": "utf-8"}
-    plain = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
-    assert "▄" not in plain
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(command, env=environ, stdout=theirs) as process:
-        os.close(theirs)
-        shown = b""
-        with contextlib.suppress(OSError):  # raised at the end of the terminal
-            while part := os.read(ours, 1 << 16):
-                shown += part
-        os.close(ours)
-    assert process.returncode == 0
-    text = shown.decode().replace("\r\n", "\n")
-    assert terminal_code(URL) in text
-    assert text.replace(terminal_code(URL), "").strip().endswith(f"For a phone on the same network: {URL}")
-
-
-def test_the_terminal_shows_the_modules_of_the_code() -> None:
-    import segno
-
-    modules = [list(row) for row in segno.make(URL, error="l", micro=False).matrix]
-    rows = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in terminal_code(URL).splitlines()]
-    # A character holds two modules, one above the other. Light modules are drawn, with a quiet zone of two around.
-    drawn = [[cell in lit for cell in row] for row in rows for lit in ("█▀", "█▄")]
-    size = len(modules)
-    inner = [[not light for light in row[2 : 2 + size]] for row in drawn[2 : 2 + size]]
-    assert inner == [[bool(dark) for dark in row] for row in modules]
-    assert svg_code(URL).startswith("<svg")
-    assert f"<title>{URL}</title>" in svg_code(URL)

@@ -21,11 +21,11 @@ from qwen_asr.config.config import Config
 from qwen_asr.errors import AcmeError
 from qwen_asr.service.service import Service
 from qwen_asr.tls.reloading import ReloadingCertificate
-from qwen_asr.web.app import bind
 from qwen_asr.web.sockets.asr.route import AsrRoute
 from qwen_asr.web.transport.https import WEBROOT, active_certificate, choose_certificate
 from qwen_asr.web.transport.redirect import redirect_to_port
 from qwen_asr.web.transport.redirect_port import answering, challenges_in
+from qwen_asr.web.transport.uvicorn_server import bind
 from tests.support import pebble
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.https import https_server, key_type, served_certificate

@@ -11,9 +11,10 @@ import pytest
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import AcceptorLimits
 from qwen_asr.errors import PortInUse
-from qwen_asr.web.app import bind, serve
+from qwen_asr.web.app import serve
 from qwen_asr.web.transport.redirect import redirect_to_port
 from qwen_asr.web.transport.redirect_port import answering, challenges_in
+from qwen_asr.web.transport.uvicorn_server import bind
 from tests.support.https import send_request
 from tests.support.processes import until
 

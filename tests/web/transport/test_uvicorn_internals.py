@@ -145,7 +145,7 @@ def test_a_server_has_the_attributes_that_are_used() -> None:
             assert hasattr(server, name), changed(f"Server.{name}", "uvicorn_server.py")
         for name in ("connections", "tasks"):
             assert getattr(server.server_state, name) == set(), changed(f"ServerState.{name}", "uvicorn_server.py")
-        assert issubclass(server.config.http_protocol_class, HttpProtocol)  # type: ignore[arg-type]  # may be a name
+        assert issubclass(server.config.http_protocol_class, HttpProtocol)  # may be a name
         server.lifespan = server.config.lifespan_class(server.config)
         assert isinstance(server.lifespan.state, dict), changed("Lifespan.state", "uvicorn_server.py")
         # With an empty list of sockets it listens on none, and `servers` may be replaced.
@@ -160,6 +160,7 @@ def test_a_server_has_the_attributes_that_are_used() -> None:
 
 def test_shutdown_closes_the_servers_and_shuts_connections_down() -> None:
     calls: list[str] = []
+    server: uvicorn.Server
 
     class OwnServer:
         def close(self) -> None:
@@ -182,7 +183,6 @@ def test_shutdown_closes_the_servers_and_shuts_connections_down() -> None:
         server.server_state.connections.add(Connection())  # type: ignore[arg-type]  # only what shutdown uses
         await server.shutdown()
 
-    server: Any = None
     asyncio.run(run())
     assert calls == ["close", "shutdown", "wait_closed"], changed("Server.shutdown", "acceptor.py")
 

@@ -333,7 +333,8 @@ def test_times_that_run_out(service: Service, limit: str) -> None:
             await speaker.closed()
         return speaker
 
-    with listening(service, replace(SocketLimits(), **{limit: 1.0})) as server:
+    short: dict[str, Any] = {limit: 1.0}
+    with listening(service, replace(SocketLimits(), **short)) as server:
         speaker = asyncio.run(speak(server))
         assert len(server.socket.connections) == 0
     assert speaker.messages[-1]["code"] == ("LimitExceeded" if limit == "session_seconds" else "TimedOut")

@@ -23,15 +23,15 @@ from qwen_asr.service.service import Service
 from qwen_asr.web.sockets.realtime.route import RealtimeRoute
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
 from tests.support.realtime_fuzz import fuzz
-from tests.support.sockets import Client, Listening, client, listening, silence, until
+from tests.support.sockets import Client, Listening, client_of, listening, silence, until
 
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")
 COMMITTED = "input_audio_buffer.committed"
 COMPLETED = "conversation.item.input_audio_transcription.completed"
 DELTA = "conversation.item.input_audio_transcription.delta"
 FAILED = "conversation.item.input_audio_transcription.failed"
-MANUAL = {"format": {"type": "audio/pcm", "rate": 16_000}, "turn_detection": None}
-BY_VOICE = {"format": {"type": "audio/pcm", "rate": 16_000}}
+MANUAL: dict[str, Any] = {"format": {"type": "audio/pcm", "rate": 16_000}, "turn_detection": None}
+BY_VOICE: dict[str, Any] = {"format": {"type": "audio/pcm", "rate": 16_000}}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ class Recording(Client):
 @contextlib.asynccontextmanager
 async def speaking(server: Listening, query: str = "?intent=transcription", **options: Any) -> AsyncIterator[Recording]:
     """A connected client."""
-    async with client(server.url + query, kind=Recording, **options) as speaker:
+    async with client_of(Recording, server.url + query, **options) as speaker:
         yield speaker
 
 
@@ -100,7 +100,7 @@ def with_input(**inputs: Any) -> dict[str, Any]:
 
 
 IN = "session.audio.input"
-WRONG = [
+WRONG: list[Any] = [
     ({"type": "response.create"}, "type", "invalid_value"),
     ({}, "type", "invalid_value"),
     ({"type": ["x"]}, "type", "invalid_value"),
@@ -459,7 +459,8 @@ def test_times_that_run_out(service: Service, limit: str) -> None:
             await speaker.closed()
         return speaker
 
-    with listening(service, replace(SocketLimits(), **{limit: 1.5}), room=RealtimeRoute) as server:
+    short: dict[str, Any] = {limit: 1.5}
+    with listening(service, replace(SocketLimits(), **short), room=RealtimeRoute) as server:
         speaker = asyncio.run(speak(server))
         assert len(server.socket.connections) == 0
     *_, completed, error = speaker.messages  # what was spoken is told first

@@ -100,8 +100,16 @@ def test_the_numbers_are_the_limits(document: str) -> None:
 def test_the_codes_are_those_that_are_sent(document: str) -> None:
     table = document.partition("| `code` |")[2]
     rows = dict(re.findall(r"^\| `(\w+)` \| (\d+|none)", table, re.MULTILINE))
-    kinds = [errors.BadInput, errors.TooLarge, errors.TimedOut, errors.LimitExceeded, errors.NotReady]
-    sent = {messages.problem(kind("x"))["error"]["code"]: kind for kind in [*kinds, errors.QwenASRError]}
+    kinds: list[type[errors.QwenASRError]] = [
+        errors.BadInput,
+        errors.TooLarge,
+        errors.TimedOut,
+        errors.LimitExceeded,
+        errors.NotReady,
+    ]
+    sent: dict[str, type[errors.QwenASRError]] = {
+        messages.problem(kind("x"))["error"]["code"]: kind for kind in [*kinds, errors.QwenASRError]
+    }
     ours = {messages.problem(BadField("x", "x"))["error"]["code"], messages.too_little(0, None)["error"]["code"]}
     stopping = errors.ServerStopping()
     assert rows.pop(messages.problem(stopping)["error"]["code"]) == str(stopping.close_code)

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ pytestmark = [
 LONGEST = 6.0
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 # What the session is told → PcmStream's encoding and rate.
-FORMATS = {
+FORMATS: dict[str, tuple[dict[str, Any], str, int]] = {
     "pcm24": ({"type": "audio/pcm", "rate": 24_000}, "s16le", 24_000),
     "pcm16": ({"type": "audio/pcm", "rate": 16_000}, "s16le", 16_000),
     "pcm8": ({"type": "audio/pcm", "rate": 8_000}, "s16le", 8_000),
@@ -168,7 +169,7 @@ def check_items(events: list[Any], added: str = "added") -> list[Any]:
 def test_server_vad_in_each_format(server: Server, name: str) -> None:
     samples = np.concatenate([silence(0.7), spoken(SENTENCES[0]), silence(1.2), spoken(SENTENCES[2]), silence(1.0)])
     data = coded(samples, name)
-    described = FORMATS[name][0]
+    described: dict[str, Any] = FORMATS[name][0]
     with server.sync() as connection:
         wish = {"model": "whisper-1", "language": "en", "prompt": "Names."}
         turns = {"type": "server_vad", "threshold": 0.6, "silence_duration_ms": 600, "prefix_padding_ms": 200}
@@ -202,6 +203,12 @@ def test_the_client_commits_its_turns_while_it_reads(server: Server) -> None:
         events: list[Any] = []
         async with server.asynchronous() as connection:
 
+            def is_transcribed(seconds: float) -> bool:
+                return sessions.audio_seconds() >= seconds and sessions.longest_lag() < 0.6
+
+            def has_more_deltas(count: int, events: list[Any]) -> bool:
+                return len(of_type(events, ".delta")) > count
+
             async def until(condition: Callable[[list[Any]], bool]) -> None:
                 while not condition(events):
                     events.append(await connection.recv())
@@ -214,11 +221,9 @@ def test_the_client_commits_its_turns_while_it_reads(server: Server) -> None:
                     await connection.input_audio_buffer.append(audio=piece)
                     # A busy machine makes one step of many, and one alone settles nothing.
                     due = before + 0.1 * count - 0.2
-                    assert await eventually(
-                        lambda due=due: sessions.audio_seconds() >= due and sessions.longest_lag() < 0.6
-                    )
+                    assert await eventually(partial(is_transcribed, due))
                 deltas = len(of_type(events, ".delta"))
-                await until(lambda events, deltas=deltas: len(of_type(events, ".delta")) > deltas)
+                await until(partial(has_more_deltas, deltas))
                 assert len(of_type(events, ".committed")) == number - 1  # it settles while it is spoken
                 for piece in pieces(data[len(data) * 2 // 3 :], 4_800):
                     await connection.input_audio_buffer.append(audio=piece)
@@ -277,7 +282,7 @@ def test_who_asks_for_a_conversation_is_told_that_there_is_none(server: Server) 
     with server.clients.sync() as client:
         options = {**server.options, "extra_query": {}}
         with client.realtime.connect(model="gpt-realtime", **options) as connection:
-            event = connection.recv()
+            event: Any = connection.recv()
             assert (event.type, event.error.param, event.error.code) == ("error", "intent", "invalid_value")
             assert "?intent=transcription" in event.error.message
             with pytest.raises(Exception, match="1007"):
