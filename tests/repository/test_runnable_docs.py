@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -89,13 +90,18 @@ def is_ready(port: int) -> bool:
     return False
 
 
+def is_settled(port: int, process: subprocess.Popen[str]) -> bool:
+    """Whether the server answers, or has ended."""
+    return is_ready(port) or process.poll() is not None
+
+
 @pytest.mark.slow
 @marked("serve")
 def test_a_server_starts_and_stops(block: Block, shims: Path, folder: Path) -> None:
     for command in block.text.splitlines():
         [port] = free_ports(1)
         with running(command, shims, folder, port) as process:
-            assert until(lambda port=port, process=process: is_ready(port) or process.poll() is not None, READY_SECONDS)
+            assert until(partial(is_settled, port, process), READY_SECONDS)
             assert process.poll() is None, process.stdout and process.stdout.read()
             process.send_signal(signal.SIGTERM)
             output, _ = process.communicate(timeout=60)
@@ -133,7 +139,7 @@ def demo_server(command: str, shims: Path, folder: Path) -> Iterator[int]:
     """The port of a server with the demo model."""
     [port] = free_ports(1)
     with running(command, shims, folder, port) as process:
-        assert until(lambda: is_ready(port) or process.poll() is not None, READY_SECONDS)
+        assert until(partial(is_settled, port, process), READY_SECONDS)
         assert process.poll() is None, process.stdout and process.stdout.read()
         yield port
 
