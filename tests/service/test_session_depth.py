@@ -117,7 +117,7 @@ def open_on_realtime(service: Service) -> None:
             await speaker.connection.send(json.dumps({"type": "input_audio_buffer.clear"}))
             await speaker.wait_for("input_audio_buffer.cleared")
 
-    with listening(service, room=RealtimeRoute) as server:
+    with listening(service, route=RealtimeRoute) as server:
         asyncio.run(speak(server.url))
 
 

@@ -195,7 +195,7 @@ async def _position(recordings: RecordingRegistry, tab: str, post: Post, address
     if entry is None:
         return 0
     if entry.position == post.queued:
-        await entry.moved(post.queued, post.wait)
+        await entry.wait_for_move(post.queued, post.wait)
     return entry.position
 
 

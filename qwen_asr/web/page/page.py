@@ -72,7 +72,7 @@ def build_page(
             context_input = gr.Textbox(
                 context,
                 label="Context",
-                placeholder="Names and terms that will be spoken (optional)",
+                placeholder="Names and terms (optional)",
                 max_lines=3,
                 max_length=10_000,
                 min_width=240,
@@ -101,7 +101,7 @@ def _add_fallback_recorder(
 ) -> None:
     """Gradio's own recorder, for browsers without AudioWorklet. It may lose audio; it is set up to lose little."""
     recorder = FallbackRecorder(recordings, state)
-    with gr.Accordion("Trouble with the microphone? Open the fallback", open=False, elem_id="stock"):
+    with gr.Accordion("Trouble with the microphone?", open=False, elem_id="stock"):
         gr.Markdown(
             "It sends audio every half second and may lose some of it on a poor connection. The text appears above."
         )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import logging
+import re
 import signal
 import socket
 import threading
@@ -151,13 +152,14 @@ def test_a_key_in_the_query_is_for_websockets_of_browsers_only(keyed: Served, ca
 
 
 def guarded_routes(served: Served) -> list[tuple[str, str]]:
-    """The method ("WEBSOCKET" for those) and path of all routes that the guard protects."""
+    """A method ("WEBSOCKET" for those) and a path for all routes that the guard protects."""
     found = []
     for route in served.app.routes:
-        path = getattr(route, "path", "")
+        path = re.sub(r"\{[^}]*\}", "anything", getattr(route, "path", ""))
         if path.startswith(GUARDED):
-            methods = ["WEBSOCKET"] if isinstance(route, WebSocketRoute) else sorted(route.methods)
-            found += [(method, path) for method in methods]
+            # Routes without a list of methods answer all of them.
+            methods = {"WEBSOCKET"} if isinstance(route, WebSocketRoute) else route.methods or {"GET", "POST", "PUT"}
+            found += [(method, path) for method in sorted(methods)]
     return found
 
 
