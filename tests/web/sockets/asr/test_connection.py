@@ -291,7 +291,7 @@ def test_so_many_sessions_and_no_more() -> None:
     with contextlib.closing(Service(config, demo_recognizer())) as small, listening(small) as server:
         error = asyncio.run(speak(server))
     assert error["code"] == "LimitExceeded"
-    assert "All 2 places" in error["message"]
+    assert "All 2 sessions" in error["message"]
 
 
 def test_sizes_at_the_limit_and_one_above(service: Service) -> None:
