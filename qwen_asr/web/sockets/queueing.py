@@ -25,7 +25,7 @@ class QueueEntry:
     """A ticket, and a way to wait until its position is another one. Raises LimitExceeded where none may wait."""
 
     def __init__(self, admission: Admission) -> None:
-        self.heard_at = 0.0  # for who keeps it: when somebody last asked for it
+        self.last_request_at = 0.0  # set by the registry that keeps the entry
         self._notifier = Notifier()
         self.ticket = admission.enter(self._notifier.notify)
 
