@@ -196,7 +196,7 @@ class AcmeError(CertificateError):
 
 
 class ShareUnavailable(StartupError):
-    """No public link is to be had; the server itself can still run locally."""
+    """No public link could be created; the server itself still runs locally."""
 
 
 def missing_package(module: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -36,14 +35,10 @@ def taken_port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("command", [[*SERVER, "--help"], [*QWEN_ASR, "--help"], [*QWEN_ASR, "transcribe", "--help"]])
-def test_help_is_fast(command: list[str]) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def test_help_shows_the_usage(command: list[str]) -> None:
     done = run(*command)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     assert done.stdout.startswith("usage: ")
-    # CPU seconds, because the machine may be busy.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
 @pytest.mark.parametrize("command", ["main", "run_subcommand", *cli.COMMANDS])

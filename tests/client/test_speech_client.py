@@ -123,7 +123,7 @@ def test_fifty_lost_connections_at_random_bytes(served: Listening, expected: lis
             return await stream(between.url, encoding=encoding)
 
     between = Proxy(0, budget)
-    before = len(served.socket.sessions)
+    before = len(served.route.sessions.active)
     received = asyncio.run(run())
     assert between.cuts == 50
     assert len(received.of(Lost)) == 50
@@ -135,7 +135,7 @@ def test_fifty_lost_connections_at_random_bytes(served: Listening, expected: lis
     else:
         assert [final.text for final in received.of(Final)] == list(SENTENCES)
     check_stream(received)
-    assert len(served.socket.sessions) <= before + 1  # a session whose id was lost
+    assert len(served.route.sessions.active) <= before + 1  # a session whose id was lost
 
 
 def start_server(port: int) -> subprocess.Popen[str]:
@@ -238,7 +238,7 @@ def test_a_half_open_connection(service: Service, expected: list[Final]) -> None
     # For the server, the old connection is alive until the new one resumes the session.
     with listening(service, SocketLimits(ping_seconds=0.5)) as server:
         received, connections = asyncio.run(run(server))
-        assert len(server.socket.sessions) == 0
+        assert len(server.route.sessions.active) == 0
     assert connections == 2
     assert received.of(Final) == expected
     assert [one.resumed for one in received.of(Connected)] == [False, True]
@@ -280,16 +280,14 @@ def test_a_killed_client_does_not_disturb_others(service: Service, expected: lis
         process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
         async def kill(_: Received) -> None:
-            assert await until(
-                lambda: sum(session.received > 16_000 for session in server.socket.sessions._placed) == 2
-            )
+            assert await until(lambda: sum(session.received > 16_000 for session in server.route.sessions.active) == 2)
             process.kill()
             await process.wait()
-            assert await until(lambda: server.socket.sessions.waiting == 1)
+            assert await until(lambda: server.route.sessions.waiting == 1)
 
         received = await stream(server.url, halfway=kill)
-        assert await until(lambda: len(server.socket.sessions) == 0)
-        assert not server.socket.connections
+        assert await until(lambda: len(server.route.sessions.active) == 0)
+        assert not server.route.connections
         return received
 
     with listening(service, SocketLimits(resume_seconds=2.0)) as server:
@@ -309,7 +307,7 @@ def test_audio_that_is_no_longer_in_the_buffer_is_reported(service: Service) -> 
             async def forget(received: Received) -> None:
                 assert await until(lambda: received.client.sent_seconds > 4.5)
                 between.freeze()
-                [session] = server.socket.sessions._placed
+                [session] = server.route.sessions.active
                 session.problem = QwenASRError("the session is lost")
 
             return await stream(between.url, samples, halfway=forget, limits=limits)

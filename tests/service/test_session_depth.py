@@ -117,7 +117,7 @@ def open_on_realtime(service: Service) -> None:
             await speaker.connection.send(json.dumps({"type": "input_audio_buffer.clear"}))
             await speaker.wait_for("input_audio_buffer.cleared")
 
-    with listening(service, room=RealtimeRoute) as server:
+    with listening(service, route=RealtimeRoute) as server:
         asyncio.run(speak(server.url))
 
 
@@ -131,7 +131,7 @@ EDGES = {
     "page": (open_on_the_page, "RecordingRegistry.open"),
     "/ws/asr": (open_on_asr, "AsrConnection._open"),
     "/v1/realtime": (open_on_realtime, "RealtimeConnection._feed"),
-    "/v1/audio/transcriptions": (open_on_rest, "Transcriptions._worked"),
+    "/v1/audio/transcriptions": (open_on_rest, "Transcriptions._transcribe"),
 }
 """For each edge how to open a session there, and the function at which the chain begins."""
 

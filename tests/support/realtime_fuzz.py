@@ -102,7 +102,7 @@ async def fuzz(server: Listening, messages: int, seed: int) -> Counter[str]:
         count = min(int(rng.integers(1, 80)), messages - sent)
         sent += count
         await _talk(server, rng, count, told)
-    assert await until(lambda: not server.socket.conversations)
+    assert await until(lambda: not server.route.connections)
     assert await until(lambda: not server.connections)
     # A busy recognizer comes to the steps of those who left when it has done the others.
     if not await until(lambda: _turns_left() <= MOST_LEFT):

@@ -1,4 +1,4 @@
-"""A real server for our WebSockets and real clients of it: what tests of the socket share."""
+"""A server in this process with one WebSocket route, and clients of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -28,16 +29,16 @@ from qwen_asr.web.transport.uvicorn_server import Server, bind, create_server
 from qwen_asr.web.transport.websocket_protocol import websocket_options
 from tests.support.checkpoints import Samples
 
-PATIENCE = 120.0  # seconds; a busy machine is slow, and no test is about speed
+TIMEOUT = 120.0  # seconds; a busy machine is slow, and no test is about speed
 FRAME = 1_600  # samples, 100 ms, as the original client sends them
 
 
 @dataclass
 class Listening:
-    """A server that runs in this process, with nothing but the socket."""
+    """A server that runs in this process, with one WebSocket route."""
 
     url: str
-    socket: Any  # AsrRoute or RealtimeRoute, of which tests look at private attributes
+    route: Any  # AsrRoute or RealtimeRoute, of which tests read private attributes
     server: Server
     service: Service
     app: FastAPI
@@ -49,7 +50,7 @@ class Listening:
 
     @property
     def connections(self) -> set[Any]:
-        """uvicorn's, of any kind, that exist."""
+        """All of uvicorn's connections, of any kind."""
         return self.server.server_state.connections
 
 
@@ -58,17 +59,14 @@ def listening(
     service: Service,
     limits: SocketLimits | None = None,
     send_buffer: int | None = None,
-    room: type[AsrRoute | RealtimeRoute] = AsrRoute,
+    route: type[AsrRoute | RealtimeRoute] = AsrRoute,
     port: int = 0,
 ) -> Iterator[Listening]:
-    """Serves the socket on a free port. `send_buffer` is the kernel's, in bytes, for each connection.
-
-    `room` is what is listened at.
-    """
+    """Serve the route on a free port. `send_buffer` is the kernel's, in bytes, for each connection."""
     app = FastAPI()
     app.state.end_streams = lambda: None
-    route = room.add_to(app, service, limits)
-    app.state.stopping = Stopping(service, route)
+    served = route.add_to(app, service, limits)
+    app.state.stopping = Stopping(service, served)
     add_routes(app, service)
     bound = bind("127.0.0.1", port)
     if send_buffer is not None:
@@ -77,7 +75,7 @@ def listening(
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
-        yield Listening(f"ws://localhost:{bound.getsockname()[1]}{room.path}", route, server, service, app)
+        yield Listening(f"ws://localhost:{bound.getsockname()[1]}{route.path}", served, server, service, app)
     finally:
         server.should_exit = True
         thread.join(30)
@@ -87,7 +85,7 @@ def listening(
 
 
 class Client:
-    """A client as a program has one: it sends, and keeps what comes."""
+    """A client that sends, and keeps every message that it receives."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -103,12 +101,12 @@ class Client:
                 self._news.set()
 
     def of_type(self, kind: str) -> list[dict[str, Any]]:
-        """The messages of that type, so far."""
+        """The messages of that type so far."""
         return [message for message in self.messages if message["type"] == kind]
 
     async def wait_for(self, kind: str, count: int = 1) -> dict[str, Any]:
-        """The `count`-th message of that type, waited for."""
-        async with asyncio.timeout(PATIENCE):
+        """Waits for the `count`-th message of that type."""
+        async with asyncio.timeout(TIMEOUT):
             while len(self.of_type(kind)) < count:
                 self._news.clear()
                 await self._news.wait()
@@ -131,13 +129,13 @@ class Client:
             await asyncio.sleep(pause)
 
     async def finalize(self) -> int:
-        """Says that it has finished, and reads to the close; returns the close code."""
+        """Finalizes, and reads to the close; returns the close code."""
         await self.send({"type": "finalize"})
         return await self.closed()
 
     async def closed(self) -> int:
         """Reads to the close; returns the close code."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await self._reading
         assert self.connection.close_code is not None
         return self.connection.close_code
@@ -150,8 +148,8 @@ AnyClient = TypeVar("AnyClient", bound=Client)
 async def client_of(
     kind: type[AnyClient], url: str, trust: ssl.SSLContext | None = None, **options: Any
 ) -> AsyncIterator[AnyClient]:
-    """A connected client, of that `kind`; `options` are those of `websockets`."""
-    # Its own pings would wait behind audio that the server does not read yet: docs/protocol.md.
+    """A connected client of that `kind`; `options` are those of `websockets`."""
+    # Its pings would wait behind audio that the server does not read yet: see docs/protocol.md.
     async with connect(url, ssl=trust, **{"ping_timeout": None, "close_timeout": 5, **options}) as connection:
         yield kind(connection)
 
@@ -159,15 +157,16 @@ async def client_of(
 client = partial(client_of, Client)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
-    """Waits until the condition holds; returns whether it does."""
-    for _ in range(round(seconds * 100)):
-        if condition():
-            return True
+async def until(condition: Callable[[], bool], seconds: float = TIMEOUT) -> bool:
+    """Polls until the condition holds; returns whether it does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
         await asyncio.sleep(0.01)
-    return condition()
+    return True
 
 
 def silence(seconds: float) -> Samples:
-    """Nothing, for a while."""
+    """Samples of silence at 16 kHz."""
     return np.zeros(round(seconds * 16_000), np.float32)

@@ -56,7 +56,7 @@ def test_without_a_tunnel_it_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPat
     # The address of the service is one where nobody answers: the real way to it, without leaving this machine.
     monkeypatch.setattr("gradio.networking.GRADIO_API_SERVER", "http://127.0.0.1:9/")
     monkeypatch.setattr("gradio.networking.GRADIO_SHARE_SERVER_ADDRESS", None)
-    with pytest.raises(ShareUnavailable, match="No public link is to be had"):
+    with pytest.raises(ShareUnavailable, match="No public link could be created"):
         public_link(8000)
 
 

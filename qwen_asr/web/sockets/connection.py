@@ -1,8 +1,13 @@
-"""What the conversations of all WebSocket routes have in common; `asr_conversation.py` shows how they go."""
+"""The flow that both WebSocket protocols share: begin, receive audio, finish, close. A protocol fills in the rest.
+
+Three things run at the same time. The client's messages are read, and its audio goes to a worker thread, but never
+further ahead of the recognizer than the limits allow: what is not read stays with the client, by TCP's own
+back-pressure. The recognizer's thread puts its results into an outbox. From there they are sent as fast as the client
+reads. Unless the client itself leaves, a session that ends still gets the texts of the audio that it received.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
@@ -13,7 +18,7 @@ import anyio
 import anyio.to_thread
 from starlette.websockets import WebSocketDisconnect
 
-from qwen_asr.errors import QwenASRError, ServerStopping
+from qwen_asr.errors import LimitExceeded, QwenASRError, ServerStopping, TimedOut
 from qwen_asr.web.sockets.queueing import wait_for_slot_on_socket
 
 if TYPE_CHECKING:
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from qwen_asr.config.limits import SocketLimits
     from qwen_asr.service.admission import QueueTicket
     from qwen_asr.service.service import Service
+    from qwen_asr.web.sockets.messages import ServerMessage
     from qwen_asr.web.sockets.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -31,13 +37,12 @@ NORMAL_CLOSE = 1000
 T = TypeVar("T")
 
 
-def encode(message: dict[str, Any]) -> str:
-    """A message as it is sent."""
-    return json.dumps(message, ensure_ascii=False, allow_nan=False)
-
-
 class Connection(ABC):
-    """What one accepted connection says and hears: `run` it, or `refuse` it."""
+    """One accepted WebSocket connection: `run` it, or `refuse` it.
+
+    `_begin` sets `_outbox`. Every method runs on the event loop except `_feed` and `_is_ahead`, which run on worker
+    threads, one at a time.
+    """
 
     kind: ClassVar[str]  # of the session, for the log
     _outbox: Outbox
@@ -49,73 +54,210 @@ class Connection(ABC):
         self._service = service
         self._limits = limits
         self._threads = threads
-        self._held: deque[dict[str, Any]] = deque()  # what came while it waited for a place
+        self._held: deque[dict[str, Any]] = deque()  # messages that came while the client waited for a slot
         self._close_code = NORMAL_CLOSE
-        self._leaving: Exception | None = None  # how the client was found to be gone
+        self._lost: Exception | None = None  # how the client was found to be gone
         self._stopping = False
         self._scope, self._reading, self._finishing = anyio.CancelScope(), anyio.CancelScope(), anyio.CancelScope()
 
-    @abstractmethod
-    async def run(self) -> None:
-        """From the first message to the close. Raises WebSocketDisconnect for a client that left before its session."""
+    # --- what a protocol fills in
 
     @abstractmethod
-    def _problem(self, error: QwenASRError) -> dict[str, Any]:
-        """The message that tells of an error."""
+    async def _begin(self) -> None:
+        """Open or resume a session. Raises the QwenASRError why there is none, and WebSocketDisconnect."""
 
     @abstractmethod
-    def _queued(self, position: int) -> dict[str, Any]:
-        """The message that tells of a position in the queue."""
+    async def _handle(self, message: str | bytes) -> bool:
+        """Do what a message says; returns whether more may come. Raises QwenASRError to end the session."""
+
+    @abstractmethod
+    def _feed(self, audio: bytes) -> bool:
+        """Take audio; returns `_is_ahead()`."""
+
+    @abstractmethod
+    def _piece_bytes(self) -> int:
+        """How many bytes of audio to feed at once."""
 
     @abstractmethod
     def _is_ahead(self) -> bool:
         """Whether more audio should wait: for the recognizer, or for a client that does not read."""
 
-    @property
-    def waiting(self) -> int:
-        """Messages that the client has not taken yet."""
-        return len(self._outbox)
+    @abstractmethod
+    async def _finish(self, error: QwenASRError | None) -> None:
+        """No more audio comes. Returns once every text of the audio received is in the outbox.
+
+        `error` is what ended the session; None if the client finished it.
+        """
+
+    @abstractmethod
+    def _conclude(self, error: QwenASRError | None) -> None:
+        """Put the last message into the outbox: about the `error`, if there is one. Called once, after `_finish`."""
+
+    @abstractmethod
+    def _detach(self) -> None:
+        """Separate the connection from its session. Called once for each `_begin` that returned."""
+
+    @abstractmethod
+    def _error_message(self, error: QwenASRError) -> ServerMessage:
+        """The message for an error that ends the session, or keeps it from beginning."""
+
+    @abstractmethod
+    def _queued_message(self, position: int) -> ServerMessage:
+        """The message for a position in the queue."""
+
+    async def _is_busy(self) -> bool:
+        """Whether a silent client may be waiting for the server, and so must not time out."""
+        return False
+
+    def _seconds_left(self) -> float:
+        """How much longer the session may last."""
+        return self._limits.session_seconds
+
+    # --- the flow
+
+    async def run(self) -> None:
+        """Run the flow to the close. Raises WebSocketDisconnect if the client left before `_begin` returned."""
+        try:
+            await self._begin()
+        except QwenASRError as error:
+            await self.refuse(error)
+            return
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._unless_lost, self._send_loop)
+                    tasks.start_soon(self._unless_lost, self._receive_loop)
+        finally:
+            self._detach()
+        if self._lost is None:
+            with anyio.move_on_after(self._limits.send_seconds):
+                await self._websocket.close(self._close_code)
+
+    async def refuse(self, error: QwenASRError) -> None:
+        """Tell the client why there is no session, and close. Raises WebSocketDisconnect if the client is gone."""
+        log.info("A %s session was refused: %s", self.kind, type(error).__name__)
+        self._service.instruments.count(error)
+        with anyio.move_on_after(self._limits.send_seconds):
+            await self._websocket.send_text(self._error_message(error).to_json())
+            await self._websocket.close(error.close_code)
 
     def stop(self) -> None:
-        """Take nothing more. What was taken gets its texts, and the client is told that the server stops."""
+        """Read nothing more. Audio already received is transcribed, and the client is told that the server stops."""
         self._stopping = True
         self._reading.cancel()
 
     def give_up(self) -> None:
-        """Behind `stop`, when the time is over: tell the client so without the texts that are still missing."""
+        """After `stop`, when the time is over: close without the texts that are still missing."""
         self._finishing.cancel()
 
-    async def refuse(self, error: QwenASRError) -> None:
-        """Say why there is no session, and close. Raises WebSocketDisconnect when the client is gone."""
-        log.info("A %s session was refused: %s", self.kind, type(error).__name__)
-        self._service.instruments.count(error)
-        with anyio.move_on_after(self._limits.send_seconds):
-            await self._websocket.send_text(encode(self._problem(error)))
-            await self._websocket.close(error.close_code)
+    @property
+    def waiting(self) -> int:
+        """Messages that the client has not read yet."""
+        return len(self._outbox)
 
-    async def _close(self) -> None:
-        """The close behind everything, unless the client is gone."""
-        if self._leaving is None:
-            with anyio.move_on_after(self._limits.send_seconds):
-                await self._websocket.close(self._close_code)
+    async def _receive_loop(self) -> None:
+        """Receive until something ends the session; then finish it. Raises WebSocketDisconnect."""
+        error = await self._receive_all()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._unless_lost, self._drain)
+            try:
+                with anyio.CancelScope() as self._finishing:
+                    await self._finish(error)
+            except Exception:
+                log.exception("The session could not be finished.")
+                error = QwenASRError("The server failed on the end of this session; its log says why.")
+            if error is not None:
+                self._close_code = error.close_code
+                self._service.instruments.count(error)
+            self._conclude(error)
+            self._outbox.end()
 
-    async def _place(self) -> QueueTicket:
-        """A place among the sessions, waited for. Raises LimitExceeded, ServerStopping, WebSocketDisconnect."""
+    async def _receive_all(self) -> QwenASRError | None:
+        """Handle messages until the session ends. Returns why; None if the client finished it.
+
+        Raises WebSocketDisconnect.
+        """
+        with anyio.move_on_after(self._seconds_left()):
+            try:
+                while await self._handle(await self._receive(self._limits.idle_seconds)):
+                    pass
+            except QwenASRError as error:
+                return error
+            except WebSocketDisconnect:
+                raise
+            except Exception:
+                log.exception("The session failed.")
+                return QwenASRError("The server failed on this session; its log says why. Connect again to go on.")
+            return None
+        return LimitExceeded(
+            f"The session has lasted {self._limits.session_seconds:g} seconds, the most that this server allows: "
+            "connect again to go on."
+        )
+
+    async def _send_loop(self) -> None:
+        """Send what is put into the outbox, to its end. Raises TimeoutError if the client does not read."""
+        while (message := await self._outbox.take()) is not None:
+            with anyio.fail_after(self._limits.send_seconds):
+                await self._websocket.send_text(message.to_json())
+        self._scope.cancel()
+
+    async def _drain(self) -> None:
+        """Read and drop what comes while the last texts are on their way. Raises WebSocketDisconnect."""
+        while True:
+            await self._next()
+
+    async def _unless_lost(self, part: Callable[[], Awaitable[None]]) -> None:
+        """Run a part of the flow. If the client turns out to be gone, or not to read, end the other parts too."""
+        try:
+            await part()
+        except (WebSocketDisconnect, TimeoutError) as lost:
+            log.info("The client is gone (%s).", type(lost).__name__)
+            self._lost = self._lost or lost
+            self._scope.cancel()
+
+    # --- for protocols
+
+    async def _wait_for_slot(self) -> QueueTicket:
+        """Wait for a slot among the sessions. Raises LimitExceeded, ServerStopping, WebSocketDisconnect."""
         with anyio.CancelScope() as self._reading:
             slot, self._held = await wait_for_slot_on_socket(
-                self._websocket, self._service.admission, self._limits, lambda position: encode(self._queued(position))
+                self._websocket, self._service.admission, self._limits, self._queued_message
             )
             return slot
         raise ServerStopping
 
-    async def _unless_gone(self, part: Callable[[], Awaitable[None]]) -> None:
-        """Run a part of the conversation; a client that is gone, or does not read, ends the others too."""
-        try:
-            await part()
-        except (WebSocketDisconnect, TimeoutError) as gone:
-            log.info("The client is gone (%s).", type(gone).__name__)
-            self._leaving = self._leaving or gone
-            self._scope.cancel()
+    async def _receive(self, seconds: float) -> str | bytes:
+        """The next message.
+
+        Raises WebSocketDisconnect, TimedOut if none comes within `seconds`, and ServerStopping once the server stops.
+        """
+        while True:
+            self._check_stopping()
+            with anyio.move_on_after(seconds) as self._reading:
+                message = await self._next()
+                text = message.get("text")
+                return bytes(message.get("bytes") or b"") if text is None else str(text)
+            self._check_stopping()
+            if not await self._is_busy():
+                raise TimedOut(f"Nothing came for {seconds:g} seconds: connect again to go on.")
+
+    async def _feed_audio(self, audio: bytes) -> None:
+        """Feed audio in pieces, no faster than the recognizer takes it. Raises what `_feed` raises."""
+        begin = 0
+        while begin < len(audio):
+            end = begin + self._piece_bytes()
+            await self._wait_while_ahead(await self._in_thread(self._feed, audio[begin:end]))
+            begin = end
+
+    async def _wait_while_ahead(self, ahead: bool) -> None:
+        """Wait until `_is_ahead` is false; `ahead` is what it was last. Raises ServerStopping."""
+        while ahead:
+            self._check_stopping()
+            await anyio.sleep(_POLL_SECONDS)
+            ahead = await self._in_thread(self._is_ahead)
+
+    async def _in_thread(self, function: Callable[..., T], *values: Any) -> T:
+        return await anyio.to_thread.run_sync(function, *values, limiter=self._threads)
 
     async def _next(self) -> dict[str, Any]:
         """The next ASGI message. Raises WebSocketDisconnect."""
@@ -124,28 +266,6 @@ class Connection(ABC):
             raise WebSocketDisconnect(message["code"], message.get("reason"))
         return message
 
-    async def _notice_leaving(self) -> None:
-        """Read on and drop what comes, as long as the last texts are on their way. Raises WebSocketDisconnect."""
-        while True:
-            await self._next()
-
-    async def _wait(self, ahead: bool) -> None:
-        """Until the session is not `ahead` any more. Raises ServerStopping."""
-        while ahead:
-            self._check_stopping()
-            await anyio.sleep(_POLL_SECONDS)
-            ahead = await self._in_thread(self._is_ahead)
-
     def _check_stopping(self) -> None:
         if self._stopping:
             raise ServerStopping
-
-    async def _in_thread(self, function: Callable[..., T], *values: Any) -> T:
-        return await anyio.to_thread.run_sync(function, *values, limiter=self._threads)
-
-    async def _send(self) -> None:
-        """Send what is put into the outbox, to its end. Raises TimeoutError for a client that does not read."""
-        while (message := await self._outbox.take()) is not None:
-            with anyio.fail_after(self._limits.send_seconds):
-                await self._websocket.send_text(encode(message))
-        self._scope.cancel()

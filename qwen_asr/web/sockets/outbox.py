@@ -1,27 +1,31 @@
-"""Messages on their way to a client that may read slowly: made on the device's thread, sent by the event loop."""
+"""Messages on their way to a client that may read slowly: put on the device's thread, sent by the event loop."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qwen_asr.service.notifier import Notifier
 
-_LOOK_SECONDS = 60.0  # how long one wait for the bell may last; any number would do, every message rings
+if TYPE_CHECKING:
+    from qwen_asr.web.sockets.messages import ServerMessage
+
+_WAIT_SECONDS = 60.0  # of one wait for a notification; the value does not matter, since every change notifies
 
 
 class Outbox:
-    """The messages of one session, in order. `put` from any thread, never waits; `take` from one coroutine.
+    """The messages of one connection, in order. `put` from any thread, never waits; `take` from one coroutine.
 
-    A partial replaces the partial of the same utterance if that still waits, so the number of messages here is bounded
-    by the number of utterances. Everything else is kept: who fills the outbox asks `full` before it goes on.
+    A message may replace the last one that still waits (`ServerMessage.replaces`), so that only the newest partial of
+    an utterance waits and the number of messages is bounded by the number of utterances. The producer checks `full`
+    before it goes on.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_waiting: int) -> None:
+        self._max_waiting = max_waiting
         self._lock = threading.Lock()
-        self._waiting: deque[dict[str, Any]] = deque()
+        self._waiting: deque[ServerMessage] = deque()
         self._ended = False
         self._notifier = Notifier()
 
@@ -30,30 +34,25 @@ class Outbox:
 
     @property
     def full(self) -> bool:
-        """Whether more than `most` messages wait."""
-        return len(self._waiting) > self._most
+        """Whether more than `max_waiting` messages wait."""
+        return len(self._waiting) > self._max_waiting
 
-    def put(self, message: dict[str, Any]) -> None:
+    def put(self, message: ServerMessage) -> None:
         """Append a message."""
         with self._lock:
-            if self._waiting and _replaces(message, self._waiting[-1]):
+            if self._waiting and message.replaces(self._waiting[-1]):
                 self._waiting.pop()
             self._waiting.append(message)
         self._notifier.notify()
 
     def end(self) -> None:
-        """No more messages come: `take` gives None behind the last one."""
+        """No more messages come: `take` returns None after the last one."""
         self._ended = True
         self._notifier.notify()
 
-    async def take(self) -> dict[str, Any] | None:
+    async def take(self) -> ServerMessage | None:
         """The next message, as soon as there is one; None at the end."""
         while not (self._waiting or self._ended):
-            await self._notifier.wait(lambda: bool(self._waiting) or self._ended, _LOOK_SECONDS)
+            await self._notifier.wait(lambda: bool(self._waiting) or self._ended, _WAIT_SECONDS)
         with self._lock:
             return self._waiting.popleft() if self._waiting else None
-
-
-def _replaces(new: dict[str, Any], old: dict[str, Any]) -> bool:
-    both_partial: bool = new["type"] == old["type"] == "partial"
-    return both_partial and bool(new["utterance"] == old["utterance"])

@@ -1,4 +1,4 @@
-"""Waiting for a place among the sessions, without a thread: for pages, sockets and REST alike."""
+"""Waiting in the queue for a session slot without holding a thread, for pages, sockets and REST."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ if TYPE_CHECKING:
 
     from qwen_asr.config.limits import SocketLimits
     from qwen_asr.service.admission import Admission, QueueTicket
+    from qwen_asr.web.sockets.messages import ServerMessage
 
-_LOOK_SECONDS = 60.0  # how long one wait for the bell may last; any number would do, every move rings
+_WAIT_SECONDS = 60.0  # of one wait for a notification; the value does not matter, since every move notifies
 
 
 class QueueEntry:
-    """A ticket, and a way to wait until its position is another one. Raises LimitExceeded where none may wait."""
+    """A ticket, and a way to wait until its position changes. Raises LimitExceeded if the queue is full."""
 
     def __init__(self, admission: Admission) -> None:
-        self.last_request_at = 0.0  # set by the registry that keeps the entry
+        self.last_request_at = 0.0  # for the page: when it last asked for its position
         self._notifier = Notifier()
         self.ticket = admission.enter(self._notifier.notify)
 
     @property
     def position(self) -> int:
-        """0: it is in."""
+        """0: the ticket has a slot. 1: it is the next to get one."""
         return self.ticket.position
 
-    async def moved(self, known: int, seconds: float) -> None:
-        """Returns once the position is not `known`, or when `seconds` have passed."""
-        await self._notifier.wait(lambda: self.position != known, seconds)
+    async def wait_for_move(self, position: int, seconds: float) -> None:
+        """Returns once the position is no longer `position`, or after `seconds`."""
+        await self._notifier.wait(lambda: self.position != position, seconds)
 
 
 async def wait_for_slot(admission: Admission) -> QueueTicket:
-    """A ticket that is in, waited for; cancelled, it leaves. Raises LimitExceeded where no more may wait."""
+    """Wait for a ticket that has a slot; if cancelled, it leaves the queue. Raises LimitExceeded if that is full."""
     entry = QueueEntry(admission)
     try:
         while position := entry.position:
-            await entry.moved(position, _LOOK_SECONDS)
+            await entry.wait_for_move(position, _WAIT_SECONDS)
     except BaseException:
         entry.ticket.leave()
         raise
@@ -52,40 +53,39 @@ async def wait_for_slot(admission: Admission) -> QueueTicket:
 
 
 async def wait_for_slot_on_socket(
-    websocket: WebSocket, admission: Admission, limits: SocketLimits, message: Callable[[int], str]
+    websocket: WebSocket, admission: Admission, limits: SocketLimits, message: Callable[[int], ServerMessage]
 ) -> tuple[QueueTicket, deque[dict[str, Any]]]:
-    """A ticket that is in, and what the client has sent while it waited.
+    """Wait for a ticket that has a slot; returns it and the messages that the client sent meanwhile.
 
-    `message` is what it is told of a position, at each change.
-
-    Of its messages `held_bytes` are taken; the rest stays with it. Its position is repeated from time to time, which
-    finds a client that has gone while nothing was read from it. Raises LimitExceeded where no more may wait, and
-    WebSocketDisconnect for a client that left: its place in the queue is free then.
+    The client gets `message(position)` at each change. Up to `held_bytes` of its own messages are read; the rest stays
+    with it. Its position is sent again from time to time, which detects a lost client even while nothing is read from
+    it. Raises LimitExceeded if the queue is full, and WebSocketDisconnect if the client left: it then has no position
+    any more.
     """
     entry, held = QueueEntry(admission), deque[dict[str, Any]]()
     if not entry.position:
         return entry.ticket, held
     holding = asyncio.create_task(_hold(websocket, held, limits.held_bytes))
-    telling = asyncio.create_task(_tell(websocket, entry, limits, message))
+    reporting = asyncio.create_task(_report_position(websocket, entry, limits, message))
     try:
-        done, _ = await asyncio.wait([holding, telling], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([holding, reporting], return_when=asyncio.FIRST_COMPLETED)
         if holding in done:
             holding.result()
-        await telling
+        await reporting
     except BaseException:
         entry.ticket.leave()
         raise
     finally:
         holding.cancel()
-        telling.cancel()
-        await asyncio.gather(holding, telling, return_exceptions=True)
+        reporting.cancel()
+        await asyncio.gather(holding, reporting, return_exceptions=True)
     return entry.ticket, held
 
 
-async def _hold(websocket: WebSocket, held: deque[dict[str, Any]], most: int) -> None:
-    """Keeps messages until they have `most` bytes. Raises WebSocketDisconnect."""
+async def _hold(websocket: WebSocket, held: deque[dict[str, Any]], max_bytes: int) -> None:
+    """Keep messages until they have `max_bytes`. Raises WebSocketDisconnect."""
     size = 0
-    while size < most:
+    while size < max_bytes:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message["code"], message.get("reason"))
@@ -93,11 +93,13 @@ async def _hold(websocket: WebSocket, held: deque[dict[str, Any]], most: int) ->
         size += len(message.get("bytes") or message.get("text") or "") + 1
 
 
-async def _tell(websocket: WebSocket, entry: QueueEntry, limits: SocketLimits, message: Callable[[int], str]) -> None:
-    """Tells the position until it is 0. Raises WebSocketDisconnect, also for a client that does not read."""
+async def _report_position(
+    websocket: WebSocket, entry: QueueEntry, limits: SocketLimits, message: Callable[[int], ServerMessage]
+) -> None:
+    """Send the position until it is 0. Raises WebSocketDisconnect, also if the client does not read."""
     while position := entry.position:
         with anyio.move_on_after(limits.send_seconds) as sending:
-            await websocket.send_text(message(position))
+            await websocket.send_text(message(position).to_json())
         if sending.cancelled_caught:
             raise WebSocketDisconnect(1006)
-        await entry.moved(position, limits.ping_seconds)
+        await entry.wait_for_move(position, limits.ping_seconds)

@@ -1,16 +1,16 @@
-"""A WebSocket route: who gets a conversation there, and how all of them end with the server."""
+"""A WebSocket route: which connections it accepts, and how all of them end when the server stops."""
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 import anyio
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
-from qwen_asr.config.limits import SocketLimits
 from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
 from qwen_asr.web.sockets.connection import Connection
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.websockets import WebSocket
 
+    from qwen_asr.config.limits import SocketLimits
     from qwen_asr.service.service import Service
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,10 @@ C = TypeVar("C", bound=Connection)
 
 
 class SocketRoute(ABC, Generic[C]):
-    """One route at `path`; its `conversations` are the connections, from the handshake on. A `stopping.Part`."""
+    """One route at `path`. `connections` are those accepted, and not refused, until they are closed.
+
+    It is a part of the server's shutdown: `unfinished`, `stop` and `give_up`.
+    """
 
     path: ClassVar[str]
 
@@ -33,36 +37,37 @@ class SocketRoute(ABC, Generic[C]):
         self._service = service
         self._limits = limits
         self._threads = anyio.CapacityLimiter(limits.threads)
-        self.connections: set[C] = set()  # changed on the event loop alone
+        self.connections: set[C] = set()  # changed on the event loop only
 
     @classmethod
     def add_to(cls, app: FastAPI, service: Service, limits: SocketLimits | None = None) -> Self:
-        """The route, added to the app."""
-        route = cls(service, limits or SocketLimits(session_seconds=service.config.max_session_seconds))
+        """Add the route to the app, and return it."""
+        default = replace(service.limits.sockets, session_seconds=service.config.max_session_seconds)
+        route = cls(service, limits or default)
         app.router.routes.append(WebSocketRoute(cls.path, route.serve))
         return route
 
     @abstractmethod
-    async def _accepted(self, websocket: WebSocket) -> C:
-        """Accepts the handshake; the conversation that is to follow."""
+    async def _accept(self, websocket: WebSocket) -> C:
+        """Accept the handshake; returns the connection."""
 
     @property
     @abstractmethod
-    def _most(self) -> int:
-        """How many conversations there may be."""
+    def _max_connections(self) -> int:
+        """How many connections there may be at once."""
 
     def _check(self, websocket: WebSocket) -> None:
-        """Raises the QwenASRError that forbids this client a conversation."""
+        """Raises the QwenASRError for which this client gets no session."""
 
     async def serve(self, websocket: WebSocket) -> None:
-        """One connection, from the handshake to the close."""
-        connection = await self._accepted(websocket)
+        """Serve one connection, from the handshake to the close."""
+        connection = await self._accept(websocket)
         try:
             try:
                 self._check(websocket)
-                self._check_room()
-            except QwenASRError as refusal:
-                await connection.refuse(refusal)
+                self._check_capacity()
+            except QwenASRError as error:
+                await connection.refuse(error)
                 return
             self.connections.add(connection)
             try:
@@ -70,27 +75,29 @@ class SocketRoute(ABC, Generic[C]):
             finally:
                 self.connections.discard(connection)
         except WebSocketDisconnect:
-            log.info("A client left before it had its session, or its close.")
+            log.info("A client left before its session began, or before its close.")
 
     @property
     def unfinished(self) -> int:
-        """How many conversations are going on (see `stopping.Part`)."""
+        """How many connections are open."""
         return len(self.connections)
 
     async def stop(self) -> None:
-        """See `stopping.Part`."""
+        """Let every connection read nothing more and send its last texts. Returns at once."""
         for connection in list(self.connections):
             connection.stop()
 
     def give_up(self) -> None:
-        """See `stopping.Part`."""
+        """The time is over: let every connection close, whatever is still missing."""
         for connection in list(self.connections):
             connection.give_up()
 
-    def _check_room(self) -> None:
+    def _check_capacity(self) -> None:
         if self._service.stopping:
             raise ServerStopping
         if self._service.state != "ready":
             raise NotReady(self._service.text)
-        if len(self.connections) >= self._most:
-            raise LimitExceeded(f"All {self._most} connections of this server are taken: try again a little later.")
+        if len(self.connections) >= self._max_connections:
+            raise LimitExceeded(
+                f"All {self._max_connections} connections of this server are taken: try again a little later."
+            )

@@ -1,66 +1,81 @@
-"""The way out to a client: in order, bounded, and never in the way of whoever puts something in."""
+"""The outbox: in order, bounded, and never blocking the thread that puts a message in."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
 
+from qwen_asr.live.events import Failed, Final, Partial
+from qwen_asr.web.sockets.asr.messages import FinalMessage, PartialMessage, UtteranceErrorMessage, event_message
+from qwen_asr.web.sockets.messages import ServerMessage
 from qwen_asr.web.sockets.outbox import Outbox
 
 
-def message(kind: str, utterance: int, text: str = "") -> dict[str, Any]:
-    return {"type": kind, "utterance": utterance, "text": text}
+def partial(utterance: int, text: str = "") -> ServerMessage:
+    return event_message(Partial(utterance, 0, 1, None, text, 0, 0.0), 1, 0.0)
 
 
-async def drain(outbox: Outbox) -> list[dict[str, Any]]:
+def final(utterance: int) -> ServerMessage:
+    return event_message(Final(utterance, 0, 1, None, "final", 0.0), 1, 0.0)
+
+
+def failed(utterance: int) -> ServerMessage:
+    return event_message(Failed(utterance, 0, 1, "It failed.", 0.0), 1, 0.0)
+
+
+def utterance_of(message: ServerMessage) -> int:
+    assert isinstance(message, PartialMessage | FinalMessage | UtteranceErrorMessage)
+    return message.utterance
+
+
+async def drain(outbox: Outbox) -> list[ServerMessage]:
     outbox.end()
     taken = []
-    while (one := await outbox.take()) is not None:
-        taken.append(one)
+    while (message := await outbox.take()) is not None:
+        taken.append(message)
     return taken
 
 
-def test_of_an_utterance_only_the_newest_partial_waits() -> None:
+def test_only_the_newest_partial_of_an_utterance_waits() -> None:
     outbox = Outbox(3)
     for utterance in range(3):
         for step in range(50):
-            outbox.put(message("partial", utterance, str(step)))
-        outbox.put(message("final", utterance))
+            outbox.put(partial(utterance, str(step)))
+        outbox.put(final(utterance))
     assert len(outbox) == 6
     taken = asyncio.run(drain(outbox))
-    assert [(one["type"], one["utterance"]) for one in taken] == [
+    assert [(message.type, utterance_of(message)) for message in taken] == [
         (kind, utterance) for utterance in range(3) for kind in ("partial", "final")
     ]
-    assert {one["text"] for one in taken} == {"49", ""}
+    assert {message.as_dict()["text"] for message in taken} == {"49", "final"}
 
 
-def test_everything_else_is_kept_and_it_says_when_it_is_full() -> None:
+def test_every_other_message_is_kept_and_full_reports_too_many() -> None:
     outbox = Outbox(3)
     for utterance in range(4):
         assert not outbox.full
-        outbox.put(message("final", utterance))
+        outbox.put(final(utterance))
     assert outbox.full
     for utterance in range(4, 100):
-        outbox.put(message("error" if utterance % 2 else "final", utterance))
-    assert [one["utterance"] for one in asyncio.run(drain(outbox))] == list(range(100))
+        outbox.put(failed(utterance) if utterance % 2 else final(utterance))
+    assert [utterance_of(message) for message in asyncio.run(drain(outbox))] == list(range(100))
 
 
-def test_threads_put_and_the_loop_takes_in_order() -> None:
+def test_threads_put_and_the_event_loop_takes_in_order() -> None:
     outbox = Outbox(10)
 
-    def speak() -> None:
+    def put_all() -> None:
         for utterance in range(2_000):
-            outbox.put(message("final", utterance))
+            outbox.put(final(utterance))
         outbox.end()
 
-    async def listen() -> list[int]:
-        thread = threading.Thread(target=speak)
+    async def take_all() -> list[int]:
+        thread = threading.Thread(target=put_all)
         thread.start()
-        heard = []
-        while (one := await outbox.take()) is not None:
-            heard.append(one["utterance"])
+        taken = []
+        while (message := await outbox.take()) is not None:
+            taken.append(utterance_of(message))
         thread.join()
-        return heard
+        return taken
 
-    assert asyncio.run(asyncio.wait_for(listen(), 60)) == list(range(2_000))
+    assert asyncio.run(asyncio.wait_for(take_all(), 120)) == list(range(2_000))

@@ -94,7 +94,7 @@ def test_where_pages_have_all_places_a_socket_is_refused_in_words() -> None:
         for page in pages:
             page.leave()
     assert (error["code"], error["type"]) == ("LimitExceeded", "error")
-    assert "The only place of this server is taken, and 1 waits already" in error["message"]
+    assert "The only session of this server is in use, and 1 client waits in line" in error["message"]
 
 
 def test_who_sends_much_while_it_waits_is_not_read_and_loses_nothing_either() -> None:
@@ -187,7 +187,7 @@ def test_a_request_waits_for_a_place_and_one_more_is_refused(rest: tuple[str, Se
         refused = post(url)
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
-        assert "only place" in refused.json()["error"]["message"]
+        assert "only session" in refused.json()["error"]["message"]
         assert not waiting.done()
         place.leave()
         assert waiting.result(120).json()["text"].strip() == SENTENCE

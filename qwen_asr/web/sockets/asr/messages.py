@@ -1,254 +1,300 @@
-"""The messages of `/ws/asr`, as docs/protocol.md describes them: the client's are checked, the server's are made."""
+"""The messages of `/ws/asr` as pydantic models: checks the client's, builds the server's. See docs/protocol.md."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.pcm import ENCODINGS
 from qwen_asr.audio.samples import HIGHEST_RATE, LOWEST_RATE
 from qwen_asr.config.config import Config
 from qwen_asr.engine.languages import resolve_language
 from qwen_asr.errors import BadConfig, BadInput, QwenASRError
-from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.live.events import Event, Failed, Partial
+from qwen_asr.web.sockets.messages import ClientModel, ServerMessage, read_object
+from qwen_asr.web.validation import SHOWN_CHARACTERS, Text, expects, first_error, shown
 
 _CHUNK = next(field.metadata for field in dataclasses.fields(Config) if field.name == "chunk_size_sec")
-_SHOWN = 80
-"""How much of what a client sent an error repeats, in characters."""
+
+MAX_OFFSET = 2**53
+"""The largest `offset`. Many programs read JSON numbers as floats, which are not exact above it."""
+
+# --- the client's
 
 
-MOST_SAMPLES = 2**53
-"""The largest offset: from there on the numbers of JSON, which many read as floats, are not whole any more."""
+def _as_whole(value: Any) -> Any:
+    """JSON has one type of number, so 48000.0 is a whole number too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a client's first message asked for. `encoding` is one of `pcm.ENCODINGS`.
+ChunkSeconds = Annotated[
+    float,
+    Field(ge=_CHUNK["low"], le=_CHUNK["high"]),
+    expects(f"a number from {_CHUNK['low']:g} to {_CHUNK['high']:g}"),
+]
+SampleRate = Annotated[
+    int,
+    Field(ge=LOWEST_RATE, le=HIGHEST_RATE),
+    BeforeValidator(_as_whole),
+    expects(f"a whole number from {LOWEST_RATE} to {HIGHEST_RATE}, for example 16000 or 48000"),
+]
+Offset = Annotated[
+    int,
+    Field(ge=0, le=MAX_OFFSET),
+    BeforeValidator(_as_whole),
+    expects(f"a whole number of samples from 0 to {MAX_OFFSET}"),
+]
+Language = Annotated[Text, Field(max_length=SHOWN_CHARACTERS), expects("a name or a code such as German or de")]
+Encoding = Annotated[Literal["f32le", "s16le"], BeforeValidator(lambda value: value or "f32le")]
 
-    `resume` is the session that it comes back to, `offset` the sample at which its last final ended. `named` are the
-    keys that it gave a value.
+
+class AsrConfig(ClientModel):
+    """The client's first message. What it leaves out has the server's default; null counts as left out.
+
+    `resume` is the id of the session to go on with, and `offset` the sample of the client's stream at which the last
+    final that it has ended. `model_fields_set` holds the keys that it gave a value.
     """
 
-    rate: int
-    encoding: str
-    language: str | None = None
-    context: str = ""
-    prompt: str = ""
-    chunk_seconds: float | None = None
-    resume: str = ""
-    offset: int = 0
-    named: frozenset[str] = frozenset()
+    type: Literal["config"]
+    context: Text = ""
+    prompt: Text = ""
+    language: Language = ""
+    chunk_size_sec: ChunkSeconds | None = None
+    sample_rate: SampleRate = SAMPLE_RATE
+    encoding: Encoding = "f32le"
+    resume: Text = ""
+    offset: Offset = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in given.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _check_offset(self) -> Self:
+        if "offset" in self.model_fields_set and not self.resume:
+            raise ValueError(
+                "offset was given without resume; expected the session_id of the session to go on with as well."
+            )
+        return self
 
 
-@dataclass(frozen=True)
-class Stream:
-    """The client's own audio: its `rate`, and how many of its samples (`base`) went to an earlier session."""
-
-    rate: int = SAMPLE_RATE
-    base: int = 0
-
-    def seconds(self, position: int) -> float:
-        """Where a position in the session (samples at 16 kHz) is in the client's stream."""
-        return (self.base * SAMPLE_RATE / self.rate + position) / SAMPLE_RATE
-
-    def sample(self, position: int) -> int:
-        """The same as a sample of the client's: the last one that lies not behind the position."""
-        return self.base + position * self.rate // SAMPLE_RATE
-
-
-def parse_config(message: str) -> Settings:
-    """The first message. Unknown keys are ignored, null is as good as absent.
+def parse_config(text: str) -> AsrConfig:
+    """Parse the first message.
 
     Raises `BadConfig` for anything but a config, and for a value of the wrong type or out of its range;
-    `UnknownLanguage` for a language of no model.
+    `UnknownLanguage` for a language that the model does not know.
     """
-    given = _object(message)
-    kind = given.get("type")
-    if kind != "config":
-        raise BadConfig(f'The first message has the type {_shown(kind)}; expected {{"type": "config"}} and settings.')
-    language = _text(given, "language") or None
-    resolve_language(language)
-    settings = Settings(
-        rate=_rate(given),
-        encoding=_encoding(given),
-        language=language,
-        context=_text(given, "context"),
-        prompt=_text(given, "prompt"),
-        chunk_seconds=_chunk_seconds(given),
-    )
-    resume, offset = _text(given, "resume"), _offset(given)
-    if offset is not None and not resume:
-        raise BadConfig("offset was given without resume; expected the session_id of the session to go on with.")
-    named = frozenset(key for key, value in given.items() if value is not None)
-    return dataclasses.replace(settings, resume=resume, offset=offset or 0, named=named)
+    given = _read(text)
+    if (kind := given.get("type")) != "config":
+        raise BadConfig(f'The first message has the type {shown(kind)}; expected {{"type": "config"}} with settings.')
+    try:
+        config = AsrConfig.model_validate(given)
+    except ValidationError as error:
+        raise BadConfig(first_error(error)[1]) from None
+    resolve_language(config.language or None)
+    return config
 
 
-def check_resume(asked: Settings, session: Settings) -> str | None:
-    """The settings that a client comes back with, beside those of its session; a warning where some have no effect.
-
-    Raises `BadConfig` where the audio would be read as what it is not.
-    """
-    for key, new, old in (
-        ("sample_rate", asked.rate, session.rate),
-        ("encoding", asked.encoding, session.encoding),
-    ):
-        if key in asked.named and new != old:
-            raise BadConfig(f"{key} was given {_shown(new)}, but the session to resume has {_shown(old)}: give that.")
-    options = {"context": "context", "prompt": "prompt", "language": "language", "chunk_size_sec": "chunk_seconds"}
-    other = [
-        key for key, name in options.items() if key in asked.named and getattr(asked, name) != getattr(session, name)
-    ]
-    if not other:
-        return None
-    return f"resume: {', '.join(other)} differ from the session's, which stay: open a new session for other settings."
-
-
-def check_finalize(message: str) -> None:
-    """A text message after the first. Raises `BadInput` unless it is the finalize."""
-    kind = _object(message).get("type")
+def check_finalize(text: str) -> None:
+    """Check a text message after the first. Raises `BadInput` unless it is the finalize."""
+    kind = _read(text).get("type")
     if kind == "config":
         raise BadInput("A second config came; a session has one: open another connection for other settings.")
     if kind != "finalize":
         raise BadInput(
-            f'A text message has the type {_shown(kind)}; expected {{"type": "finalize"}}, or audio in binary messages.'
+            f'A text message has the type {shown(kind)}; expected {{"type": "finalize"}}, or audio in binary messages.'
         )
 
 
-def _object(message: str) -> dict[str, Any]:
-    """The JSON object in a message. Raises `BadConfig`."""
-    try:
-        given = json.loads(message)
-    except (ValueError, RecursionError):
-        given = None
-    if not isinstance(given, dict):
-        raise BadConfig(f'A text message is {_shown(message)}; expected a JSON object such as {{"type": "config"}}.')
-    return given
+def check_resume(given: AsrConfig, session: AsrConfig) -> str | None:
+    """Compare the config of a client that resumes with that of its session.
 
-
-def _text(given: dict[str, Any], key: str) -> str:
-    value = given.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise BadConfig(f"{key} was given {_shown(value)}; expected a text.")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise BadConfig(f"{key} holds half of a surrogate pair; expected Unicode text.")
-    if key == "language" and len(value) > _SHOWN:
-        raise BadConfig(f"language was given {_shown(value)}; expected a name or a code such as German or de.")
-    return value
-
-
-def _number(given: dict[str, Any], key: str, low: float, high: float) -> float | None:
-    value = given.get(key)
-    if value is None:
+    Returns a warning if settings differ that cannot be changed any more, else None. Raises `BadConfig` where the audio
+    would be decoded wrongly.
+    """
+    settings = [key for key in AsrConfig.model_fields if key not in ("type", "resume", "offset")]
+    differing = [
+        key for key in settings if key in given.model_fields_set and getattr(given, key) != getattr(session, key)
+    ]
+    for key in ("sample_rate", "encoding"):
+        if key in differing:
+            new, old = shown(getattr(given, key)), shown(getattr(session, key))
+            raise BadConfig(f"{key} was given {new}, but the session to resume has {old}: give that.")
+    if not differing:
         return None
-    # Written so that NaN, which compares false with everything, is refused too.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise BadConfig(f"{key} was given {_shown(value)}; expected a number from {low:g} to {high:g}.")
-    return value
+    return (
+        f"resume: {', '.join(differing)} differ from the session's, which stay: open a new session for other settings."
+    )
 
 
-def _chunk_seconds(given: dict[str, Any]) -> float | None:
-    return _number(given, "chunk_size_sec", _CHUNK["low"], _CHUNK["high"])
-
-
-def _rate(given: dict[str, Any]) -> int:
-    rate = _number(given, "sample_rate", LOWEST_RATE, HIGHEST_RATE)
-    if rate is not None and not float(rate).is_integer():
-        raise BadConfig(f"sample_rate was given {_shown(rate)}; expected a whole number, for example 16000 or 48000.")
-    return SAMPLE_RATE if rate is None else int(rate)
-
-
-def _offset(given: dict[str, Any]) -> int | None:
-    offset = _number(given, "offset", 0, MOST_SAMPLES)
-    if offset is not None and not float(offset).is_integer():
-        raise BadConfig(f"offset was given {_shown(offset)}; expected a whole number of samples.")
-    return None if offset is None else int(offset)
-
-
-def _encoding(given: dict[str, Any]) -> str:
-    encoding = _text(given, "encoding") or "f32le"
-    if encoding not in ENCODINGS:
-        raise BadConfig(f"encoding was given {_shown(encoding)}; expected one of {', '.join(ENCODINGS)}.")
-    return encoding
-
-
-def _shown(value: Any) -> str:
-    """A value as the client wrote it, shortened, in ASCII so that anything can be sent back."""
-    written = json.dumps(value)
-    return written if len(written) <= _SHOWN else written[:_SHOWN] + "…"
+def _read(text: str) -> dict[str, Any]:
+    """The JSON object in a text message. Raises `BadConfig`."""
+    given = read_object(text)
+    if given is None:
+        raise BadConfig(f'A text message is {shown(text)}; expected a JSON object such as {{"type": "config"}}.')
+    return given
 
 
 # --- the server's
 
 
-def session_created(session_id: str, received: int | None = None) -> dict[str, Any]:
-    """The answer to a config that was accepted.
+@dataclass(frozen=True)
+class ClientTimeline:
+    """Converts positions in a session (samples at 16 kHz) to positions in the client's stream.
 
-    `received`: the client wanted to resume a session that is not known here; it sends its audio from this sample on.
+    The stream has `rate` samples a second, of which the first `base` went to an earlier session.
     """
-    told: dict[str, Any] = {"type": "session_created", "session_id": session_id}
-    return told if received is None else told | {"received_samples": received}
+
+    rate: int = SAMPLE_RATE
+    base: int = 0
+
+    def seconds(self, position: int) -> float:
+        """Seconds since the beginning of the client's stream."""
+        return (self.base * SAMPLE_RATE / self.rate + position) / SAMPLE_RATE
+
+    def sample(self, position: int) -> int:
+        """Samples since the beginning of the client's stream, at its own rate, rounded down."""
+        return self.base + position * self.rate // SAMPLE_RATE
 
 
-def queued(position: int) -> dict[str, Any]:
-    """What a client is told that waits for a place; 1 is the next to come in."""
-    return {"type": "queued", "position": position}
+class AsrMessage(ServerMessage):
+    """A message of the server. A key whose value is None is left out."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """See `ServerMessage`."""
+        return self.model_dump(exclude_none=True)
 
 
-def session_resumed(session_id: str, received: int, warning: str | None = None) -> dict[str, Any]:
-    """The answer to a config that resumes a session: the client goes on with sample `received` of its stream."""
-    told: dict[str, Any] = {"type": "session_resumed", "session_id": session_id, "received_samples": received}
-    return told if warning is None else told | {"warning": warning}
+class SessionCreated(AsrMessage):
+    """The config was accepted.
+
+    `received_samples`: set where the client wanted to resume a session that this server does not know. It sends its
+    audio from this sample on.
+    """
+
+    type: Literal["session_created"] = "session_created"
+    session_id: str
+    received_samples: int | None = None
 
 
-def of_event(event: Event, received: int, now: float, stream: Stream | None = None) -> dict[str, Any]:
-    """What the client is told of an event.
+class SessionResumed(AsrMessage):
+    """The session goes on: the client sends its audio from sample `received_samples` of its stream on."""
 
-    `received` is the sample of the client's `stream` up to which all was taken; `now` is the Unix time in seconds,
+    type: Literal["session_resumed"] = "session_resumed"
+    session_id: str
+    received_samples: int
+    warning: str | None = None
+
+
+class Queued(AsrMessage):
+    """The client waits for a slot. Position 1 is the next to get one."""
+
+    type: Literal["queued"] = "queued"
+    position: int
+
+
+class ErrorMessage(AsrMessage):
+    """What ended a session, or kept it from beginning."""
+
+    type: Literal["error"] = "error"
+    message: str
+    code: str
+
+
+class PartialMessage(AsrMessage):
+    """The text so far of the utterance that is being spoken. Positions are seconds in the client's stream."""
+
+    type: Literal["partial"] = "partial"
+    language: str
+    text: str
+    timestamp: float
+    stable: int
+    utterance: int
+    start: float
+    end: float
+    lag: float
+    received_samples: int
+    warning: str | None = None
+
+    def replaces(self, waiting: ServerMessage) -> bool:
+        """See `ServerMessage`: the newest partial of an utterance is enough."""
+        return isinstance(waiting, PartialMessage) and waiting.utterance == self.utterance
+
+
+class FinalMessage(AsrMessage):
+    """The text of a whole utterance. `end_sample`: where it ends in the client's stream, in samples at its own rate."""
+
+    type: Literal["final"] = "final"
+    language: str
+    text: str
+    timestamp: float
+    is_speech_final: Literal[True] = True
+    stable: int
+    utterance: int
+    start: float
+    end: float
+    lag: float
+    received_samples: int
+    end_sample: int
+    warning: str | None = None
+    repeated: Literal[True] | None = None
+
+
+class UtteranceErrorMessage(ErrorMessage):
+    """One utterance has no text; the session goes on. It takes the place of that utterance's final."""
+
+    code: Literal["StepFailed"] = "StepFailed"
+    utterance: int
+    start: float
+    end: float
+    lag: float
+    received_samples: int
+    end_sample: int
+    repeated: Literal[True] | None = None
+
+
+def event_message(
+    event: Event, received: int, now: float, timeline: ClientTimeline | None = None
+) -> PartialMessage | FinalMessage | UtteranceErrorMessage:
+    """The message for an event of the session.
+
+    `received` is the sample of the client's stream up to which audio was received; `now` is the Unix time in seconds,
     which clients of the protocol's first server show as the time of day.
     """
-    slot = _place(event, received, stream or Stream())
-    if isinstance(event, Failed):
-        return {"type": "error", "message": event.message, "code": "StepFailed", **slot}
-    told = {
-        "type": "partial" if isinstance(event, Partial) else "final",
-        "language": event.language or "",
-        "text": event.text,
-        "timestamp": now,
-        "stable": event.stable if isinstance(event, Partial) else len(event.text),
-        **slot,
-    }
-    if isinstance(event, Final):
-        told["is_speech_final"] = True
-    if event.warnings:
-        told["warning"] = "\n".join(event.warnings)
-    return told
-
-
-def nothing_said(samples: int, received: int, now: float, stream: Stream | None = None) -> dict[str, Any]:
-    """The final of a session of `samples` at 16 kHz in which no utterance was found: clients wait for one."""
-    final = Final(utterance=0, start=samples, end=samples, language=None, text="", lag=0.0)
-    return of_event(final, received, now, stream)
-
-
-def of_error(error: QwenASRError) -> dict[str, Any]:
-    """What ended a session, or kept it from beginning."""
-    return {"type": "error", "message": str(error), "code": type(error).__name__}
-
-
-def _place(event: Event, received: int, stream: Stream) -> dict[str, Any]:
-    slot = {
+    timeline = timeline or ClientTimeline()
+    position: dict[str, Any] = {
         "utterance": event.utterance,
-        "start": stream.seconds(event.start),
-        "end": stream.seconds(event.end),
+        "start": timeline.seconds(event.start),
+        "end": timeline.seconds(event.end),
         "lag": round(event.lag, 3),
         "received_samples": received,
     }
     if not isinstance(event, Partial):
-        # The end may be rounded up to 16 kHz; what was not received yet must not be left out by who resumes.
-        slot["end_sample"] = min(stream.sample(event.end), received)
-    return slot
+        # The end may be rounded up to 16 kHz. A client that resumes must not leave out samples not received yet.
+        position["end_sample"] = min(timeline.sample(event.end), received)
+    if isinstance(event, Failed):
+        return UtteranceErrorMessage(message=event.message, **position)
+    text: dict[str, Any] = {"language": event.language or "", "text": event.text, "timestamp": now}
+    warning = "\n".join(event.warnings) or None
+    if isinstance(event, Partial):
+        return PartialMessage(**text, stable=event.stable, **position, warning=warning)
+    return FinalMessage(**text, stable=len(event.text), **position, warning=warning)
+
+
+def empty_final(samples: int, received: int, now: float, timeline: ClientTimeline | None = None) -> FinalMessage:
+    """The final of a session of `samples` at 16 kHz in which nothing was said: clients wait for one."""
+    timeline = timeline or ClientTimeline()
+    end, end_sample = timeline.seconds(samples), min(timeline.sample(samples), received)
+    return FinalMessage(
+        language="", text="", timestamp=now, stable=0, utterance=0, start=end, end=end, lag=0.0,
+        received_samples=received, end_sample=end_sample,
+    )  # fmt: skip
+
+
+def error_message(error: QwenASRError) -> ErrorMessage:
+    """The message for what ended a session, or kept it from beginning."""
+    return ErrorMessage(message=str(error), code=type(error).__name__)

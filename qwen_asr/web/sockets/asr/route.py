@@ -1,11 +1,11 @@
-"""`/ws/asr`: who gets a session, and who is told why not. docs/protocol.md says what is exchanged."""
+"""The route `/ws/asr`: its connections, and the sessions that can be resumed. See docs/protocol.md."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from qwen_asr.web.sockets.asr.connection import AsrConnection
-from qwen_asr.web.sockets.asr.registry import Sessions
+from qwen_asr.web.sockets.asr.registry import ResumableSessions
 from qwen_asr.web.sockets.route import SocketRoute
 
 if TYPE_CHECKING:
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 class AsrRoute(SocketRoute[AsrConnection]):
     """The route. Its `sessions` may be without a connection for a while.
 
-    Whether there is a place for a session is decided once its config is here: who resumes one has a place already.
+    A client needs a slot only once its config is known: one that resumes a session already has a slot.
     """
 
     path = "/ws/asr"
 
     def __init__(self, service: Service, limits: SocketLimits) -> None:
         super().__init__(service, limits)
-        self.sessions = Sessions(limits, service.admission.max_sessions)
+        self.sessions = ResumableSessions(limits, service.admission.max_sessions)
 
-    async def _accepted(self, websocket: WebSocket) -> AsrConnection:
+    async def _accept(self, websocket: WebSocket) -> AsrConnection:
         await websocket.accept()
         return AsrConnection(websocket, self._service, self._limits, self._threads, self.sessions)
 
     @property
-    def _most(self) -> int:
-        # So many may have a session or wait for one, and others come to take over one whose connection is dead.
+    def _max_connections(self) -> int:
+        # Those with a session or in the queue, and as many that take over a session whose connection is dead.
         return self._service.admission.capacity + self._service.admission.max_sessions

@@ -1,183 +1,483 @@
-"""The events of `/v1/realtime`, as docs/openai.md describes them: the client's are checked, the server's are made.
-
-A server event here has no `event_id` yet; it gets one as it is put on its way (`numbered`).
-"""
+"""The events of `/v1/realtime` as pydantic models: checks the client's, builds the server's. See docs/openai.md."""
 
 from __future__ import annotations
 
 import base64
-import binascii
-import json
+import dataclasses
 import secrets
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
-from qwen_asr.errors import BadField, BadInput, QwenASRError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+
+from qwen_asr.audio import g711
+from qwen_asr.config.config import Config
+from qwen_asr.engine.languages import resolve_language
+from qwen_asr.errors import BadField, BadInput, QwenASRError, UnknownLanguage
 from qwen_asr.web.error_response import envelope
-from qwen_asr.web.sockets.realtime.settings import OLD_UPDATE, UPDATE, Settings, shown
+from qwen_asr.web.sockets.messages import ClientModel, ServerMessage, ServerModel, read_object
+from qwen_asr.web.validation import SHOWN_CHARACTERS, Expectation, Text, expects, first_error, shown
 
-Event = dict[str, Any]
-
+UPDATE, OLD_UPDATE = "session.update", "transcription_session.update"
 APPEND, COMMIT, CLEAR = "input_audio_buffer.append", "input_audio_buffer.commit", "input_audio_buffer.clear"
-KINDS = (UPDATE, OLD_UPDATE, APPEND, COMMIT, CLEAR)
-LEAST_COMMIT_MS = 100.0
-"""What a commit needs at least, as OpenAI has it."""
-_LONGEST_ID = 512
-_TRANSCRIPTION = "conversation.item.input_audio_transcription"
+RATES = (24_000, 16_000, 8_000)
+"""The rates of PCM, in Hz. The first is the default, as at OpenAI."""
+MAX_PADDING_MS = 3_000.0
+"""The longest `prefix_padding_ms`: half of the shortest `--max-utterance-seconds`."""
+MIN_COMMIT_MS = 100.0
+"""The least audio that can be committed, as at OpenAI."""
+MAX_EVENT_ID_CHARACTERS = 512
+_OPTIONS = {option.name: option.metadata for option in dataclasses.fields(Config)}
+M = TypeVar("M", bound=ClientModel)
+
+# --- the client's
 
 
-@dataclass(frozen=True)
-class ClientEvent:
-    """An event of one of `KINDS`. `event_id`: the client's own name for it; `audio`: the bytes of an append."""
-
-    kind: str
-    body: Event
-    event_id: str | None = None
-    audio: bytes = b""
-
-
-def read(message: str) -> Event:
-    """The JSON object in a client's text message. Raises BadField where there is none."""
+def _known_language(name: str) -> str:
+    if len(name) > SHOWN_CHARACTERS:
+        raise Expectation("a code or a name such as de or German")
     try:
-        given = json.loads(message)
-    except (ValueError, RecursionError):
-        given = None
-    if not isinstance(given, dict):
-        raise BadField("type", f"A message is {shown(message)}; expected an event, a JSON object with a type.")
+        resolve_language(name)
+    except UnknownLanguage as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+def _nothing_included(value: Any) -> None:
+    if value:
+        raise ValueError(f"session.include {shown(value)} is not available; leave it out.")
+
+
+def _decode_base64(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError
+    return base64.b64decode(value, validate=True)
+
+
+_VAD, _SILENCE = _OPTIONS["vad_threshold"], _OPTIONS["silence_threshold"]
+EventId = Annotated[
+    Text, Field(max_length=MAX_EVENT_ID_CHARACTERS), expects(f"at most {MAX_EVENT_ID_CHARACTERS} characters of Unicode")
+]
+Audio = Annotated[bytes, BeforeValidator(_decode_base64), expects("the bytes of the samples in base64")]
+Include = Annotated[Any, AfterValidator(_nothing_included)]
+Language = Annotated[Text, AfterValidator(_known_language)]
+Threshold = Annotated[
+    float,
+    Field(ge=_VAD["low"], le=_VAD["high"]),
+    expects(f"a number from {_VAD['low']:g} to {_VAD['high']:g}"),
+]
+Padding = Annotated[float, Field(ge=0, le=MAX_PADDING_MS), expects(f"a number from 0 to {MAX_PADDING_MS:g}")]
+Silence = Annotated[
+    float,
+    Field(ge=_SILENCE["low"] * 1000, le=_SILENCE["high"] * 1000),
+    expects(f"a number from {_SILENCE['low'] * 1000:g} to {_SILENCE['high'] * 1000:g}"),
+]
+
+
+class ClientEvent(ClientModel):
+    """Any event of a client. `event_id` is the client's own name for it."""
+
+    type: str
+    event_id: EventId | None = None
+
+
+class FormatUpdate(ClientModel):
+    """The encoding of the client's audio, and its sampling rate in Hz."""
+
+    type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"] = "audio/pcm"
+    rate: int | None = None
+
+    @field_validator("rate", mode="before")
+    @classmethod
+    def _known_rate(cls, rate: Any, info: ValidationInfo) -> int | None:
+        kind = info.data.get("type", "audio/pcm")
+        rates = RATES if kind == "audio/pcm" else (g711.RATE,)
+        if rate is None:
+            return None
+        if isinstance(rate, bool) or rate not in rates:
+            expected = ", ".join(map(str, rates))
+            raise Expectation(f"{'one of ' if len(rates) > 1 else ''}{expected} for {kind}")
+        return int(rate)
+
+
+class TranscriptionUpdate(ClientModel):
+    """What is known about the speech. `model` may have any value: the loaded checkpoint answers."""
+
+    model: Text | None = None
+    language: Language | None = None
+    prompt: Text | None = None
+
+
+class TurnDetectionUpdate(ClientModel):
+    """How turns are found by voice. See docs/openai.md for the units."""
+
+    type: Annotated[Literal["server_vad"], expects("server_vad, or null in place of turn_detection")] = "server_vad"
+    threshold: Threshold | None = None
+    prefix_padding_ms: Padding | None = None
+    silence_duration_ms: Silence | None = None
+
+
+class InputUpdate(ClientModel):
+    """The settings of a session in the current shape of the API. Fields that are not set keep their values."""
+
+    format: FormatUpdate | None = None
+    transcription: TranscriptionUpdate | None = None
+    turn_detection: TurnDetectionUpdate | None = None
+
+
+class AudioUpdate(ClientModel):
+    """The level of the current shape around `InputUpdate`."""
+
+    input: InputUpdate | None = None
+
+
+class SessionBody(ClientModel):
+    """The session object of a `session.update`."""
+
+    include: Include = None
+    type: Annotated[Literal["transcription"], expects("transcription, the only type of this server")] = "transcription"
+    audio: AudioUpdate | None = None
+
+
+class OldSessionBody(ClientModel):
+    """The session object of a `transcription_session.update`, the older shape of the API."""
+
+    include: Include = None
+    input_audio_format: Literal["pcm16", "g711_ulaw", "g711_alaw"] | None = None
+    input_audio_transcription: TranscriptionUpdate | None = None
+    turn_detection: TurnDetectionUpdate | None = None
+
+
+class SessionUpdate(ClientEvent):
+    """Changes the settings."""
+
+    type: Literal["session.update"]
+    session: SessionBody
+
+
+class OldSessionUpdate(ClientEvent):
+    """Changes the settings, in the older shape of the API."""
+
+    type: Literal["transcription_session.update"]
+    session: OldSessionBody
+
+
+class AudioAppend(ClientEvent):
+    """More audio, in base64."""
+
+    type: Literal["input_audio_buffer.append"]
+    audio: Audio
+
+
+class AudioCommit(ClientEvent):
+    """Ends the turn."""
+
+    type: Literal["input_audio_buffer.commit"]
+
+
+class AudioClear(ClientEvent):
+    """Drops the audio that was not committed."""
+
+    type: Literal["input_audio_buffer.clear"]
+
+
+_CLIENT_EVENTS: dict[str, type[ClientEvent]] = {
+    UPDATE: SessionUpdate,
+    OLD_UPDATE: OldSessionUpdate,
+    APPEND: AudioAppend,
+    COMMIT: AudioCommit,
+    CLEAR: AudioClear,
+}
+KINDS = tuple(_CLIENT_EVENTS)
+"""The types of a client's events."""
+
+
+class _Identified(ClientModel):
+    event_id: EventId | None = None
+
+
+def read(text: str) -> dict[str, Any]:
+    """The JSON object in a client's text message. Raises BadField if there is none."""
+    given = read_object(text)
+    if given is None:
+        raise BadField("type", f"A message is {shown(text)}; expected an event, a JSON object with a type.")
     return given
 
 
-def event_id_of(given: Event) -> str | None:
-    """The client's own name for its event. Raises BadField for one that cannot be told back."""
-    value = given.get("event_id")
-    if value is None:
-        return None
-    fits = isinstance(value, str) and len(value) <= _LONGEST_ID
-    if not fits or any("\ud800" <= character <= "\udfff" for character in value):
-        raise BadField("event_id", f"event_id was given {shown(value)}; expected at most {_LONGEST_ID} characters.")
-    return str(value)
+def event_id_of(given: Mapping[str, Any]) -> str | None:
+    """The client's own name for its event. Raises BadField for one that cannot be sent back."""
+    return _validate(_Identified, given).event_id
 
 
-def parse(given: Event) -> ClientEvent:
-    """An object that a client sent. Raises BadField for anything but a known event."""
+def parse(given: Mapping[str, Any]) -> ClientEvent:
+    """Parse an object that a client sent. Raises BadField for anything but a known event."""
     kind = given.get("type")
-    if kind not in KINDS:
+    model = _CLIENT_EVENTS.get(kind) if isinstance(kind, str) else None
+    if model is None:
         raise BadField("type", f"The event has the type {shown(kind)}; expected one of {', '.join(KINDS)}.")
-    return ClientEvent(kind, given, event_id_of(given), _audio(given) if kind == APPEND else b"")
+    return _validate(model, given)
 
 
-def _audio(given: Event) -> bytes:
+def _validate(model: type[M], given: Mapping[str, Any]) -> M:
     try:
-        return base64.b64decode(given["audio"], validate=True)
-    except (KeyError, TypeError, ValueError, binascii.Error):
-        said = f"audio was given {shown(given.get('audio'))}; expected the samples' bytes in base64."
-        raise BadField("audio", said) from None
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise BadField(*first_error(error)) from None
 
 
 # --- the server's
 
 
-def numbered(event: Event) -> Event:
-    """The event with an id of its own, as it is sent."""
-    return {"type": event["type"], "event_id": new_id("event"), **event}
-
-
 def new_id(kind: str) -> str:
-    """An id that nobody else has."""
+    """A unique id."""
     return f"{kind}_{secrets.token_hex(11)}"
 
 
-@dataclass(frozen=True)
-class SessionInfo:
-    """A session as its events tell of it. `expires_at`: Unix time in seconds at which it will be ended."""
+class ServerEvent(ServerMessage):
+    """Any event of the server."""
 
-    session_id: str
+    event_id: str = Field(default_factory=lambda: new_id("event"))
+
+
+class PcmFormat(ServerModel):
+    """16-bit PCM at `rate` Hz."""
+
+    type: Literal["audio/pcm"] = "audio/pcm"
+    rate: int
+
+
+class G711Format(ServerModel):
+    """The telephone's µ-law (`audio/pcmu`) or A-law."""
+
+    type: Literal["audio/pcmu", "audio/pcma"]
+
+
+class Transcription(ServerModel):
+    """What the session was told about the speech."""
+
     model: str
+    language: str | None
+    prompt: str
+
+
+class TurnDetection(ServerModel):
+    """How turns are found by voice."""
+
+    type: Literal["server_vad"] = "server_vad"
+    threshold: float
+    prefix_padding_ms: int
+    silence_duration_ms: int
+
+
+class Input(ServerModel):
+    """The settings in the current shape. `turn_detection` is None if the client commits its turns itself."""
+
+    format: PcmFormat | G711Format
+    noise_reduction: None = None
+    transcription: Transcription
+    turn_detection: TurnDetection | None
+
+
+class AudioSettings(ServerModel):
+    """The level of the current shape around `Input`."""
+
+    input: Input
+
+
+class SessionObject(ServerModel):
+    """A session. `expires_at`: the Unix time, in seconds, at which it will be ended."""
+
+    id: str
+    object: Literal["realtime.transcription_session"] = "realtime.transcription_session"
+    type: Literal["transcription"] = "transcription"
+    audio: AudioSettings
+    include: None = None
     expires_at: int
 
-    def session(self, verb: str, settings: Settings, old: bool = False) -> Event:
-        """`session.created` or `session.updated`, by `verb`; `old`: in the shape that the API had before."""
-        body = settings.as_old_session(self.model) if old else settings.as_session(self.model)
-        return {
-            "type": f"{'transcription_session' if old else 'session'}.{verb}",
-            "session": {"id": self.session_id, **body, "include": None, "expires_at": self.expires_at},
-        }
+
+class OldSessionObject(ServerModel):
+    """A session in the older shape, which has no name for other rates of PCM than 24000."""
+
+    id: str
+    object: Literal["realtime.transcription_session"] = "realtime.transcription_session"
+    input_audio_format: Literal["pcm16", "g711_ulaw", "g711_alaw"]
+    input_audio_noise_reduction: None = None
+    input_audio_transcription: Transcription
+    turn_detection: TurnDetection | None
+    include: None = None
+    expires_at: int
 
 
-def speech_started(item_id: str, milliseconds: int) -> Event:
-    """Voice was found; `milliseconds` of audio lie before the turn."""
-    return {"type": "input_audio_buffer.speech_started", "audio_start_ms": milliseconds, "item_id": item_id}
+class SessionEvent(ServerEvent):
+    """The settings of the session as they are now."""
+
+    type: Literal["session.created", "session.updated"]
+    session: SessionObject
 
 
-def speech_stopped(item_id: str, milliseconds: int) -> Event:
-    """The turn ended there."""
-    return {"type": "input_audio_buffer.speech_stopped", "audio_end_ms": milliseconds, "item_id": item_id}
+class OldSessionEvent(ServerEvent):
+    """The same in the older shape."""
+
+    type: Literal["transcription_session.created", "transcription_session.updated"]
+    session: OldSessionObject
 
 
-def committed(item_id: str, previous: str | None) -> Event:
+class Queued(ServerEvent):
+    """The client waits for a slot. Position 1 is the next to get one. Not one of OpenAI's events."""
+
+    type: Literal["session.queued"] = "session.queued"
+    position: int
+
+
+class SpeechStarted(ServerEvent):
+    """A turn was found; `audio_start_ms` of audio lie before it."""
+
+    type: Literal["input_audio_buffer.speech_started"] = "input_audio_buffer.speech_started"
+    audio_start_ms: int
+    item_id: str
+
+
+class SpeechStopped(ServerEvent):
+    """The turn has ended there."""
+
+    type: Literal["input_audio_buffer.speech_stopped"] = "input_audio_buffer.speech_stopped"
+    audio_end_ms: int
+    item_id: str
+
+
+class Committed(ServerEvent):
     """The turn is complete and has become an item."""
-    return {"type": "input_audio_buffer.committed", "previous_item_id": previous, "item_id": item_id}
+
+    type: Literal["input_audio_buffer.committed"] = "input_audio_buffer.committed"
+    previous_item_id: str | None
+    item_id: str
 
 
-def item_events(item_id: str, previous: str | None, old: bool) -> list[Event]:
-    """What tells of the new item itself. Its transcript is not known yet."""
-    item = {
-        "id": item_id,
-        "object": "realtime.item",
-        "type": "message",
-        "status": "completed",
-        "role": "user",
-        "content": [{"type": "input_audio", "transcript": None}],
-    }
-    verbs = ("created",) if old else ("added", "done")
-    return [{"type": f"conversation.item.{verb}", "previous_item_id": previous, "item": item} for verb in verbs]
+class Cleared(ServerEvent):
+    """The audio that was not committed is dropped."""
+
+    type: Literal["input_audio_buffer.cleared"] = "input_audio_buffer.cleared"
 
 
-def queued(position: int) -> Event:
-    """What a client is told that waits for a place; 1 is the next to come in. Not one of OpenAI's events."""
-    return {"type": "session.queued", "position": position}
+class Content(ServerModel):
+    """The content of an item. The transcript is not known yet when the item is announced."""
+
+    type: Literal["input_audio"] = "input_audio"
+    transcript: None = None
 
 
-def cleared() -> Event:
-    """What was not committed is gone."""
-    return {"type": "input_audio_buffer.cleared"}
+class ItemObject(ServerModel):
+    """An item of the conversation."""
+
+    id: str
+    object: Literal["realtime.item"] = "realtime.item"
+    type: Literal["message"] = "message"
+    status: Literal["completed"] = "completed"
+    role: Literal["user"] = "user"
+    content: tuple[Content, ...] = (Content(),)
 
 
-def delta(item_id: str, text: str) -> Event:
+class ItemEvent(ServerEvent):
+    """There is a new item. `created` is the older shape's event."""
+
+    type: Literal["conversation.item.added", "conversation.item.done", "conversation.item.created"]
+    previous_item_id: str | None
+    item: ItemObject
+
+
+class TranscriptionDelta(ServerEvent):
     """More of the item's text has settled."""
-    return {"type": f"{_TRANSCRIPTION}.delta", "item_id": item_id, "content_index": 0, "delta": text}
 
-
-def completed(item_id: str, text: str, seconds: float) -> Event:
-    """The item's whole text; `seconds` is the length of its audio."""
-    usage = {"type": "duration", "seconds": seconds}
-    return {
-        "type": f"{_TRANSCRIPTION}.completed",
-        "item_id": item_id,
-        "content_index": 0,
-        "transcript": text,
-        "usage": usage,
-    }
-
-
-def failed(item_id: str, error: QwenASRError) -> Event:
-    """The item has no text; the session goes on."""
-    told = envelope(error)["error"]
-    return {"type": f"{_TRANSCRIPTION}.failed", "item_id": item_id, "content_index": 0, "error": told}
-
-
-def problem(error: QwenASRError, event_id: str | None = None, code: str | None = None) -> Event:
-    """The `error` event. `event_id`: that of the client's event which is to blame; `code` replaces the error's own."""
-    told = envelope(error)["error"]
-    if isinstance(error, BadField):
-        told["code"] = "invalid_value"  # OpenAI's name for it
-    return {"type": "error", "error": {**told, "code": code or told["code"], "event_id": event_id}}
-
-
-def too_little(milliseconds: float, event_id: str | None) -> Event:
-    """What a commit of less than `LEAST_COMMIT_MS` is answered with, in OpenAI's words."""
-    said = (
-        "Error committing input audio buffer: buffer too small. Expected at least "
-        f"{LEAST_COMMIT_MS:g}ms of audio, but buffer only has {milliseconds:.2f}ms of audio."
+    type: Literal["conversation.item.input_audio_transcription.delta"] = (
+        "conversation.item.input_audio_transcription.delta"
     )
-    return problem(BadInput(said), event_id, "input_audio_buffer_commit_empty")
+    item_id: str
+    content_index: int = 0
+    delta: str
+
+
+class Usage(ServerModel):
+    """The length of the item's audio."""
+
+    type: Literal["duration"] = "duration"
+    seconds: float
+
+
+class TranscriptionCompleted(ServerEvent):
+    """The item's whole text."""
+
+    type: Literal["conversation.item.input_audio_transcription.completed"] = (
+        "conversation.item.input_audio_transcription.completed"
+    )
+    item_id: str
+    content_index: int = 0
+    transcript: str
+    usage: Usage
+
+
+class ErrorObject(ServerModel):
+    """An error as all of OpenAI's API writes it. `param`: the path of what is wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class TranscriptionFailed(ServerEvent):
+    """The item has no text; the session goes on."""
+
+    type: Literal["conversation.item.input_audio_transcription.failed"] = (
+        "conversation.item.input_audio_transcription.failed"
+    )
+    item_id: str
+    content_index: int = 0
+    error: ErrorObject
+
+
+class EventErrorObject(ErrorObject):
+    """`event_id`: that of the client's event that caused the error."""
+
+    event_id: str | None
+
+
+class ErrorEvent(ServerEvent):
+    """An event of the client's that could not be used, or what ends the session."""
+
+    type: Literal["error"] = "error"
+    error: EventErrorObject
+
+
+def announce_item(item_id: str, previous: str | None, old: bool) -> list[ItemEvent]:
+    """The events that announce a new item, in the current or the older shape."""
+    item = ItemObject(id=item_id)
+    if old:
+        return [ItemEvent(type="conversation.item.created", previous_item_id=previous, item=item)]
+    return [
+        ItemEvent(type="conversation.item.added", previous_item_id=previous, item=item),
+        ItemEvent(type="conversation.item.done", previous_item_id=previous, item=item),
+    ]
+
+
+def failed(item_id: str, error: QwenASRError) -> TranscriptionFailed:
+    """The event for an item that has no text."""
+    return TranscriptionFailed(item_id=item_id, error=ErrorObject(**envelope(error)["error"]))
+
+
+def error_event(error: QwenASRError, event_id: str | None = None, code: str | None = None) -> ErrorEvent:
+    """The event for an error. `event_id`: of the client's event that caused it; `code` replaces the error's own."""
+    body = envelope(error)["error"]
+    if isinstance(error, BadField):
+        body["code"] = "invalid_value"  # OpenAI's name for it
+    if code is not None:
+        body["code"] = code
+    return ErrorEvent(error=EventErrorObject(**body, event_id=event_id))
+
+
+def too_little_audio(milliseconds: float, event_id: str | None) -> ErrorEvent:
+    """The event for a commit of less than `MIN_COMMIT_MS`, in OpenAI's words."""
+    sentence = (
+        "Error committing input audio buffer: buffer too small. Expected at least "
+        f"{MIN_COMMIT_MS:g}ms of audio, but buffer only has {milliseconds:.2f}ms of audio."
+    )
+    return error_event(BadInput(sentence), event_id, "input_audio_buffer_commit_empty")

@@ -1,4 +1,4 @@
-"""`/v1/realtime`: who gets a session, and who is told why not. docs/openai.md says what is exchanged."""
+"""The route `/v1/realtime`: the handshake in both shapes of OpenAI's API. See docs/openai.md."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from qwen_asr.errors import BadField
 from qwen_asr.web.sockets.realtime.connection import RealtimeConnection
-from qwen_asr.web.sockets.realtime.settings import shown
 from qwen_asr.web.sockets.route import SocketRoute
+from qwen_asr.web.validation import shown
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
 PROTOCOL = "realtime"
-"""The subprotocol that browsers offer, among others that carry what they have no headers for; it has to be answered."""
+"""The subprotocol of browsers, which offer others too, in place of headers. The handshake has to accept this one."""
 _OLD_PROTOCOL, _OLD_HEADER = "openai-beta.realtime-v1", "realtime=v1"
 
 
@@ -22,14 +22,14 @@ class RealtimeRoute(SocketRoute[RealtimeConnection]):
 
     path = "/v1/realtime"
 
-    async def _accepted(self, websocket: WebSocket) -> RealtimeConnection:
+    async def _accept(self, websocket: WebSocket) -> RealtimeConnection:
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept(PROTOCOL if PROTOCOL in offered else None)
         old = _OLD_PROTOCOL in offered or _OLD_HEADER in websocket.headers.get("openai-beta", "")
         return RealtimeConnection(websocket, self._service, self._limits, self._threads, old)
 
     @property
-    def _most(self) -> int:
+    def _max_connections(self) -> int:
         return self._service.admission.capacity
 
     def _check(self, websocket: WebSocket) -> None:

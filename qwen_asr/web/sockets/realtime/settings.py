@@ -1,54 +1,70 @@
-"""What a realtime session is set to, and the updates that change it, in both shapes that OpenAI's API has had.
+"""The settings of a realtime session, the updates that change them, and the events that report them.
 
-Today's: ``session.update`` with ``audio.input.format|transcription|turn_detection`` inside of ``session``. The older:
-``transcription_session.update`` with ``input_audio_format``, ``input_audio_transcription`` and ``turn_detection`` side
-by side. What an update leaves out stays as it was, null is the default, except for ``turn_detection``, whose null
-means that the client commits its turns itself. What this server has no use for (noise reduction, keywords …) is passed
-over, as the transcription route does it; what would be missing from the answers is refused.
+OpenAI's API has had two shapes. The current one: ``session.update`` with ``audio.input.format|transcription|
+turn_detection`` inside of ``session``. The older one: ``transcription_session.update`` with ``input_audio_format``,
+``input_audio_transcription`` and ``turn_detection`` side by side. In both, fields that are left out keep their values,
+and null restores the default, except for ``turn_detection``: null means that the client commits its turns itself.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Mapping
+import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from qwen_asr.audio import g711
 from qwen_asr.config.config import Config
-from qwen_asr.engine.languages import resolve_language
-from qwen_asr.errors import BadField, UnknownLanguage
+from qwen_asr.web.sockets.realtime.messages import (
+    OLD_UPDATE,
+    RATES,
+    AudioSettings,
+    FormatUpdate,
+    G711Format,
+    Input,
+    InputUpdate,
+    OldSessionBody,
+    OldSessionEvent,
+    OldSessionObject,
+    OldSessionUpdate,
+    PcmFormat,
+    SessionEvent,
+    SessionObject,
+    SessionUpdate,
+    Transcription,
+    TranscriptionUpdate,
+    TurnDetection,
+    TurnDetectionUpdate,
+)
 
 if TYPE_CHECKING:
     from qwen_asr.audio.endpointing import EndpointConfig
 
-UPDATE, OLD_UPDATE = "session.update", "transcription_session.update"
-RATES = (24_000, 16_000, 8_000)
-"""The rates of PCM, in Hz; the first is OpenAI's own, and the default."""
-MOST_PADDING_MS = 3_000.0
-"""At most half of the shortest `--max-utterance-seconds` may lie before the voice."""
-SHOWN = 80
-"""How much of what a client sent an error repeats, in characters."""
-_OPTIONS = {option.name: option.metadata for option in dataclasses.fields(Config)}
+DEFAULT_PADDING_MS = 300.0  # OpenAI's
+
+_ENCODINGS = {"audio/pcm": "s16le", "audio/pcmu": "mulaw", "audio/pcma": "alaw"}
+_OLD_ENCODINGS = {"pcm16": "s16le", "g711_ulaw": "mulaw", "g711_alaw": "alaw"}
+_G711_TYPES: dict[str, tuple[Literal["audio/pcmu", "audio/pcma"], Literal["g711_ulaw", "g711_alaw"]]] = {
+    "mulaw": ("audio/pcmu", "g711_ulaw"),
+    "alaw": ("audio/pcma", "g711_alaw"),
+}
 
 
 @dataclass(frozen=True)
 class AudioFormat:
-    """How samples come. `encoding` is `PcmStream`'s name."""
+    """How samples are encoded: one of `PcmStream`'s encodings, and the sampling rate in Hz."""
 
     encoding: str = "s16le"
     rate: int = RATES[0]
 
-
-_LAWS = {"mulaw": ("audio/pcmu", "g711_ulaw"), "alaw": ("audio/pcma", "g711_alaw")}
-_NEW = {"audio/pcm": "s16le", **{new: law for law, (new, _) in _LAWS.items()}}
-_OLD = {"pcm16": "s16le", **{old: law for law, (_, old) in _LAWS.items()}}
+    @classmethod
+    def of(cls, encoding: str, rate: int | None = None) -> AudioFormat:
+        """With the default rate of the encoding where none is given."""
+        return cls(encoding, rate or (RATES[0] if encoding == "s16le" else g711.RATE))
 
 
 @dataclass(frozen=True)
 class ServerVad:
-    """Turns are found by voice. Thresholds as in `EndpointConfig`, times in milliseconds."""
+    """Turns are found by voice. `threshold` as in `EndpointConfig`, times in milliseconds."""
 
     threshold: float
     prefix_padding_ms: float
@@ -56,11 +72,11 @@ class ServerVad:
 
     @classmethod
     def of(cls, config: Config) -> ServerVad:
-        """As the server's options say."""
-        return cls(config.vad_threshold, 300.0, config.silence_threshold * 1000)
+        """The server's defaults."""
+        return cls(config.vad_threshold, DEFAULT_PADDING_MS, config.silence_threshold * 1000)
 
     def endpoints(self, server: EndpointConfig) -> EndpointConfig:
-        """The server's endpoints, changed to these."""
+        """The server's endpointing with these values."""
         return replace(
             server,
             threshold=self.threshold,
@@ -68,195 +84,113 @@ class ServerVad:
             silence_seconds=self.silence_duration_ms / 1000,
         )
 
-    def updated(self, given: Mapping[str, Any], path: str) -> ServerVad:
-        """With what a client gave under `path`. Raises BadField."""
-        silence = _OPTIONS["silence_threshold"]
-        ranges = {
-            "threshold": (_OPTIONS["vad_threshold"]["low"], _OPTIONS["vad_threshold"]["high"]),
-            "prefix_padding_ms": (0.0, MOST_PADDING_MS),
-            "silence_duration_ms": (silence["low"] * 1000, silence["high"] * 1000),
-        }
-        numbers = {
-            name: _number(given[name], f"{path}.{name}", *bounds)
-            for name, bounds in ranges.items()
-            if given.get(name) is not None
-        }
-        return replace(self, **numbers)
+    def updated(self, update: TurnDetectionUpdate) -> ServerVad:
+        """With the values that the update gives."""
+        return replace(self, **update.model_dump(include=set(vars(self)), exclude_none=True))
 
-    def shown(self) -> dict[str, Any]:
-        """As the API writes it: milliseconds are whole numbers."""
-        return {
-            "type": "server_vad",
-            "threshold": self.threshold,
-            "prefix_padding_ms": round(self.prefix_padding_ms),
-            "silence_duration_ms": round(self.silence_duration_ms),
-        }
+    def as_message(self) -> TurnDetection:
+        """As the events report it: milliseconds are whole numbers."""
+        return TurnDetection(
+            threshold=self.threshold,
+            prefix_padding_ms=round(self.prefix_padding_ms),
+            silence_duration_ms=round(self.silence_duration_ms),
+        )
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that a client can set. `turns` is None where the client commits its turns itself."""
+class RealtimeSettings:
+    """Everything that a client can set. `vad` is None if the client commits its turns itself."""
 
-    turns: ServerVad | None
+    vad: ServerVad | None
     format: AudioFormat = field(default_factory=AudioFormat)
     language: str | None = None
     prompt: str = ""
 
-    def hears_as(self, other: Settings) -> bool:
-        """Whether a turn that began under the others can go on: all but the format of the audio is the same."""
+    @classmethod
+    def of(cls, config: Config) -> RealtimeSettings:
+        """The server's defaults."""
+        return cls(ServerVad.of(config), language=config.default_language)
+
+    def same_turns(self, other: RealtimeSettings) -> bool:
+        """Whether a turn that began with these can go on with the others: only the format of the audio may differ."""
         return replace(self, format=other.format) == other
 
-    def updated(self, event: Mapping[str, Any], config: Config) -> Settings:
-        """With what an update in either shape says. Raises BadField, whose `param` is the path of what is wrong."""
-        old = event.get("type") == OLD_UPDATE
-        session = _object(event, "session", "session", required=True)
-        _check_include(session)
-        if old:
-            audio, path = session, "session"
-            names = ("input_audio_format", "input_audio_transcription")
-        else:
-            if session.get("type", "transcription") != "transcription":
-                raise BadField(
-                    "session.type", f"session.type is {shown(session['type'])}; this server has only 'transcription'."
-                )
-            outer = _object(session, "audio", "session.audio")
-            audio, path = _object(outer, "input", "session.audio.input"), "session.audio.input"
-            names = ("format", "transcription")
+    def updated(self, update: SessionUpdate | OldSessionUpdate, config: Config) -> RealtimeSettings:
+        """With the values that the update gives. Null restores the defaults of `config`."""
         changed = self
-        if names[0] in audio:
-            where = f"{path}.{names[0]}"
-            changed = replace(changed, format=_old_format(audio[names[0]], where) if old else _format(audio, where))
-        if names[1] in audio:
-            given = _object(audio, names[1], f"{path}.{names[1]}")
-            changed = changed._transcription(given, audio[names[1]] is None, f"{path}.{names[1]}", config)
-        if "turn_detection" in audio:
-            changed = replace(changed, turns=self._turns(audio, f"{path}.turn_detection", config))
+        if isinstance(update.session, OldSessionBody):
+            given, old = update.session, update.session.model_fields_set
+            if "input_audio_format" in old:
+                encoding = _OLD_ENCODINGS[given.input_audio_format or "pcm16"]
+                changed = replace(changed, format=AudioFormat.of(encoding))
+            if "input_audio_transcription" in old:
+                changed = changed._with_transcription(given.input_audio_transcription, config)
+            if "turn_detection" in old:
+                changed = changed._with_turn_detection(given.turn_detection, config)
+            return changed
+        inputs = (update.session.audio and update.session.audio.input) or InputUpdate()
+        if "format" in inputs.model_fields_set:
+            audio = inputs.format or FormatUpdate()
+            changed = replace(changed, format=AudioFormat.of(_ENCODINGS[audio.type], audio.rate))
+        if "transcription" in inputs.model_fields_set:
+            changed = changed._with_transcription(inputs.transcription, config)
+        if "turn_detection" in inputs.model_fields_set:
+            changed = changed._with_turn_detection(inputs.turn_detection, config)
         return changed
 
-    def _transcription(self, given: Mapping[str, Any], none: bool, path: str, config: Config) -> Settings:
-        _text(given, "model", f"{path}.model")  # whatever its name: the loaded checkpoint answers
-        language, prompt = self.language, self.prompt
-        if none or "language" in given:
-            language = _language(_text(given, "language", f"{path}.language"), f"{path}.language")
-            language = language or config.default_language
-        if none or "prompt" in given:
-            prompt = _text(given, "prompt", f"{path}.prompt")
-        return replace(self, language=language, prompt=prompt)
+    def _with_transcription(self, update: TranscriptionUpdate | None, config: Config) -> RealtimeSettings:
+        changed = self
+        if update is None or "language" in update.model_fields_set:
+            changed = replace(changed, language=(update and update.language) or config.default_language)
+        if update is None or "prompt" in update.model_fields_set:
+            changed = replace(changed, prompt=(update and update.prompt) or "")
+        return changed
 
-    def _turns(self, audio: Mapping[str, Any], path: str, config: Config) -> ServerVad | None:
-        if audio["turn_detection"] is None:
-            return None
-        given = _object(audio, "turn_detection", path)
-        if given.get("type", "server_vad") != "server_vad":
-            raise BadField(
-                f"{path}.type", f"{path}.type is {shown(given['type'])}; expected 'server_vad', or null for {path}."
+    def _with_turn_detection(self, update: TurnDetectionUpdate | None, config: Config) -> RealtimeSettings:
+        vad = None if update is None else (self.vad or ServerVad.of(config)).updated(update)
+        return replace(self, vad=vad)
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """A session as its events report it. `expires_at`: the Unix time, in seconds, at which it will be ended."""
+
+    id: str
+    model: str
+    expires_at: int
+
+    @classmethod
+    def starting_now(cls, session_id: str, model: str, seconds: float) -> SessionInfo:
+        """A session that may last so many seconds."""
+        return cls(session_id, model, int(time.time() + seconds))
+
+    def event(
+        self, settings: RealtimeSettings, old: bool = False, created: bool = False
+    ) -> SessionEvent | OldSessionEvent:
+        """`session.updated`, or `session.created`; `old`: in the older shape of the API."""
+        transcription = Transcription(model=self.model, language=settings.language, prompt=settings.prompt)
+        detection = settings.vad.as_message() if settings.vad else None
+        g711_types = _G711_TYPES.get(settings.format.encoding)
+        if old:
+            return OldSessionEvent(
+                type="transcription_session.created" if created else "transcription_session.updated",
+                session=OldSessionObject(
+                    id=self.id,
+                    input_audio_format=g711_types[1] if g711_types else "pcm16",
+                    input_audio_transcription=transcription,
+                    turn_detection=detection,
+                    expires_at=self.expires_at,
+                ),
             )
-        return (self.turns or ServerVad.of(config)).updated(given, path)
-
-    def as_session(self, model: str) -> dict[str, Any]:
-        """The session object's settings, in today's shape."""
-        law = _LAWS.get(self.format.encoding)
-        described = {"type": law[0]} if law else {"type": "audio/pcm", "rate": self.format.rate}
-        inputs = {
-            "format": described,
-            "noise_reduction": None,
-            "transcription": self._shown_transcription(model),
-            "turn_detection": self.turns.shown() if self.turns else None,
-        }
-        return {"object": "realtime.transcription_session", "type": "transcription", "audio": {"input": inputs}}
-
-    def as_old_session(self, model: str) -> dict[str, Any]:
-        """The same in the older shape, which has no word for other rates of PCM."""
-        law = _LAWS.get(self.format.encoding)
-        return {
-            "object": "realtime.transcription_session",
-            "input_audio_format": law[1] if law else "pcm16",
-            "input_audio_noise_reduction": None,
-            "input_audio_transcription": self._shown_transcription(model),
-            "turn_detection": self.turns.shown() if self.turns else None,
-        }
-
-    def _shown_transcription(self, model: str) -> dict[str, Any]:
-        return {"model": model, "language": self.language, "prompt": self.prompt}
+        audio = G711Format(type=g711_types[0]) if g711_types else PcmFormat(rate=settings.format.rate)
+        inputs = Input(format=audio, transcription=transcription, turn_detection=detection)
+        return SessionEvent(
+            type="session.created" if created else "session.updated",
+            session=SessionObject(id=self.id, audio=AudioSettings(input=inputs), expires_at=self.expires_at),
+        )
 
 
 def prompt_path(kind: str) -> str:
     """Where an update of that type has the prompt."""
     within = "input_audio_transcription" if kind == OLD_UPDATE else "audio.input.transcription"
     return f"session.{within}.prompt"
-
-
-def shown(value: Any) -> str:
-    """A value as the client wrote it, shortened, in ASCII so that anything can be sent back."""
-    try:
-        written = json.dumps(value)
-    except RecursionError:  # it was read a few calls higher up, where there was still room for its depth
-        return "too deep a value"
-    return written if len(written) <= SHOWN else written[:SHOWN] + "…"
-
-
-def _check_include(session: Mapping[str, Any]) -> None:
-    if included := session.get("include"):
-        raise BadField("session.include", f"session.include {shown(included)} is not available; leave it out.")
-
-
-def _object(given: Mapping[str, Any], key: str, path: str, required: bool = False) -> dict[str, Any]:
-    """The object under `key`; an empty one for null or nothing, unless it is `required`."""
-    value = given.get(key)
-    if value is None and not required:
-        return {}
-    if not isinstance(value, dict):
-        raise BadField(path, f"{path} was given {shown(value)}; expected an object.")
-    return value
-
-
-def _text(given: Mapping[str, Any], key: str, path: str) -> str:
-    value = given.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise BadField(path, f"{path} was given {shown(value)}; expected a text.")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise BadField(path, f"{path} holds half of a surrogate pair; expected Unicode text.")
-    return value
-
-
-def _number(value: Any, path: str, low: float, high: float) -> float:
-    # Written so that NaN, which compares false with everything, is refused too.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise BadField(path, f"{path} was given {shown(value)}; expected a number from {low:g} to {high:g}.")
-    return float(value)
-
-
-def _language(value: str, path: str) -> str | None:
-    if len(value) > SHOWN:
-        raise BadField(path, f"{path} was given {shown(value)}; expected a code or a name such as de or German.")
-    try:
-        resolve_language(value)
-    except UnknownLanguage as error:
-        raise BadField(path, str(error)) from error
-    return value or None
-
-
-def _format(audio: Mapping[str, Any], path: str) -> AudioFormat:
-    given = _object(audio, "format", path)
-    kind, rate = given.get("type", "audio/pcm"), given.get("rate")
-    encoding = _NEW.get(kind) if isinstance(kind, str) else None
-    if encoding is None:
-        raise BadField(f"{path}.type", f"{path}.type is {shown(kind)}; expected one of {', '.join(_NEW)}.")
-    rates = RATES if encoding == "s16le" else (g711.RATE,)
-    if rate is None:
-        return AudioFormat(encoding, rates[0])
-    if isinstance(rate, bool) or rate not in rates:
-        raise BadField(
-            f"{path}.rate", f"{path}.rate is {shown(rate)}; expected one of {', '.join(map(str, rates))} for {kind}."
-        )
-    return AudioFormat(encoding, int(rate))
-
-
-def _old_format(value: Any, path: str) -> AudioFormat:
-    name = "pcm16" if value is None else value
-    encoding = _OLD.get(name) if isinstance(name, str) else None
-    if encoding is None:
-        raise BadField(path, f"{path} is {shown(value)}; expected one of {', '.join(_OLD)}.")
-    return AudioFormat(encoding, RATES[0] if encoding == "s16le" else g711.RATE)

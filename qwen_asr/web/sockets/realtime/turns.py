@@ -1,14 +1,12 @@
-"""Audio under one set of settings, as the items that it becomes: one for each turn.
+"""Turns of a realtime session: audio under one set of settings, and the items that its turns become.
 
-`VoiceTurns` finds the turns by voice, any number of them; `CommittedTurn` is one turn, which the client ends. Both are
-one session on the shared recognizer, driven by one thread at a time, while what is recognized comes on the scheduler's.
-What they tell goes out through a `ItemLog`, in the order in which OpenAI's API has it: the deltas of an item may come
-before it is committed, its `completed` or `failed` never does.
+`VoiceTurns` finds any number of turns by voice; `CommittedTurn` is one turn, which the client ends. Each is one session
+on the shared recognizer. One thread at a time feeds it, while results come on the scheduler's thread. Its events have
+the order of OpenAI's API: deltas of an item may come before it is committed, its `completed` or `failed` never does.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
@@ -17,92 +15,102 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.endpointing import Detector, Ended, EndpointConfig, Started, UtteranceDetector
-from qwen_asr.audio.endpointing import DetectorEvent as Detected
+from qwen_asr.audio.endpointing import Detector, DetectorEvent, Ended, EndpointConfig, Started, UtteranceDetector
 from qwen_asr.audio.manual_turns import ManualTurnDetector
 from qwen_asr.audio.vad import Silero, VoiceActivity
 from qwen_asr.errors import QwenASRError, StepFailed
 from qwen_asr.live.events import Event, Failed, Partial
 from qwen_asr.live.transcript import join_texts
 from qwen_asr.service.admission import Borrowed
-from qwen_asr.web.sockets.realtime import messages
+from qwen_asr.web.sockets.realtime.messages import (
+    Committed,
+    ServerEvent,
+    SpeechStarted,
+    SpeechStopped,
+    TranscriptionCompleted,
+    TranscriptionDelta,
+    Usage,
+    announce_item,
+    failed,
+    new_id,
+)
 
 if TYPE_CHECKING:
     from qwen_asr.live.runner import Runner
     from qwen_asr.service.service import Service
-    from qwen_asr.web.sockets.realtime.settings import ServerVad, Settings
-
-log = logging.getLogger(__name__)
+    from qwen_asr.web.sockets.realtime.settings import RealtimeSettings, ServerVad
 
 
 class ItemLog:
-    """The items of a conversation, in order. `put` sends an event on its way; it is called from any thread."""
+    """The items of a conversation, in order. `put` sends an event to the client, from any thread."""
 
-    def __init__(self, put: Callable[[messages.Event], None]) -> None:
+    def __init__(self, put: Callable[[ServerEvent], None], session_id: str, old: bool = False) -> None:
+        """`old`: the client uses the older shape of the API, until an update shows otherwise."""
         self.put = put
-        self.name = ""  # of its session, for the log
-        self.old = False  # whether the client speaks the API as it was before
+        self.session_id = session_id
+        self.old = old
         self._last: str | None = None
 
     def commit(self, item_id: str) -> None:
-        """Tell that there is a new item, behind the last one."""
+        """Announce a new item after the last one."""
         previous, self._last = self._last, item_id
-        self.put(messages.committed(item_id, previous))
-        for event in messages.item_events(item_id, previous, self.old):
+        self.put(Committed(previous_item_id=previous, item_id=item_id))
+        for event in announce_item(item_id, previous, self.old):
             self.put(event)
 
 
 class Item:
-    """One turn's text on its way: deltas while it settles, then `completed` or `failed`, once.
+    """The text of one turn: deltas while it settles, then `completed` or `failed`, once.
 
-    The deltas put together are what had settled. They take nothing back: where a final corrects what had settled, the
-    deltas stay behind it, and `completed` has the exact text.
+    The deltas together are the settled text. They take nothing back: if a final corrects settled text, no more deltas
+    follow for it, and `completed` has the exact text.
     """
 
-    def __init__(self, put: Callable[[messages.Event], None]) -> None:
-        self.id = messages.new_id("item")
-        self.dropped = False  # nobody is to hear of it any more
+    def __init__(self, put: Callable[[ServerEvent], None]) -> None:
+        self.id = new_id("item")
+        self.dropped = False  # the client gets no more events about it
         self.samples = 0  # its length, as far as it is known
         self._put = put
-        self._told = ""
-        self._before = ""  # what was told of the utterances before the one that is heard now
+        self._sent = ""  # all deltas together
+        self._before = ""  # the part of it that belongs to utterances before the current one
         self._finals: list[str] = []
         self._error: QwenASRError | None = None
 
-    def settled(self, text: str) -> None:
-        """So much of the utterance that is heard now has settled."""
+    def add_settled(self, text: str) -> None:
+        """This much of the current utterance has settled."""
         whole = join_texts([self._before, text])
-        if self.dropped or not whole.startswith(self._told) or whole == self._told:
+        if self.dropped or not whole.startswith(self._sent) or whole == self._sent:
             return
-        self._put(messages.delta(self.id, whole[len(self._told) :]))
-        self._told = whole
+        self._put(TranscriptionDelta(item_id=self.id, delta=whole[len(self._sent) :]))
+        self._sent = whole
 
-    def final(self, text: str) -> None:
-        """An utterance has ended, with this text."""
-        self.settled(text)
-        self._before = self._told
+    def add_final(self, text: str) -> None:
+        """The current utterance has ended, with this text."""
+        self.add_settled(text)
+        self._before = self._sent
         self._finals.append(text)
 
     def fail(self, error: QwenASRError) -> None:
-        """One of its utterances has no text, so that the item has none either."""
+        """One of its utterances has no text, so the item has none either."""
         self._error = self._error or error
 
     def complete(self) -> None:
-        """All its utterances have ended, and it was committed."""
+        """It is committed, and all its utterances have ended."""
         if self.dropped:
             return
-        if self._error is None:
-            self._put(messages.completed(self.id, join_texts(self._finals), self.samples / SAMPLE_RATE))
-        else:
-            self._put(messages.failed(self.id, self._error))
+        if self._error is not None:
+            self._put(failed(self.id, self._error))
+            return
+        usage = Usage(seconds=self.samples / SAMPLE_RATE)
+        self._put(TranscriptionCompleted(item_id=self.id, transcript=join_texts(self._finals), usage=usage))
 
 
 class TurnStream:
-    """What both kinds have in common. `open` it before anything else, on a worker thread: that takes milliseconds."""
+    """What both kinds have in common. Call `open` before anything else."""
 
     _runner: Runner
 
-    def __init__(self, settings: Settings, item_log: ItemLog, begin: int) -> None:
+    def __init__(self, settings: RealtimeSettings, item_log: ItemLog, begin: int) -> None:
         """`begin`: samples at 16 kHz in the conversation before these."""
         self.settings = settings
         self._item_log = item_log
@@ -110,21 +118,22 @@ class TurnStream:
         self._finished: Future[None] | None = None
 
     def open(self, service: Service) -> None:
-        """Opens the session. Raises as `Service.open_session` does."""
-        settings, item_log = self.settings, self._item_log
+        """Open the session. Takes milliseconds: call it on a worker thread. Raises as `Service.open_session`."""
         options = service.session_options(
-            context=settings.prompt, language=settings.language or "auto", detector=self._detector
+            context=self.settings.prompt, language=self.settings.language or "auto", detector=self._detector
         )
-        self._runner = service.open_session(options, self._hear, kind="realtime", name=item_log.name, slot=Borrowed())
+        self._runner = service.open_session(
+            options, self._on_events, kind="realtime", name=self._item_log.session_id, slot=Borrowed()
+        )
 
     @property
     def end(self) -> int:
-        """Where its audio ends, in samples since the conversation began."""
+        """Where its audio ends, in samples at 16 kHz since the conversation began."""
         return self._begin + self._runner.received
 
     @property
     def quiet(self) -> bool:
-        """Whether no turn is under way, so that other settings may take over."""
+        """Whether no turn is under way, so that other settings may take effect."""
         raise NotImplementedError
 
     @property
@@ -133,98 +142,98 @@ class TurnStream:
         raise NotImplementedError
 
     @property
-    def ahead(self) -> float:
-        """Seconds of speech that wait for a text that is being worked on."""
-        # Without a step under way nothing would make the lag smaller but more audio: never wait for that.
+    def lag(self) -> float:
+        """Seconds of speech that wait for a step that is under way."""
+        # If no step is under way, only more audio can make the lag smaller: do not wait then.
         return self._runner.lag if self._runner.busy else 0.0
 
     @property
     def done(self) -> bool:
-        """Whether everything was told."""
+        """Whether it is finished and all its events are in the outbox."""
         return self._finished is not None and self._finished.done()
 
     def feed(self, samples: NDArray[np.float32]) -> None:
-        """Take the next samples."""
+        """Take the next samples, float32 mono at 16 kHz."""
         self._runner.feed(samples)
 
     def finish(self) -> Future[None]:
-        """No more audio comes. The future is resolved once the last event was told."""
+        """No more audio comes. The future is resolved after the last event."""
         self._finished = self._runner.finish()
         return self._finished
 
     def commit(self) -> Future[None]:
-        """The turn ends here, because the client says so. As `finish`."""
+        """The client ends the turn here. Returns as `finish` does."""
         raise NotImplementedError
 
     def clear(self) -> Future[None]:
-        """What is uncommitted never was. As `finish`."""
+        """Drop what is not committed. Returns as `finish` does."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Forget everything: nobody listens any more."""
+        """Drop everything: no more events."""
         self._runner.close()
 
     def _detector(self, silero: Silero, endpoints: EndpointConfig) -> Detector:
         raise NotImplementedError
 
-    def _hear(self, events: list[Event]) -> None:
-        """On the recognizer's thread: hand over and return."""
+    def _on_events(self, events: list[Event]) -> None:
+        """Runs on the thread that produced the events, often the recognizer's: hand them over and return."""
         for event in events:
             item = self._item(event.utterance)
             if isinstance(event, Partial):
-                item.settled(event.text[: event.stable])
-            elif isinstance(event, Failed):
+                item.add_settled(event.text[: event.stable])
+                continue
+            if isinstance(event, Failed):
                 item.fail(StepFailed(event.message))
             else:
-                item.final(event.text)
-            if not isinstance(event, Partial):
-                self._ended(event.utterance)
+                item.add_final(event.text)
+            self._utterance_ended(event.utterance)
 
     def _item(self, utterance: int) -> Item:
         raise NotImplementedError
 
-    def _ended(self, utterance: int) -> None:
-        """The text of that utterance, or that it has none, was told to its item."""
+    def _utterance_ended(self, utterance: int) -> None:
+        """The item of that utterance has its text, or the error for it."""
 
 
 class TappedDetector:
-    """The detector of voice, with somebody who hears what it finds, before the session does."""
+    """A voice detector that calls `on_found` with what it finds, before the session gets that."""
 
-    def __init__(self, detector: UtteranceDetector, tell: Callable[[Sequence[Detected]], None]) -> None:
+    def __init__(self, detector: UtteranceDetector, on_found: Callable[[Sequence[DetectorEvent]], None]) -> None:
         self.config = detector.config
         self._detector = detector
-        self._tell = tell
+        self._on_found = on_found
 
     @property
     def quiet(self) -> bool:
         return self._detector.quiet
 
-    def feed(self, samples: NDArray[np.float32], /) -> Sequence[Detected]:
+    def feed(self, samples: NDArray[np.float32], /) -> Sequence[DetectorEvent]:
         found = self._detector.feed(samples)
-        self._tell(found)
+        self._on_found(found)
         return found
 
-    def finish(self) -> Sequence[Detected]:
+    def finish(self) -> Sequence[DetectorEvent]:
         found = self._detector.finish()
-        self._tell(found)
+        self._on_found(found)
         return found
 
 
 class VoiceTurns(TurnStream):
-    """Turns that are found by voice; each utterance is an item."""
+    """Turns that are found by voice. Each utterance is an item."""
 
-    def __init__(self, settings: Settings, vad: ServerVad, item_log: ItemLog, begin: int) -> None:
-        """As `TurnStream`; `vad` is how the turns are found."""
+    def __init__(self, settings: RealtimeSettings, vad: ServerVad, item_log: ItemLog, begin: int) -> None:
+        """As `TurnStream`; `vad` says how turns are found."""
         self._vad = vad
-        self._items: dict[int, Item] = {}  # those whose text is not known yet
+        self._items: dict[int, Item] = {}  # those without a text so far
         self._last_end = begin  # of the last item
-        self._ending = ""  # how the client ends it, if the client does
+        self._ended_by = ""  # "commit" or "clear", once the client has ended it
         super().__init__(settings, item_log, begin)
 
     @property
     def quiet(self) -> bool:
-        """Whether nobody speaks."""
-        return self._overheard.quiet
+        """Whether there is no speech."""
+        return self._tapped.quiet
 
     @property
     def uncommitted(self) -> int:
@@ -232,8 +241,8 @@ class VoiceTurns(TurnStream):
         return self.end - self._last_end
 
     def commit(self) -> Future[None]:
-        """End the turn here. Where nobody spoke the item is empty, but it is there: who commits waits for it."""
-        before, self._ending = self._last_end, "commit"
+        """End the turn here. Without speech the item is empty, but it exists: the client waits for it."""
+        before, self._ended_by = self._last_end, "commit"
         length = self.uncommitted
         finished = self.finish()
         if self._last_end == before:
@@ -245,16 +254,16 @@ class VoiceTurns(TurnStream):
 
     def clear(self) -> Future[None]:
         """Drop the open turn; the texts of those before it still come."""
-        self._ending = "clear"
+        self._ended_by = "clear"
         return self.finish()
 
     def _detector(self, silero: Silero, endpoints: EndpointConfig) -> Detector:
         detector = UtteranceDetector(self._vad.endpoints(endpoints), VoiceActivity(silero))
-        self._overheard = TappedDetector(detector, self._found)
-        return self._overheard
+        self._tapped = TappedDetector(detector, self._on_found)
+        return self._tapped
 
-    def _found(self, events: Sequence[Detected]) -> None:
-        """On the thread that feeds, before the session takes the same events."""
+    def _on_found(self, events: Sequence[DetectorEvent]) -> None:
+        """Runs on the thread that feeds, before the session takes the same events."""
         for event in events:
             if isinstance(event, Started):
                 self._start(event)
@@ -263,47 +272,48 @@ class VoiceTurns(TurnStream):
 
     def _start(self, event: Started) -> None:
         item = self._items[event.utterance] = Item(self._item_log.put)
-        if self._ending != "clear":
-            self._item_log.put(messages.speech_started(item.id, _milliseconds(self._begin + event.start)))
+        if self._ended_by != "clear":
+            started = _milliseconds(self._begin + event.start)
+            self._item_log.put(SpeechStarted(audio_start_ms=started, item_id=item.id))
 
     def _end(self, event: Ended) -> None:
         item = self._items[event.utterance]
         item.samples = event.end - event.start
-        if self._ending == "clear":
+        if self._ended_by == "clear":
             item.dropped = True
             return
         self._last_end = self._begin + event.end
-        if not self._ending:
-            self._item_log.put(messages.speech_stopped(item.id, _milliseconds(self._last_end)))
+        if not self._ended_by:
+            self._item_log.put(SpeechStopped(audio_end_ms=_milliseconds(self._last_end), item_id=item.id))
         self._item_log.commit(item.id)
 
     def _item(self, utterance: int) -> Item:
         return self._items[utterance]
 
-    def _ended(self, utterance: int) -> None:
+    def _utterance_ended(self, utterance: int) -> None:
         self._items.pop(utterance).complete()
 
 
 class CommittedTurn(TurnStream):
-    """One turn, from the first sample to the client's commit: one item, of as many utterances as its length needs."""
+    """One turn, until the client commits it: one item, of as many utterances as its length needs."""
 
-    def __init__(self, settings: Settings, item_log: ItemLog, begin: int) -> None:
+    def __init__(self, settings: RealtimeSettings, item_log: ItemLog, begin: int) -> None:
         """As `TurnStream`."""
         self._whole = Item(item_log.put)
         super().__init__(settings, item_log, begin)
 
     @property
     def quiet(self) -> bool:
-        """Whether it has not begun."""
+        """Whether it has no audio yet."""
         return self.uncommitted == 0
 
     @property
     def uncommitted(self) -> int:
-        """All its samples: with the commit it is over."""
+        """All its samples: the commit ends it."""
         return self._runner.received
 
     def commit(self) -> Future[None]:
-        """The item is there at once, its text as soon as it is known."""
+        """The item exists at once; its text comes as soon as it is known."""
         self._whole.samples = self.uncommitted
         self._item_log.commit(self._whole.id)
         finished = self.finish()
@@ -330,13 +340,13 @@ class CommittedTurn(TurnStream):
         self._whole.complete()
 
 
-def open_turn_stream(service: Service, settings: Settings, item_log: ItemLog, begin: int) -> TurnStream:
-    """What the settings ask for. Raises as `Service.open_session` does."""
+def open_turn_stream(service: Service, settings: RealtimeSettings, item_log: ItemLog, begin: int) -> TurnStream:
+    """Open the turns that the settings ask for. Raises as `Service.open_session`."""
     turns: TurnStream
-    if settings.turns is None:
+    if settings.vad is None:
         turns = CommittedTurn(settings, item_log, begin)
     else:
-        turns = VoiceTurns(settings, settings.turns, item_log, begin)
+        turns = VoiceTurns(settings, settings.vad, item_log, begin)
     turns.open(service)
     return turns
 

@@ -225,10 +225,10 @@ def test_a_client_that_vanishes_frees_its_session(served: Listening) -> None:
         async with client(served.url) as speaker:
             await speaker.config()
             await speaker.audio(spoken(SENTENCES[0]))
-            assert len(served.socket.connections) == 1
+            assert len(served.route.connections) == 1
             if transport_only:
                 speaker.connection.transport.abort()
-        assert await until(lambda: len(served.socket.connections) == 0)
+        assert await until(lambda: len(served.route.connections) == 0)
         assert await until(lambda: not served.connections)
 
     asyncio.run(vanish(True))
@@ -282,7 +282,7 @@ def test_so_many_sessions_and_no_more() -> None:
                 assert await third.closed() == 1013
                 [error] = third.messages
             assert await first.finalize() == 1000
-            assert await until(lambda: len(server.socket.sessions) == 1)
+            assert await until(lambda: len(server.route.sessions.active) == 1)
             async with client(server.url) as fourth:
                 await fourth.config()
         return error
@@ -291,7 +291,7 @@ def test_so_many_sessions_and_no_more() -> None:
     with contextlib.closing(Service(config, demo_recognizer())) as small, listening(small) as server:
         error = asyncio.run(speak(server))
     assert error["code"] == "LimitExceeded"
-    assert "All 2 places" in error["message"]
+    assert "All 2 sessions" in error["message"]
 
 
 def test_sizes_at_the_limit_and_one_above(service: Service) -> None:
@@ -336,7 +336,7 @@ def test_times_that_run_out(service: Service, limit: str) -> None:
     short: dict[str, Any] = {limit: 1.0}
     with listening(service, replace(SocketLimits(), **short)) as server:
         speaker = asyncio.run(speak(server))
-        assert len(server.socket.connections) == 0
+        assert len(server.route.connections) == 0
     assert speaker.messages[-1]["code"] == ("LimitExceeded" if limit == "session_seconds" else "TimedOut")
     assert speaker.connection.close_code == (1013 if limit == "session_seconds" else 1008)
 
@@ -398,7 +398,7 @@ def test_a_server_that_stops_says_so_and_ends_at_once(service: Service) -> None:
 
     with listening(service) as server:
         assert asyncio.run(speak(server)) == 1012
-    assert not server.socket.connections
+    assert not server.route.connections
 
 
 def random_message(rng: np.random.Generator) -> str | bytes:
@@ -436,10 +436,10 @@ def test_random_messages_leave_nothing_behind(service: Service) -> None:
 
     async def speak_all(served: Listening) -> list[dict[str, Any]]:
         answers = [message for seed in range(200) for message in await speak(served, seed)]
-        assert await until(lambda: not served.socket.connections)
+        assert await until(lambda: not served.route.connections)
         assert await until(lambda: not served.connections)
-        assert await until(lambda: not served.socket.sessions._known)
-        assert len(served.socket.sessions) == served.socket.sessions.waiting == 0
+        assert await until(lambda: not served.route.sessions._by_digest)
+        assert len(served.route.sessions.active) == served.route.sessions.waiting == 0
         return answers
 
     with listening(service, SocketLimits(resume_seconds=0.5)) as server:
@@ -519,7 +519,7 @@ def test_who_never_reads_is_given_up(service: Service) -> None:
     async def speak(server: Listening) -> None:
         async with jammed(server.url) as (slow, _):
             await slow.audio(said(*SENTENCES))
-            assert await until(lambda: len(server.socket.connections) == 0)
+            assert await until(lambda: len(server.route.connections) == 0)
             assert await until(lambda: not server.connections)  # not only the session: the connection too
             slow.connection.transport.abort()
 
@@ -533,7 +533,7 @@ def test_a_client_that_reads_nothing_is_not_read_for_ever(service: Service) -> N
     async def speak(server: Listening) -> Client:
         async with jammed(server.url) as (slow, jam):
             await slow.audio(many[: len(many) // 2])
-            [conversation] = server.socket.connections
+            [conversation] = server.route.connections
             assert await until(lambda: conversation.waiting > limits.waiting_messages)
             sending = asyncio.create_task(slow.audio(many[len(many) // 2 :]))
             await asyncio.sleep(3.0)

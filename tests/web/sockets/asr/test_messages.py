@@ -1,82 +1,101 @@
-"""What a client may say first: each setting at the ends of its range, and whatever else may come."""
+"""The client's messages of `/ws/asr`: each setting at the ends of its range, and any JSON at all."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwen_asr.audio.pcm import ENCODINGS
 from qwen_asr.errors import BadConfig, BadInput, QwenASRError, UnknownLanguage
-from qwen_asr.web.sockets.asr.messages import check_finalize, parse_config
+from qwen_asr.web.sockets.asr.messages import AsrConfig, check_finalize, check_resume, parse_config
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-KEYS = ["context", "prompt", "language", "chunk_size_sec", "sample_rate", "encoding", "unfixed_chunk_num"]
+KEYS = ["context", "prompt", "language", "chunk_size_sec", "sample_rate", "encoding", "unfixed_chunk_num", "resume"]
+KEYS += ["offset"]
 
 
-def parsed(**settings: Any) -> Any:
+def parsed(**settings: Any) -> AsrConfig:
     return parse_config(json.dumps({"type": "config", **settings}))
 
 
-def test_what_the_original_client_sends() -> None:
-    given = parsed(context="", language=None, unfixed_chunk_num=4, unfixed_token_num=5, chunk_size_sec=1.0)
-    assert (given.rate, given.encoding, given.language) == (16_000, "f32le", None)
-    assert given.chunk_seconds == 1.0
+def test_the_config_of_the_original_client() -> None:
+    config = parsed(context="", language=None, unfixed_chunk_num=4, unfixed_token_num=5, chunk_size_sec=1.0)
+    assert (config.sample_rate, config.encoding, config.language) == (16_000, "f32le", "")
+    assert config.chunk_size_sec == 1.0
 
 
-def test_everything_that_can_be_set() -> None:
-    given = parsed(
+def test_every_setting() -> None:
+    config = parsed(
         context="names", prompt="say", language="de", chunk_size_sec=0.1, sample_rate=48000.0, encoding="s16le", new=1
     )
-    assert given.encoding == "s16le"
-    assert (given.context, given.prompt, given.language) == ("names", "say", "de")
-    assert (given.rate, given.chunk_seconds) == (48_000, 0.1)
+    assert config.encoding == "s16le"
+    assert (config.context, config.prompt, config.language) == ("names", "say", "de")
+    assert (config.sample_rate, config.chunk_size_sec) == (48_000, 0.1)
+    assert isinstance(config.sample_rate, int)
+
+
+def test_null_and_an_empty_encoding_are_the_defaults() -> None:
+    assert parsed(encoding="").encoding == parsed(encoding=None).encoding == "f32le"
+    assert parsed(**dict.fromkeys(KEYS)).model_fields_set == {"type"}
+
+
+def test_the_encodings_are_those_of_the_stream() -> None:
+    assert set(get_args(AsrConfig.model_fields["encoding"].annotation)) == set(ENCODINGS)
+    for encoding in ENCODINGS:
+        assert parsed(encoding=encoding).encoding == encoding
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"context": 5}, "context was given 5; expected a text"),
-        ({"prompt": ["a"]}, "prompt was given"),
-        ({"context": "\ud800"}, "surrogate"),
-        ({"language": "x" * 81}, "expected a name or a code"),
-        ({"chunk_size_sec": "1"}, "expected a number from 0.1 to 30"),
-        ({"chunk_size_sec": True}, "expected a number"),
-        ({"chunk_size_sec": float("nan")}, "expected a number"),
-        ({"chunk_size_sec": 0.09}, "expected a number"),
-        ({"chunk_size_sec": 30.1}, "expected a number"),
-        ({"sample_rate": 3_999}, "expected a number from 4000 to 384000"),
-        ({"sample_rate": 384_001}, "expected a number"),
-        ({"sample_rate": 16000.5}, "whole number"),
-        ({"encoding": "mp3"}, "expected one of f32le, s16le"),
-        ({"type": "start"}, "type"),
+        ({"context": 5}, "context was given 5; expected a string."),
+        ({"prompt": ["a"]}, 'prompt was given ["a"]; expected a string.'),
+        ({"context": "\ud800"}, "expected Unicode text without half of a surrogate pair."),
+        ({"language": "x" * 81}, "expected a name or a code such as German or de."),
+        ({"chunk_size_sec": "1"}, 'chunk_size_sec was given "1"; expected a number from 0.1 to 30.'),
+        ({"chunk_size_sec": True}, "chunk_size_sec was given true; expected a number from 0.1 to 30."),
+        ({"chunk_size_sec": float("nan")}, "chunk_size_sec was given NaN; expected a number from 0.1 to 30."),
+        ({"chunk_size_sec": 0.09}, "chunk_size_sec was given 0.09; expected a number from 0.1 to 30."),
+        ({"chunk_size_sec": 30.1}, "chunk_size_sec was given 30.1; expected a number from 0.1 to 30."),
+        ({"sample_rate": 3_999}, "sample_rate was given 3999; expected a whole number from 4000 to 384000"),
+        ({"sample_rate": 384_001}, "sample_rate was given 384001; expected a whole number from 4000 to 384000"),
+        ({"sample_rate": 16000.5}, "sample_rate was given 16000.5; expected a whole number"),
+        ({"sample_rate": 10**400}, "expected a whole number from 4000 to 384000"),
+        ({"sample_rate": float("inf")}, "sample_rate was given Infinity; expected a whole number"),
+        ({"encoding": "mp3"}, 'encoding was given "mp3"; expected one of f32le, s16le.'),
+        ({"resume": "x", "offset": -1}, "offset was given -1; expected a whole number of samples from 0 to"),
+        ({"offset": 1}, "offset was given without resume"),
+        ({"type": "start"}, 'The first message has the type "start"; expected {"type": "config"}'),
     ],
 )
-def test_what_is_out_of_range(settings: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(BadConfig, match=sentence):
+def test_values_out_of_range(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadConfig) as caught:
         parsed(**settings)
+    assert sentence in str(caught.value)
 
 
-def test_a_language_of_no_model() -> None:
+def test_an_unknown_language() -> None:
     with pytest.raises(UnknownLanguage, match="Klingon"):
         parsed(language="Klingon")
 
 
 @pytest.mark.parametrize("message", ["", "hello", "[]", "5", "null", '{"type"', "[" * 50_000, "9" * 5_000, "\x00"])
-def test_what_is_no_object(message: str) -> None:
+def test_text_that_is_no_object(message: str) -> None:
     with pytest.raises(BadConfig):
         parse_config(message)
     with pytest.raises(BadInput):
         check_finalize(message)
 
 
-def test_behind_the_config_only_finalize() -> None:
+def test_only_finalize_may_follow_the_config() -> None:
     check_finalize('{"type": "finalize", "whatever": 1}')
     with pytest.raises(BadInput, match="second config"):
         check_finalize('{"type": "config"}')
@@ -84,8 +103,20 @@ def test_behind_the_config_only_finalize() -> None:
         check_finalize('{"type": "stop"}')
 
 
+def test_settings_of_a_client_that_resumes() -> None:
+    session = parsed(context="May", language="de", sample_rate=48_000)
+    assert check_resume(parsed(resume="x"), session) is None
+    assert check_resume(parsed(resume="x", context="May", language="de", sample_rate=48_000, offset=5), session) is None
+    warning = check_resume(parsed(resume="x", context="June", language="", chunk_size_sec=1), session)
+    assert warning is not None
+    assert warning.startswith("resume: context, language, chunk_size_sec differ from the session's")
+    for different in ({"sample_rate": 16_000}, {"encoding": "s16le"}):
+        with pytest.raises(BadConfig, match="but the session to resume has"):
+            check_resume(parsed(resume="x", **different), session)
+
+
 @given(JSON | st.dictionaries(st.sampled_from(KEYS), JSON).map(lambda settings: {"type": "config", **settings}))
-def test_whatever_comes_is_a_config_or_an_error_of_ours_that_can_be_sent(message: Any) -> None:
+def test_any_message_is_a_config_or_an_error_that_can_be_sent(message: Any) -> None:
     try:
         parse_config(json.dumps(message))
     except QwenASRError as error:

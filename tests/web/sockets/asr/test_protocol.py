@@ -1,4 +1,4 @@
-"""docs/protocol.md: its examples are what the server takes and sends, its numbers are the limits."""
+"""docs/protocol.md: its examples are what the server accepts and sends, and its numbers are the limits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from qwen_asr import errors
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import SocketLimits
 from qwen_asr.live.events import Failed, Final, Partial
-from qwen_asr.web.sockets.asr import connection as asr_conversation
-from qwen_asr.web.sockets.asr import messages as asr_messages
-from qwen_asr.web.sockets.connection import encode
+from qwen_asr.web.sockets.asr import connection, messages
 
 PARTIAL = Partial(0, 8_000, 24_000, "English", "Turn on the kit", 11, 0.25)
 FINAL = Final(0, 8_000, 40_000, "English", "Turn on the kitchen light.", 0.0)
@@ -36,35 +34,36 @@ def examples(document: str) -> dict[str, Any]:
     return {name: json.loads(text) for name, text in found}
 
 
-def test_what_the_client_sends_is_taken(examples: dict[str, Any]) -> None:
+def test_the_server_accepts_the_examples_of_clients(examples: dict[str, Any]) -> None:
     config = examples.pop("client config")
-    settings = asr_messages.parse_config(json.dumps(config))
-    names = ("context", "prompt", "language", "chunk_seconds", "rate", "encoding")
+    parsed = messages.parse_config(json.dumps(config))
     keys = ("context", "prompt", "language", "chunk_size_sec", "sample_rate", "encoding")
-    assert [getattr(settings, name) for name in names] == [config[key] for key in keys]
+    assert [getattr(parsed, key) for key in keys] == [config[key] for key in keys]
     again = examples.pop("client config that resumes")
-    settings = asr_messages.parse_config(json.dumps(again))
-    assert (settings.resume, settings.offset) == (again["resume"], again["offset"])
-    asr_messages.check_finalize(json.dumps(examples.pop("client finalize")))
+    parsed = messages.parse_config(json.dumps(again))
+    assert (parsed.resume, parsed.offset) == (again["resume"], again["offset"])
+    messages.check_finalize(json.dumps(examples.pop("client finalize")))
     assert all(name.startswith("server ") for name in examples)
 
 
-def test_what_the_server_sends_is_as_shown(examples: dict[str, Any]) -> None:
+def test_the_server_sends_the_examples(examples: dict[str, Any]) -> None:
     with pytest.raises(errors.BadConfig) as bad:
-        asr_messages.parse_config('{"type": "config", "chunk_size_sec": 0}')
+        messages.parse_config('{"type": "config", "chunk_size_sec": 0}')
     sent = {
-        "session_created": asr_messages.session_created("t5Vq0Yx3dC9mXo2b1JrW8w"),
-        "session_resumed": asr_messages.session_resumed("t5Vq0Yx3dC9mXo2b1JrW8w", 48_000),
-        "session_created instead": asr_messages.session_created("Zk3nq8vR0cWmB5yTf1LxQA", 40_000),
-        "queued": asr_messages.queued(2),
-        "partial": asr_messages.of_event(PARTIAL, 28_000, NOW),
-        "final": asr_messages.of_event(FINAL, 48_000, NOW + 1.25),
-        "error": asr_messages.of_error(bad.value),
-        "error of an utterance": asr_messages.of_event(FAILED, 48_000, NOW),
+        "session_created": messages.SessionCreated(session_id="t5Vq0Yx3dC9mXo2b1JrW8w"),
+        "session_resumed": messages.SessionResumed(session_id="t5Vq0Yx3dC9mXo2b1JrW8w", received_samples=48_000),
+        "session_created instead": messages.SessionCreated(
+            session_id="Zk3nq8vR0cWmB5yTf1LxQA", received_samples=40_000
+        ),
+        "queued": messages.Queued(position=2),
+        "partial": messages.event_message(PARTIAL, 28_000, NOW),
+        "final": messages.event_message(FINAL, 48_000, NOW + 1.25),
+        "error": messages.error_message(bad.value),
+        "error of an utterance": messages.event_message(FAILED, 48_000, NOW),
     }
     shown = {name.removeprefix("server "): example for name, example in examples.items() if name.startswith("server ")}
-    assert shown == sent
-    assert all(json.loads(encode(message)) == message for message in sent.values())
+    assert shown == {name: message.as_dict() for name, message in sent.items()}
+    assert shown == {name: json.loads(message.to_json()) for name, message in sent.items()}
 
 
 def test_every_key_is_explained(document: str, examples: dict[str, Any]) -> None:
@@ -72,9 +71,9 @@ def test_every_key_is_explained(document: str, examples: dict[str, Any]) -> None
     assert {key for key in keys if f"`{key}`" not in document} == set()
 
 
-def test_a_warning_has_a_line_for_each() -> None:
+def test_each_warning_has_a_line() -> None:
     warned = Final(0, 0, 1, None, "", 0.0, warnings=("silence: nothing.", "step: again."))
-    assert asr_messages.of_event(warned, 1, NOW)["warning"] == "silence: nothing.\nstep: again."
+    assert messages.event_message(warned, 1, NOW).as_dict()["warning"] == "silence: nothing.\nstep: again."
 
 
 def test_the_codes_are_those_of_the_errors(document: str) -> None:
@@ -90,11 +89,11 @@ def test_the_numbers_are_the_limits(document: str) -> None:
     assert f"above {limits.config_bytes >> 10} KiB, audio above {limits.message_bytes >> 20} MiB" in document
     assert f"no config within {limits.config_seconds:g} s, or nothing at all for {limits.idle_seconds:g} s" in document
     assert f"no further than {limits.ahead_seconds:g} s of speech ahead" in document
-    assert f"keeps its place for {limits.resume_seconds:g} s" in document
+    assert f"keeps its slot for {limits.resume_seconds:g} s" in document
     assert f"more than {limits.kept_finals} finals" in document
     assert f"the server pings every {limits.ping_seconds:g} s" in document
     assert "closed with 4001" in document
-    assert asr_conversation.RESUMED_CLOSE == 4001
+    assert connection.RESUMED_CLOSE == 4001
     assert f"keeps {limits.held_bytes >> 20} MiB of it" in document
     assert limits.session_seconds == Config().max_session_seconds == 4 * 3600
     assert "lasted four hours" in document

@@ -136,7 +136,7 @@ def test_a_drop_behind_the_finalize_loses_no_final(served: Listening, uncut: lis
         return second.messages
 
     def known() -> list[AsrSession]:
-        return list(served.socket.sessions._known.values())
+        return list(served.route.sessions._by_digest.values())
 
     messages = asyncio.run(speak())
     assert results(messages) == uncut[1:]
@@ -199,7 +199,7 @@ def test_the_settings_are_those_of_the_session(served: Listening) -> None:
             session = await first.config(context="May")
             await first.audio(SAID[:1_600])
             await first.connection.ping()
-            await until(lambda: any(one.has_audio for one in served.socket.sessions._placed))
+            await until(lambda: any(one.has_audio for one in served.route.sessions.active))
             drop(first)
         async with client(served.url) as second:
             answer = await resume(second, session, encoding="s16le")
@@ -284,16 +284,16 @@ def test_it_keeps_its_place_for_the_grace_period_and_no_longer(service: Service)
             await first.audio(SAID[:16_000])
             await (await first.connection.ping())
             drop(first)
-        assert await until(lambda: server.socket.sessions.waiting == 1)
+        assert await until(lambda: server.route.sessions.waiting == 1)
         async with client(server.url) as other:
             await other.send({"type": "config"})
             assert await other.closed() == 1013
         async with client(server.url) as second:  # the server is full, but this is who it is full of
             assert (await resume(second, session))["type"] == "session_resumed"
             drop(second)
-        assert await until(lambda: server.socket.sessions.waiting == 1)
-        assert await until(lambda: len(server.socket.sessions) == 0)
-        assert not server.socket.sessions._known
+        assert await until(lambda: server.route.sessions.waiting == 1)
+        assert await until(lambda: len(server.route.sessions.active) == 0)
+        assert not server.route.sessions._by_digest
         async with client(server.url) as third:
             assert (await resume(third, session))["type"] == "session_created"
 
@@ -311,10 +311,10 @@ def test_who_leaves_on_purpose_leaves_nothing(served: Listening) -> None:
         async with client(served.url) as second:
             return str((await resume(second, session))["type"])
 
-    before = len(served.socket.sessions)
+    before = len(served.route.sessions.active)
 
     def session_is_gone() -> bool:
-        return len(served.socket.sessions) == before
+        return len(served.route.sessions.active) == before
 
     assert asyncio.run(speak()) == "session_created"
 

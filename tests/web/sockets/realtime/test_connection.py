@@ -45,7 +45,7 @@ def service() -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def served(service: Service) -> Iterator[Listening]:
     """A server with the limits that everybody has."""
-    with listening(service, room=RealtimeRoute) as server:
+    with listening(service, route=RealtimeRoute) as server:
         yield server
 
 
@@ -358,7 +358,7 @@ def test_while_it_loads_it_says_so() -> None:
             assert await speaker.closed() == 1013
         return speaker
 
-    with listening(Service(Config()), room=RealtimeRoute) as server:
+    with listening(Service(Config()), route=RealtimeRoute) as server:
         [error] = asyncio.run(speak(server)).messages
     assert (error["error"]["code"], error["error"]["message"]) == ("not_ready", "Loading …")
     assert error["error"]["type"] == "server_error"
@@ -373,14 +373,14 @@ def test_so_many_sessions_and_no_more(service: Service) -> None:
                 assert await third.closed() == 1013
                 [error] = third.messages
             await first.connection.close()
-            assert await until(lambda: len(server.socket.connections) == 1)
+            assert await until(lambda: len(server.route.connections) == 1)
             async with speaking(server) as fourth:
                 await fourth.wait_for("session.created")
         return dict(error["error"])
 
     config = replace(service.config, max_sessions=2, max_queue=0)
     full = Service(config, demo_recognizer())
-    with contextlib.closing(full), listening(full, room=RealtimeRoute) as server:
+    with contextlib.closing(full), listening(full, route=RealtimeRoute) as server:
         error = asyncio.run(speak(server))
     assert (error["type"], error["code"]) == ("rate_limit_error", "limit_exceeded")
 
@@ -393,7 +393,7 @@ def test_pages_of_other_sites_are_refused(served: Listening) -> None:
     with pytest.raises(InvalidStatus) as refused:
         asyncio.run(speak())
     assert refused.value.response.status_code == 403
-    assert len(served.socket.connections) == 0
+    assert len(served.route.connections) == 0
 
 
 def test_the_subprotocols_that_browsers_offer(served: Listening) -> None:
@@ -413,10 +413,10 @@ def test_a_client_that_vanishes_frees_its_session(served: Listening) -> None:
         async with speaking(served) as speaker:
             await speaker.update(**settings)
             await speaker.append(spoken(SENTENCES[0]))
-            assert len(served.socket.connections) == 1
+            assert len(served.route.connections) == 1
             if transport_only:
                 speaker.connection.transport.abort()
-        assert await until(lambda: len(served.socket.connections) == 0)
+        assert await until(lambda: len(served.route.connections) == 0)
         assert await until(lambda: not served.connections)
 
     for settings in (MANUAL, BY_VOICE):
@@ -439,7 +439,7 @@ def test_sizes_at_the_limit_and_one_above(service: Service) -> None:
             assert await speaker.closed() == 1009
         return speaker
 
-    with listening(service, SocketLimits(config_bytes=200, message_bytes=3_000), room=RealtimeRoute) as server:
+    with listening(service, SocketLimits(config_bytes=200, message_bytes=3_000), route=RealtimeRoute) as server:
         errors = asyncio.run(speak(server)).of_type("error")
     assert [error["error"]["code"] for error in errors] == ["too_large"] * 2
     assert "3001 bytes" in errors[0]["error"]["message"]
@@ -460,9 +460,9 @@ def test_times_that_run_out(service: Service, limit: str) -> None:
         return speaker
 
     short: dict[str, Any] = {limit: 1.5}
-    with listening(service, replace(SocketLimits(), **short), room=RealtimeRoute) as server:
+    with listening(service, replace(SocketLimits(), **short), route=RealtimeRoute) as server:
         speaker = asyncio.run(speak(server))
-        assert len(server.socket.connections) == 0
+        assert len(server.route.connections) == 0
     *_, completed, error = speaker.messages  # what was spoken is told first
     assert completed["transcript"] == SENTENCES[0]
     code = "session_expired" if limit == "session_seconds" else "timed_out"
@@ -479,7 +479,7 @@ def test_audio_is_read_only_as_far_as_it_is_consumed(service: Service) -> None:
         async def watchdog() -> None:
             nonlocal most
             while True:
-                for conversation in server.socket.connections:
+                for conversation in server.route.connections:
                     most = max(most, sum(turns._runner.lag for turns in conversation._all_turns()))
                 await asyncio.sleep(0.002)
 
@@ -493,7 +493,7 @@ def test_audio_is_read_only_as_far_as_it_is_consumed(service: Service) -> None:
             watching.cancel()
         return speaker, most
 
-    with listening(service, SocketLimits(ahead_seconds=2.0), room=RealtimeRoute) as server:
+    with listening(service, SocketLimits(ahead_seconds=2.0), route=RealtimeRoute) as server:
         speaker, most = asyncio.run(speak(server))
     assert 0.0 < most < 2.0 + 1.0 + 1.0  # what may wait, the second being taken, what the detector had held back
     assert [one["transcript"] for one in speaker.of_type(COMPLETED)] == [SENTENCES[1]] * 8
@@ -506,7 +506,7 @@ def test_turns_that_wait_for_their_texts_are_bounded(service: Service) -> None:
         async def watchdog() -> None:
             nonlocal most
             while True:
-                for conversation in server.socket.connections:
+                for conversation in server.route.connections:
                     most = max(most, sum(not turns.done for turns in conversation._ending))
                 await asyncio.sleep(0.001)
 
@@ -520,7 +520,7 @@ def test_turns_that_wait_for_their_texts_are_bounded(service: Service) -> None:
             watching.cancel()
         return speaker, most
 
-    with listening(service, SocketLimits(waiting_turns=2), room=RealtimeRoute) as server:
+    with listening(service, SocketLimits(waiting_turns=2), route=RealtimeRoute) as server:
         speaker, most = asyncio.run(speak(server))
     assert most <= 3
     assert len({one["transcript"] for one in speaker.of_type(COMPLETED)}) == 1
@@ -551,7 +551,7 @@ def test_a_server_that_stops_tells_the_last_texts_first(service: Service) -> Non
 
     with (
         contextlib.closing(Service(service.config, demo_recognizer())) as own,
-        listening(own, room=RealtimeRoute) as server,
+        listening(own, route=RealtimeRoute) as server,
     ):
         speaker = asyncio.run(speak(server))
     *_, completed, error = speaker.messages
@@ -581,7 +581,7 @@ def test_who_waits_is_told_the_position_and_loses_nothing(service: Service) -> N
     config = replace(service.config, max_sessions=1)
     with (
         contextlib.closing(Service(config, demo_recognizer())) as full,
-        listening(full, room=RealtimeRoute) as server,
+        listening(full, route=RealtimeRoute) as server,
     ):
         third = asyncio.run(speak(server))
         assert full.admission.inside == full.admission.waiting == 0

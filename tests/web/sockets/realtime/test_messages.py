@@ -1,4 +1,4 @@
-"""docs/openai.md: its examples are what the server takes and sends, its numbers are the limits; and any JSON at all."""
+"""The events of `/v1/realtime`: docs/openai.md has examples of all of them and the limits; and any JSON at all."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ from qwen_asr import errors
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import SocketLimits
 from qwen_asr.errors import BadField, StepFailed
-from qwen_asr.web.sockets.connection import encode
 from qwen_asr.web.sockets.realtime import messages
-from qwen_asr.web.sockets.realtime.settings import MOST_PADDING_MS, RATES, AudioFormat, ServerVad, Settings
+from qwen_asr.web.sockets.realtime.messages import MAX_PADDING_MS, MIN_COMMIT_MS, RATES
+from qwen_asr.web.sockets.realtime.settings import AudioFormat, RealtimeSettings, ServerVad, SessionInfo
 
 CONFIG = Config()
-DEFAULT = Settings(ServerVad.of(CONFIG))
+DEFAULT = RealtimeSettings.of(CONFIG)
+
+
+def update(**inputs: Any) -> RealtimeSettings:
+    """The default settings with an update of the input."""
+    event = messages.parse({"type": "session.update", "session": {"audio": {"input": inputs}}})
+    assert isinstance(event, messages.SessionUpdate)
+    return DEFAULT.updated(event, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -37,44 +44,49 @@ def examples(document: str) -> dict[str, Any]:
     return {name: json.loads(text) for name, text in found}
 
 
-def test_what_the_client_sends_is_taken(examples: dict[str, Any]) -> None:
+def test_the_server_accepts_the_examples_of_clients(examples: dict[str, Any]) -> None:
     sent = {name.removeprefix("client "): example for name, example in examples.items() if name.startswith("client ")}
     parsed = {name: messages.parse(messages.read(json.dumps(example))) for name, example in sent.items()}
-    assert {event.kind for event in parsed.values()} == set(messages.KINDS)
+    assert {event.type for event in parsed.values()} == set(messages.KINDS)
     assert parsed["session.update"].event_id == "event_mine"
-    assert parsed["append"].audio == bytes(4)
-    new = DEFAULT.updated(parsed["session.update"].body, CONFIG)
-    assert new == Settings(ServerVad(0.5, 300, 500), AudioFormat("s16le", 24_000), "de", "Grzegorz, Route 66")
-    old = new.updated(parsed["transcription_session.update"].body, CONFIG)
-    assert old == Settings(None, AudioFormat("mulaw", 8_000), "de", "")
+    append, update, old_update = (parsed[name] for name in ("append", "session.update", "transcription_session.update"))
+    assert isinstance(append, messages.AudioAppend)
+    assert append.audio == bytes(4)
+    assert isinstance(update, messages.SessionUpdate)
+    new = DEFAULT.updated(update, CONFIG)
+    assert new == RealtimeSettings(ServerVad(0.5, 300, 500), AudioFormat("s16le", 24_000), "de", "Grzegorz, Route 66")
+    assert isinstance(old_update, messages.OldSessionUpdate)
+    old = new.updated(old_update, CONFIG)
+    assert old == RealtimeSettings(None, AudioFormat("mulaw", 8_000), "de", "")
 
 
-def test_what_the_server_sends_is_as_shown(examples: dict[str, Any]) -> None:
+def test_the_server_sends_the_examples(examples: dict[str, Any]) -> None:
     with pytest.raises(BadField) as bad:
-        DEFAULT.updated({"session": {"audio": {"input": {"format": {"rate": 44_100}}}}}, CONFIG)
+        update(format={"rate": 44_100})
     failure = StepFailed("The recognizer failed on this utterance (RuntimeError). The next one goes on.")
     sent = {
-        "queued": messages.queued(2),
-        "session.created": messages.SessionInfo("sess_1", "Qwen/Qwen3-ASR-0.6B", 1_767_240_000).session(
-            "created", DEFAULT
+        "queued": messages.Queued(position=2),
+        "session.created": SessionInfo("sess_1", "Qwen/Qwen3-ASR-0.6B", 1_767_240_000).event(DEFAULT, created=True),
+        "speech_started": messages.SpeechStarted(audio_start_ms=980, item_id="item_1"),
+        "speech_stopped": messages.SpeechStopped(audio_end_ms=2_956, item_id="item_1"),
+        "committed": messages.Committed(previous_item_id=None, item_id="item_1"),
+        "cleared": messages.Cleared(),
+        "item.added": messages.announce_item("item_1", None, old=False)[0],
+        "delta": messages.TranscriptionDelta(item_id="item_1", delta="Turn on the"),
+        "completed": messages.TranscriptionCompleted(
+            item_id="item_1", transcript="Turn on the kitchen light.", usage=messages.Usage(seconds=1.976)
         ),
-        "speech_started": messages.speech_started("item_1", 980),
-        "speech_stopped": messages.speech_stopped("item_1", 2_956),
-        "committed": messages.committed("item_1", None),
-        "cleared": messages.cleared(),
-        "item.added": messages.item_events("item_1", None, old=False)[0],
-        "delta": messages.delta("item_1", "Turn on the"),
-        "completed": messages.completed("item_1", "Turn on the kitchen light.", 1.976),
         "failed": messages.failed("item_1", failure),
-        "error": messages.problem(bad.value, "event_mine"),
+        "error": messages.error_event(bad.value, "event_mine"),
     }
     shown = {name.removeprefix("server "): example for name, example in examples.items() if name.startswith("server ")}
     ids = [example.pop("event_id") for example in shown.values()]
     assert len(set(ids)) == len(ids)
-    assert shown == sent
-    for event in sent.values():
-        numbered = messages.numbered(event)
-        assert json.loads(encode(numbered)) == {**event, "event_id": numbered["event_id"]}
+    assert {event.event_id for event in sent.values()}.isdisjoint(ids)
+    assert len({event.event_id for event in sent.values()}) == len(sent)
+    for name, event in sent.items():
+        assert json.loads(event.to_json()) == {**shown[name], "event_id": event.event_id}
+    assert shown.keys() == sent.keys()
 
 
 def test_the_numbers_are_the_limits(document: str) -> None:
@@ -85,16 +97,18 @@ def test_the_numbers_are_the_limits(document: str) -> None:
     assert f"no further than {limits.ahead_seconds:g} s of speech, or {limits.waiting_turns} turns" in document
     assert limits.session_seconds == 4 * 3600
     assert "lasted four hours" in document
-    assert f"0 to {MOST_PADDING_MS:g}:" in document
+    assert f"0 to {MAX_PADDING_MS:g}:" in document
     assert f"`rate` of {RATES[0]}, {RATES[1]} or {RATES[2]}" in document
-    assert f"needs {messages.LEAST_COMMIT_MS:g} ms" in document
+    assert f"needs {MIN_COMMIT_MS:g} ms" in document
     for name, values in (("threshold", (0.01, 0.99)), ("silence_duration_ms", (100, 10_000))):
         assert f"| `{name}` | {values[0]:g} to {values[1]:g}" in document
         for value in values:
-            ServerVad.of(CONFIG).updated({name: value}, "")
+            vad = update(turn_detection={name: value}).vad
+            assert vad is not None
+            assert getattr(vad, name) == value
         for value in (values[0] * 0.99, values[1] * 1.01):
-            with pytest.raises(BadField):
-                ServerVad.of(CONFIG).updated({name: value}, "")
+            with pytest.raises(BadField, match=f"expected a number from {values[0]:g} to {values[1]:g}"):
+                update(turn_detection={name: value})
 
 
 def test_the_codes_are_those_that_are_sent(document: str) -> None:
@@ -108,11 +122,11 @@ def test_the_codes_are_those_that_are_sent(document: str) -> None:
         errors.NotReady,
     ]
     sent: dict[str, type[errors.QwenASRError]] = {
-        messages.problem(kind("x"))["error"]["code"]: kind for kind in [*kinds, errors.QwenASRError]
+        messages.error_event(kind("x")).error.code: kind for kind in [*kinds, errors.QwenASRError]
     }
-    ours = {messages.problem(BadField("x", "x"))["error"]["code"], messages.too_little(0, None)["error"]["code"]}
+    ours = {messages.error_event(BadField("x", "x")).error.code, messages.too_little_audio(0, None).error.code}
     stopping = errors.ServerStopping()
-    assert rows.pop(messages.problem(stopping)["error"]["code"]) == str(stopping.close_code)
+    assert rows.pop(messages.error_event(stopping).error.code) == str(stopping.close_code)
     assert rows.keys() == {*sent, *ours, "session_expired"}
     for code, kind in sent.items():
         assert rows[code] in ("none", str(kind.close_code))
@@ -135,15 +149,16 @@ UPDATES = INPUTS.map(lambda inputs: {"type": "session.update", "session": {"audi
 
 @settings_of_hypothesis(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is slow
 @given(OBJECTS | UPDATES)
-def test_any_event_is_understood_or_told_why_not(given_event: dict[str, Any]) -> None:
+def test_any_event_is_parsed_or_answered_with_an_error(given_event: dict[str, Any]) -> None:
     settings = DEFAULT
     try:
         given_event = messages.read(json.dumps(given_event))
         messages.event_id_of(given_event)
         event = messages.parse(given_event)
-        settings = settings.updated(event.body, CONFIG) if "session" in event.body else settings
+        if isinstance(event, messages.SessionUpdate | messages.OldSessionUpdate):
+            settings = settings.updated(event, CONFIG)
     except BadField as error:
-        encode(messages.problem(error)).encode()
-    told = messages.SessionInfo("sess", "model", 0)
+        messages.error_event(error).to_json().encode()
+    info = SessionInfo("sess", "model", 0)
     for old in (False, True):
-        encode(told.session("updated", settings, old)).encode()
+        info.event(settings, old).to_json().encode()
