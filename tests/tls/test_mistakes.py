@@ -91,6 +91,7 @@ def _skip_if_no_port_is_reserved(name: str) -> None:
         pytest.skip("this system reserves no port below 1024")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_reported_in_one_sentence_before_a_port_is_opened(results: dict[str, Any], name: str) -> None:
     _skip_if_no_port_is_reserved(name)
