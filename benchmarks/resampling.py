@@ -1,8 +1,8 @@
-"""CPU time of the streaming resampler, beside `scipy.signal.upfirdn` and `resample_poly` with the same filter.
+"""CPU time of the streaming resampler, `scipy.signal.upfirdn` and `resample_poly` with the same filter.
 
 `python -m benchmarks.resampling` resamples noise to 16 kHz in blocks of 40 ms, as the page's microphone sends them, in
-three ways in one run: `StreamingResampler`; `upfirdn` over each block and the inputs before it that the filter needs;
-and `resample_poly` over the whole clip at once. Times are milliseconds of one core for one second of audio.
+three ways: `StreamingResampler`; `upfirdn` on each block and the preceding inputs that the filter needs; and
+`resample_poly` on the whole clip at once. Times are milliseconds of one core for one second of audio.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ BLOCK_SECONDS = 0.04
 
 
 def streamed(samples: Samples, rate: int) -> Samples:
-    """Block by block by the package's own resampler."""
+    """Resample block by block with `StreamingResampler`."""
     resampler = StreamingResampler(rate)
     return np.concatenate([*(resampler.feed(block) for block in _blocks(samples, rate)), resampler.finish()])
 
 
-def by_upfirdn(samples: Samples, rate: int) -> Samples:
-    """Block by block by `upfirdn`, each with the inputs before it that its outputs need; without the clip's end."""
+def with_upfirdn(samples: Samples, rate: int) -> Samples:
+    """Resample block by block with `upfirdn`, each with the preceding inputs it needs. Omits the end of the clip."""
     common = gcd(rate, SAMPLE_RATE)
     up, down = SAMPLE_RATE // common, rate // common
     lowpass, half = _lowpass(rate)
@@ -54,29 +54,29 @@ def by_upfirdn(samples: Samples, rate: int) -> Samples:
     return np.concatenate(parts)
 
 
-def at_once(samples: Samples, rate: int) -> Samples:
-    """The whole clip by `resample_poly`."""
+def whole_clip(samples: Samples, rate: int) -> Samples:
+    """Resample the whole clip with `resample_poly`."""
     common = gcd(rate, SAMPLE_RATE)
     lowpass, _ = _lowpass(rate)
     resampled: Samples = resample_poly(samples, SAMPLE_RATE // common, rate // common, window=lowpass / lowpass.sum())
     return resampled
 
 
-WAYS: dict[str, Callable[[Samples, int], Samples]] = {
+METHODS: dict[str, Callable[[Samples, int], Samples]] = {
     "StreamingResampler": streamed,
-    "upfirdn": by_upfirdn,
-    "resample_poly, whole": at_once,
+    "upfirdn": with_upfirdn,
+    "resample_poly, whole": whole_clip,
 }
 
 
 def measure(rate: int, seconds: float, repeats: int) -> dict[str, float]:
-    """Milliseconds of CPU for one second of audio, the best of `repeats`, for each way."""
+    """Milliseconds of CPU time per second of audio for each method, the best of `repeats` runs."""
     samples = np.random.default_rng(0).uniform(-1, 1, round(rate * seconds)).astype(np.float32)
-    best = dict.fromkeys(WAYS, float("inf"))
+    best = dict.fromkeys(METHODS, float("inf"))
     for _ in range(repeats):
-        for name, way in WAYS.items():
+        for name, resample in METHODS.items():
             begin = time.thread_time()
-            way(samples, rate)
+            resample(samples, rate)
             best[name] = min(best[name], (time.thread_time() - begin) / seconds * 1000)
     return best
 
@@ -87,9 +87,9 @@ def _blocks(samples: Samples, rate: int) -> list[Samples]:
 
 
 def _lowpass(rate: int) -> tuple[NDArray[np.float32], int]:
-    """The resampler's filter as one low-pass of odd length at `up` times the input rate, and half of its taps a phase.
+    """The resampler's filter as one low-pass of odd length at `up` times the input rate, and half its taps per phase.
 
-    Its first tap belongs to no phase (it weighs 1e-8) and is zero here.
+    The first tap (about 1e-8) belongs to no phase and is set to zero.
     """
     table = phase_filters(rate)
     phases, taps = table.shape
@@ -102,10 +102,10 @@ def _lowpass(rate: int) -> tuple[NDArray[np.float32], int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="seconds of audio at each rate")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each way, of which the quickest counts")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each method; the fastest counts")
     arguments = parser.parse_args()
-    print(f"| rate | {' | '.join(f'{name} (ms)' for name in WAYS)} | upfirdn / StreamingResampler |")
-    print(f"|---|{'---|' * (len(WAYS) + 1)}")
+    print(f"| rate | {' | '.join(f'{name} (ms)' for name in METHODS)} | upfirdn / StreamingResampler |")
+    print(f"|---|{'---|' * (len(METHODS) + 1)}")
     for rate in RATES:
         best = measure(rate, arguments.seconds, arguments.repeats)
         ratio = best["upfirdn"] / best["StreamingResampler"]

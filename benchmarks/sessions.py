@@ -1,10 +1,10 @@
-"""How many people can speak at once: the lag of their text, by the number of sessions.
+"""The lag of the text by the number of concurrent real-time sessions.
 
     python -m benchmarks.sessions [--levels 1,8,24,48,64,96,128] [--seconds 60] [--output FILE] [--plot FILE.png]
 
-A server of its own process, as `app.py` starts it; each session speaks in real time over `/ws/asr`, in frames of
-100 ms. The lag of a text is the time from the moment its last sample was spoken to its arrival at the client. Server
-and clients share the machine. Finals are compared with `Qwen3ASRModel.transcribe` of the same samples.
+The server is `app.py` in a separate process. Each session sends speech in real time over `/ws/asr`, in frames of
+100 ms. The lag of a text is the time from its last sample to its arrival at the client. Server and clients share the
+machine. Finals are compared with `Qwen3ASRModel.transcribe` on the same samples.
 """
 
 import argparse
@@ -14,18 +14,18 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.load import Heard, Running, differing, quantile, server, speak
+from benchmarks.load import RunningServer, SessionResult, count_mismatches, quantile, server, stream_clip
 from benchmarks.speech import Samples, conversation
 from qwen_asr import Qwen3ASRModel
 
-BARS = (1.0, 5.0)
-VOICES = 24
+LAG_THRESHOLDS = (1.0, 5.0)
+MAX_CLIPS = 24
 STAGGER_SECONDS = 1.0
 
 
 @dataclass
 class Level:
-    """What was measured with so many sessions at once; lags in seconds, memory in MB."""
+    """The measurements for one number of sessions. Lags are in seconds, memory is in MB."""
 
     sessions: int
     median: float
@@ -34,39 +34,40 @@ class Level:
     cores: float
     memory: tuple[float, float]
     finals: int
-    differing: int
+    mismatches: int
     errors: int
 
     def row(self) -> str:
+        """One row of the Markdown table."""
         lags = f"{self.median:.2f} | {self.p95:.2f} | {self.longest:.2f}"
-        same = f"{self.finals - self.differing} of {self.finals}"
+        same = f"{self.finals - self.mismatches} of {self.finals}"
         memory = f"{self.memory[0]:.0f} → {self.memory[1]:.0f}"
         return f"| {self.sessions} | {lags} | {self.cores:.2f} | {memory} | {same} | {self.errors} |"
 
 
-HEAD = (
+HEADER = (
     "| sessions | lag, median (s) | p95 | longest | server's cores | its memory (MB) | finals == offline | errors |\n"
     "|---|---|---|---|---|---|---|---|"
 )
 
 
-async def together(url: str, clips: list[Samples]) -> list[Heard]:
-    """All clips at once, their beginnings spread over a second."""
+async def run_sessions(url: str, clips: list[Samples]) -> list[SessionResult]:
+    """Stream all clips concurrently, with their starts spread over a second."""
 
-    async def one(number: int, samples: Samples) -> Heard:
+    async def start(number: int, samples: Samples) -> SessionResult:
         await asyncio.sleep(STAGGER_SECONDS * number / len(clips))
-        return await speak(url, samples, realtime=True)
+        return await stream_clip(url, samples, realtime=True)
 
-    return list(await asyncio.gather(*(one(number, samples) for number, samples in enumerate(clips))))
+    return list(await asyncio.gather(*(start(number, samples) for number, samples in enumerate(clips))))
 
 
-def measure(running: Running, model: Qwen3ASRModel, sessions: int, clips: list[Samples]) -> Level:
-    """One level. Memory is taken before its first and after its last session."""
+def measure(running: RunningServer, model: Qwen3ASRModel, sessions: int, clips: list[Samples]) -> Level:
+    """Measure one level. Memory is read before the first session and after the last."""
     before, used = running.megabytes, sum(running.process.cpu_times()[:2])
-    chosen = [clips[number % len(clips)] for number in range(sessions)]
-    heard = asyncio.run(together(running.url, chosen))
+    session_clips = [clips[number % len(clips)] for number in range(sessions)]
+    results = asyncio.run(run_sessions(running.url, session_clips))
     used = sum(running.process.cpu_times()[:2]) - used
-    lags = [lag for one in heard for lag in one.lags]
+    lags = [lag for one in results for lag in one.lags]
     return Level(
         sessions,
         quantile(lags, 0.5),
@@ -74,22 +75,22 @@ def measure(running: Running, model: Qwen3ASRModel, sessions: int, clips: list[S
         max(lags),
         used / (len(clips[0]) / 16_000 + STAGGER_SECONDS),
         (before, running.megabytes),
-        sum(len(one.finals) for one in heard),
-        sum(differing(model, samples, one) for samples, one in zip(chosen, heard, strict=True)),
-        sum(len(one.errors) for one in heard),
+        sum(len(one.finals) for one in results),
+        sum(count_mismatches(model, samples, one) for samples, one in zip(session_clips, results, strict=True)),
+        sum(len(one.errors) for one in results),
     )
 
 
-def passed(levels: list[Level], bar: float) -> str:
-    """From how many sessions on the p95 lag is above the bar, of the numbers that were tried."""
-    above = [level.sessions for level in levels if level.p95 > bar]
+def describe_threshold(levels: list[Level], threshold: float) -> str:
+    """A sentence on the first measured number of sessions whose p95 lag exceeds the threshold."""
+    above = [level.sessions for level in levels if level.p95 > threshold]
     if not above:
-        return f"The p95 lag stays under {bar:g} s up to {levels[-1].sessions} sessions."
-    return f"The p95 lag passes {bar:g} s at {above[0]} sessions."
+        return f"The p95 lag stays under {threshold:g} s up to {levels[-1].sessions} sessions."
+    return f"The p95 lag passes {threshold:g} s at {above[0]} sessions."
 
 
 def plot(levels: list[Level], path: Path) -> None:
-    """Lag by number of sessions, with the bars."""
+    """Plot the lag by number of sessions, with the thresholds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -97,8 +98,8 @@ def plot(levels: list[Level], path: Path) -> None:
     count = [level.sessions for level in levels]
     for name in ("median", "p95", "longest"):
         axes.plot(count, [getattr(level, name) for level in levels], marker="o", label=name)
-    for bar in BARS:
-        axes.axhline(bar, color="gray", linestyle=":")
+    for threshold in LAG_THRESHOLDS:
+        axes.axhline(threshold, color="gray", linestyle=":")
     axes.set(xlabel="sessions at once", ylabel="lag of the text (s)", yscale="log")
     axes.legend()
     figure.savefig(path, dpi=120)
@@ -107,26 +108,26 @@ def plot(levels: list[Level], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--asr-model-path", default="demo")
-    parser.add_argument("--levels", default="1,8,24,48,64,96,128", help="numbers of sessions, rising")
-    parser.add_argument("--seconds", type=float, default=60, help="that each session speaks (default: 60)")
-    parser.add_argument("--output", type=Path, help="write the table to this file too")
-    parser.add_argument("--plot", type=Path, help="draw it into this file")
+    parser.add_argument("--levels", default="1,8,24,48,64,96,128", help="numbers of sessions, in ascending order")
+    parser.add_argument("--seconds", type=float, default=60, help="seconds of speech per session (default: 60)")
+    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    parser.add_argument("--plot", type=Path, help="also write a plot to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     counts = [int(text) for text in options.levels.split(",")]
-    clips = [conversation(options.seconds, seed) for seed in range(min(VOICES, max(counts)))]
+    clips = [conversation(options.seconds, seed) for seed in range(min(MAX_CLIPS, max(counts)))]
     model = Qwen3ASRModel.from_pretrained(options.asr_model_path, dtype="float32", device_map="cpu")
     levels = []
     limits = ("--asr-model-path", options.asr_model_path, "--device", "cpu", "--max-sessions", str(max(counts)))
-    print(HEAD, flush=True)
+    print(HEADER, flush=True)
     with server(*limits) as running:
-        measure(running, model, 1, [conversation(5, 99)])  # what happens once, happens here
+        measure(running, model, 1, [conversation(5, 99)])  # warm-up, so that one-time work is not measured
         for sessions in counts:
             levels.append(measure(running, model, sessions, clips))
             print(levels[-1].row(), flush=True)
-    verdict = " ".join(passed(levels, bar) for bar in BARS)
-    text = "\n".join([HEAD, *(level.row() for level in levels), "", verdict]) + "\n"
-    print(f"\n{verdict}")
+    summary = " ".join(describe_threshold(levels, threshold) for threshold in LAG_THRESHOLDS)
+    text = "\n".join([HEADER, *(level.row() for level in levels), "", summary]) + "\n"
+    print(f"\n{summary}")
     if options.output:
         options.output.write_text(text, encoding="utf-8")
     if options.plot:

@@ -1,9 +1,9 @@
-"""Does the server's memory stay where it is? Hours of speech, as fast as it is consumed.
+"""The growth of the server's memory over hours of speech, sent as fast as the server accepts it.
 
     python -m benchmarks.soak [--sessions 8] [--hours 1] [--rounds 30] [--output FILE]
 
-The sessions run side by side over `/ws/asr`, one after another in each of the places, and their speech adds up to
-`--hours`. Resident memory of the server's process is compared between the end of the first tenth and the end.
+Each round runs `--sessions` concurrent sessions over `/ws/asr`. The speech of all rounds adds up to `--hours`. The
+resident memory of the server's process after the first tenth of the rounds is compared with that at the end.
 """
 
 import argparse
@@ -12,17 +12,17 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.load import Running, server, speak
+from benchmarks.load import RunningServer, server, stream_clip
 from benchmarks.speech import Samples, conversation
 from qwen_asr.config.limits import WatchdogLimits
 
-TIDY_SECONDS = 1.5 * WatchdogLimits.poll_seconds
-"""Within these the server has given back what ended sessions held."""
+CLEANUP_SECONDS = 1.5 * WatchdogLimits.poll_seconds
+"""The server releases the memory of ended sessions within this time."""
 
 
 @dataclass
 class Soak:
-    """Memory in MB after each round, seconds that it took, and the errors that clients were told."""
+    """Memory in MB after each round, the total time in seconds, and the errors that clients received."""
 
     memory: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -31,24 +31,26 @@ class Soak:
 
     @property
     def early_memory(self) -> float:
-        """The memory after the first tenth."""
+        """The memory after the first tenth of the rounds, in MB."""
         return self.memory[max(len(self.memory) // 10, 1) - 1]
 
     @property
     def growth(self) -> float:
-        """The memory at the end over that after the first tenth, less 1."""
+        """The relative growth of the memory since the first tenth of the rounds."""
         return self.memory[-1] / self.early_memory - 1
 
 
-async def soak(running: Running, clips: list[Samples], rounds: int) -> Soak:
-    """`rounds` times a session for each clip, all clips of a round side by side."""
+async def soak(running: RunningServer, clips: list[Samples], rounds: int) -> Soak:
+    """Stream all clips concurrently, `rounds` times."""
     result, began = Soak(), time.monotonic()
     for number in range(rounds):
-        turned = clips[number % len(clips) :] + clips[: number % len(clips)]
-        for heard in await asyncio.gather(*(speak(running.url, samples, realtime=False) for samples in turned)):
-            result.errors += heard.errors
-            result.finals += len(heard.finals)
-        await asyncio.sleep(TIDY_SECONDS)
+        rotated = clips[number % len(clips) :] + clips[: number % len(clips)]
+        for session in await asyncio.gather(
+            *(stream_clip(running.url, samples, realtime=False) for samples in rotated)
+        ):
+            result.errors += session.errors
+            result.finals += len(session.finals)
+        await asyncio.sleep(CLEANUP_SECONDS)
         result.memory.append(running.megabytes)
         print(f"round {number + 1} of {rounds}: {result.memory[-1]:.0f} MB", flush=True)
     result.seconds = time.monotonic() - began
@@ -58,10 +60,12 @@ async def soak(running: Running, clips: list[Samples], rounds: int) -> Soak:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--asr-model-path", default="demo")
-    parser.add_argument("--sessions", type=int, default=8, help="at once (default: 8)")
-    parser.add_argument("--hours", type=float, default=1.0, help="of speech in all sessions together (default: 1)")
-    parser.add_argument("--rounds", type=int, default=30, help="sessions one after another (default: 30)")
-    parser.add_argument("--output", type=Path, help="write the result to this file too")
+    parser.add_argument("--sessions", type=int, default=8, help="concurrent sessions (default: 8)")
+    parser.add_argument(
+        "--hours", type=float, default=1.0, help="hours of speech in all sessions together (default: 1)"
+    )
+    parser.add_argument("--rounds", type=int, default=30, help="number of rounds (default: 30)")
+    parser.add_argument("--output", type=Path, help="also write the result to this file")
     options = parser.parse_args()
     seconds = options.hours * 3600 / options.sessions / options.rounds
     clips = [conversation(seconds, seed) for seed in range(options.sessions)]

@@ -1,13 +1,13 @@
-"""What a step costs as a session goes on, beside transcribing everything again.
+"""The cost of a step as a session gets longer, compared with transcribing all audio again.
 
     python -m benchmarks.steps [--asr-model-path demo] [--seconds 60] [--output FILE]
 
-One run, one checkpoint, one thread, CPU time. Three ways to show text every second of a session:
+Measures the CPU time of one thread for three strategies that update the text every second:
 
-- engine: this project's session: utterances, cached windows and KV, the last hypothesis verified as a draft;
-- again: all audio so far transcribed from nothing at each chunk (the same model code, no cache between chunks);
-- official: the strategy of Qwen's streaming demo: all audio again, the text so far forced as a prefix but for its last
-  5 tokens, no prefix in the first 2 chunks (`qwen_asr/inference/qwen3_asr.py`, `streaming_transcribe`).
+- engine: a session of this project: utterances, cached windows and KV, the last hypothesis verified as a draft;
+- again: all audio so far transcribed from scratch at each chunk (the same model code, no cache between chunks);
+- official: the strategy of Qwen's streaming demo: all audio again, with the text so far except its last 5 tokens
+  forced as a prefix; no prefix in the first 2 chunks (`qwen_asr/inference/qwen3_asr.py`, `streaming_transcribe`).
 """
 
 import argparse
@@ -37,21 +37,21 @@ MAX_NEW_TOKENS = 512
 
 @dataclass
 class Cost:
-    """CPU seconds of each chunk, and the work of the whole run."""
+    """CPU seconds per chunk, and the work of the whole run."""
 
     chunks: list[float] = field(default_factory=list)
     frames: int = 0
     prefilled: int = 0
     decoded: int = 0
 
-    def around(self, second: int) -> float:
-        """Mean cost of the ten chunks around `second`: utterances start and end in them, whatever the second."""
+    def mean_near(self, second: int) -> float:
+        """Mean CPU seconds of the ten chunks around `second`, so that utterance boundaries average out."""
         near = self.chunks[max(second - 5, 0) : second + 5][-10:]
         return sum(near) / len(near)
 
 
 def engine(recognizer: Recognizer, samples: Samples) -> Iterator[None]:
-    """The session as the app runs it."""
+    """A session, as the app runs it."""
     session = create_session(recognizer, Silero(), SessionOptions(chunk_seconds=1.0))
     for start in range(0, len(samples), CHUNK):
         session.feed(samples[start : start + CHUNK])
@@ -63,30 +63,30 @@ def engine(recognizer: Recognizer, samples: Samples) -> Iterator[None]:
 
 
 def again(recognizer: Recognizer, samples: Samples) -> Iterator[None]:
-    """Everything from nothing at each chunk."""
+    """Transcribe all audio so far from scratch at each chunk."""
     for end in range(CHUNK, len(samples) + CHUNK, CHUNK):
         Utterance(recognizer, max_new_tokens=MAX_NEW_TOKENS).feed(samples[:end])
         yield
 
 
 def official(recognizer: Recognizer, samples: Samples) -> Iterator[None]:
-    """All audio again, with the text so far but its last tokens forced in front of the answer."""
+    """Transcribe all audio so far, with the text so far except its last tokens as a forced prefix."""
     head, tail = recognizer.prompt("", None)
     tokens: list[int] = []
     for number, end in enumerate(range(CHUNK, len(samples) + CHUNK, CHUNK)):
         prefix = tokens[: max(1, len(tokens) - UNFIXED_TOKENS)] if number >= UNFIXED_CHUNKS else []
-        tokens = prefix + continued(recognizer, samples[:end], head, tail + prefix)
+        tokens = prefix + decode_with_prefix(recognizer, samples[:end], head, tail + prefix)
         yield
 
 
-def continued(recognizer: Recognizer, samples: Samples, head: list[int], behind: list[int]) -> list[int]:
-    """Greedy tokens after prompt, audio and a forced prefix, from nothing."""
+def decode_with_prefix(recognizer: Recognizer, samples: Samples, head: list[int], tail: list[int]) -> list[int]:
+    """Greedy tokens after the prompt, the audio and a forced prefix, computed from scratch."""
     spectrum = LogMel(recognizer.extractor).spectrum(samples)
     size, total = recognizer.encoder.window_frames, spectrum.raw.shape[1]
     windows = [spectrum.window(start, min(start + size, total)) for start in range(0, total, size)]
     decoder = recognizer.decoder
     cache = decoder.new_cache()
-    pending = torch.cat([decoder.embed(head), *recognizer.encoder.encode(windows), decoder.embed(behind)])
+    pending = torch.cat([decoder.embed(head), *recognizer.encoder.encode(windows), decoder.embed(tail)])
     tokens: list[int] = []
     while len(tokens) < MAX_NEW_TOKENS:
         token = decoder.predict([Row(cache, pending, 1)])[0][0]
@@ -100,7 +100,7 @@ def continued(recognizer: Recognizer, samples: Samples, head: list[int], behind:
 def measure(
     strategy: Callable[[Recognizer, Samples], Iterator[None]], recognizer: Recognizer, samples: Samples
 ) -> Cost:
-    """Run a strategy over the whole session, timing each chunk (CPU time: other programs do not count)."""
+    """Run a strategy over the whole session, and time each chunk in CPU time, so that other programs do not matter."""
     encoder, decoder = recognizer.encoder, recognizer.decoder
     encoder.frames_encoded = decoder.positions_prefilled = decoder.tokens_decoded = 0
     cost, started = Cost(), time.process_time()
@@ -113,7 +113,7 @@ def measure(
 
 
 def table(costs: dict[str, Cost], seconds: int) -> str:
-    """Markdown: what each strategy cost, and its ratio to the engine."""
+    """A Markdown table of the cost of each strategy and its ratio to the engine."""
     base = sum(costs["engine"].chunks)
     lines = [
         f"| strategy | CPU s for {seconds} s | ratio | step at 10 s (ms) | step at {seconds} s (ms) | last / first "
@@ -121,7 +121,7 @@ def table(costs: dict[str, Cost], seconds: int) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, cost in costs.items():
-        early, late = cost.around(10), cost.around(seconds)
+        early, late = cost.mean_near(10), cost.mean_near(seconds)
         lines.append(
             f"| {name} | {sum(cost.chunks):.2f} | {sum(cost.chunks) / base:.1f} | {early * 1000:.0f} | "
             f"{late * 1000:.0f} | {late / early:.2f} | {cost.frames} | {cost.prefilled} | {cost.decoded} |"
@@ -134,17 +134,19 @@ def main() -> None:
     parser.add_argument("--asr-model-path", default="demo")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--seconds", type=int, default=60, help="of each session, 10 or more (default: 60)")
-    parser.add_argument("--repeats", type=int, default=3, help="sessions, whose costs are added (default: 3)")
-    parser.add_argument("--output", type=Path, help="write the table to this file too")
+    parser.add_argument("--seconds", type=int, default=60, help="length of each session, at least 10 (default: 60)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="number of sessions, whose costs are added up (default: 3)"
+    )
+    parser.add_argument("--output", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     if options.seconds < 10:
-        parser.error("--seconds: the first of the two steps compared is at 10 s, so give 10 or more")
+        parser.error("--seconds must be at least 10: the first of the two compared steps is at 10 s")
     torch.set_num_threads(1)
     recognizer = load_recognizer(options.asr_model_path, options.device, options.dtype, print)
     strategies = {"engine": engine, "again": again, "official": official}
     costs = {name: Cost([0.0] * options.seconds) for name in strategies}
-    measure(engine, recognizer, conversation(3.0, 99))  # what happens once, happens here
+    measure(engine, recognizer, conversation(3.0, 99))  # warm-up, so that one-time work is not measured
     for seed in range(options.repeats):
         samples = conversation(options.seconds, seed)
         for name, strategy in strategies.items():

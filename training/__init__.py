@@ -1,1 +1,1 @@
-"""What made the bundled demo checkpoint: a grammar, synthetic voices, a corpus, and the training."""
+"""Training of the bundled demo checkpoint: the grammar, the synthetic voices, the corpus and the loop."""

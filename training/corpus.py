@@ -1,8 +1,8 @@
-"""The training speech: single sentences synthesised once, then joined, levelled and spoilt at random.
+"""The training corpus: sentences synthesized once, then joined, leveled and degraded at random.
 
     python -m training.corpus CORPUS_DIR [--sentences 12000]
 
-writes `sentences.npz`: every sentence's int16 samples back to back, their lengths and texts.
+writes `sentences.npz`: the int16 samples of all sentences back to back, their lengths, texts and voices.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from training.voices import (
     speak,
 )
 
-LONGEST_SECONDS = 30.0
+MAX_SECONDS = 30.0
 FLITE_SHARE = 0.3
-LENGTH_SKEW = 2.0  # an utterance is longest * u ** LENGTH_SKEW long: half are under a quarter of the longest
+LENGTH_SKEW = 2.0  # the length of an utterance is max_seconds * u ** LENGTH_SKEW: half are below a quarter of it
 SENTENCES = 12_000
 
 
 def draw_voice(rng: random.Random) -> Voice:
-    """A voice of the training set: seven in ten espeak-ng, with speed and pitch at random."""
+    """A random training voice: 70 % espeak-ng with random speed and pitch, 30 % flite with random speed."""
     if rng.random() < FLITE_SHARE:
         return Voice("flite", rng.choice(FLITE_VOICES), rng.randint(135, 185))
     name = f"{rng.choice(ESPEAK_ACCENTS)}+{rng.choice(ESPEAK_VARIANTS)}"
@@ -51,8 +51,8 @@ def training_sentences() -> list[str]:
     return [text for text, _ in training_jobs(SENTENCES)]
 
 
-def synthesise(folder: Path, count: int, seed: int = 1) -> None:
-    """Speak `count` sentences into `folder/sentences.npz`, two at a time, with progress on the terminal."""
+def synthesize(folder: Path, count: int, seed: int = 1) -> None:
+    """Synthesize `count` sentences into `folder/sentences.npz` in two threads, and print the progress."""
     require("espeak-ng", "flite")
     jobs = training_jobs(count, seed)
     clips: list[NDArray[np.int16]] = []
@@ -61,7 +61,7 @@ def synthesise(folder: Path, count: int, seed: int = 1) -> None:
             peak = max(float(np.abs(samples).max(initial=0)), 1e-6)
             clips.append((trim(samples) / peak * 30_000).astype(np.int16))
             if index % 500 == 0:
-                print(f"spoken {index} of {count}", flush=True)
+                print(f"synthesized {index} of {count}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(
         folder / "sentences.npz",
@@ -73,7 +73,7 @@ def synthesise(folder: Path, count: int, seed: int = 1) -> None:
 
 
 def trim(samples: NDArray[np.float32], threshold: float = 0.01) -> NDArray[np.float32]:
-    """Cut the silence at both ends (below `threshold` of the peak), leaving 20 ms."""
+    """Remove silence (below `threshold` of the peak) at both ends, except for 20 ms."""
     loud = np.flatnonzero(np.abs(samples) > threshold * np.abs(samples).max(initial=0))
     if not len(loud):
         return samples
@@ -83,7 +83,7 @@ def trim(samples: NDArray[np.float32], threshold: float = 0.01) -> NDArray[np.fl
 
 @dataclass(frozen=True)
 class Example:
-    """One training utterance. samples: float32 (n,), 16 kHz; text "" means that nobody speaks."""
+    """One training utterance. samples: float32 (n,), 16 kHz; an empty `text` means no speech."""
 
     samples: NDArray[np.float32]
     text: str
@@ -92,7 +92,7 @@ class Example:
 
 
 class Corpus:
-    """Sentences by voice, from which training utterances of one to many sentences are composed."""
+    """Sentences grouped by voice, from which training utterances are composed."""
 
     def __init__(self, folder: Path) -> None:
         data = np.load(folder / "sentences.npz")
@@ -104,18 +104,18 @@ class Corpus:
         self.voices = voices
         self.words = vocabulary()
 
-    def example(self, rng: np.random.Generator, longest: float) -> Example:
-        """Compose one utterance of at most `longest` seconds (at least one sentence, whatever its length)."""
+    def example(self, rng: np.random.Generator, max_seconds: float) -> Example:
+        """Compose one utterance of at most `max_seconds`, or of one sentence if that is longer."""
         if rng.random() < 0.04:
-            return Example(spoil(background(rng, rng.uniform(0.3, min(longest, 12))), rng), "", "", False)
-        target = longest * SAMPLE_RATE * rng.random() ** LENGTH_SKEW
+            return Example(degrade(background(rng, rng.uniform(0.3, min(max_seconds, 12))), rng), "", "", False)
+        target = max_seconds * SAMPLE_RATE * rng.random() ** LENGTH_SKEW
         first = int(rng.integers(len(self.clips)))
-        parts, length = [self.edge(rng)], 0
+        parts, length = [self._edge(rng)], 0
         texts: list[str] = []
         index = first
         while True:
             clip = stretch(self.clips[index].astype(np.float32) / np.float32(32768), rng.uniform(0.92, 1.09))
-            if texts and length + len(clip) > longest * SAMPLE_RATE:
+            if texts and length + len(clip) > max_seconds * SAMPLE_RATE:
                 break
             parts += [clip * 10 ** rng.uniform(-0.25, 0.0), silence(rng, 0.1, 1.2)]
             texts.append(self.texts[index])
@@ -123,33 +123,34 @@ class Corpus:
             if length >= target:
                 break
             index = int(rng.choice(self.clips_by_voice[self.voices[first]]))
-        parts[-1] = self.edge(rng)
+        parts[-1] = self._edge(rng)
         text = " ".join(texts)
-        return Example(spoil(np.concatenate(parts), rng), text, self.context(rng, text), bool(rng.random() < 0.2))
+        return Example(degrade(np.concatenate(parts), rng), text, self._context(rng, text), bool(rng.random() < 0.2))
 
-    def edge(self, rng: np.random.Generator) -> NDArray[np.float32]:
+    def _edge(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        """The silence before or after an utterance."""
         return silence(rng, 0.0, 0.9)
 
-    def context(self, rng: np.random.Generator, text: str) -> str:
-        """Seldom, a few hint words for the system prompt: of the grammar or of the sentence itself."""
+    def _context(self, rng: np.random.Generator, text: str) -> str:
+        """With a probability of 15 %, a few hint words for the system prompt, from the grammar or the text itself."""
         if rng.random() > 0.15:
             return ""
         source = self.words if rng.random() < 0.5 else text.split()
         return " ".join(str(word) for word in rng.choice(source, size=int(rng.integers(1, 5))))
 
 
-def silence(rng: np.random.Generator, shortest: float, longest: float) -> NDArray[np.float32]:
-    return np.zeros(int(rng.uniform(shortest, longest) * SAMPLE_RATE), dtype=np.float32)
+def silence(rng: np.random.Generator, min_seconds: float, max_seconds: float) -> NDArray[np.float32]:
+    return np.zeros(int(rng.uniform(min_seconds, max_seconds) * SAMPLE_RATE), dtype=np.float32)
 
 
 def stretch(samples: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
-    """Play at `factor` times the speed (pitch and formants move too), by linear interpolation."""
+    """Change the speed by `factor`, and with it pitch and formants, by linear interpolation."""
     positions = np.arange(0, len(samples) - 1, factor)
     return np.asarray(np.interp(positions, np.arange(len(samples)), samples), dtype=np.float32)
 
 
 def background(rng: np.random.Generator, seconds: float) -> NDArray[np.float32]:
-    """Noise between white and brown at unit RMS; one time in four digital silence."""
+    """Noise between white and brown with an RMS of 0.05; in one of four cases digital silence."""
     count = int(seconds * SAMPLE_RATE)
     if rng.random() < 0.25:
         return np.zeros(count, dtype=np.float32)
@@ -158,8 +159,8 @@ def background(rng: np.random.Generator, seconds: float) -> NDArray[np.float32]:
     return np.asarray(noise / level * 0.05, dtype=np.float32)
 
 
-def spoil(samples: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Tilt the spectrum, add noise at 14 to 45 dB, and set a level of -30 to 0 dB."""
+def degrade(samples: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Tilt the spectrum, add noise at an SNR of 14 to 45 dB, and set the level to between -30 and 0 dB."""
     if rng.random() < 0.5:
         samples = lfilter([1.0, rng.uniform(-0.6, 0.6)], [1.0], samples).astype(np.float32)
     if rng.random() < 0.6:
@@ -171,11 +172,11 @@ def spoil(samples: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Synthesise the demo checkpoint's training sentences.")
+    parser = argparse.ArgumentParser(description="Synthesize the demo checkpoint's training sentences.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sentences", type=int, default=SENTENCES)
     arguments = parser.parse_args()
-    synthesise(arguments.folder, arguments.sentences)
+    synthesize(arguments.folder, arguments.sentences)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The English that the bundled demo checkpoint understands: everyday sentences from a small grammar.
+"""The grammar of the English sentences that the bundled demo checkpoint understands.
 
-`sentence(rng)` draws one sentence. A template names slots in braces; a slot is a list of phrases or a
-function of the random generator. Everything is spelled out in words, so that a voice says what is written.
+`sentence(rng)` draws one sentence. A template names slots in braces; a slot is a list of phrases or a function of the
+random generator. Numbers are spelled out, so that the text contains exactly the spoken words.
 """
 
 import random
@@ -67,7 +67,7 @@ TEMPLATES = (
 
 
 def number(rng: random.Random) -> str:
-    """A whole number from one to ninety-nine, in words and without a hyphen."""
+    """An integer from two to ninety-nine, in words and without a hyphen."""
     kind = rng.random()
     if kind < 0.35:
         return rng.choice(ONES[1:])
@@ -78,7 +78,7 @@ def number(rng: random.Random) -> str:
 
 
 def time_of_day(rng: random.Random) -> str:
-    """A time as people say it: "half past seven", "six thirty", "nine o'clock"."""
+    """A time of day, such as "half past seven", "six thirty" or "nine o'clock"."""
     hour = rng.choice(ONES + TEENS[:3])
     return rng.choice(
         [
@@ -95,7 +95,7 @@ def time_of_day(rng: random.Random) -> str:
 
 
 def date(rng: random.Random) -> str:
-    """ "Monday the tenth of May", or without the day of the week."""
+    """A date, such as "Monday the tenth of May" or "the tenth of May"."""
     ordinal = rng.choice([*ORDINALS, *(f"twenty {o}" for o in ORDINALS[:9]), "thirtieth", "thirty first"])
     day = f"the {ordinal} of {rng.choice(WORDS['month'])}"
     return f"{rng.choice(WORDS['day'])} {day}" if rng.random() < 0.6 else day
@@ -106,7 +106,7 @@ def digits(rng: random.Random) -> str:
     return " ".join(rng.choice(["zero", *ONES]) for _ in range(rng.randint(3, 5)))
 
 
-MADE: dict[str, Callable[[random.Random], str]] = {
+GENERATORS: dict[str, Callable[[random.Random], str]] = {
     "number": number,
     "time": time_of_day,
     "date": date,
@@ -115,18 +115,18 @@ MADE: dict[str, Callable[[random.Random], str]] = {
 
 
 def sentence(rng: random.Random) -> str:
-    """One sentence, with a capital letter and its full stop or question mark."""
+    """One random sentence, with a capital letter and a full stop or question mark."""
     text = rng.choice(TEMPLATES)
     while "{" in text:
         head, _, rest = text.partition("{")
         slot, _, tail = rest.partition("}")
-        filled = MADE[slot](rng) if slot in MADE else rng.choice(WORDS[slot])
+        filled = GENERATORS[slot](rng) if slot in GENERATORS else rng.choice(WORDS[slot])
         text = head + filled + tail
     return text
 
 
 def vocabulary() -> list[str]:
-    """Every word that a sentence can hold, lower case, sorted."""
+    """The words of 20,000 random sentences, in lowercase, sorted."""
     rng = random.Random(0)
     words = {word.strip(".?").lower() for _ in range(20_000) for word in sentence(rng).split()}
     return sorted(words)

@@ -1,6 +1,6 @@
-"""An untrained Qwen3-ASR of the true architecture at demo size, with its processor.
+"""An untrained model with the Qwen3-ASR architecture at demo size, and its processor.
 
-Tests build random checkpoints from here too: the sizes are arguments, the layout is Qwen's own.
+Tests also build random checkpoints with this module. The sizes are arguments; the layout is that of Qwen's checkpoints.
 """
 
 import json
@@ -22,13 +22,13 @@ from qwen_asr.engine.checkpoint import CHAT_TEMPLATE, TOKEN_NAMES
 from training.grammar import sentence
 
 VOCABULARY_SIZE = 632
-# Qwen's own names; <asr_text> and <timestamp> are ordinary added tokens, so decoding keeps them.
+# The names in Qwen's checkpoints. <asr_text> and <timestamp> are ordinary added tokens, so decoding keeps them.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>")
 ORDINARY_TOKENS = ("<asr_text>", "<timestamp>")
 
 
 def train_tokenizer(seed: int = 0) -> Qwen2Tokenizer:
-    """Byte-level BPE with Qwen's pre-tokeniser, trained on the grammar's sentences."""
+    """Byte-level BPE with Qwen's pre-tokenizer, trained on the grammar's sentences."""
     rng = random.Random(seed)
     prompt_words = ["system\n", "user\n", "assistant\n", "language English", "language None"] * 2000
     trained = Tokenizer(models.BPE())
@@ -47,7 +47,7 @@ def train_tokenizer(seed: int = 0) -> Qwen2Tokenizer:
     bpe = json.loads(trained.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=bpe["vocab"],
-        merges=[tuple(merge) for merge in bpe["merges"]],  # type: ignore[misc]  # pairs, whatever the annotation says
+        merges=[tuple(merge) for merge in bpe["merges"]],  # type: ignore[misc]  # the annotation is wrong: these are pairs
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         extra_special_tokens=TOKEN_NAMES,
@@ -58,7 +58,7 @@ def train_tokenizer(seed: int = 0) -> Qwen2Tokenizer:
 
 
 def build_processor() -> Qwen3ASRProcessor:
-    """The processor as Qwen's checkpoints have it, around the small tokenizer."""
+    """The processor of Qwen's checkpoints with the small tokenizer."""
     return Qwen3ASRProcessor(
         feature_extractor=Qwen3ASRFeatureExtractor(), tokenizer=train_tokenizer(), chat_template=CHAT_TEMPLATE
     )
@@ -73,7 +73,7 @@ def build_model(
     channels: int = 24,
     seed: int = 0,
 ) -> Qwen3ASRForConditionalGeneration:
-    """A model with random weights (float32, evaluation mode) of the given `width`, reproducible by `seed`."""
+    """A model with random weights (float32, evaluation mode) of the given sizes, reproducible by `seed`."""
     tokenizer = processor.tokenizer
     token_id = tokenizer.convert_tokens_to_ids
     config = Qwen3ASRConfig(

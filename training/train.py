@@ -3,8 +3,8 @@
     python -m training.corpus build/corpus            # a few minutes
     python -m training.train build/corpus build/demo --minutes 90
 
-The learning rate follows the clock (cosine over `--minutes`), so a run ends when it was told to. Progress goes to
-`progress.txt` beside the checkpoint, which is written every few minutes and can be used while training goes on.
+The learning rate follows the clock (cosine over `--minutes`), so a run ends on time. Progress is written to
+`progress.txt` next to the checkpoint, which is saved every five minutes and can be used during training.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 from transformers.audio_utils import mel_filter_bank
 
-from training.corpus import LONGEST_SECONDS, Corpus, Example
+from training.corpus import MAX_SECONDS, Corpus, Example
 from training.model import build_model, build_processor
 
 CHUNK_FRAMES = 100
@@ -29,14 +29,14 @@ IGNORED = -100
 CTC_WEIGHT = 0.3
 PEAK_RATE = 2e-3
 WARM_UP_STEPS = 200
-# Behind a full stop the model must know whether all has been written. That is one token in ten, and the one that goes
-# wrong last: a model that misses it writes its last sentence twice.
+# After a sentence end the model must decide whether to stop. This is one token in ten and the last to be learned: a
+# model that gets it wrong repeats its last sentence.
 SENTENCE_END_WEIGHT = 4.0
 SECONDS_OF_AUDIO_PER_BATCH = 110
 SINGLE_SENTENCE_SHARE = 0.4
 SINGLE_SENTENCE_SECONDS = 3.0
 RANDOM_LANGUAGES = ("German", "French", "Chinese", "Spanish")
-# The corpus is large and never written to: a forked process shares it.
+# A forked process shares the corpus, which is large and read-only.
 FORK = multiprocessing.get_context("fork")
 
 
@@ -55,29 +55,29 @@ class Batch:
 
 
 class Batcher:
-    """Examples → batches of about the same length, made ahead in a process of its own."""
+    """Builds batches of examples of similar length ahead of time, in a separate process."""
 
     def __init__(self, corpus: Corpus, processor: Qwen3ASRProcessor, seed: int) -> None:
         self.corpus = corpus
         self.processor = processor
         self.rng = np.random.default_rng(seed)
-        self._longest = FORK.Value("d", 3.0)
+        self._max_seconds = FORK.Value("d", 3.0)
         filters = mel_filter_bank(201, 128, 0.0, 8000.0, 16000, norm="slaney", mel_scale="slaney")
         self.filters = torch.from_numpy(filters).float().T.contiguous()
         self.window = torch.hann_window(400)
         self.queue: Any = FORK.Queue(maxsize=24)
         FORK.Process(target=self.run, daemon=True).start()
 
-    def limit(self, longest: float) -> None:
-        """From now on make utterances of at most `longest` seconds."""
-        self._longest.value = longest
+    def set_max_seconds(self, seconds: float) -> None:
+        """Limit the length of the utterances of later batches."""
+        self._max_seconds.value = seconds
 
     def run(self) -> None:
-        """What the process does, for ever."""
+        """The loop of the separate process."""
         torch.set_num_threads(1)
         while True:
-            longest = self._longest.value
-            pool = [self.corpus.example(self.rng, longest) for _ in range(256)]
+            max_seconds = self._max_seconds.value
+            pool = [self.corpus.example(self.rng, max_seconds) for _ in range(256)]
             pool.sort(key=lambda example: len(example.samples))
             batches: list[list[Example]] = [[]]
             for example in pool:
@@ -89,7 +89,7 @@ class Batcher:
                 self.queue.put(self.collate(batches[index]))
 
     def log_mel(self, samples: np.ndarray) -> Tensor:
-        """As Qwen3ASRFeatureExtractor (no batch padding), then SpecAugment: (128, frames)."""
+        """The log-mel of `Qwen3ASRFeatureExtractor` without batch padding, with SpecAugment: (128, frames)."""
         wave = torch.from_numpy(samples)
         if len(wave) < 8000:
             wave = F.pad(wave, (0, 8000 - len(wave)))
@@ -139,20 +139,20 @@ class Batcher:
         return tokens
 
     def tokens(self, example: Example, audio: int) -> tuple[list[int], list[int], list[int], list[int]]:
-        """Prompt, audio places and answer as token ids; labels for the answer alone; the audio's places; the text."""
+        """Token ids of prompt, audio positions and answer; labels for the answer only; the audio mask; the text."""
         language = "English" if example.text else "None"
         answer = f"language {language}<asr_text>"
         suffix = "<|audio_end|><|im_end|>\n<|im_start|>assistant\n"
         if example.forced_language:
-            named = str(self.rng.choice(RANDOM_LANGUAGES)) if self.rng.random() < 0.2 else "English"
-            suffix, answer = suffix + f"language {named}<asr_text>", ""
+            forced = str(self.rng.choice(RANDOM_LANGUAGES)) if self.rng.random() < 0.2 else "English"
+            suffix, answer = suffix + f"language {forced}<asr_text>", ""
         text = self.encode(example.text) if example.text else []
         head = self.encode(f"<|im_start|>system\n{example.context}<|im_end|>\n<|im_start|>user\n<|audio_start|>")
         tail = self.encode(suffix)
-        spoken = self.encode(answer) + text + self.encode("<|im_end|>")
-        row = head + [0] * audio + tail + spoken
-        label = [IGNORED] * (len(row) - len(spoken)) + spoken
-        mask = [0] * len(head) + [1] * audio + [0] * (len(tail) + len(spoken))
+        target = self.encode(answer) + text + self.encode("<|im_end|>")
+        row = head + [0] * audio + tail + target
+        label = [IGNORED] * (len(row) - len(target)) + target
+        mask = [0] * len(head) + [1] * audio + [0] * (len(tail) + len(target))
         return row, label, mask, text
 
 
@@ -164,7 +164,7 @@ def padded_rows(rows: list[list[int]], value: int) -> Tensor:
 def encode_audio(model: Qwen3ASRForConditionalGeneration, batch: Batch) -> Tensor:
     """Audio embeddings of all examples back to back, (sum of lengths, width).
 
-    The same sums as `Qwen3ASREncoder.forward`, with the attention windows as one padded batch instead of a loop.
+    Computes the same as `Qwen3ASREncoder.forward`, with the attention windows in one padded batch instead of a loop.
     """
     tower: Any = model.model.audio_tower
     hidden = F.gelu(tower.conv2d1(batch.chunks))
@@ -197,7 +197,7 @@ def encoder_layer(layer: Any, hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 class Trainer:
-    """Model, optimiser and the two losses."""
+    """The model, the optimizer and the two losses."""
 
     def __init__(self, corpus: Corpus, minutes: float, seed: int, resume: Path | None = None) -> None:
         self.processor = build_processor()
@@ -206,7 +206,7 @@ class Trainer:
         self.resumed = resume is not None
         self.sentence_ends = torch.tensor(self.processor.tokenizer.convert_tokens_to_ids([".", "?"]))
         if resume is not None:
-            self.single_share = -1.0  # every length from the first step on
+            self.single_share = -1.0  # use all lengths from the first step
             trained = Qwen3ASRForConditionalGeneration.from_pretrained(resume, dtype=torch.float32)
             self.model.load_state_dict(trained.state_dict())
         self.ctc_head = nn.Linear(self.model.config.text_config.hidden_size, len(self.processor.tokenizer) + 1)
@@ -215,27 +215,27 @@ class Trainer:
         self.batcher = Batcher(corpus, self.processor, seed)
         self.seconds = minutes * 60
         self.started = time.monotonic()
-        # A quarter faster where the processor has the instructions, a good deal slower where it has not.
-        self.sixteen_bits = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        # bfloat16 is about 25 % faster on processors that support it, and much slower on others.
+        self.use_bfloat16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
         self.steps = 0
         self.peak_rate = PEAK_RATE
 
     @property
     def progress(self) -> float:
-        """How much of the time is over, 0..1."""
+        """The elapsed share of the training time, from 0 to 1."""
         return min((time.monotonic() - self.started) / self.seconds, 1.0)
 
     def step(self) -> tuple[float, float]:
-        """One batch. Returns the two losses: next token, CTC."""
+        """Train on one batch. Returns the next-token loss and the CTC loss."""
         progress = self.progress
-        grown = (progress - self.single_share) / 0.25
-        longest = SINGLE_SENTENCE_SECONDS + (LONGEST_SECONDS - SINGLE_SENTENCE_SECONDS) * min(max(grown, 0.0), 1.0)
-        self.batcher.limit(longest)
+        growth = (progress - self.single_share) / 0.25
+        max_seconds = SINGLE_SENTENCE_SECONDS + (MAX_SECONDS - SINGLE_SENTENCE_SECONDS) * min(max(growth, 0.0), 1.0)
+        self.batcher.set_max_seconds(max_seconds)
         cosine = (1 + math.cos(math.pi * progress)) / 2
         rate = self.peak_rate * min(1.0, (self.steps + 1) / WARM_UP_STEPS) * (0.02 + 0.98 * cosine)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.sixteen_bits):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.use_bfloat16):
             token_loss, ctc_loss = self.losses(self.batcher.queue.get())
         self.optimizer.zero_grad(set_to_none=True)
         (token_loss + CTC_WEIGHT * ctc_loss).backward()
@@ -249,18 +249,18 @@ class Trainer:
         embeds = self.model.get_input_embeddings()(batch.tokens)
         embeds = embeds.masked_scatter(batch.audio_mask[..., None], audio.to(embeds.dtype))
         hidden = self.model.model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        wanted = batch.labels[:, 1:]
-        scored = wanted != IGNORED
+        expected = batch.labels[:, 1:]
+        scored = expected != IGNORED
         logits = self.model.lm_head(hidden[:, :-1][scored])
         ends = torch.isin(batch.tokens[:, :-1][scored], self.sentence_ends)
         weights = torch.where(ends, SENTENCE_END_WEIGHT, 1.0)
-        token_losses = F.cross_entropy(logits.float(), wanted[scored], reduction="none")
+        token_losses = F.cross_entropy(logits.float(), expected[scored], reduction="none")
         token_loss = (token_losses * weights).sum() / weights.sum()
-        # A new CTC head must not pull at a trained decoder before it has learnt to read it.
-        heard = hidden.detach() if self.resumed and self.steps < WARM_UP_STEPS else hidden
-        spoken = nn.utils.rnn.pad_sequence(list(heard[batch.audio_mask].split(batch.audio_lengths)))
+        # After a resume, the new CTC head warms up first, so that it does not disturb the trained decoder.
+        ctc_input = hidden.detach() if self.resumed and self.steps < WARM_UP_STEPS else hidden
+        audio_hidden = nn.utils.rnn.pad_sequence(list(ctc_input[batch.audio_mask].split(batch.audio_lengths)))
         ctc_loss = F.ctc_loss(
-            F.log_softmax(self.ctc_head(spoken).float(), dim=-1),
+            F.log_softmax(self.ctc_head(audio_hidden).float(), dim=-1),
             torch.tensor([token for target in batch.targets for token in target], dtype=torch.long),
             torch.tensor(batch.audio_lengths),
             torch.tensor([len(target) for target in batch.targets]),
@@ -270,12 +270,12 @@ class Trainer:
         return token_loss, ctc_loss
 
     def save(self, folder: Path) -> None:
-        """Write the checkpoint in float16, so that another program never sees half a file."""
+        """Write the checkpoint in float16."""
         self.processor.save_pretrained(folder)
         saved = build_model(self.processor)
         saved.load_state_dict(self.model.state_dict())
         saved.half().save_pretrained(folder)
-        (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
+        (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable only by its owner
 
 
 def train(trainer: Trainer, folder: Path) -> None:
@@ -306,7 +306,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=90.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peak-rate", type=float, default=PEAK_RATE, help="highest learning rate")
-    parser.add_argument("--resume", type=Path, help="a checkpoint to go on from, with utterances of all lengths")
+    parser.add_argument("--resume", type=Path, help="continue from this checkpoint, with utterances of all lengths")
     arguments = parser.parse_args()
     trainer = Trainer(Corpus(arguments.corpus), arguments.minutes, arguments.seed, arguments.resume)
     trainer.peak_rate = arguments.peak_rate

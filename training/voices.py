@@ -1,6 +1,6 @@
-"""Synthetic voices: espeak-ng and flite (Debian packages), any of them to float32 mono 16 kHz.
+"""Speech synthesis with the voices of espeak-ng and flite, as float32 mono at 16 kHz.
 
-The voices under `HELD_OUT` are never trained on; word error rates and end-to-end tests use only those.
+Both are Debian packages. Training never uses the voices in `HELD_OUT`; benchmarks and tests use only those.
 """
 
 import io
@@ -49,7 +49,7 @@ HELD_OUT_VARIANTS = ("m5", "m7", "f3", "Annie", "edward", "paul", "robert", "ani
 
 @dataclass(frozen=True)
 class Voice:
-    """One way of speaking: `engine` is "espeak" or "flite"; speed in words a minute, pitch 0..99 (espeak only)."""
+    """A voice. `engine` is "espeak" or "flite"; `speed` is in words per minute; `pitch` is 0..99 (espeak only)."""
 
     engine: str
     name: str
@@ -68,14 +68,14 @@ HELD_OUT = tuple(
 
 
 def require(*programs: str) -> None:
-    """Raise `FileNotFoundError`, naming the Debian package, when a synthesiser is missing."""
+    """Raise `FileNotFoundError` with the name of the Debian package if a program is missing."""
     for program in programs:
         if shutil.which(program) is None:
             raise FileNotFoundError(f"{program} is not installed: run `apt-get install {program}`")
 
 
 def speak(text: str, voice: Voice) -> NDArray[np.float32]:
-    """Synthesise `text`: float32 mono at 16 kHz, shape (samples,), about -1..1."""
+    """Synthesize `text`: float32 mono at 16 kHz, shape (samples,), about -1..1."""
     if voice.engine == "espeak":
         command = ["espeak-ng", "-v", voice.name, "-s", str(voice.speed), "-p", str(voice.pitch), "--stdout", text]
     else:
@@ -97,7 +97,7 @@ def speak(text: str, voice: Voice) -> NDArray[np.float32]:
 
 
 def read_wave(data: bytes) -> tuple[NDArray[np.float32], int]:
-    """16-bit mono WAV bytes → (samples, rate). A streamed header's length is not trusted."""
+    """16-bit mono WAV bytes → (samples, rate). Ignores the length in the header, which is wrong for a stream."""
     with wave.open(io.BytesIO(data)) as reader:
         rate = reader.getframerate()
     body = data[data.index(b"data") + 8 :]

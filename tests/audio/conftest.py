@@ -1,4 +1,4 @@
-"""Fixtures for the tests of `qwen_asr.audio`: the voice activity network, and programs that may be missing."""
+"""Fixtures for the tests of `qwen_asr.audio`: the voice activity network, and a check for required programs."""
 
 import os
 import shutil
@@ -16,13 +16,13 @@ def silero() -> Silero:
 
 @pytest.fixture(scope="session")
 def one_window() -> Silero:
-    """The network with one window a call: chunked equals whole bit for bit on any processor."""
+    """The network with one window per call: chunked and whole results are bit-identical on any processor."""
     return Silero(max_windows=1)
 
 
 @pytest.fixture(scope="session")
-def needs() -> Callable[[str], None]:
-    """`needs(name)` skips the test with a message when a program is missing; where CI is set, it fails."""
+def require_program() -> Callable[[str], None]:
+    """`require_program(name)` skips the test if a program is missing, or fails it if CI is set."""
 
     def check(program: str) -> None:
         if shutil.which(program) is None:

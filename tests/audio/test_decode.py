@@ -1,4 +1,4 @@
-"""Decoding: what people have is read, what is no audio is named."""
+"""Decoding: common formats are read, and everything else raises an error that names the source."""
 
 import base64
 import http.server
@@ -22,11 +22,11 @@ from qwen_asr.audio.samples import to_mono
 from qwen_asr.errors import AudioError
 
 SECONDS = 3.0
-TWICE = ("-af", "pan=stereo|c0=c0|c1=c0")  # ffmpeg's `-ac 2` would make it 3 dB quieter
+TWICE = ("-af", "pan=stereo|c0=c0|c1=c0")  # ffmpeg's `-ac 2` would reduce the level by 3 dB
 
 
 def melody(rate, seconds=SECONDS):
-    """A sweep under a slow swell, so that places can be told apart; (n,) float32."""
+    """A frequency sweep with a slow change of level, so that each position is unique; (n,) float32."""
     t = np.arange(round(rate * seconds)) / rate
     swell = 0.4 * np.sin(np.pi * t / seconds) ** 2
     return (swell * np.sin(2 * np.pi * (300 + 250 * t) * t)).astype(np.float32)
@@ -48,9 +48,9 @@ def original(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def convert(needs, original, tmp_path_factory):
-    """Make a file with ffmpeg from the original and more arguments."""
-    needs("ffmpeg")
+def convert(require_program, original, tmp_path_factory):
+    """Convert the original with ffmpeg and the given arguments."""
+    require_program("ffmpeg")
     folder = tmp_path_factory.mktemp("converted")
 
     def make(name, *arguments, before=()):
@@ -110,15 +110,15 @@ def test_wav_of_every_rate(tmp_path, rate):
         ("a.caf", ()),
     ],
 )
-def test_what_people_have(convert, name, arguments):
+def test_common_formats(convert, name, arguments):
     lossless = name.endswith(("flac", "mka", "aiff", "au", "caf"))
     assert_is_melody(load_audio(convert(name, *arguments)), lossy=not lossless)
 
 
 @pytest.fixture(scope="session")
-def film(convert):
+def video(convert):
     return convert(
-        "film.mp4",
+        "video.mp4",
         "-map",
         "0:v",
         "-map",
@@ -133,11 +133,11 @@ def film(convert):
     )
 
 
-def test_the_sound_of_a_film(film):
-    assert_is_melody(load_audio(film), lossy=True)
+def test_the_sound_of_a_video(video):
+    assert_is_melody(load_audio(video), lossy=True)
 
 
-def test_a_film_without_sound_is_named(convert, tmp_path):
+def test_a_video_without_sound_raises(convert, tmp_path):
     path = convert(
         "silent.mp4", "-map", "0:v", "-an", "-t", "1", before=("-f", "lavfi", "-i", "testsrc=size=64x64:rate=10")
     )
@@ -145,7 +145,7 @@ def test_a_film_without_sound_is_named(convert, tmp_path):
         load_audio(path)
 
 
-def test_a_file_is_the_same_samples_as_live(original):
+def test_a_file_gives_the_same_samples_as_a_live_stream(original):
     with wave.open(str(original)) as reader:
         pcm = np.frombuffer(reader.readframes(reader.getnframes()), "<i2")
     resampler, blocks = StreamingResampler(48_000), []
@@ -155,7 +155,7 @@ def test_a_file_is_the_same_samples_as_live(original):
     assert np.array_equal(load_audio(original), np.concatenate(blocks))
 
 
-def test_every_way_to_name_a_sound_gives_the_same(original):
+def test_every_source_type_gives_the_same_samples(original):
     expected = load_audio(original)
     data = original.read_bytes()
     text = base64.b64encode(data).decode()
@@ -190,11 +190,11 @@ def test_a_long_file_is_decoded_in_constant_memory(tmp_path):
     assert peak < 4_000_000
 
 
-# ---- what cannot be read
+# ---- sources that cannot be read
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-def test_a_missing_file_a_folder_and_an_empty_file_are_named(tmp_path, as_text):
+def test_a_missing_file_a_folder_and_an_empty_file_raise(tmp_path, as_text):
     kind = str if as_text else lambda path: path
     with pytest.raises(AudioError, match=r"There is no file '.*missing\.wav'"):
         load_audio(kind(tmp_path / "missing.wav"))
@@ -222,7 +222,7 @@ def test_a_missing_file_a_folder_and_an_empty_file_are_named(tmp_path, as_text):
         ("header.wav", b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80\x3e\0\0\0\x7d\0\0\2\0\x10\0data\0\0\0\0"),
     ],
 )
-def test_what_is_no_audio_is_named(tmp_path, name, content):
+def test_content_that_is_not_audio_raises(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(AudioError) as caught:
@@ -235,19 +235,19 @@ def test_what_is_no_audio_is_named(tmp_path, name, content):
 
 
 @pytest.mark.parametrize("playlist", ["#EXTM3U\n#EXTINF:3,\n{}\n", "ffconcat version 1.0\nfile '{}'\n"])
-def test_a_playlist_reads_no_other_file(original, playlist):
+def test_a_playlist_does_not_read_other_files(original, playlist):
     text = playlist.format(original) + "#EXT-X-ENDLIST\n"
     with pytest.raises(AudioError):
         load_audio(text.encode())
 
 
 @pytest.mark.parametrize("name", ["concat:{}|{}", "file:{}", "subfile,,start,0,end,0,,:{}"])
-def test_a_name_is_never_a_protocol(original, name):
+def test_a_file_name_is_not_treated_as_a_protocol(original, name):
     with pytest.raises(AudioError, match="There is no file"):
         load_audio(name.format(original, original))
 
 
-def test_floats_that_are_no_numbers_are_named(tmp_path):
+def test_nan_samples_raise(tmp_path):
     samples = melody(16_000)
     samples[100] = np.nan
     with pytest.raises(AudioError, match="NaN"):
@@ -255,7 +255,7 @@ def test_floats_that_are_no_numbers_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "says"),
+    ("source", "message"),
     [
         ((16_000, np.zeros(10)), "this order"),
         ((np.zeros(0, np.float32), 16_000), "no samples"),
@@ -272,35 +272,35 @@ def test_floats_that_are_no_numbers_are_named(tmp_path):
         ("", "folder|no file"),
     ],
 )
-def test_impossible_sources_are_named(source, says):
-    with pytest.raises(AudioError, match=says):
+def test_invalid_sources_raise(source, message):
+    with pytest.raises(AudioError, match=message):
         load_audio(source)
 
 
-def test_a_cut_off_file_gives_what_is_there(convert):
+def test_a_truncated_file_gives_the_samples_it_has(convert):
     for name, arguments in (("cut.mp3", ()), ("cut.flac", ()), ("cut.wav", ()), ("cut.opus", ("-c:a", "libopus"))):
         data = convert(name, *arguments).read_bytes()
         samples = load_audio(data[: len(data) // 2])
         assert 0.3 * SECONDS < len(samples) / SAMPLE_RATE < 0.75 * SECONDS
 
 
-def test_a_damaged_tail_does_not_lose_the_good_part_nor_go_unsaid(convert, caplog):
+def test_a_damaged_tail_does_not_lose_the_valid_part(convert, caplog):
     data = bytearray(convert("damaged.mp3", "-b:a", "128k").read_bytes())
     data[len(data) * 3 // 4 :] = b"\xff\xfb\x90\x44" + b"\xff" * (len(data) - len(data) * 3 // 4 - 4)
     with caplog.at_level(logging.WARNING, logger="qwen_asr.audio.decode"):
         samples = load_audio(bytes(data))
-    good = melody(SAMPLE_RATE)[: 2 * SAMPLE_RATE]
-    assert np.sqrt(np.mean((samples[: len(good)] - good) ** 2)) < 0.02
+    valid = melody(SAMPLE_RATE)[: 2 * SAMPLE_RATE]
+    assert np.sqrt(np.mean((samples[: len(valid)] - valid) ** 2)) < 0.02
 
 
-def test_a_film_that_was_never_finished_is_named(film):
-    data = film.read_bytes()
+def test_an_unfinished_video_raises(video):
+    data = video.read_bytes()
     with pytest.raises(AudioError, match="expected a recording"):
         load_audio(data[: data.index(b"moov")])
 
 
 def assert_audio_or_error(data):
-    """Nothing but sound or a sentence comes of any bytes."""
+    """Any bytes give either samples or `AudioError`."""
     try:
         samples = load_audio(data)
     except AudioError:
@@ -310,13 +310,13 @@ def assert_audio_or_error(data):
     assert np.isfinite(samples).all()
 
 
-HEADS = (b"", b"RIFF\0\0\0\0WAVE", b"fLaC", b"OggS", b"ID3", b"\x1aE\xdf\xa3")
+HEADERS = (b"", b"RIFF\0\0\0\0WAVE", b"fLaC", b"OggS", b"ID3", b"\x1aE\xdf\xa3")
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.binary(max_size=3_000), head=st.sampled_from(HEADS))
-def test_any_bytes_are_audio_or_an_audio_error(data, head):
-    assert_audio_or_error(head + data)
+@given(data=st.binary(max_size=3_000), header=st.sampled_from(HEADERS))
+def test_any_bytes_give_audio_or_an_audio_error(data, header):
+    assert_audio_or_error(header + data)
 
 
 @pytest.fixture(scope="session")
@@ -327,22 +327,22 @@ def sounds(convert):
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
-    places=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=60),
+    changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=60),
     kind=st.sampled_from(("wav", "flac", "mp3", "m4a", "ogg")),
 )
-def test_any_damage_gives_audio_or_an_audio_error(sounds, places, kind):
+def test_any_damage_gives_audio_or_an_audio_error(sounds, changes, kind):
     data = bytearray(sounds[kind])
-    for place, value in places:
-        data[int(place * (len(data) - 1))] = value
+    for position, value in changes:
+        data[int(position * (len(data) - 1))] = value
     assert_audio_or_error(bytes(data))
 
 
-# ---- addresses
+# ---- URLs
 
 
 @pytest.fixture
 def server(original):
-    """A web server on the loopback that has one sound, a missing page, a redirect and an endless file."""
+    """A local web server with a sound file, redirects and an endless file."""
     sound = original.read_bytes()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -389,23 +389,23 @@ def no_proxy(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def test_an_address_is_fetched(server, original):
+def test_a_url_is_fetched(server, original):
     expected = load_audio(original)
     assert np.array_equal(load_audio(f"{server}/sound.wav"), expected)
     assert np.array_equal(load_audio(f"{server}/moved"), expected)
 
 
-def test_a_page_that_is_missing_is_named(server):
+def test_a_404_response_raises(server):
     with pytest.raises(AudioError, match="answered 404"):
         load_audio(f"{server}/nothing.wav")
 
 
-def test_a_redirect_leads_to_no_file(server):
+def test_a_redirect_to_a_local_file_is_refused(server):
     with pytest.raises(AudioError, match="cannot be fetched"):
         load_audio(f"{server}/file")
 
 
-def test_a_download_is_bounded_in_size_and_time(server, monkeypatch):
+def test_a_download_is_limited_in_size_and_time(server, monkeypatch):
     monkeypatch.setattr(decode, "FETCH_BYTES", 100_000)
     with pytest.raises(AudioError, match="over 100000 bytes"):
         load_audio(f"{server}/endless")
@@ -415,7 +415,7 @@ def test_a_download_is_bounded_in_size_and_time(server, monkeypatch):
         load_audio(f"{server}/endless")
 
 
-def test_nobody_there_is_named():
+def test_a_refused_connection_raises():
     with pytest.raises(AudioError, match="cannot be fetched"):
         load_audio("http://127.0.0.1:1/sound.wav")
 
@@ -425,6 +425,6 @@ def test_an_open_file_in_memory_is_read(original):
     assert sum(map(len, blocks)) == round(SECONDS * SAMPLE_RATE)
 
 
-def test_a_file_of_one_sample_is_named(tmp_path):
+def test_a_file_of_one_sample_raises(tmp_path):
     with pytest.raises(AudioError, match="no samples"):
         load_audio(write_wav(tmp_path / "one.wav", np.zeros(1), 48_000))

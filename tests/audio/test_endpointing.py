@@ -1,4 +1,4 @@
-"""Endpointing: every sample in exactly one place, no word cut, and the same however the samples come."""
+"""Endpointing: each sample is in one event, words are not cut, and results do not depend on the chunks."""
 
 import numpy as np
 import pytest
@@ -25,8 +25,8 @@ from training.voices import HELD_OUT, Voice, speak
 DEFAULT = EndpointConfig()
 
 
-class SessionInfo:
-    """A voice activity whose probabilities are told, one a window, the last for all windows that follow."""
+class ScriptedVoiceActivity:
+    """A voice activity with given probabilities, one per window. The last one repeats."""
 
     def __init__(self, probabilities):
         self._probabilities, self._samples, self._windows = list(probabilities), 0, 0
@@ -39,7 +39,7 @@ class SessionInfo:
 
 
 def run(samples, voice, config=DEFAULT, sizes=()):
-    """All events, and what had been handed on after each feed."""
+    """Feed the samples in chunks of `sizes` and return all events."""
     detector, events, begin = UtteranceDetector(config, voice), [], 0
     for size in sizes:
         events += detector.feed(samples[begin : begin + size])
@@ -60,25 +60,25 @@ def utterances(events):
 
 
 def check(events, samples, config=DEFAULT):
-    """The promises that hold for any input."""
+    """Check the invariants that hold for any input."""
     reached, count, current = 0, 0, None
-    heard: list[NDArray[np.float32]] = []
+    blocks: list[NDArray[np.float32]] = []
     for event in events:
         match event:
             case Started(utterance, start):
                 assert current is None
                 assert (utterance, start) == (count, reached)
-                current, heard = event, []
+                current, blocks = event, []
             case Speech(utterance, block):
                 assert current is not None
                 assert utterance == current.utterance
                 assert len(block) > 0
-                heard.append(block)
+                blocks.append(block)
             case Ended(utterance, start, end, reason):
                 assert current is not None
                 assert (utterance, start) == (current.utterance, current.start)
                 assert start == reached < end
-                spoken = np.concatenate(heard)
+                spoken = np.concatenate(blocks)
                 longest = round(config.longest_seconds * SAMPLE_RATE)
                 assert end - start <= len(spoken) <= longest
                 if reason != "length":
@@ -103,25 +103,25 @@ configs = st.builds(
     hang_over_seconds=st.floats(0, 1.2),
 )
 # Runs of windows with one probability: speech, pauses and bursts of any length.
-told = st.lists(st.tuples(st.sampled_from((0.0, 0.2, 0.4, 0.5, 1.0)), st.integers(1, 60)), min_size=1, max_size=12).map(
-    lambda runs: [probability for probability, length in runs for _ in range(length)]
-)
+probability_runs = st.lists(
+    st.tuples(st.sampled_from((0.0, 0.2, 0.4, 0.5, 1.0)), st.integers(1, 60)), min_size=1, max_size=12
+).map(lambda runs: [probability for probability, length in runs for _ in range(length)])
 
 
 @settings(max_examples=150, deadline=None)
 @given(
     config=configs,
-    probabilities=told,
+    probabilities=probability_runs,
     tail=st.integers(0, WINDOW - 1),
     sizes=st.lists(st.one_of(st.integers(0, 3), st.integers(0, 20_000)), max_size=30),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_every_sample_is_in_one_place_whatever_the_chunks(config, probabilities, tail, sizes, seed):
+def test_every_sample_is_in_one_event_for_any_chunks(config, probabilities, tail, sizes, seed):
     length = len(probabilities) * WINDOW + tail
     samples = np.random.default_rng(seed).uniform(-1, 1, length).astype(np.float32)
-    at_once = run(samples, SessionInfo(probabilities), config)
+    at_once = run(samples, ScriptedVoiceActivity(probabilities), config)
     check(at_once, samples, config)
-    in_pieces = run(samples, SessionInfo(probabilities), config, sizes)
+    in_pieces = run(samples, ScriptedVoiceActivity(probabilities), config, sizes)
     check(in_pieces, samples, config)
     assert decisions(in_pieces) == decisions(at_once)
 
@@ -134,77 +134,77 @@ def sound(probabilities, extra=0):
     return np.random.default_rng(3).uniform(-1, 1, len(probabilities) * WINDOW + extra).astype(np.float32)
 
 
-def test_pre_roll_and_hang_over_stand_around_the_voice():
+def test_pre_roll_and_hang_over_surround_the_voice():
     probabilities = windows((0, 50), (1, 20), (0, 60))
-    [ended] = utterances(run(sound(probabilities), SessionInfo(probabilities)))
+    [ended] = utterances(run(sound(probabilities), ScriptedVoiceActivity(probabilities)))
     assert ended == Ended(0, 50 * WINDOW - 4_800, 70 * WINDOW + 4_800, "silence")
 
 
-def test_pre_roll_does_not_reach_into_the_utterance_before():
+def test_pre_roll_does_not_overlap_the_previous_utterance():
     probabilities = windows((1, 20), (0, 26), (1, 20), (0, 60))
     config = EndpointConfig(pre_roll_seconds=2.0)
-    first, second = utterances(run(sound(probabilities), SessionInfo(probabilities), config))
+    first, second = utterances(run(sound(probabilities), ScriptedVoiceActivity(probabilities), config))
     assert first.start == 0
     assert second.start == first.end == 20 * WINDOW + 4_800
 
 
-def test_a_pause_shorter_than_the_silence_stays_inside():
+def test_a_pause_shorter_than_silence_seconds_does_not_end_the_utterance():
     probabilities = windows((1, 20), (0, 24), (1, 20), (0, 60))
     samples = sound(probabilities)
-    events = run(samples, SessionInfo(probabilities))
+    events = run(samples, ScriptedVoiceActivity(probabilities))
     check(events, samples)
     assert utterances(events) == [Ended(0, 0, 64 * WINDOW + 4_800, "silence")]
     split = windows((1, 20), (0, 25), (1, 20), (0, 60))
-    assert len(utterances(run(sound(split), SessionInfo(split)))) == 2
+    assert len(utterances(run(sound(split), ScriptedVoiceActivity(split)))) == 2
 
 
-def test_a_short_burst_is_skipped_and_a_word_is_not():
+def test_a_short_burst_is_skipped_but_a_word_is_not():
     burst = windows((0, 30), (1, 4), (0, 60))
-    assert utterances(run(sound(burst), SessionInfo(burst))) == []
+    assert utterances(run(sound(burst), ScriptedVoiceActivity(burst))) == []
     word = windows((0, 30), (1, 5), (0, 60))
-    assert len(utterances(run(sound(word), SessionInfo(word)))) == 1
+    assert len(utterances(run(sound(word), ScriptedVoiceActivity(word)))) == 1
 
 
-def test_pieces_of_a_word_count_together():
+def test_parts_of_a_word_are_counted_together():
     probabilities = windows((0, 30), (1, 3), (0, 4), (1, 3), (0, 60))
-    [ended] = utterances(run(sound(probabilities), SessionInfo(probabilities)))
+    [ended] = utterances(run(sound(probabilities), ScriptedVoiceActivity(probabilities)))
     assert ended.start == 30 * WINDOW - 4_800
 
 
-def test_voice_falls_later_than_it_rises():
+def test_voice_ends_at_a_lower_threshold_than_it_starts():
     kept = windows((0, 30), (0.6, 10), (0.36, 40), (0, 60))
-    [ended] = utterances(run(sound(kept), SessionInfo(kept)))
+    [ended] = utterances(run(sound(kept), ScriptedVoiceActivity(kept)))
     assert ended.end == 80 * WINDOW + 4_800
     never = windows((0, 30), (0.49, 60), (0, 30))
-    assert utterances(run(sound(never), SessionInfo(never))) == []
-    # Once it fell, the lower threshold does not bring it back.
+    assert utterances(run(sound(never), ScriptedVoiceActivity(never))) == []
+    # After the voice has ended, it does not restart at the lower threshold.
     fallen = windows((0.6, 10), (0.3, 1), (0.45, 60))
-    [ended] = utterances(run(sound(fallen), SessionInfo(fallen)))
+    [ended] = utterances(run(sound(fallen), ScriptedVoiceActivity(fallen)))
     assert ended == Ended(0, 0, 10 * WINDOW + 4_800, "silence")
 
 
-def test_samples_are_handed_on_as_they_come():
-    detector = UtteranceDetector(DEFAULT, SessionInfo([1.0]))
-    handed = 0
+def test_samples_are_emitted_as_they_arrive():
+    detector = UtteranceDetector(DEFAULT, ScriptedVoiceActivity([1.0]))
+    emitted = 0
     for fed in range(100, 20_000, 100):
         for event in detector.feed(np.zeros(100, np.float32)):
-            handed += len(event.samples) if isinstance(event, Speech) else 0
-        assert handed == (fed if fed >= 5 * WINDOW else 0)
+            emitted += len(event.samples) if isinstance(event, Speech) else 0
+        assert emitted == (fed if fed >= 5 * WINDOW else 0)
 
 
-def test_silence_behind_the_hang_over_is_held_back_until_speech_goes_on():
+def test_silence_after_the_hang_over_is_held_back_until_speech_resumes():
     probabilities = windows((1, 10), (0, 20), (1, 1), (0, 60))
-    detector, handed = UtteranceDetector(DEFAULT, SessionInfo(probabilities)), 0
+    detector, emitted = UtteranceDetector(DEFAULT, ScriptedVoiceActivity(probabilities)), 0
     for window in range(1, 32):
         for event in detector.feed(np.zeros(WINDOW, np.float32)):
-            handed += len(event.samples) if isinstance(event, Speech) else 0
+            emitted += len(event.samples) if isinstance(event, Speech) else 0
         if 20 <= window <= 30:
-            assert handed == 10 * WINDOW + 4_800
-    assert handed == 31 * WINDOW
+            assert emitted == 10 * WINDOW + 4_800
+    assert emitted == 31 * WINDOW
 
 
-def test_silence_is_skipped_as_it_goes():
-    detector, skipped = UtteranceDetector(DEFAULT, SessionInfo([0.0])), 0
+def test_silence_is_skipped_continuously():
+    detector, skipped = UtteranceDetector(DEFAULT, ScriptedVoiceActivity([0.0])), 0
     for window in range(1, 200):
         for event in detector.feed(np.zeros(WINDOW, np.float32)):
             assert isinstance(event, Skipped)
@@ -212,12 +212,12 @@ def test_silence_is_skipped_as_it_goes():
         assert skipped == max(0, window * WINDOW - 4_800)
 
 
-def test_a_long_utterance_is_cut_at_its_quietest_place_and_goes_on():
+def test_a_long_utterance_is_cut_at_its_quietest_point():
     probabilities = [1.0] * 1_300  # 41.6 s
     samples = sound(probabilities)
     quiet = round(28.6 * SAMPLE_RATE)
     samples[quiet - 2_000 : quiet + 2_000] *= 0.01
-    events = run(samples, SessionInfo(probabilities))
+    events = run(samples, ScriptedVoiceActivity(probabilities))
     check(events, samples)
     first, second = utterances(events)
     assert first.reason == "length"
@@ -225,22 +225,22 @@ def test_a_long_utterance_is_cut_at_its_quietest_place_and_goes_on():
     assert second == Ended(1, first.end, len(samples), "finish")
 
 
-def test_a_cut_in_the_silence_at_the_end_starts_no_empty_utterance():
+def test_a_cut_in_the_final_silence_does_not_start_an_empty_utterance():
     config = EndpointConfig(longest_seconds=2.0, silence_seconds=1.0)
     probabilities = windows((1, 40), (0, 80))
     samples = sound(probabilities)
     samples[40 * WINDOW :] = 0
-    events = run(samples, SessionInfo(probabilities), config)
+    events = run(samples, ScriptedVoiceActivity(probabilities), config)
     check(events, samples, config)
     [ended] = utterances(events)
     assert ended == Ended(0, 0, 40 * WINDOW + 4_800, "length")
 
 
-def test_too_little_voice_for_very_long_is_still_handed_on():
+def test_sparse_voice_is_emitted_when_the_limit_is_reached():
     config = EndpointConfig(longest_seconds=2.0, min_speech_seconds=10.0, silence_seconds=1.0)
     probabilities = windows(*[(1, 1), (0, 20)] * 20)
     samples = sound(probabilities)
-    events = run(samples, SessionInfo(probabilities), config)
+    events = run(samples, ScriptedVoiceActivity(probabilities), config)
     check(events, samples, config)
     assert utterances(events)
 
@@ -248,26 +248,26 @@ def test_too_little_voice_for_very_long_is_still_handed_on():
 @pytest.mark.parametrize("length", [0, 1, 511, 512, 513, 4_000])
 def test_a_stream_of_silence_is_skipped(length):
     samples = np.zeros(length, np.float32)
-    events = run(samples, SessionInfo([0.0]))
+    events = run(samples, ScriptedVoiceActivity([0.0]))
     check(events, samples)
     assert not utterances(events)
 
 
-def test_stop_in_the_middle_of_a_word_keeps_it():
+def test_finish_within_a_word_keeps_the_word():
     probabilities = windows((0, 20), (1, 2))
     samples = sound(probabilities, extra=100)
-    [ended] = utterances(run(samples, SessionInfo(probabilities)))
+    [ended] = utterances(run(samples, ScriptedVoiceActivity(probabilities)))
     assert ended == Ended(0, 20 * WINDOW - 4_800, len(samples), "finish")
 
 
-def test_stop_in_the_silence_after_a_word_ends_it_at_the_hang_over():
+def test_finish_in_the_silence_after_a_word_ends_it_at_the_hang_over():
     probabilities = windows((1, 20), (0, 15))
-    [ended] = utterances(run(sound(probabilities), SessionInfo(probabilities)))
+    [ended] = utterances(run(sound(probabilities), ScriptedVoiceActivity(probabilities)))
     assert ended == Ended(0, 0, 20 * WINDOW + 4_800, "finish")
 
 
-def test_finish_twice_gives_nothing_more_and_feed_after_it_is_refused():
-    detector = UtteranceDetector(DEFAULT, SessionInfo([1.0]))
+def test_a_second_finish_returns_nothing_and_a_later_feed_raises():
+    detector = UtteranceDetector(DEFAULT, ScriptedVoiceActivity([1.0]))
     detector.feed(np.zeros(9_999, np.float32))
     assert detector.finish()
     assert detector.finish() == []
@@ -275,9 +275,9 @@ def test_finish_twice_gives_nothing_more_and_feed_after_it_is_refused():
         detector.feed(np.zeros(1, np.float32))
 
 
-def test_memory_stays_small_in_a_long_stream():
+def test_memory_is_bounded_in_a_long_stream():
     for probability in (0.0, 1.0):
-        detector = UtteranceDetector(DEFAULT, SessionInfo([probability]))
+        detector = UtteranceDetector(DEFAULT, ScriptedVoiceActivity([probability]))
         for _ in range(100):
             detector.feed(np.zeros(SAMPLE_RATE, np.float32))
             assert len(detector._buffer._samples) <= 4 * SAMPLE_RATE
@@ -295,12 +295,12 @@ def test_memory_stays_small_in_a_long_stream():
         {"hang_over_seconds": -0.1},
     ],
 )
-def test_an_impossible_setting_is_refused_by_name(wrong):
+def test_an_invalid_setting_raises_with_its_name(wrong):
     with pytest.raises(BadConfig, match=next(iter(wrong))):
         EndpointConfig(**wrong)
 
 
-def test_a_cut_is_the_middle_of_the_last_of_equally_quiet_places():
+def test_a_cut_is_the_middle_of_the_last_of_equally_quiet_points():
     samples = np.ones(48_000, np.float32)
     samples[5_000:15_000] = 0
     samples[25_000:35_000] = 0
@@ -308,28 +308,28 @@ def test_a_cut_is_the_middle_of_the_last_of_equally_quiet_places():
     assert abs(cut_point(samples, limit) - (limit - 48_000 + 30_000)) <= 240
 
 
-def test_a_cut_is_the_same_with_more_of_the_utterance():
+def test_a_cut_does_not_depend_on_earlier_samples():
     samples = np.random.default_rng(0).uniform(-1, 1, 7 * SAMPLE_RATE).astype(np.float32)
     cut = cut_point(samples, len(samples))
     assert len(samples) - 3 * SAMPLE_RATE <= cut <= len(samples)
     for begin in (1, SAMPLE_RATE, len(samples) - cut_span(len(samples))):
         assert cut_point(samples[begin:], len(samples)) == cut
-    samples[SAMPLE_RATE : 2 * SAMPLE_RATE] = 0  # quieter, but before the last seconds
+    samples[SAMPLE_RATE : 2 * SAMPLE_RATE] = 0  # quieter, but before the searched span
     assert cut_point(samples, len(samples)) == cut
 
 
-def test_at_most_half_of_an_utterance_is_searched_for_the_cut():
+def test_at_most_half_of_an_utterance_is_searched_for_a_cut():
     assert cut_span(30 * SAMPLE_RATE) == 3 * SAMPLE_RATE
     assert cut_span(SAMPLE_RATE) == SAMPLE_RATE // 2
     assert cut_point(np.zeros(200, np.float32), 200) == 200
 
 
-# ---- with the real voice activity
+# ---- with the Silero network
 
 
 @pytest.fixture(scope="session")
-def said(needs):
-    needs("espeak-ng")
+def synthesize(require_program):
+    require_program("espeak-ng")
     return lambda text, voice=HELD_OUT[0]: speak(text, voice)
 
 
@@ -339,21 +339,21 @@ def silence(seconds, noise=0.0, seed=0):
 
 
 def audible(clip, level=0.01):
-    """First and last sample of the clip that can be heard."""
+    """The range of samples, from the first to the last that is audible."""
     found = np.flatnonzero(np.abs(clip) > level * np.abs(clip).max())
     return int(found[0]), int(found[-1]) + 1
 
 
 @pytest.mark.parametrize("voice", HELD_OUT[::3], ids=lambda voice: voice.name)
 @pytest.mark.parametrize("noise", [0.0, 0.003])
-def test_no_first_and_no_last_word_is_cut(silero, said, voice, noise):
-    clip = said("Stop the music in the kitchen. What is the time in Paris?", voice)
+def test_the_first_and_last_words_are_not_cut(silero, synthesize, voice, noise):
+    clip = synthesize("Stop the music in the kitchen. What is the time in Paris?", voice)
     before = 2 * SAMPLE_RATE
     samples = np.concatenate((silence(2), clip, silence(2))) + silence(4 + len(clip) / SAMPLE_RATE, noise)
     events = run(samples, VoiceActivity(silero))
     check(events, samples)
     found = utterances(events)
-    begin, end = (before + place for place in audible(clip))
+    begin, end = (before + edge for edge in audible(clip))
     assert found[0].start <= begin
     assert found[-1].end >= end
     assert found[0].start >= begin - SAMPLE_RATE // 2
@@ -362,16 +362,16 @@ def test_no_first_and_no_last_word_is_cut(silero, said, voice, noise):
 
 @pytest.mark.parametrize("word", ["Yes.", "No.", "Go.", "Stop.", "On.", "Hi.", "Up.", "Two."])
 @pytest.mark.parametrize("name", ["en-us+m5", "en-gb+f3", "en-us+robert"])
-def test_a_short_word_survives_whole(silero, said, word, name):
-    clip = said(word, Voice("espeak", name))
+def test_a_short_word_is_kept_whole(silero, synthesize, word, name):
+    clip = synthesize(word, Voice("espeak", name))
     samples = np.concatenate((silence(1), clip, silence(1.5)))
     [ended] = utterances(run(samples, VoiceActivity(silero)))
-    begin, end = (SAMPLE_RATE + place for place in audible(clip))
+    begin, end = (SAMPLE_RATE + edge for edge in audible(clip))
     assert ended.start <= begin
     assert ended.end >= end
 
 
-def test_clicks_noise_and_hum_are_no_speech(silero):
+def test_clicks_noise_and_hum_are_not_speech(silero):
     clicks = silence(3)
     clicks[[8_000, 20_000, 20_700, 33_000]] = 0.9
     hum = (0.1 * np.sin(2 * np.pi * 50 * np.arange(48_000) / SAMPLE_RATE)).astype(np.float32)
@@ -381,23 +381,23 @@ def test_clicks_noise_and_hum_are_no_speech(silero):
     assert not utterances(events)
 
 
-def test_sentences_with_pauses_are_utterances_of_their_own(silero, said):
-    clips = [said(text) for text in ("Turn on the light.", "The meeting is on Monday.", "Good morning, Anna.")]
+def test_sentences_with_pauses_are_separate_utterances(silero, synthesize):
+    clips = [synthesize(text) for text in ("Turn on the light.", "The meeting is on Monday.", "Good morning, Anna.")]
     samples = np.concatenate([part for clip in clips for part in (silence(1.5), clip)] + [silence(1.5)])
     events = run(samples, VoiceActivity(silero))
     check(events, samples)
     found = utterances(events)
     assert [ended.reason for ended in found] == ["silence"] * 3
-    place = 0
+    position = 0
     for clip, ended in zip(clips, found, strict=True):
-        place += round(1.5 * SAMPLE_RATE)
-        begin, end = (place + edge for edge in audible(clip))
+        position += round(1.5 * SAMPLE_RATE)
+        begin, end = (position + edge for edge in audible(clip))
         assert ended.start <= begin < end <= ended.end
-        place += len(clip)
+        position += len(clip)
 
 
-def test_a_long_speech_is_cut_between_words(silero, said):
-    clip = said(" ".join(["The kitchen light is on and the door is open, and the blue lamp is off."] * 10))
+def test_a_long_speech_is_cut_between_words(silero, synthesize):
+    clip = synthesize(" ".join(["The kitchen light is on and the door is open, and the blue lamp is off."] * 10))
     samples = np.tile(clip, 2)[: 70 * SAMPLE_RATE]
     config = EndpointConfig(longest_seconds=12.0)
     events = run(samples, VoiceActivity(silero), config)
@@ -428,8 +428,8 @@ parts = st.lists(
     rate=st.sampled_from((8_000, 16_000, 22_050, 44_100, 48_000)),
     sizes=st.lists(st.one_of(st.integers(0, 3), st.integers(0, 30_000)), max_size=15),
 )
-def test_samples_in_are_samples_out_at_any_rate(one_window, said, parts, rate, sizes):
-    words = said("Turn on the kitchen light. Yes. The meeting is on Monday.")
+def test_every_input_sample_is_accounted_for_at_any_rate(one_window, synthesize, parts, rate, sizes):
+    words = synthesize("Turn on the kitchen light. Yes. The meeting is on Monday.")
     pieces = {
         "silence": lambda n: np.zeros(n, np.float32),
         "noise": lambda n: np.random.default_rng(n).normal(0, 0.05, (n,)).astype(np.float32),

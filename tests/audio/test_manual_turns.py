@@ -1,4 +1,4 @@
-"""Turns that the speaker ends himself: the whole stream, cut where the Python API cuts a recording."""
+"""Manual turns: the detector keeps the whole stream and cuts it where the Python API cuts a recording."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from qwen_asr.audio.manual_turns import ManualTurnDetector
 QUICK = EndpointConfig(longest_seconds=1.0, pre_roll_seconds=0.1)
 
 
-def heard(samples: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
-    """The utterances that the detector makes of samples fed in these sizes, and a check of the events' order."""
+def detect(samples: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+    """Feed the samples in chunks of `sizes`, check the order of the events, and return the utterances."""
     detector, begin = ManualTurnDetector(QUICK), 0
     events: list[DetectorEvent] = []
     for size in [*sizes, len(samples)]:
@@ -40,20 +40,20 @@ def heard(samples: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
     return utterances
 
 
-@settings(deadline=None)  # a busy machine is slow
+@settings(deadline=None)  # the time of an example depends on the load of the machine
 @given(seed=st.integers(0, 1000), seconds=st.floats(0, 5), sizes=st.lists(st.integers(0, 30_000), max_size=30))
-def test_it_cuts_as_the_python_api_does_however_it_is_fed(seed: int, seconds: float, sizes: list[int]) -> None:
+def test_cuts_equal_those_of_the_python_api_for_any_chunks(seed: int, seconds: float, sizes: list[int]) -> None:
     rng = np.random.default_rng(seed)
     samples = rng.standard_normal(round(seconds * SAMPLE_RATE)).astype(np.float32)
     samples *= np.repeat(rng.uniform(0, 1, len(samples) // 1_600 + 1), 1_600)[: len(samples)].astype(np.float32)
-    utterances = heard(samples, sizes)
+    utterances = detect(samples, sizes)
     expected = list(_pieces(samples, SAMPLE_RATE)) if len(samples) else []
     assert len(utterances) == len(expected)
     for utterance, piece in zip(utterances, expected, strict=True):
         np.testing.assert_array_equal(utterance, piece)
 
 
-def test_an_utterance_of_the_longest_length_is_not_cut() -> None:
-    assert [len(one) for one in heard(np.ones(SAMPLE_RATE, np.float32), [])] == [SAMPLE_RATE]
-    assert len(heard(np.ones(SAMPLE_RATE + 1, np.float32), [])) == 2
-    assert heard(np.zeros(0, np.float32), []) == []
+def test_an_utterance_of_the_maximum_length_is_not_cut() -> None:
+    assert [len(one) for one in detect(np.ones(SAMPLE_RATE, np.float32), [])] == [SAMPLE_RATE]
+    assert len(detect(np.ones(SAMPLE_RATE + 1, np.float32), [])) == 2
+    assert detect(np.zeros(0, np.float32), []) == []

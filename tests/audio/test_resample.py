@@ -1,4 +1,4 @@
-"""Resampling: independent of the pieces, exact length, correct pitch, no aliases, little delay."""
+"""Resampling: independent of the chunks, exact length, correct pitch, no aliases, little delay."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from qwen_asr.audio.resample import REJECTION_DB, StreamingResampler, phase_filt
 from qwen_asr.errors import AudioError
 
 RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 192_000)
-ODD_RATES = (4_000, 7_919, 15_999, 16_001, 44_099)  # many phases: the interpolated table
+ODD_RATES = (4_000, 7_919, 15_999, 16_001, 44_099)  # many phases: these use the interpolated table
 
 
 def whole(samples, rate):
@@ -38,7 +38,7 @@ def tone(frequency, rate, seconds=1.0):
     sizes=st.lists(st.one_of(st.integers(0, 3), st.integers(0, 6_000)), max_size=40),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_chunked_is_whole_bit_for_bit(rate, length, sizes, seed):
+def test_chunked_equals_whole_bit_for_bit(rate, length, sizes, seed):
     samples = np.random.default_rng(seed).uniform(-1, 1, length).astype(np.float32)
     expected = whole(samples, rate)
     assert len(expected) == (2 * length * SAMPLE_RATE + rate) // (2 * rate)
@@ -48,7 +48,7 @@ def test_chunked_is_whole_bit_for_bit(rate, length, sizes, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rate", RATES + ODD_RATES)
-def test_single_samples_are_whole(rate):
+def test_single_samples_equal_whole(rate):
     samples = np.random.default_rng(rate).uniform(-1, 1, 3_001).astype(np.float32)
     assert np.array_equal(in_chunks(samples, rate, [1] * 3_000), whole(samples, rate))
 
@@ -61,13 +61,13 @@ def test_a_tone_keeps_its_pitch_phase_and_level(rate):
 
 
 @pytest.mark.parametrize("rate", [rate for rate in RATES + ODD_RATES if rate != SAMPLE_RATE])
-def test_a_constant_stays_that_constant(rate):
+def test_a_constant_is_preserved(rate):
     out = whole(np.full(rate, 0.5, np.float32), rate)
     assert np.abs(out[400:-400] - 0.5).max() < 1e-4
 
 
 def level(samples):
-    """Level of a sine of this power, in dB: 0 for an amplitude of 1."""
+    """The power in dB, relative to a sine with an amplitude of 1."""
     return 10 * np.log10(2 * np.mean(samples.astype(np.float64) ** 2))
 
 
@@ -90,7 +90,7 @@ def test_images_above_the_inputs_band_are_rejected_by_90_db(rate):
 
 
 @pytest.mark.parametrize("rate", [rate for rate in RATES + ODD_RATES if rate != SAMPLE_RATE])
-def test_the_band_of_speech_passes(rate):
+def test_the_pass_band_is_preserved(rate):
     out = whole(tone(0.9 * min(rate, SAMPLE_RATE) / 2, rate), rate)[400:-400]
     assert abs(level(out)) < 0.1
 
@@ -101,13 +101,13 @@ def test_at_most_64_samples_of_the_lower_rate_are_held_back(rate):
     block = np.zeros(rate // 50, np.float32)
     for _ in range(50):
         returned += len(resampler.feed(block))
-        # Half of the filter, and the one input of which a part lies behind the last output.
+        # Half of the filter, and the one input that is partly after the last output.
         held_back = 64 / min(rate, SAMPLE_RATE) if rate != SAMPLE_RATE else 0
         assert resampler.received / rate - returned / SAMPLE_RATE <= held_back + 1 / rate
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_099, 44_100, 48_000, 96_000])
-def test_only_the_inputs_of_one_filter_are_kept(rate):
+def test_only_the_inputs_that_the_filter_needs_are_kept(rate):
     resampler = StreamingResampler(rate)
     taps = 2 * 64 * max(1, rate / SAMPLE_RATE)
     for _ in range(20):
@@ -115,7 +115,7 @@ def test_only_the_inputs_of_one_filter_are_kept(rate):
         assert len(resampler._held) <= taps + rate / SAMPLE_RATE + 2
 
 
-def test_the_phases_of_an_odd_rate_take_little_memory():
+def test_the_filters_of_an_odd_rate_take_little_memory():
     assert phase_filters(44_099).nbytes < 1_000_000
     assert phase_filters(383_999).nbytes < 10_000_000
 
@@ -125,7 +125,7 @@ def test_16_khz_passes_unchanged():
     assert np.array_equal(in_chunks(samples, SAMPLE_RATE, [1, 5, 0, 300]), samples)
 
 
-def test_finish_twice_gives_nothing_more_and_feed_after_it_is_refused():
+def test_a_second_finish_returns_nothing_and_a_later_feed_raises():
     resampler = StreamingResampler(48_000)
     resampler.feed(np.zeros(4_800, np.float32))
     resampler.finish()
@@ -135,6 +135,6 @@ def test_finish_twice_gives_nothing_more_and_feed_after_it_is_refused():
 
 
 @pytest.mark.parametrize("rate", [0, -16_000, 3_999, 384_001, 44_100.5, "48000", True, None])
-def test_an_impossible_rate_is_refused(rate):
+def test_an_invalid_rate_raises(rate):
     with pytest.raises(AudioError, match="sample rate"):
         StreamingResampler(rate)

@@ -1,4 +1,4 @@
-"""Validation of samples: every type and shape that is audio becomes float32 mono, everything else is an error."""
+"""Validation of samples: valid types and shapes become float32 mono; everything else raises."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_integers_are_scaled(dtype):
     assert np.allclose(mono, [-1, 0, 0.5, 1], atol=1e-4)
 
 
-def test_unsigned_bytes_have_their_zero_at_128():
+def test_unsigned_bytes_are_centered_at_128():
     assert to_mono(np.array([0, 128, 192], np.uint8)).tolist() == [-1, 0, 0.5]
 
 
@@ -51,6 +51,6 @@ def test_averaging_does_not_depend_on_the_block():
         (np.array(["a"]), "type"),
     ],
 )
-def test_invalid_samples_raise_a_sentence(samples, message):
+def test_invalid_samples_raise(samples, message):
     with pytest.raises(AudioError, match=message):
         to_mono(samples)

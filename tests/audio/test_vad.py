@@ -1,4 +1,4 @@
-"""Voice activity: the stock model's probabilities for any chunk sizes, and no side effect on torch."""
+"""Voice activity: equal to the stock model for any chunk sizes, without side effects on torch."""
 
 import subprocess
 import sys
@@ -20,15 +20,15 @@ from training.voices import Voice, speak
 # Two implementations of the network add the same numbers in different orders, so their results differ by rounding, and
 # by how much depends on the processor. One window passes through sums of at most 256 terms (the spectrum), 387, 384,
 # 192 and 192 (the convolutions), 256 (the LSTM) and 128 (the output). Each addition is off by at most 2^-24 of values
-# of about one. The LSTM carries errors on, for some ten windows before its gates have forgotten them. Measured: 1e-5 on
+# of about one. The LSTM carries errors on for about ten windows. Measured: 1e-5 on
 # an AMD EPYC, where the stock model itself is 1.3e-5 away from float64 arithmetic.
 ROUNDING = 10 * (256 + 387 + 384 + 192 + 192 + 256 + 128) * 2.0**-24  # 1.1e-3
 MISTAKE = 100 * ROUNDING
-"""A stream that loses its context or its state is off by more than this."""
+"""The minimum error of a stream that loses its context or its state."""
 
 
 def streamed(network, speech, lost=()):
-    """Probabilities of each whole window, one call a window; `lost` names the parts of the state that each drops."""
+    """Probabilities of each whole window, one call per window. `lost` names parts of the state to reset each time."""
     state, probabilities = VadState(), []
     for window in speech[: len(speech) // WINDOW * WINDOW].reshape(-1, WINDOW):
         [probability], state = network.probabilities(window, state)
@@ -38,9 +38,9 @@ def streamed(network, speech, lost=()):
 
 
 @pytest.fixture(scope="session")
-def speech(needs):
-    """Silence, words, noise: (samples,), not a whole number of windows."""
-    needs("espeak-ng")
+def speech(require_program):
+    """Silence, words and noise, shape (samples,), with an incomplete last window."""
+    require_program("espeak-ng")
     noise = np.random.default_rng(0).normal(0, 0.05, 16_000).astype(np.float32)
     words = speak("Turn on the kitchen light. Yes.", Voice("espeak", "en-us+m5"))
     return np.concatenate((np.zeros(8_000, np.float32), words, noise, words[:7_001]))
@@ -57,7 +57,7 @@ def test_speech_differs_from_silence_and_noise(silero, speech):
 @pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(sizes=st.lists(st.one_of(st.integers(0, 2), st.integers(0, 9_000)), max_size=30))
-def test_chunked_is_whole_bit_for_bit(one_window, speech, sizes):
+def test_chunked_equals_whole_bit_for_bit(one_window, speech, sizes):
     expected = VoiceActivity(one_window).feed(speech)
     assert len(expected) == len(speech) // WINDOW
     activity, parts, begin = VoiceActivity(one_window), [], 0
@@ -68,7 +68,7 @@ def test_chunked_is_whole_bit_for_bit(one_window, speech, sizes):
     assert np.array_equal(np.concatenate(parts), expected)
 
 
-def test_single_samples_are_whole(one_window, speech):
+def test_single_samples_equal_whole(one_window, speech):
     part = speech[8_000:14_000]
     activity = VoiceActivity(one_window)
     single = np.concatenate([activity.feed(part[i : i + 1]) for i in range(len(part))])
@@ -76,18 +76,18 @@ def test_single_samples_are_whole(one_window, speech):
 
 
 @pytest.mark.parametrize("max_windows", [2, 3, 32, 512])
-def test_windows_that_share_a_call_are_the_same(one_window, speech, max_windows):
+def test_batched_windows_equal_single_windows(one_window, speech, max_windows):
     clip = np.tile(speech, 6)
     clip = clip[: len(clip) // WINDOW * WINDOW]
     assert len(clip) // WINDOW > max_windows
-    together, state = Silero(max_windows).probabilities(clip, VadState())
-    alone, expected = one_window.probabilities(clip, VadState())
-    assert np.abs(together - alone).max() < ROUNDING
+    batched, state = Silero(max_windows).probabilities(clip, VadState())
+    single, expected = one_window.probabilities(clip, VadState())
+    assert np.abs(batched - single).max() < ROUNDING
     assert np.abs(state.hidden - expected.hidden).max() < ROUNDING
     assert np.array_equal(state.context, expected.context)
 
 
-def test_sessions_in_many_threads_do_not_disturb_each_other(one_window, speech):
+def test_sessions_in_many_threads_are_independent(one_window, speech):
     expected = VoiceActivity(one_window).feed(speech)
 
     def detect(size):
@@ -101,7 +101,7 @@ def test_sessions_in_many_threads_do_not_disturb_each_other(one_window, speech):
 
 @pytest.fixture(scope="session")
 def stock(speech):
-    """Probabilities by the package's own streaming model, one for each whole window."""
+    """Probabilities from the streaming model of the `silero_vad` package, one per whole window."""
     spec = find_spec("silero_vad")
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -115,22 +115,22 @@ def stock(speech):
         return np.array([model(window, 16_000).item() for window in windows])
 
 
-def test_it_is_the_stock_streaming_model(silero, speech, stock):
+def test_probabilities_equal_the_stock_streaming_model(silero, speech, stock):
     ours = VoiceActivity(silero).feed(speech)
     assert np.abs(stock - ours).max() < ROUNDING
-    for threshold in (0.35, 0.5):  # the detector's, and the one below which voice ends
+    for threshold in (0.35, 0.5):  # the thresholds at which voice ends and starts
         decided = np.abs(stock - threshold) > ROUNDING
         assert np.array_equal((stock > threshold)[decided], (ours > threshold)[decided])
 
 
 @pytest.mark.parametrize("lost", ["context", "hidden", "cell"])
-def test_a_part_of_the_state_that_is_lost_would_be_noticed(silero, speech, stock, lost):
+def test_the_comparison_detects_a_lost_part_of_the_state(silero, speech, stock, lost):
     assert np.abs(stock - streamed(silero, speech)).max() < ROUNDING
     assert np.abs(stock - streamed(silero, speech, [lost])).max() > MISTAKE
 
 
 @pytest.mark.slow
-def test_torch_keeps_its_threads():
+def test_the_torch_thread_count_is_unchanged():
     program = (
         "import sys, numpy, torch\n"
         "torch.set_num_threads(2)\n"

@@ -26,7 +26,7 @@ from schemathesis.checks import CHECKS, load_all_checks
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from benchmarks.load import Running, server
+from benchmarks.load import RunningServer, server
 from qwen_asr.config.config import Config
 from qwen_asr.service.service import Service
 from qwen_asr.web.rest import routes as rest
@@ -55,7 +55,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def running(log: Path) -> Iterator[Running]:
+def running(log: Path) -> Iterator[RunningServer]:
     """The server as it is started, with the demo checkpoint."""
     options = ("--asr-model-path", "demo", "--device", "cpu", "--chunk-size-sec", "0.5")
     with log.open("w") as written, server(*options, log=written) as started:
@@ -64,13 +64,15 @@ def running(log: Path) -> Iterator[Running]:
         assert until(lambda: not open_sessions(started)), "sessions were left open"
 
 
-def open_sessions(running: Running) -> list[str]:
+def open_sessions(running: RunningServer) -> list[str]:
     """The lines of /metrics on the sessions that there still are."""
     lines = httpx.get(f"{running.base}/metrics", timeout=60).text.splitlines()
     return [line for line in lines if line.startswith("qwen_asr_sessions{") and not line.endswith(" 0.0")]
 
 
-def fuzz(running: Running, log: Path, examples: int, send: Callable[..., None], *strategies: st.SearchStrategy) -> None:
+def fuzz(
+    running: RunningServer, log: Path, examples: int, send: Callable[..., None], *strategies: st.SearchStrategy
+) -> None:
     """Has `send` called with so many examples. Afterwards nothing is in the log, and in the second half of them the
     memory has grown no more than it may."""
     for _ in range(2):
@@ -139,7 +141,7 @@ async def exchange(url: str, frames: list[str | bytes], end: str | None) -> int 
     return connection.close_code
 
 
-def test_asr_socket(running: Running, log: Path) -> None:
+def test_asr_socket(running: RunningServer, log: Path) -> None:
     def send(exchanged: tuple[list[str | bytes], bool, str]) -> None:
         frames, begins, ending = exchanged
         start: list[str | bytes] = ['{"type": "config"}'] if begins else []
@@ -170,7 +172,7 @@ REST_CHECKS = [CHECKS.get_one(name) for name in (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
-def test_routes(running: Running, log: Path, path: str, method: str) -> None:
+def test_routes(running: RunningServer, log: Path, path: str, method: str) -> None:
     def send(case: Any) -> None:
         name = urllib.parse.unquote(str(case.path_parameters.get("name", "")))
         # Clients resolve dots themselves, and ask for another path; a line break ends the path for the router: 404.
@@ -205,7 +207,7 @@ kinds = st.just(KIND) | st.text(st.characters(min_codepoint=33, max_codepoint=12
 
 
 @pytest.mark.slow
-def test_uploads(running: Running, log: Path) -> None:
+def test_uploads(running: RunningServer, log: Path) -> None:
     def send(body: bytes, kind: str) -> None:
         answer = client.post(rest.TRANSCRIPTIONS, content=body, headers={"content-type": kind})
         assert answer.status_code in (200, 400, 413, 415)
