@@ -1,4 +1,4 @@
-"""Code that was written for Qwen's own package runs unchanged, and streaming ends where offline does."""
+"""The public API: compatible with Qwen's package, and streaming ends with the offline text."""
 
 import base64
 import threading
@@ -35,20 +35,20 @@ def write_wave(path: Path, samples: Samples) -> Path:
     return path
 
 
-class Quiet(SimpleHTTPRequestHandler):
+class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Nothing on the terminal."""
+        """Do not log requests."""
 
 
 @pytest.mark.slow
-def test_every_way_to_give_one_audio(model: Qwen3ASRModel, tmp_path: Path) -> None:
+def test_every_type_of_audio_source(model: Qwen3ASRModel, tmp_path: Path) -> None:
     samples = spoken(TEXT)
     path = write_wave(tmp_path / "one.wav", samples)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(tmp_path)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     data = path.read_bytes()
     encoded = base64.b64encode(data).decode()
-    ways: list[Any] = [
+    sources: list[Any] = [
         str(path),
         path,
         data,
@@ -59,7 +59,7 @@ def test_every_way_to_give_one_audio(model: Qwen3ASRModel, tmp_path: Path) -> No
         f"http://127.0.0.1:{server.server_port}/one.wav",
     ]
     try:
-        answers = [model.transcribe(way)[0] for way in ways]
+        answers = [model.transcribe(source)[0] for source in sources]
     finally:
         server.shutdown()
         server.server_close()
@@ -68,7 +68,7 @@ def test_every_way_to_give_one_audio(model: Qwen3ASRModel, tmp_path: Path) -> No
     assert {answer.text for answer in answers} == {TEXT}
 
 
-def test_a_list_is_answered_in_order_with_its_own_settings(model: Qwen3ASRModel) -> None:
+def test_a_list_is_transcribed_in_order_with_separate_settings(model: Qwen3ASRModel) -> None:
     clips = [(spoken(text, voice), 16_000) for voice, text in enumerate((TEXT, "Open the window.", TEXT))]
     answers = model.transcribe(clips, context=["", "window", ""], language=["English", None, "de"])
     assert answers[0].text == TEXT
@@ -78,7 +78,7 @@ def test_a_list_is_answered_in_order_with_its_own_settings(model: Qwen3ASRModel)
 
 
 @pytest.mark.slow
-def test_offline_is_generate(model: Qwen3ASRModel) -> None:
+def test_offline_equals_generate(model: Qwen3ASRModel) -> None:
     samples = long_speech(np.random.default_rng(1), 20.0)
     utterance = model.init_streaming_state(chunk_size_sec=100)
     model.streaming_transcribe(samples, utterance)
@@ -104,7 +104,7 @@ def test_streaming_ends_with_the_offline_text(model: Qwen3ASRModel, seconds: flo
     assert state.language == offline.language
 
 
-def test_a_step_comes_at_each_full_chunk_and_not_before(model: Qwen3ASRModel) -> None:
+def test_a_step_runs_at_each_full_chunk(model: Qwen3ASRModel) -> None:
     samples = spoken("The meeting is on Monday the tenth of May.")
     state = model.init_streaming_state(chunk_size_sec=1.0)
     model.streaming_transcribe(samples[:15_999], state)
@@ -115,7 +115,7 @@ def test_a_step_comes_at_each_full_chunk_and_not_before(model: Qwen3ASRModel) ->
     assert state.text.startswith("The meeting")
 
 
-def test_a_session_tells_utterances_as_they_are_spoken(model: Qwen3ASRModel) -> None:
+def test_a_session_reports_utterances_while_they_are_spoken(model: Qwen3ASRModel) -> None:
     pause = np.zeros(24_000, dtype=np.float32)
     samples = np.concatenate([pause, spoken(TEXT), pause, spoken("Open the window.", 1), pause])
     blocks = [samples[start : start + 1_600] for start in range(0, len(samples), 1_600)]
@@ -128,12 +128,12 @@ def test_a_session_tells_utterances_as_they_are_spoken(model: Qwen3ASRModel) -> 
     assert finals[0].text == TEXT
 
 
-def test_what_cannot_be_done_is_said(model: Qwen3ASRModel, tmp_path: Path) -> None:
+def test_invalid_input_raises(model: Qwen3ASRModel, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no sound here")
     (tmp_path / "empty.wav").write_bytes(b"")
-    for bad in ("notes.txt", "empty.wav", "missing.wav"):
-        with pytest.raises(AudioError, match=bad):
-            model.transcribe(str(tmp_path / bad))
+    for name in ("notes.txt", "empty.wav", "missing.wav"):
+        with pytest.raises(AudioError, match=name):
+            model.transcribe(str(tmp_path / name))
     clip = (spoken(TEXT), 16_000)
     with pytest.raises(UnknownLanguage, match="Klingon"):
         model.transcribe(clip, language="Klingon")
@@ -143,7 +143,7 @@ def test_what_cannot_be_done_is_said(model: Qwen3ASRModel, tmp_path: Path) -> No
         model.init_streaming_state(chunk_size_sec=0)
 
 
-def test_what_the_original_has_and_this_has_not_is_said(model: Qwen3ASRModel) -> None:
+def test_unsupported_arguments_of_the_original_raise(model: Qwen3ASRModel) -> None:
     clip = (spoken(TEXT), 16_000)
     assert model.transcribe(clip, return_time_stamps=False)[0].text == TEXT
     with pytest.raises(BadInput, match="Word times are not available yet"):
@@ -167,7 +167,7 @@ def test_what_the_original_has_and_this_has_not_is_said(model: Qwen3ASRModel) ->
     assert Qwen3ASRModel.from_pretrained("demo", **accepted).transcribe(clip)[0].text == TEXT
 
 
-def test_a_finished_stream_takes_no_more(model: Qwen3ASRModel) -> None:
+def test_a_finished_stream_rejects_audio(model: Qwen3ASRModel) -> None:
     samples = spoken(TEXT)
     state = model.init_streaming_state()
     model.streaming_transcribe(samples, state)
@@ -177,7 +177,7 @@ def test_a_finished_stream_takes_no_more(model: Qwen3ASRModel) -> None:
     assert model.finish_streaming_transcribe(state).text == text == TEXT
 
 
-def test_the_package_exports_what_it_says() -> None:
+def test_all_public_names_are_exported() -> None:
     for name in qwen_asr.__all__:
         assert getattr(qwen_asr, name).__name__ == name
     with pytest.raises(AttributeError, match="nothing"):

@@ -33,8 +33,8 @@ class Watchdog(Observer):
         self._instruments = instruments
         self._limits = limits or WatchdogLimits()
         self._clock = clock
-        self._began: float | None = None  # the current turn
-        self._progressed = 0.0  # when the current turn last began a pass
+        self._began: float | None = None  # start of the current iteration
+        self._progressed = 0.0  # start of its latest pass
         self._timeout = self._limits.base_seconds
         self._busy = 0.0
         self._out_of_memory_at: float | None = None

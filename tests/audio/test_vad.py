@@ -19,12 +19,12 @@ from training.voices import Voice, speak
 
 # Two implementations of the network add the same numbers in different orders, so their results differ by rounding, and
 # by how much depends on the processor. One window passes through sums of at most 256 terms (the spectrum), 387, 384,
-# 192 and 192 (the convolutions), 256 (the LSTM) and 128 (the output). Each addition is off by at most 2^-24 of values
-# of about one. The LSTM carries errors on for about ten windows. Measured: 1e-5 on
-# an AMD EPYC, where the stock model itself is 1.3e-5 away from float64 arithmetic.
+# 192 and 192 (the convolutions), 256 (the LSTM) and 128 (the output). The error of each addition is at most 2^-24
+# for values of about one. The LSTM carries errors on for about ten windows. Measured on an AMD EPYC: 1e-5; there the
+# stock model itself differs from float64 arithmetic by 1.3e-5.
 ROUNDING = 10 * (256 + 387 + 384 + 192 + 192 + 256 + 128) * 2.0**-24  # 1.1e-3
 MISTAKE = 100 * ROUNDING
-"""The minimum error of a stream that loses its context or its state."""
+"""A stream that loses its context or its state differs by more than this."""
 
 
 def streamed(network, speech, lost=()):

@@ -1,4 +1,4 @@
-"""One thread: the models are tiny, and two threads that wait for each other are slower on a busy machine."""
+"""Sets torch to one thread: the models are tiny, and two threads are slower on a busy machine."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Both layouts load and answer alike; everything else is one clear sentence."""
+"""Both checkpoint layouts load and give the same results; anything else raises a clear error."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def copied(tmp_path: Path) -> Path:
 
 
 def to_original_layout(folder: Path) -> None:
-    """Rename a folder's weights and configuration to what `Qwen/Qwen3-ASR-0.6B` holds."""
+    """Convert a checkpoint folder to the layout of `Qwen/Qwen3-ASR-0.6B`."""
     renamed = {}
     for key, weight in load_file(folder / "model.safetensors").items():
         key = key.replace("model.multi_modal_projector.linear_", "thinker.audio_tower.proj")
@@ -56,7 +56,7 @@ def to_original_layout(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def test_the_original_layout_answers_like_the_hf_one(copied: Path) -> None:
+def test_the_original_layout_gives_the_same_results_as_the_hf_layout(copied: Path) -> None:
     to_original_layout(copied)
     samples = spoken("The green umbrella is in the hall.", 2)
     for language, context in ((None, ""), ("English", "umbrella")):
@@ -76,57 +76,57 @@ def test_the_demo_is_bundled_and_small() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_sixteen_bit_weights_transcribe_too(dtype: str) -> None:
+def test_16_bit_weights_transcribe(dtype: str) -> None:
     utterance = Utterance(load_recognizer("demo", "cpu", dtype))
     exact = Utterance(demo_recognizer()).feed(spoken("Turn on the kitchen light."))
     assert utterance.feed(spoken("Turn on the kitchen light.")).text == exact.text
 
 
-def test_auto_without_a_hub_takes_the_demo_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_without_a_hub_loads_the_demo_and_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    told: list[str] = []
-    assert load_recognizer("auto", "cpu", progress=told.append).is_demo
-    assert any("demo checkpoint" in line for line in told)
+    progress: list[str] = []
+    assert load_recognizer("auto", "cpu", progress=progress.append).is_demo
+    assert any("demo checkpoint" in line for line in progress)
 
 
-def test_a_named_checkpoint_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_explicit_checkpoint_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointNotFound, match="is not in the cache"):
         load("Qwen/Qwen3-ASR-0.6B")
 
 
-def test_a_download_is_told_in_percent() -> None:
-    enable_progress_bars()  # another test may have turned them off
-    told: list[str] = []
-    with download_bar("Qwen/Qwen3-ASR-0.6B", told.append)(total=2_000_000_000, unit="B", mininterval=0) as bar:
+def test_a_download_reports_its_progress_in_percent() -> None:
+    enable_progress_bars()  # another test may have disabled them
+    progress: list[str] = []
+    with download_bar("Qwen/Qwen3-ASR-0.6B", progress.append)(total=2_000_000_000, unit="B", mininterval=0) as bar:
         for _ in range(4):
             bar.update(500_000_000)
-    assert told[-1] == "Fetching Qwen/Qwen3-ASR-0.6B: 100 % of 2.0 GB"
-    assert "Fetching Qwen/Qwen3-ASR-0.6B: 50 % of 2.0 GB" in told
+    assert progress[-1] == "Fetching Qwen/Qwen3-ASR-0.6B: 100 % of 2.0 GB"
+    assert "Fetching Qwen/Qwen3-ASR-0.6B: 50 % of 2.0 GB" in progress
 
 
-def test_what_is_no_checkpoint(tmp_path: Path, copied: Path) -> None:
+def test_paths_that_are_not_checkpoints_raise(tmp_path: Path, copied: Path) -> None:
     file = tmp_path / "weights.bin"
     file.write_bytes(b"x")
-    for path, words in (
+    for path, message in (
         (tmp_path / "nowhere", "There is no folder"),
         (file, "is a file"),
         (tmp_path, "no config.json"),
         ("not/a/hub/id", "There is no folder"),
     ):
-        with pytest.raises(CheckpointNotFound, match=words):
+        with pytest.raises(CheckpointNotFound, match=message):
             load(path)
 
 
-def test_another_architecture(tmp_path: Path) -> None:
+def test_another_architecture_raises(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "whisper"}))
     with pytest.raises(WrongArchitecture, match="whisper, not qwen3_asr"):
         load(tmp_path)
 
 
-def test_broken_checkpoints(copied: Path) -> None:
+def test_broken_checkpoints_raise(copied: Path) -> None:
     config = (copied / "config.json").read_text()
     (copied / "config.json").write_text("{")
     with pytest.raises(BadCheckpoint, match="not valid JSON"):
@@ -145,7 +145,7 @@ def test_broken_checkpoints(copied: Path) -> None:
         load(copied)
 
 
-def test_devices_that_are_not_there() -> None:
+def test_unavailable_devices_and_dtypes_raise() -> None:
     with pytest.raises(BadConfig, match="Unknown device"):
         pick_device("abacus")
     if not torch.cuda.is_available():

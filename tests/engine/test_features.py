@@ -1,4 +1,4 @@
-"""Chunked log-mel == the whole clip's, frame for frame, through transformers' own extractor."""
+"""The chunked log-mel equals that of the whole clip from the transformers extractor, frame for frame."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ EXTRACTOR = Qwen3ASRFeatureExtractor()
 
 
 def whole(samples: Samples) -> np.ndarray:
-    features = EXTRACTOR(samples, sampling_rate=16_000, padding=True, return_tensors="np", n_window=0)  # type: ignore[arg-type]  # its annotation leaves out bool
+    features = EXTRACTOR(samples, sampling_rate=16_000, padding=True, return_tensors="np", n_window=0)  # type: ignore[arg-type]  # the annotation lacks bool
     return features["input_features"][0]
 
 
@@ -45,9 +45,9 @@ def test_final_frames_never_change() -> None:
     assert before.raw.shape[1] - before.final_frames <= 2
 
 
-def test_truncation_equals_never_having_heard_the_rest() -> None:
+def test_truncation_equals_a_clip_without_the_rest() -> None:
     samples = long_speech(np.random.default_rng(3), 9.0)
-    samples[100_000:] *= 50  # the loudest part is what is forgotten
+    samples[100_000:] *= 50  # the loudest part is removed
     log_mel = LogMel(EXTRACTOR)
     log_mel.spectrum(samples)
     log_mel.truncate(70_001)

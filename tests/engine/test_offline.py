@@ -1,4 +1,4 @@
-"""What docs/engine.md calls offline: attention windows of 8 s, where Qwen's own package attends over the whole clip."""
+"""Offline transcription in docs/engine.md: attention windows of 8 s, unlike Qwen's package (the whole clip)."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ PACKAGE = "qwen-asr==0.0.6"
 WINDOW_FRAMES = 800  # 8 s
 WINDOW_EMBEDDINGS = 104
 ROUNDING = 1e-4
-"""Embeddings of up to about 10 through a few layers in float32: what differs by less is the same."""
+"""The tolerance for embeddings of up to about 10 after a few layers in float32."""
 
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[types.ModuleType]:
-    """The modeling module of Qwen's package, from its wheel. Without a package index the test skips; under CI it fails.
+    """The modeling module of Qwen's package, from its wheel. If the download fails, tests skip; in CI they fail.
 
-    The package pins transformers 4.57, but its encoder runs on transformers 5: only `check_model_inputs`, a decorator
-    of the text model, is called in another way there. It does nothing here.
+    The package pins transformers 4.57. Its encoder runs on transformers 5, except that `check_model_inputs`, a
+    decorator of the text model, has another signature there. The mock replaces it with a no-op.
     """
     folder = tmp_path_factory.mktemp("qwen")
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
@@ -46,22 +46,22 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[types.ModuleType]
     [wheel] = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
-    package = types.ModuleType("qwens_own")  # its own name is that of ours, and its __init__ imports more than is here
+    package = types.ModuleType("original_qwen_asr")  # its real name is also ours, and its __init__ has more imports
     package.__path__ = [str(folder / "qwen_asr" / "core" / "transformers_backend")]
     unchanged = mock.Mock(side_effect=lambda forward: forward)
     decorator = mock.patch.object(transformers.utils.generic, "check_model_inputs", return_value=unchanged)
-    with mock.patch.dict(sys.modules, {"qwens_own": package}), warnings.catch_warnings():
+    with mock.patch.dict(sys.modules, {"original_qwen_asr": package}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with decorator:
-            yield importlib.import_module("qwens_own.modeling_qwen3_asr")
+            yield importlib.import_module("original_qwen_asr.modeling_qwen3_asr")
 
 
-def qwens_encoder(qwen: types.ModuleType, attention: str) -> Callable[[Tensor], Tensor]:
+def qwen_encoder(qwen: types.ModuleType, attention: str) -> Callable[[Tensor], Tensor]:
     """The encoder of Qwen's package with the weights of the demo checkpoint: log-mel (bins, frames) → (n, width)."""
     model, _ = reference_parts("demo")
-    names = qwen.Qwen3ASRAudioEncoderConfig().to_dict().keys() & model.config.audio_config.to_dict().keys()
-    own = names - {"model_type", "dtype", "architectures", "transformers_version"}
-    config = qwen.Qwen3ASRAudioEncoderConfig(**{name: getattr(model.config.audio_config, name) for name in own})
+    shared = qwen.Qwen3ASRAudioEncoderConfig().to_dict().keys() & model.config.audio_config.to_dict().keys()
+    fields = shared - {"model_type", "dtype", "architectures", "transformers_version"}
+    config = qwen.Qwen3ASRAudioEncoderConfig(**{name: getattr(model.config.audio_config, name) for name in fields})
     config._attn_implementation = attention
     encoder = qwen.Qwen3ASRAudioEncoder(config).eval()
     weights = dict(model.model.audio_tower.state_dict())
@@ -78,7 +78,7 @@ def qwens_encoder(qwen: types.ModuleType, attention: str) -> Callable[[Tensor], 
 
 
 def transformers_encoder(mel: Tensor) -> Tensor:
-    """The encoder of transformers 5 on the demo checkpoint, as `generate` runs it."""
+    """The encoder of transformers 5 with the demo checkpoint, as `generate` runs it."""
     model, _ = reference_parts("demo")
     padded = torch.nn.functional.pad(mel, (0, -mel.shape[1] % 100))
     mask = (torch.arange(padded.shape[1]) < mel.shape[1]).long()
@@ -87,8 +87,8 @@ def transformers_encoder(mel: Tensor) -> Tensor:
     return embeddings
 
 
-def our_encoder(mel: Tensor) -> Tensor:
-    """The encoder of the engine."""
+def engine_encoder(mel: Tensor) -> Tensor:
+    """The encoder of the engine with the demo checkpoint."""
     return torch.cat(demo_recognizer().encoder.encode(list(mel.split(WINDOW_FRAMES, dim=1))))
 
 
@@ -99,7 +99,7 @@ def log_mel(samples: Samples) -> Tensor:
 
 @pytest.fixture(scope="module")
 def clips() -> tuple[Tensor, Tensor]:
-    """Log-mel of two clips of 14 s that are the same for 8 s and the reach of the last frame in it, 12.5 ms."""
+    """Log-mel of two clips of 14 s that are equal for the first 8 s plus the 12.5 ms that the last frame extends."""
     speech = long_speech(np.random.default_rng(1), 14.0)
     other = speech.copy()
     same = WINDOW_FRAMES * 160 + 200
@@ -113,33 +113,33 @@ def clips() -> tuple[Tensor, Tensor]:
 
 
 def change(encode: Callable[[Tensor], Tensor], clips: tuple[Tensor, Tensor]) -> tuple[float, float]:
-    """How much the embeddings of the first 8 s, and those of the rest, differ between the clips."""
+    """The maximum difference of the embeddings between the clips, in the first 8 s and in the rest."""
     with torch.inference_mode():
         differences = (encode(clips[0]) - encode(clips[1])).abs()
     return float(differences[:WINDOW_EMBEDDINGS].max()), float(differences[WINDOW_EMBEDDINGS:].max())
 
 
-@pytest.mark.parametrize("encode", [transformers_encoder, our_encoder])
+@pytest.mark.parametrize("encode", [transformers_encoder, engine_encoder])
 def test_transformers_and_the_engine_attend_within_8_s(
     encode: Callable[[Tensor], Tensor], clips: tuple[Tensor, Tensor]
 ) -> None:
-    before, behind = change(encode, clips)
+    before, after = change(encode, clips)
     assert before < ROUNDING
-    assert behind > 1
+    assert after > 1
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_qwens_package_attends_over_the_whole_clip(
+def test_the_qwen_package_attends_over_the_whole_clip(
     qwen: types.ModuleType, attention: str, clips: tuple[Tensor, Tensor]
 ) -> None:
-    before, behind = change(qwens_encoder(qwen, attention), clips)
+    before, after = change(qwen_encoder(qwen, attention), clips)
     assert before > 1000 * ROUNDING
-    assert behind > 1
+    assert after > 1
 
 
-def test_qwens_package_gives_the_same_up_to_8_s(qwen: types.ModuleType, clips: tuple[Tensor, Tensor]) -> None:
+def test_the_qwen_package_gives_the_same_up_to_8_s(qwen: types.ModuleType, clips: tuple[Tensor, Tensor]) -> None:
     window = clips[0][:, :WINDOW_FRAMES]
     with torch.inference_mode():
-        theirs = qwens_encoder(qwen, "sdpa")(window)
-        assert (theirs - transformers_encoder(window)).abs().max() < ROUNDING
-        assert (theirs - our_encoder(window)).abs().max() < ROUNDING
+        expected = qwen_encoder(qwen, "sdpa")(window)
+        assert (expected - transformers_encoder(window)).abs().max() < ROUNDING
+        assert (expected - engine_encoder(window)).abs().max() < ROUNDING

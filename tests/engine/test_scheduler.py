@@ -1,4 +1,4 @@
-"""Batched == alone; and what goes wrong in one session stays there."""
+"""Batched steps equal single steps, and a failure in one session does not affect others."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -37,10 +37,10 @@ def test_many_sessions_at_once_equal_generate(scheduler: Scheduler) -> None:
     clips = [long_speech(rng, rng.uniform(0.2, 12)) for _ in range(8)]
     utterances = [Utterance(scheduler.recognizer, max_new_tokens=40) for _ in clips]
     for start in range(0, max(map(len, clips)), 24_000):
-        talking = [(u, clip) for u, clip in zip(utterances, clips, strict=True) if start < len(clip)]
-        for utterance, clip in talking:
+        active = [(u, clip) for u, clip in zip(utterances, clips, strict=True) if start < len(clip)]
+        for utterance, clip in active:
             utterance.append(clip[start : start + 24_000])
-        for future in [scheduler.submit(utterance) for utterance, _ in talking]:
+        for future in [scheduler.submit(utterance) for utterance, _ in active]:
             future.result(60)
     name = scheduler.recognizer.name
     for utterance, clip in zip(utterances, clips, strict=True):
@@ -60,12 +60,12 @@ def test_steps_run_together_equal_steps_run_alone() -> None:
         check_generated("random", clip, Utterance(recognizer, max_new_tokens=30).feed(clip).tokens, max_new_tokens=30)
 
 
-def test_a_step_without_audio_is_done_at_once(scheduler: Scheduler) -> None:
+def test_a_step_without_audio_completes_immediately(scheduler: Scheduler) -> None:
     assert scheduler.submit(Utterance(scheduler.recognizer)).result(60).text == ""
 
 
 class Poisoned(Recognizer):
-    """A recognizer whose device fails on any pass that holds a window of exactly 77 frames."""
+    """A recognizer whose device fails on any pass with a window of exactly 77 frames."""
 
     def run(self, passes: list[Pass]) -> list[Any]:
         for wanted in passes:
@@ -74,22 +74,22 @@ class Poisoned(Recognizer):
         return super().run(passes)
 
 
-def test_a_failing_step_takes_nobody_with_it() -> None:
+def test_a_failing_step_does_not_affect_others() -> None:
     recognizer = Poisoned(*random_parts(), name="random")
     clip = long_speech(np.random.default_rng(13), 3.0)
-    healthy, ill = (Utterance(recognizer, max_new_tokens=20) for _ in range(2))
+    healthy, failing = (Utterance(recognizer, max_new_tokens=20) for _ in range(2))
     healthy.append(clip)
-    ill.append(clip[: 77 * 160])
+    failing.append(clip[: 77 * 160])
     with Scheduler(recognizer) as scheduler:
-        futures = scheduler.submit(healthy), scheduler.submit(ill)
+        futures = scheduler.submit(healthy), scheduler.submit(failing)
         check_generated("random", clip, futures[0].result(60).tokens, max_new_tokens=20)
         with pytest.raises(StepFailed, match="The next one goes on"):
             futures[1].result(60)
-        ill.append(clip[77 * 160 :])
-        check_generated("random", clip, scheduler.submit(ill).result(60).tokens, max_new_tokens=20)
+        failing.append(clip[77 * 160 :])
+        check_generated("random", clip, scheduler.submit(failing).result(60).tokens, max_new_tokens=20)
 
 
-def test_closing_fails_what_is_left_and_refuses_more() -> None:
+def test_a_closed_scheduler_rejects_steps() -> None:
     scheduler = Scheduler(random_recognizer())
     scheduler.close()
     with pytest.raises(StepFailed, match="stopped"):
@@ -97,14 +97,14 @@ def test_closing_fails_what_is_left_and_refuses_more() -> None:
 
 
 def speaking(recognizer: Recognizer, seed: int, seconds: float) -> tuple[Utterance, Samples]:
-    """An utterance that has heard a clip, and the clip."""
+    """An utterance with the audio of a clip, and the clip."""
     clip = long_speech(np.random.default_rng(seed), seconds)
     utterance = Utterance(recognizer, max_new_tokens=20)
     utterance.append(clip)
     return utterance, clip
 
 
-def test_steps_that_find_no_memory_together_are_done_apart() -> None:
+def test_steps_that_run_out_of_memory_together_are_run_separately() -> None:
     recognizer = random_recognizer()
     pairs = [speaking(recognizer, seed, 3.0) for seed in range(20, 25)]
     tried: list[int] = []
@@ -120,17 +120,17 @@ def test_steps_that_find_no_memory_together_are_done_apart() -> None:
     assert max(tried) > 2
 
 
-class Counting(Observer):
-    """Counts what it is told."""
+class RecordingObserver(Observer):
+    """Records the calls of the scheduler."""
 
     def __init__(self) -> None:
-        self.begun: list[object] = []
+        self.started: list[object] = []
         self.ended: list[tuple[object, bool]] = []
         self.passes: list[Load] = []
         self.without_memory = 0
 
     def step_started(self, step: object) -> None:
-        self.begun.append(step)
+        self.started.append(step)
 
     def step_ended(self, step: object, failed: bool) -> None:
         self.ended.append((step, failed))
@@ -142,136 +142,136 @@ class Counting(Observer):
         self.without_memory += 1
 
 
-def test_a_step_that_finds_no_memory_alone_waits_for_another_to_end() -> None:
+def test_a_step_that_runs_out_of_memory_alone_waits_for_another_to_end() -> None:
     recognizer = random_recognizer()
     (small, short), (large, long) = speaking(recognizer, 31, 1.0), speaking(recognizer, 32, 7.0)
-    observer = Counting()
-    small_is_over = threading.Event()
+    observer = RecordingObserver()
+    small_done = threading.Event()
 
-    def full(passes: list[Pass]) -> None:
+    def fail(passes: list[Pass]) -> None:
         holds_long = any(isinstance(one, Encode) and one.windows[0].shape[1] > 500 for one in passes)
-        if holds_long and not small_is_over.is_set():
+        if holds_long and not small_done.is_set():
             raise MemoryError
 
-    with Watched(recognizer, full), Scheduler(recognizer, observer) as scheduler:
-        with scheduler._changed:  # both are taken in one turn
+    with WatchRuns(recognizer, fail), Scheduler(recognizer, observer) as scheduler:
+        with scheduler._changed:  # both start in the same iteration
             first, second = scheduler.submit(small), scheduler.submit(large)
-            first.add_done_callback(lambda _: small_is_over.set())
+            first.add_done_callback(lambda _: small_done.set())
         check_generated("random", short, first.result(60).tokens, max_new_tokens=20)
         check_generated("random", long, second.result(60).tokens, max_new_tokens=20)
-    assert observer.without_memory == 2  # together, and alone
+    assert observer.without_memory == 2  # once together and once alone
     assert {failed for _, failed in observer.ended} == {False}
-    assert {step for step, _ in observer.ended} == set(observer.begun)
+    assert {step for step, _ in observer.ended} == set(observer.started)
 
 
-def test_a_step_for_which_there_is_never_memory_fails() -> None:
+def test_a_step_that_always_runs_out_of_memory_fails() -> None:
     recognizer = random_recognizer()
     utterance, clip = speaking(recognizer, 33, 1.0)
 
-    def full(_: list[Pass]) -> None:
+    def fail(_: list[Pass]) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
 
     with Scheduler(recognizer) as scheduler:
-        with Watched(recognizer, full), pytest.raises(StepFailed, match="ran out of memory"):
+        with WatchRuns(recognizer, fail), pytest.raises(StepFailed, match="ran out of memory"):
             scheduler.submit(utterance).result(60)
         check_generated("random", clip, scheduler.submit(utterance).result(60).tokens, max_new_tokens=20)
 
 
-class Watched:
-    """Calls `look` with the passes of each run of a recognizer, on its thread, within the block."""
+class WatchRuns:
+    """Within the block, calls `callback` with the passes of each run of a recognizer, on its thread."""
 
-    def __init__(self, recognizer: Recognizer, look: Callable[[list[Pass]], None]) -> None:
+    def __init__(self, recognizer: Recognizer, callback: Callable[[list[Pass]], None]) -> None:
         self._recognizer = recognizer
-        self._look = look
+        self._callback = callback
 
     def __enter__(self) -> None:
         run = self._recognizer.run
 
-        def watched(passes: list[Pass]) -> list[Any]:
-            self._look(passes)
+        def run_and_report(passes: list[Pass]) -> list[Any]:
+            self._callback(passes)
             return run(passes)
 
-        self._recognizer.run = watched  # type: ignore[method-assign]  # taken away again below
+        self._recognizer.run = run_and_report  # type: ignore[method-assign]  # restored in __exit__
 
     def __exit__(self, *_: object) -> None:
         del self._recognizer.run
 
 
 @pytest.mark.parametrize("replace", [True, False])
-def test_a_thread_that_hangs_is_given_up(replace: bool) -> None:
+def test_a_hanging_thread_is_abandoned(replace: bool) -> None:
     recognizer = random_recognizer()
-    (ill, clip), (well, other) = speaking(recognizer, 41, 2.0), speaking(recognizer, 42, 1.0)
-    hangs, let_go = threading.Event(), threading.Event()
+    (hanging, clip), (waiting, other) = speaking(recognizer, 41, 2.0), speaking(recognizer, 42, 1.0)
+    hung, release = threading.Event(), threading.Event()
 
     def hang(_: list[Pass]) -> None:
-        if not hangs.is_set():
-            hangs.set()
-            assert let_go.wait(60)
+        if not hung.is_set():
+            hung.set()
+            assert release.wait(60)
 
     scheduler = Scheduler(recognizer)
-    with Watched(recognizer, hang):
-        stuck = scheduler.submit(ill)
-        assert hangs.wait(60)
-        waiting = scheduler.submit(well)
+    with WatchRuns(recognizer, hang):
+        stalled = scheduler.submit(hanging)
+        assert hung.wait(60)
+        queued = scheduler.submit(waiting)
         [thread] = scheduler.abandon("It hung.", replace=replace)
         with pytest.raises(StepFailed, match="It hung"):
-            stuck.result(60)
+            stalled.result(60)
         if replace:
-            check_generated("random", other, waiting.result(60).tokens, max_new_tokens=20)
+            check_generated("random", other, queued.result(60).tokens, max_new_tokens=20)
         else:
             with pytest.raises(StepFailed, match="It hung"):
-                waiting.result(60)
+                queued.result(60)
             with pytest.raises(StepFailed, match="It hung"):
-                scheduler.submit(well).result(60)
+                scheduler.submit(waiting).result(60)
         assert scheduler.alive == replace
-        let_go.set()
+        release.set()
         thread.join(60)
-        assert not thread.is_alive()  # it came back, touched nothing, and ended
+        assert not thread.is_alive()  # it returned, changed nothing, and ended
     if replace:
         fresh = Utterance(recognizer, max_new_tokens=20)
-        fresh.append(ill.samples)
+        fresh.append(hanging.samples)
         check_generated("random", clip, scheduler.submit(fresh).result(60).tokens, max_new_tokens=20)
     scheduler.close()
 
 
-def test_closing_does_not_wait_for_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_does_not_wait_for_a_hanging_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qwen_asr.engine.scheduler._JOIN_SECONDS", 0.1)
     recognizer = random_recognizer()
-    hangs, let_go = threading.Event(), threading.Event()
+    hung, release = threading.Event(), threading.Event()
 
     def hang(_: list[Pass]) -> None:
-        hangs.set()
-        assert let_go.wait(60)
+        hung.set()
+        assert release.wait(60)
 
     scheduler = Scheduler(recognizer)
-    with Watched(recognizer, hang):
+    with WatchRuns(recognizer, hang):
         future = scheduler.submit(speaking(recognizer, 43, 1.0)[0])
-        assert hangs.wait(60)
+        assert hung.wait(60)
         scheduler.close()
         with pytest.raises(StepFailed, match="was stopped"):
             future.result(60)
-        let_go.set()
+        release.set()
 
 
-def test_a_long_file_keeps_no_live_session_from_its_turns() -> None:
-    """Turns are counted, not time: beside a file, a live step takes part in every pass from its begin to its end, and
-    what it shares its passes with is bounded, however much of the file is waiting."""
+def test_a_long_file_does_not_delay_live_sessions() -> None:
+    """Counts iterations, not time. A live step takes part in every iteration from its start to its end, and the work
+    that it shares its passes with is bounded, however long the file is."""
     recognizer = random_recognizer()
     runs: list[list[Pass]] = []
-    file, recording = speaking(recognizer, 51, 90.0)  # one utterance of twelve windows, far beyond the longest
+    file, recording = speaking(recognizer, 51, 90.0)  # one utterance of twelve windows, far above the maximum length
     live = [speaking(recognizer, seed, 4.0)[0] for seed in (52, 53, 54)]
 
-    def turns_of(utterance: Utterance) -> int:
+    def iterations_of(utterance: Utterance) -> int:
         return sum(any(isinstance(one, Predict) and one.row.cache is utterance._cache for one in run) for run in runs)
 
-    with Watched(recognizer, lambda passes: runs.append(passes)), Scheduler(recognizer) as scheduler:
+    with WatchRuns(recognizer, lambda passes: runs.append(passes)), Scheduler(recognizer) as scheduler:
         alone = []
         for utterance in live:
             scheduler.submit(utterance).result(60)
             alone.append(len(runs))
             runs.clear()
         again = [speaking(recognizer, seed, 4.0)[0] for seed in (52, 53, 54)]
-        with scheduler._changed:  # all are taken in one turn, the file first
+        with scheduler._changed:  # all start in the same iteration, the file first
             whole = scheduler.submit(file)
             futures = [scheduler.submit(utterance) for utterance in again]
         last_run = []
@@ -280,10 +280,10 @@ def test_a_long_file_keeps_no_live_session_from_its_turns() -> None:
         for future in futures:
             future.result(60)
         check_generated("random", recording, whole.result(120).tokens, max_new_tokens=20)
-    # A live step ends after exactly as many turns as alone, though the file's own has many more before it.
+    # A live step takes exactly as many iterations as alone, although the file has many left.
     assert sorted(last_run) == sorted(alone)
-    assert turns_of(file) > max(last_run) / 2
+    assert iterations_of(file) > max(last_run) / 2
     for run in runs:
         assert all(len(one.windows) <= MAX_WINDOWS for one in run if isinstance(one, Encode))
         assert all(len(one.row.embeds) <= 2 * MAX_POSITIONS for one in run if isinstance(one, Predict))
-    assert sum(isinstance(one, Encode) for run in runs for one in run) > 1 + len(live)  # the file's in several
+    assert sum(isinstance(one, Encode) for run in runs for one in run) > 1 + len(live)  # the file takes several

@@ -1,4 +1,4 @@
-"""Promise 1: after every step the hypothesis is `generate` on the audio so far, token for token, in float32."""
+"""Exactness: after every step the hypothesis equals `generate` on the audio so far, token for token, in float32."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def recognizer(name: str) -> Recognizer:
 
 
 def check_every_step(name: str, samples: Samples, sizes: list[int], max_new_tokens: int, stride: int = 1) -> Utterance:
-    """Feed in `sizes`; compare with `generate` at every `stride`-th step and the last."""
+    """Feed chunks of `sizes`; compare with `generate` after every `stride`-th step and the last."""
     utterance = Utterance(RECOGNIZERS[name](), max_new_tokens=max_new_tokens)
     position = 0
     for step, size in enumerate(sizes):
@@ -46,7 +46,7 @@ def check_every_step(name: str, samples: Samples, sizes: list[int], max_new_toke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_each_hypothesis_is_generate_on_the_audio_so_far(name: str, seed: int) -> None:
+def test_each_hypothesis_equals_generate_on_the_audio_so_far(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     samples = long_speech(rng, rng.uniform(2, 14))
     check_every_step(name, samples, random_sizes(rng, len(samples)), 48)
@@ -90,10 +90,10 @@ def test_a_completed_window_is_encoded_once(recognizer: Recognizer) -> None:
     utterance.feed(samples[: 16_000 * 17])
     recognizer.encoder.frames_encoded = 0
     utterance.feed(samples[16_000 * 17 :])
-    assert recognizer.encoder.frames_encoded == 400  # the open window alone: 16 s to 20 s
+    assert recognizer.encoder.frames_encoded == 400  # only the open window: 16 s to 20 s
 
 
-def test_language_and_context_are_the_processors(recognizer: Recognizer, name: str) -> None:
+def test_language_and_context_match_the_processor(recognizer: Recognizer, name: str) -> None:
     samples = spoken("Set a timer for ten minutes.", 3)
     for language, context in ((None, "kitchen timer"), ("English", ""), ("German", "Anna, Peter")):
         utterance = Utterance(recognizer, language=language, context=context, max_new_tokens=40)
@@ -103,7 +103,7 @@ def test_language_and_context_are_the_processors(recognizer: Recognizer, name: s
         assert language is None or hypothesis.language == language
 
 
-def test_token_limit_is_that_of_generate(recognizer: Recognizer, name: str) -> None:
+def test_the_token_limit_matches_generate(recognizer: Recognizer, name: str) -> None:
     samples = spoken("The meeting is on Monday the tenth of May.")
     for limit in (1, 2, 5):
         utterance = Utterance(recognizer, max_new_tokens=limit)
@@ -115,7 +115,7 @@ def test_token_limit_is_that_of_generate(recognizer: Recognizer, name: str) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cut", [1, 7_000, 60_000, 128_000, 130_000, 159_999])
-def test_truncating_equals_never_having_heard_the_rest(recognizer: Recognizer, name: str, cut: int) -> None:
+def test_truncation_equals_audio_without_the_rest(recognizer: Recognizer, name: str, cut: int) -> None:
     samples = long_speech(np.random.default_rng(8), 11.0)
     utterance = Utterance(recognizer, max_new_tokens=32)
     for start in range(0, len(samples), 40_000):
@@ -127,17 +127,17 @@ def test_truncating_equals_never_having_heard_the_rest(recognizer: Recognizer, n
     check_generated(name, samples[: cut + 30_000], grown.tokens, max_new_tokens=32)
 
 
-def test_other_samples_of_the_same_length_are_heard(recognizer: Recognizer, name: str) -> None:
+def test_replaced_samples_of_the_same_length_are_transcribed(recognizer: Recognizer, name: str) -> None:
     first, second = spoken("Open the window."), spoken("Set a timer for ten minutes.", 3)
     utterance = Utterance(recognizer, max_new_tokens=32)
     utterance.feed(first)
     utterance.truncate(100)
     utterance.append(second[: len(first) - 100])
-    heard = np.concatenate([first[:100], second[: len(first) - 100]])
-    check_generated(name, heard, utterance.finish().tokens, max_new_tokens=32)
+    samples = np.concatenate([first[:100], second[: len(first) - 100]])
+    check_generated(name, samples, utterance.finish().tokens, max_new_tokens=32)
 
 
-def test_finish_without_news_costs_nothing(recognizer: Recognizer) -> None:
+def test_finish_without_new_audio_does_no_work(recognizer: Recognizer) -> None:
     utterance = Utterance(recognizer, max_new_tokens=16)
     utterance.feed(spoken("Stop the music."))
     frames = recognizer.encoder.frames_encoded

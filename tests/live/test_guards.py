@@ -18,7 +18,14 @@ from qwen_asr.live.events import Event, Final, Partial
 from qwen_asr.live.runner import run_session
 from qwen_asr.live.session import Session
 from qwen_asr.live.session_options import SessionOptions
-from tests.support.engine_double import Double, Samples, Say, new_session, plainly, sound
+from tests.support.engine_double import (
+    Samples,
+    Transcribe,
+    UtteranceDouble,
+    make_audio,
+    new_session,
+    transcribe_exactly,
+)
 
 SECOND = 16000
 
@@ -101,23 +108,23 @@ def test_echo(text: str, context: str, echo: bool) -> None:
     assert guards.echoes(text, context) == echo
 
 
-def events_of(say: Say, audio: Samples, **options: Any) -> list[Event]:
+def events_of(say: Transcribe, audio: Samples, **options: Any) -> list[Event]:
     session = new_session(say, EndpointConfig(), **options)
     return list(run_session(session, np.array_split(audio, max(1, len(audio) // 1600))))
 
 
-def finals_of(say: Say, audio: Samples, **options: Any) -> list[Final]:
+def finals_of(say: Transcribe, audio: Samples, **options: Any) -> list[Final]:
     return [event for event in events_of(say, audio, **options) if isinstance(event, Final)]
 
 
-def saying(text: str, language: str | None = "English", **changes: Any) -> Say:
+def saying(text: str, language: str | None = "English", **changes: Any) -> Transcribe:
     def say(samples: Samples, context: str, forced: str | None) -> Hypothesis:
-        return replace(plainly(samples, context, forced), text=text, language=forced or language, **changes)
+        return replace(transcribe_exactly(samples, context, forced), text=text, language=forced or language, **changes)
 
     return say
 
 
-ONE = sound([(True, 2 * SECOND), (False, SECOND)])
+ONE = make_audio([(True, 2 * SECOND), (False, SECOND)])
 
 
 def test_a_loop_is_cut_and_reported() -> None:
@@ -142,10 +149,10 @@ def test_text_for_silence_is_dropped() -> None:
         def feed(self, samples: Samples) -> Samples:
             return np.ones(len(samples) // 512, np.float32)  # a detector that takes everything for speech
 
-    hiss = sound([(False, 3 * SECOND)]) / 10
+    hiss = make_audio([(False, 3 * SECOND)]) / 10
     say = saying("Thank you for watching.")
     detector = UtteranceDetector(EndpointConfig(), Deaf())
-    double: Any = functools.partial(Double, say)
+    double: Any = functools.partial(UtteranceDouble, say)
     session = Session(double, detector, SessionOptions())
     events = list(run_session(session, np.array_split(hiss, 30)))
     assert events
@@ -160,7 +167,7 @@ NAMES = "Gradio, Silero, Qwen and espeak"
 
 def test_a_context_read_back_is_decoded_again_without_it() -> None:
     def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
-        return replace(plainly(samples, context, language), text=context or "Open the door.")
+        return replace(transcribe_exactly(samples, context, language), text=context or "Open the door.")
 
     events = events_of(say, ONE, context=NAMES)
     *partials, final = events
@@ -177,7 +184,9 @@ def test_a_context_read_back_is_decoded_again_without_it() -> None:
 
 def test_a_context_that_was_really_said_stays() -> None:
     def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
-        return replace(plainly(samples, context, language), text=context or "Gradio, Solero, Quen and E-Speak")
+        return replace(
+            transcribe_exactly(samples, context, language), text=context or "Gradio, Solero, Quen and E-Speak"
+        )
 
     (final,) = finals_of(say, ONE, context=NAMES)
     assert final.text == NAMES
@@ -188,20 +197,20 @@ def test_a_second_decoding_that_fails_leaves_the_first() -> None:
     def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
         if not context:
             raise RuntimeError("out of memory")
-        return replace(plainly(samples, context, language), text=context)
+        return replace(transcribe_exactly(samples, context, language), text=context)
 
     (final,) = finals_of(say, ONE, context=NAMES)
     assert final.text == NAMES
     assert "decoding it again failed" in final.warnings[0]
 
 
-TWO = sound([(True, 3 * SECOND), (False, SECOND), (True, SECOND // 2), (False, SECOND), (True, 3 * SECOND)])
+TWO = make_audio([(True, 3 * SECOND), (False, SECOND), (True, SECOND // 2), (False, SECOND), (True, 3 * SECOND)])
 
 
 def by_length(samples: Samples, context: str, language: str | None) -> Hypothesis:
     """Takes anything short for Dutch."""
     spoken = language or ("English" if len(samples) > 2 * SECOND else "Dutch")
-    return replace(plainly(samples, context, language), text=f"{spoken} words", language=spoken)
+    return replace(transcribe_exactly(samples, context, language), text=f"{spoken} words", language=spoken)
 
 
 def test_the_language_does_not_flip_on_one_second() -> None:
@@ -219,9 +228,11 @@ def test_the_language_may_be_anything_while_none_is_established() -> None:
 
 def test_a_short_utterance_establishes_no_language() -> None:
     def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
-        return replace(plainly(samples, context, language), language="Dutch" if len(samples) > SECOND else "English")
+        return replace(
+            transcribe_exactly(samples, context, language), language="Dutch" if len(samples) > SECOND else "English"
+        )
 
-    audio = sound([(True, 4000), (False, SECOND), (True, 12_000), (False, SECOND)] * 4)
+    audio = make_audio([(True, 4000), (False, SECOND), (True, 12_000), (False, SECOND)] * 4)
     finals = finals_of(say, audio)
     assert [final.language for final in finals] == ["English", "Dutch"] * 4
     assert all(final.warnings == () for final in finals)
@@ -238,10 +249,10 @@ def test_a_word_that_the_established_language_lacks_stays() -> None:
 def test_a_longer_utterance_may_change_the_language() -> None:
     def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
         return replace(
-            plainly(samples, context, language), language="Dutch" if len(samples) > 4 * SECOND else "English"
+            transcribe_exactly(samples, context, language), language="Dutch" if len(samples) > 4 * SECOND else "English"
         )
 
-    audio = sound([(True, 3 * SECOND), (False, SECOND), (True, 5 * SECOND), (False, SECOND)])
+    audio = make_audio([(True, 3 * SECOND), (False, SECOND), (True, 5 * SECOND), (False, SECOND)])
     finals = finals_of(say, audio)
     assert [final.language for final in finals] == ["English", "Dutch"]
     assert all(final.warnings == () for final in finals)

@@ -17,7 +17,7 @@ from qwen_asr.live import guards
 from qwen_asr.live.runner import Runner, run_session
 from qwen_asr.live.session import Session
 from qwen_asr.live.session_options import SessionOptions
-from tests.support.engine_double import Loudness, Samples, Witness, sound
+from tests.support.engine_double import EventChecker, Loudness, Samples, make_audio
 from training.model import build_model, build_processor
 
 ENDPOINTS = EndpointConfig(silence_seconds=0.3, longest_seconds=4.0, pre_roll_seconds=0.1, hang_over_seconds=0.1)
@@ -40,7 +40,7 @@ def new_session(recognizer: Recognizer) -> Session:
     return Session(partial(Utterance, recognizer), UtteranceDetector(ENDPOINTS, Loudness()), options)
 
 
-def check_against_offline(recognizer: Recognizer, witness: Witness, audio: Samples) -> None:
+def check_against_offline(recognizer: Recognizer, witness: EventChecker, audio: Samples) -> None:
     assert len(witness.finals) >= 3
     for final in witness.finals:
         offline = Utterance(recognizer, language="English", max_new_tokens=TOKENS).feed(audio[final.start : final.end])
@@ -48,7 +48,7 @@ def check_against_offline(recognizer: Recognizer, witness: Witness, audio: Sampl
 
 
 def test_synchronously(recognizer: Recognizer) -> None:
-    audio, session, witness = sound(SEGMENTS), new_session(recognizer), Witness()
+    audio, session, witness = make_audio(SEGMENTS), new_session(recognizer), EventChecker()
     rng = np.random.default_rng(0)
     for event in run_session(session, np.split(audio, np.sort(rng.integers(0, len(audio), 60)))):
         witness.take([event])
@@ -61,8 +61,8 @@ def test_three_speakers_on_one_scheduler(recognizer: Recognizer) -> None:
     speakers = []
     with Scheduler(recognizer) as scheduler:
         for seed in range(3):
-            session, witness = new_session(recognizer), Witness()
-            speakers.append((session, witness, Runner(session, scheduler, witness.take), sound(SEGMENTS, seed)))
+            session, witness = new_session(recognizer), EventChecker()
+            speakers.append((session, witness, Runner(session, scheduler, witness.take), make_audio(SEGMENTS, seed)))
         for turn in range(40):
             for _, _, runner, audio in speakers:
                 runner.feed(np.array_split(audio, 40)[turn])
@@ -74,10 +74,10 @@ def test_three_speakers_on_one_scheduler(recognizer: Recognizer) -> None:
 
 
 def test_a_scheduler_that_stops_ends_the_session_with_sentences(recognizer: Recognizer) -> None:
-    scheduler, session, witness = Scheduler(recognizer), new_session(recognizer), Witness()
+    scheduler, session, witness = Scheduler(recognizer), new_session(recognizer), EventChecker()
     runner = Runner(session, scheduler, witness.take)
     scheduler.close()
-    runner.feed(sound(SEGMENTS))
+    runner.feed(make_audio(SEGMENTS))
     runner.finish().result(timeout=60)
     witness.check_complete(session)
     assert {getattr(event, "message", "") for event in witness.closed} == {"The recognizer was stopped."}

@@ -19,7 +19,15 @@ from qwen_asr.live.events import Event, Failed, Final
 from qwen_asr.live.runner import Runner, run_session
 from qwen_asr.live.session import Session
 from qwen_asr.live.session_options import SessionOptions
-from tests.support.engine_double import Double, Loudness, Witness, heard, new_session, plainly, sound
+from tests.support.engine_double import (
+    EventChecker,
+    Loudness,
+    UtteranceDouble,
+    make_audio,
+    new_session,
+    text_of,
+    transcribe_exactly,
+)
 
 SECOND = 16000
 SEVERAL = [(True, 40_000), (False, 9_000), (True, 12_000), (False, 20_000), (True, 30_000), (False, 4_000)]
@@ -35,7 +43,7 @@ class RandomDevice:
         self._pool = ThreadPoolExecutor(4)
         self.steps = 0
 
-    def submit(self, utterance: Double) -> Future[Hypothesis]:
+    def submit(self, utterance: UtteranceDouble) -> Future[Hypothesis]:
         assert not utterance.busy
         utterance.busy = True
         self.steps += 1
@@ -43,7 +51,7 @@ class RandomDevice:
             self._step, utterance, self._random.uniform(0, self._longest), self._random.random() < self._failing
         )
 
-    def _step(self, utterance: Double, seconds: float, fails: bool) -> Hypothesis:
+    def _step(self, utterance: UtteranceDouble, seconds: float, fails: bool) -> Hypothesis:
         time.sleep(seconds)
         utterance.busy = False
         if fails:
@@ -58,7 +66,7 @@ class AudioSink:
     """Checks that calls never overlap, and passes the events to a witness."""
 
     def __init__(self) -> None:
-        self.witness = Witness()
+        self.witness = EventChecker()
         self._inside = threading.Lock()
         self.problems: list[BaseException] = []
 
@@ -85,7 +93,7 @@ def run(session: Any, device: Any, blocks: list[Any], on_events: Any) -> Runner:
 @pytest.mark.parametrize("failing", [0.0, 0.3])
 def test_every_event_arrives_in_order_whatever_the_device_does(seed: int, failing: float) -> None:
     rng = np.random.default_rng(seed)
-    audio = sound(SEVERAL, seed)
+    audio = make_audio(SEVERAL, seed)
     session, listener, device = new_session(chunk_seconds=0.2), AudioSink(), RandomDevice(seed, failing)
     runner = run(session, device, [], listener)
     watched = threading.Event()
@@ -112,7 +120,7 @@ def test_every_event_arrives_in_order_whatever_the_device_does(seed: int, failin
     assert runner.received == len(audio)
     assert min(lags) >= 0
     for final in listener.witness.finals:
-        assert final.text == heard(audio[final.start : final.end])
+        assert final.text == text_of(audio[final.start : final.end])
 
 
 def test_a_runner_is_idle_once_everything_was_told() -> None:
@@ -127,7 +135,7 @@ def test_a_runner_is_idle_once_everything_was_told() -> None:
 
     runner = Runner(new_session(chunk_seconds=0.2), device, tell)
     assert runner.idle
-    listening = threading.Thread(target=runner.feed, args=(sound(SEVERAL, 0),))
+    listening = threading.Thread(target=runner.feed, args=(make_audio(SEVERAL, 0),))
     listening.start()
     assert told.wait(30)
     assert not runner.idle
@@ -145,7 +153,7 @@ def test_many_speakers_share_a_device() -> None:
     speakers = []
     for seed in range(10):
         session, listener = new_session(chunk_seconds=0.2), AudioSink()
-        speakers.append((session, listener, Runner(session, device, listener), sound(SEVERAL, seed)))
+        speakers.append((session, listener, Runner(session, device, listener), make_audio(SEVERAL, seed)))
 
     def speak(speaker: Any) -> None:
         _, _, runner, audio = speaker
@@ -162,19 +170,19 @@ def test_many_speakers_share_a_device() -> None:
 
 
 class Refusing:
-    def submit(self, utterance: Double) -> Future[Hypothesis]:
+    def submit(self, utterance: UtteranceDouble) -> Future[Hypothesis]:
         raise StepFailed("The recognizer was stopped.")
 
 
 class FailsAtOnce:
-    def submit(self, utterance: Double) -> Future[Hypothesis]:
+    def submit(self, utterance: UtteranceDouble) -> Future[Hypothesis]:
         future: Future[Hypothesis] = Future()
         future.set_exception(ValueError("secret detail"))
         return future
 
 
 class AnswersAtOnce:
-    def submit(self, utterance: Double) -> Future[Hypothesis]:
+    def submit(self, utterance: UtteranceDouble) -> Future[Hypothesis]:
         future: Future[Hypothesis] = Future()
         future.set_result(utterance.finish())
         return future
@@ -186,7 +194,7 @@ MANY = [(True, 4000), (False, 6000)] * 600
 @pytest.mark.parametrize(("device", "ending"), [(Refusing, Failed), (FailsAtOnce, Failed), (AnswersAtOnce, Final)])
 def test_a_device_that_answers_at_once_makes_no_deep_recursion(device: Any, ending: type) -> None:
     session, listener = new_session(chunk_seconds=0.2), AudioSink()
-    runner = run(session, device(), [sound(MANY)], listener)
+    runner = run(session, device(), [make_audio(MANY)], listener)
     runner.finish().result(timeout=60)
     assert len(listener.witness.closed) == 600
     assert all(type(event) is ending for event in listener.witness.closed)
@@ -195,7 +203,7 @@ def test_a_device_that_answers_at_once_makes_no_deep_recursion(device: Any, endi
 
 def test_people_see_a_sentence_and_the_log_the_detail(caplog: pytest.LogCaptureFixture) -> None:
     listener = AudioSink()
-    run(new_session(), FailsAtOnce(), [sound([(True, SECOND)])], listener).finish().result(timeout=60)
+    run(new_session(), FailsAtOnce(), [make_audio([(True, SECOND)])], listener).finish().result(timeout=60)
     (failed,) = listener.witness.closed
     assert isinstance(failed, Failed)
     assert "secret" not in failed.message
@@ -210,7 +218,7 @@ def test_a_listener_that_fails_stops_nobody_and_is_told_at_the_end(caplog: pytes
         raise KeyError("page is gone")
 
     session, device = new_session(chunk_seconds=0.2), RandomDevice(1)
-    runner = run(session, device, np.array_split(sound(SEVERAL), 30), listen)
+    runner = run(session, device, np.array_split(make_audio(SEVERAL), 30), listen)
     with pytest.raises(KeyError, match="page is gone"):
         runner.finish().result(timeout=60)
     device.close()
@@ -220,9 +228,9 @@ def test_a_listener_that_fails_stops_nobody_and_is_told_at_the_end(caplog: pytes
 
 
 def test_a_listener_may_call_back() -> None:
-    session, witness = new_session(chunk_seconds=0.2), Witness()
+    session, witness = new_session(chunk_seconds=0.2), EventChecker()
     device: Any = RandomDevice(2)
-    rest = [sound([(True, 20_000)], seed) for seed in range(3)]
+    rest = [make_audio([(True, 20_000)], seed) for seed in range(3)]
     ended = threading.Event()
 
     def listen(events: list[Event]) -> None:
@@ -233,7 +241,7 @@ def test_a_listener_may_call_back() -> None:
             runner.finish().add_done_callback(lambda _: ended.set())
 
     runner = Runner(session, device, listen)
-    runner.feed(sound([(True, 20_000)]))
+    runner.feed(make_audio([(True, 20_000)]))
     assert ended.wait(60)
     device.close()
     witness.check_complete(session)
@@ -244,12 +252,12 @@ def test_close_drops_everything_at_any_moment() -> None:
     for moment in range(20):
         told: list[list[Event]] = []
         device = RandomDevice(moment, longest=0.002)
-        runner = run(new_session(chunk_seconds=0.1), device, np.array_split(sound(SEVERAL), 30), told.append)
+        runner = run(new_session(chunk_seconds=0.1), device, np.array_split(make_audio(SEVERAL), 30), told.append)
         finished = runner.finish() if moment % 2 else None
         time.sleep(moment / 4000)
         runner.close()
         runner.close()
-        runner.feed(sound([(True, SECOND)]))  # a late block of a page that is gone
+        runner.feed(make_audio([(True, SECOND)]))  # a late block of a page that is gone
         if finished is not None and not finished.cancelled():
             finished.result(timeout=60)
         later = runner.finish()
@@ -267,15 +275,15 @@ def test_close_drops_everything_at_any_moment() -> None:
 def test_an_error_on_the_way_to_the_device_does_not_stop_the_session_for_good() -> None:
     full = [MemoryError("for a moment")]
 
-    class Tight(Double):
+    class Tight(UtteranceDouble):
         def append(self, samples: Any) -> None:
             if full:
                 raise full.pop()
             super().append(samples)
 
-    audio, witness = sound([(True, 30_000)]), Witness()
+    audio, witness = make_audio([(True, 30_000)]), EventChecker()
     device: Any = AnswersAtOnce()
-    tight: Any = partial(Tight, plainly)
+    tight: Any = partial(Tight, transcribe_exactly)
     detector = UtteranceDetector(EndpointConfig(), Loudness())
     session = Session(tight, detector, SessionOptions())
     runner = Runner(session, device, witness.take)
@@ -284,12 +292,12 @@ def test_an_error_on_the_way_to_the_device_does_not_stop_the_session_for_good() 
     runner.feed(audio[20_000:])
     runner.finish().result(timeout=60)
     witness.check_complete(session)
-    assert [final.text for final in witness.finals] == [heard(audio)]
+    assert [final.text for final in witness.finals] == [text_of(audio)]
 
 
 def test_who_cancels_the_end_stops_nothing() -> None:
-    session, device, witness = new_session(), RandomDevice(3), Witness()
-    runner = run(session, device, [sound(SEVERAL)], witness.take)
+    session, device, witness = new_session(), RandomDevice(3), EventChecker()
+    runner = run(session, device, [make_audio(SEVERAL)], witness.take)
     runner.finish().cancel()
     deadline = time.monotonic() + 60
     while not session.done:
@@ -303,8 +311,8 @@ def test_synchronously_a_failing_step_is_an_event_too(caplog: pytest.LogCaptureF
     def say(samples: Any, context: str, language: str | None) -> Hypothesis:
         raise ValueError("secret detail")
 
-    session, witness = new_session(say, chunk_seconds=0.2), Witness()
-    witness.take(list(run_session(session, np.array_split(sound(SEVERAL), 30))))
+    session, witness = new_session(say, chunk_seconds=0.2), EventChecker()
+    witness.take(list(run_session(session, np.array_split(make_audio(SEVERAL), 30))))
     witness.check_complete(session)
     assert len(witness.closed) > 2
     assert all(isinstance(event, Failed) for event in witness.closed)

@@ -16,7 +16,16 @@ from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.runner import run_session
 from qwen_asr.live.session import Session, Step
 from qwen_asr.live.session_options import SessionOptions
-from tests.support.engine_double import QUICK, Loudness, Samples, Witness, heard, new_session, plainly, sound
+from tests.support.engine_double import (
+    QUICK,
+    EventChecker,
+    Loudness,
+    Samples,
+    make_audio,
+    new_session,
+    text_of,
+    transcribe_exactly,
+)
 
 SECOND = 16000
 CONTEXT = "alpha bravo charlie delta echo"
@@ -27,7 +36,7 @@ class Driver:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.witness = Witness()
+        self.witness = EventChecker()
         self.step: Step | None = None
         self.failures = 0
 
@@ -66,7 +75,7 @@ def echoing(samples: Samples, context: str, language: str | None) -> Hypothesis:
     if context and len(samples) % 3 == 0:
         return Hypothesis((1,), "raw", language or "English", context, len(samples))
     spoken = language or ("Dutch" if len(samples) % 2 else "English")
-    return Hypothesis((1,), "raw", spoken, heard(samples), len(samples))
+    return Hypothesis((1,), "raw", spoken, text_of(samples), len(samples))
 
 
 moves = st.sampled_from(["wait", "begin", "begin", "complete", "complete", "fail"])
@@ -91,9 +100,11 @@ def test_every_utterance_is_told_once_and_every_sample_counted(
     finish_at: float,
     faulty: bool,
 ) -> None:
-    audio = sound(segments)
+    audio = make_audio(segments)
     audio = audio[: round(len(audio) * finish_at)]
-    session = new_session(echoing if faulty else plainly, chunk_seconds=chunk, context=CONTEXT if faulty else "")
+    session = new_session(
+        echoing if faulty else transcribe_exactly, chunk_seconds=chunk, context=CONTEXT if faulty else ""
+    )
     driver = Driver(session)
     position = turn = 0
     while position < len(audio):
@@ -114,7 +125,7 @@ def test_every_utterance_is_told_once_and_every_sample_counted(
     driver.witness.check_complete(session)
     assert session.next_step() is None
     for final in driver.witness.finals:
-        said = heard(audio[final.start : final.end])
+        said = text_of(audio[final.start : final.end])
         assert final.text == said or (faulty and driver.failures and final.text == CONTEXT)
     if not driver.failures:
         assert len(driver.witness.finals) == len(driver.witness.closed)
@@ -124,7 +135,7 @@ def test_every_utterance_is_told_once_and_every_sample_counted(
 @settings(max_examples=30, deadline=None)
 @given(segments=segments, sizes=st.lists(st.integers(1, 20_000), min_size=1, max_size=10))
 def test_finals_do_not_depend_on_how_the_audio_came(segments: list[tuple[bool, int]], sizes: list[int]) -> None:
-    audio = sound(segments)
+    audio = make_audio(segments)
 
     def finals(blocks: list[Samples]) -> list[tuple[int, int, str]]:
         events = run_session(new_session(chunk_seconds=0.3), blocks)
@@ -141,7 +152,7 @@ def test_finals_do_not_depend_on_how_the_audio_came(segments: list[tuple[bool, i
 def test_a_slow_device_makes_longer_steps_and_never_a_queue_of_them() -> None:
     endpoints = EndpointConfig(longest_seconds=30)
     session = new_session(endpoints=endpoints, chunk_seconds=0.5)
-    audio = sound([(True, 6 * SECOND)])
+    audio = make_audio([(True, 6 * SECOND)])
     covered = []
     step = None
     for tick, start in enumerate(range(0, len(audio), 1600)):
@@ -161,7 +172,7 @@ def test_a_partial_step_is_due_with_each_chunk_of_new_audio() -> None:
     session = new_session(endpoints=EndpointConfig(longest_seconds=30), chunk_seconds=1.0)
     ends = [
         event.end - event.start
-        for event in run_session(session, np.split(sound([(True, 5 * SECOND)]), 50))
+        for event in run_session(session, np.split(make_audio([(True, 5 * SECOND)]), 50))
         if isinstance(event, Partial)
     ]
     assert ends == [1 * SECOND, 2 * SECOND, 3 * SECOND, 4 * SECOND, 5 * SECOND]
@@ -169,23 +180,23 @@ def test_a_partial_step_is_due_with_each_chunk_of_new_audio() -> None:
 
 def test_lag_is_zero_in_silence_and_counts_speech_until_it_is_covered() -> None:
     session = new_session(endpoints=EndpointConfig(longest_seconds=30))
-    session.feed(sound([(False, 5 * SECOND)]))
+    session.feed(make_audio([(False, 5 * SECOND)]))
     assert session.lag == 0
-    session.feed(sound([(True, 2 * SECOND)]))
+    session.feed(make_audio([(True, 2 * SECOND)]))
     assert session.lag == pytest.approx(2.3, abs=0.05)  # with the pre-roll
     step = session.next_step()
     assert step is not None
-    session.feed(sound([(True, SECOND)]))
+    session.feed(make_audio([(True, SECOND)]))
     (partial,) = session.completed(step, step.utterance.finish())
     assert partial.lag == pytest.approx(1.0, abs=0.1)
-    session.feed(sound([(False, SECOND // 2)]))  # held back: it may belong to the utterance or not
+    session.feed(make_audio([(False, SECOND // 2)]))  # held back: it may belong to the utterance or not
     assert session.lag == pytest.approx(1.3, abs=0.1)  # the third second and the hang-over
 
 
 def test_samples_behind_a_cut_are_forgotten_by_the_first_utterance_and_heard_by_the_second() -> None:
     session = new_session(chunk_seconds=0.2)
-    audio = sound([(True, 2 * SECOND)])
-    witness = Witness()
+    audio = make_audio([(True, 2 * SECOND)])
+    witness = EventChecker()
     session.feed(audio[:23_000])
     step = session.next_step()
     session.feed(audio[23_000:])  # the limit of 1.5 s lies here, while the step is under way
@@ -199,14 +210,14 @@ def test_samples_behind_a_cut_are_forgotten_by_the_first_utterance_and_heard_by_
     first, second = witness.finals
     assert first.end < 23_000
     assert first.end == second.start
-    assert [first.text, second.text] == [heard(audio[: first.end]), heard(audio[first.end :])]
+    assert [first.text, second.text] == [text_of(audio[: first.end]), text_of(audio[first.end :])]
 
 
 def test_words_that_a_cut_may_move_do_not_settle() -> None:
     session = new_session(chunk_seconds=0.1)
     corrected = [
         event.corrected
-        for event in run_session(session, np.split(sound([(True, 10 * SECOND)]), 100))
+        for event in run_session(session, np.split(make_audio([(True, 10 * SECOND)]), 100))
         if isinstance(event, Final)
     ]
     assert len(corrected) > 5
@@ -215,11 +226,11 @@ def test_words_that_a_cut_may_move_do_not_settle() -> None:
 
 def test_a_step_that_covered_the_whole_utterance_is_its_final_step() -> None:
     session = new_session(chunk_seconds=0.5)
-    session.feed(sound([(True, SECOND), (False, 3000)]))
+    session.feed(make_audio([(True, SECOND), (False, 3000)]))
     step = session.next_step()
     assert step is not None
     assert not step.final
-    session.feed(sound([(False, SECOND)]))  # the end was in what the step covers, only nobody knew
+    session.feed(make_audio([(False, SECOND)]))  # the end was in what the step covers, only nobody knew
     (final,) = session.completed(step, step.utterance.finish())
     assert isinstance(final, Final)
     assert session.next_step() is None
@@ -227,7 +238,7 @@ def test_a_step_that_covered_the_whole_utterance_is_its_final_step() -> None:
 
 def test_a_failed_partial_costs_nothing_but_itself() -> None:
     session = new_session(chunk_seconds=0.5)
-    audio = sound([(True, SECOND)])
+    audio = make_audio([(True, SECOND)])
     session.feed(audio)
     step = session.next_step()
     assert step is not None
@@ -239,14 +250,14 @@ def test_a_failed_partial_costs_nothing_but_itself() -> None:
     assert again.utterance is not step.utterance
     (final,) = session.completed(again, again.utterance.finish())
     assert isinstance(final, Final)
-    assert final.text == heard(audio[final.start : final.end])
+    assert final.text == text_of(audio[final.start : final.end])
     assert final.warnings == ("step: It broke.",)
 
 
 def test_a_warning_is_told_once() -> None:
     session = new_session(endpoints=EndpointConfig(longest_seconds=30), chunk_seconds=0.5)
     warnings = []
-    for number, block in enumerate(np.split(sound([(True, 24_000)]), 3)):
+    for number, block in enumerate(np.split(make_audio([(True, 24_000)]), 3)):
         session.feed(block)
         step = session.next_step()
         assert step is not None
@@ -261,9 +272,9 @@ def test_a_warning_is_told_once() -> None:
 
 def test_audio_whose_text_was_rejected_counts_as_not_covered() -> None:
     session = new_session(
-        lambda samples, context, _: replace(plainly(samples, "", None), text=context), context=CONTEXT
+        lambda samples, context, _: replace(transcribe_exactly(samples, "", None), text=context), context=CONTEXT
     )
-    session.feed(sound([(True, 8000)]))
+    session.feed(make_audio([(True, 8000)]))
     session.finish()
     step = session.next_step()
     assert step is not None
@@ -277,7 +288,7 @@ def test_audio_whose_text_was_rejected_counts_as_not_covered() -> None:
 
 def test_a_failed_final_step_fails_its_utterance_and_the_next_goes_on() -> None:
     session = new_session(chunk_seconds=5)
-    session.feed(sound([(True, SECOND), (False, SECOND), (True, SECOND), (False, SECOND)]))
+    session.feed(make_audio([(True, SECOND), (False, SECOND), (True, SECOND), (False, SECOND)]))
     session.finish()
     first = session.next_step()
     assert first is not None
@@ -300,7 +311,7 @@ def test_misuse_is_said() -> None:
         with pytest.raises(AudioError, match=r"shape|NaN|finite"):
             session.feed(wrong)
     assert session.received == 0
-    session.feed(sound([(True, SECOND)]))
+    session.feed(make_audio([(True, SECOND)]))
     step = session.next_step()
     assert step is not None
     with pytest.raises(ValueError, match="not the one under way"):
@@ -323,7 +334,7 @@ def test_tokens_are_bounded_by_the_length_of_the_audio() -> None:
     session = new_session(endpoints=EndpointConfig(longest_seconds=60), chunk_seconds=1.0, max_new_tokens=100)
     limits = []
     for _ in range(5):
-        session.feed(sound([(True, SECOND)]))
+        session.feed(make_audio([(True, SECOND)]))
         step = session.next_step()
         assert step is not None
         limits.append(step.utterance.max_new_tokens)
@@ -335,7 +346,7 @@ def test_tokens_are_bounded_by_the_length_of_the_audio() -> None:
 
 def test_drop_forgets_everything() -> None:
     session = new_session(chunk_seconds=0.1)
-    session.feed(sound([(True, SECOND)]))
+    session.feed(make_audio([(True, SECOND)]))
     assert session.next_step() is not None
     session.drop()
     assert session.done

@@ -1,4 +1,4 @@
-"""Checkpoints and speech that tests of several rooms share."""
+"""Checkpoints, recognizers and speech for the tests, and the comparison with `generate`."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -17,19 +17,19 @@ from training.voices import HELD_OUT, speak
 
 Samples = NDArray[np.float32]
 TIE = 1e-4
-"""Logits of up to 20 are sums of products through a few layers, some thousand additions one after another. Each is off
-by at most 2^-24 of its value, in either direction: in all about 20 · 2^-24 · √5000. What is wrong with a window or a
-cache changes the logits by a tenth and more."""
+"""The maximum rounding error of a logit. Logits of up to 20 are the result of some thousand successive additions. Each
+has a relative error of at most 2^-24 in either direction, in total about 20 · 2^-24 · √5000. A mistake in a window or
+a cache changes the logits by 0.1 or more."""
 
 
 @cache
 def random_processor() -> Any:
-    """The demo's processor, its tokenizer trained once."""
+    """The processor of the demo, with its tokenizer trained once."""
     return build_processor()
 
 
 def random_parts(seed: int = 1) -> tuple[Any, Any]:
-    """A small random model whose answers vary, and its processor. Random initial weights alone repeat one token."""
+    """A small random model and its processor. The noise makes its output vary: initial weights repeat one token."""
     processor = random_processor()
     model = build_model(processor, width=64, encoder_layers=2, decoder_layers=2, channels=8, seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -42,20 +42,20 @@ def random_parts(seed: int = 1) -> tuple[Any, Any]:
 
 @cache
 def random_recognizer() -> Recognizer:
-    """The engine on the random model (whose `generate` goes on working: it is the reference)."""
+    """The engine with the random model."""
     return Recognizer(*random_parts(), name="random")
 
 
 @cache
 def demo_recognizer() -> Recognizer:
-    """The engine on the bundled demo checkpoint, float32 on the CPU."""
+    """The engine with the bundled demo checkpoint, in float32 on the CPU."""
     model = Qwen3ASRForConditionalGeneration.from_pretrained(DEMO_FOLDER, dtype=torch.float32)
     return Recognizer(model, Qwen3ASRProcessor.from_pretrained(DEMO_FOLDER), "demo", is_demo=True)
 
 
 @cache
 def reference_parts(name: str) -> tuple[Any, Any]:
-    """A model apart from the engine's, with transformers' own attention, to run plain `generate` on."""
+    """A separate model with the attention of transformers, as the reference for `generate`."""
     if name == "random":
         return random_parts()
     model = Qwen3ASRForConditionalGeneration.from_pretrained(DEMO_FOLDER, dtype=torch.float32)
@@ -65,7 +65,7 @@ def reference_parts(name: str) -> tuple[Any, Any]:
 def generate(
     name: str, samples: Samples, *, max_new_tokens: int = 200, language: str | None = None, context: str = ""
 ) -> tuple[int, ...]:
-    """What plain greedy `generate` answers for a whole clip: token ids without the end token."""
+    """The output of greedy `generate` for a whole clip: token ids without the end token."""
     model, processor = reference_parts(name)
     assert model.config.text_config._attn_implementation == "sdpa"
     inputs = processor.apply_transcription_request([samples], language=language, prompt=context)
@@ -85,10 +85,10 @@ def check_generated(
     language: str | None = None,
     context: str = "",
 ) -> None:
-    """Fail unless `tokens` are what plain greedy `generate` answers for a whole clip.
+    """Fail unless `tokens` equal the output of greedy `generate` for a whole clip.
 
-    Where the two best logits are equal up to float32 rounding (`TIE`), the token depends on the order in which the
-    processor adds. There, and only there, another token is accepted, and what follows it is not compared.
+    If the two best logits are equal up to float32 rounding (`TIE`), the token depends on the order of additions on the
+    CPU. Only in this case another token is accepted, and the tokens after it are not compared.
     """
     expected = generate(name, samples, max_new_tokens=max_new_tokens, language=language, context=context)
     if tuple(tokens) == expected:
@@ -96,26 +96,26 @@ def check_generated(
     model, processor = reference_parts(name)
     end = model.generation_config.eos_token_id[0]
     pairs = zip((*tokens, end), (*expected, end), strict=False)
-    same = next(index for index, (ours, theirs) in enumerate(pairs) if ours != theirs)
+    same = next(index for index, (token, other) in enumerate(pairs) if token != other)
     inputs = processor.apply_transcription_request([samples], language=language, prompt=context)
-    answered = torch.tensor([expected[:same]], dtype=torch.long)
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], answered], dim=1)
+    prefix = torch.tensor([expected[:same]], dtype=torch.long)
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], prefix], dim=1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     with torch.inference_mode():
         logits = model(**inputs).logits[0, -1]
-    ours, theirs = (*tokens, end)[same], (*expected, end)[same]
-    gap = float(logits[theirs] - logits[ours])
-    assert gap < TIE, f"token {same} is {ours}, expected {theirs} (logits {gap:.3g} apart): {tokens} {expected}"
+    actual, wanted = (*tokens, end)[same], (*expected, end)[same]
+    gap = float(logits[wanted] - logits[actual])
+    assert gap < TIE, f"token {same} is {actual}, expected {wanted} (logits {gap:.3g} apart): {tokens} {expected}"
 
 
 @cache
 def spoken(text: str, voice: int = 0) -> Samples:
-    """`text` by one of the voices that the demo checkpoint was not trained on. Do not write into it."""
+    """`text` in one of the held-out voices. The array is cached: do not modify it."""
     return speak(text, HELD_OUT[voice])
 
 
 def long_speech(rng: np.random.Generator, seconds: float) -> Samples:
-    """Sentences with pauses, silence, noise and jumps of level, `seconds` long."""
+    """Sentences with pauses, noise and changes of level, `seconds` long."""
     sentences = [
         "Turn on the kitchen light.",
         "The meeting is on Monday the tenth of May.",
@@ -136,7 +136,7 @@ def long_speech(rng: np.random.Generator, seconds: float) -> Samples:
 
 
 def random_sizes(rng: np.random.Generator, total: int) -> list[int]:
-    """Sizes of 1 sample to 3 s that add up to `total`, so that both ends of the range come up."""
+    """Random chunk sizes from 1 sample to 3 s that add up to `total`."""
     sizes: list[int] = []
     while sum(sizes) < total:
         drawn = [int(rng.integers(1, 48_000)), int(rng.integers(16_000, 48_000))]

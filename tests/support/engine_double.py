@@ -1,6 +1,6 @@
-"""What the tests of this room share: sound whose voice is simply loudness, and an engine double for event order.
+"""An engine double for sessions, audio whose voice activity is its loudness, and a checker of events.
 
-The double is deterministic: what it hears is a function of the samples. The real engine is driven in `test_engine.py`.
+The double is deterministic: its text is a function of the samples. `tests/live/test_real_engine.py` uses the engine.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from qwen_asr.live.session import Session
 from qwen_asr.live.session_options import SessionOptions
 
 Samples = NDArray[np.float32]
-Say = Callable[[Samples, str, "str | None"], Hypothesis]  # (samples, context, language) → what the model says
+Transcribe = Callable[[Samples, str, "str | None"], Hypothesis]  # (samples, context, language) → hypothesis
 
-# Short utterances, so that a few seconds of sound hold many endpoints and cuts.
+# Short utterances, so that a few seconds of audio contain many endpoints and cuts.
 QUICK = EndpointConfig(
     silence_seconds=0.2,
     min_speech_seconds=0.1,
@@ -32,7 +32,7 @@ QUICK = EndpointConfig(
 
 
 class Loudness:
-    """Voice is what is loud: exact to the window, so that a test knows where speech is."""
+    """A voice activity that treats loud windows as speech, so that a test knows exactly where speech is."""
 
     def __init__(self) -> None:
         self._rest = np.zeros(0, np.float32)
@@ -44,8 +44,8 @@ class Loudness:
         return (np.abs(joined[:whole]).reshape(-1, 512).mean(axis=1) > 0.02).astype(np.float32)
 
 
-def sound(segments: Sequence[tuple[bool, int]], seed: int = 0) -> Samples:
-    """Noise at changing levels where a segment (loud, samples) is loud, near-silence where it is not."""
+def make_audio(segments: Sequence[tuple[bool, int]], seed: int = 0) -> Samples:
+    """Noise at random levels for loud segments (loud, samples), and near-silence for the others."""
     rng = np.random.default_rng(seed)
     parts = [
         rng.uniform(-1, 1, count) * (rng.uniform(0.1, 0.9) if loud else 0.001) for loud, count in segments if count
@@ -53,23 +53,23 @@ def sound(segments: Sequence[tuple[bool, int]], seed: int = 0) -> Samples:
     return np.concatenate([np.zeros(0), *parts]).astype(np.float32)
 
 
-def heard(samples: Samples) -> str:
-    """One word for every full tenth of a second, made of its samples, and a last word that changes as audio comes."""
+def text_of(samples: Samples) -> str:
+    """The text of the double: a word for each full 0.1 s, computed from its samples, and a last word that changes."""
     tenths = samples[: len(samples) // 1600 * 1600].reshape(-1, 1600)
     words = [f"w{index}{chr(97 + int(np.abs(tenth).sum()) % 26)}" for index, tenth in enumerate(tenths)]
     return " ".join([*words, f"open{len(samples) // 4000 % 3}."])
 
 
-def plainly(samples: Samples, context: str, language: str | None) -> Hypothesis:
-    """A model without faults."""
-    return Hypothesis((1,), "raw", language or "English", heard(samples), len(samples))
+def transcribe_exactly(samples: Samples, context: str, language: str | None) -> Hypothesis:
+    """A model without faults: the text is `text_of` the samples."""
+    return Hypothesis((1,), "raw", language or "English", text_of(samples), len(samples))
 
 
-class Double:
-    """Stands for an engine utterance. `busy` is set by the test while a step is under way: nobody may touch it then."""
+class UtteranceDouble:
+    """A double of an engine utterance. The test sets `busy` during a step, when the utterance must not be used."""
 
-    def __init__(self, say: Say, context: str, language: str | None, max_new_tokens: int) -> None:
-        self._say, self._context, self._language = say, context, language
+    def __init__(self, transcribe: Transcribe, context: str, language: str | None, max_new_tokens: int) -> None:
+        self._transcribe, self._context, self._language = transcribe, context, language
         self.max_new_tokens = max_new_tokens
         self.busy = False
         self._samples = np.zeros(0, np.float32)
@@ -95,26 +95,28 @@ class Double:
 
     def feed(self, samples: Samples) -> Hypothesis:
         self.append(samples)
-        self.hypothesis = self._say(self._samples, self._context, self._language)
+        self.hypothesis = self._transcribe(self._samples, self._context, self._language)
         return self.hypothesis
 
     def finish(self) -> Hypothesis:
         return self.feed(np.zeros(0, np.float32))
 
 
-def new_session(say: Say = plainly, endpoints: EndpointConfig = QUICK, **options: Any) -> Session:
-    """A session on doubles that hear with `say`, with loudness for voice."""
-    new_utterance: Any = partial(Double, say)
+def new_session(
+    transcribe: Transcribe = transcribe_exactly, endpoints: EndpointConfig = QUICK, **options: Any
+) -> Session:
+    """A session on doubles that transcribe with `transcribe`, with loudness as the voice activity."""
+    new_utterance: Any = partial(UtteranceDouble, transcribe)
     return Session(new_utterance, UtteranceDetector(endpoints, Loudness()), SessionOptions(**options))
 
 
-class Witness:
-    """Takes every event and checks what must hold at each: order, settled text, lag."""
+class EventChecker:
+    """Collects the events of a session and checks the order, the settled text and the lag of each."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self._settled = ""
-        self._current = 0  # the utterance that is reported now; all before it are closed
+        self._current = 0  # the utterance being reported; all earlier ones are closed
 
     def take(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -141,7 +143,7 @@ class Witness:
         return [event for event in self.events if isinstance(event, Final)]
 
     def check_complete(self, session: Session) -> None:
-        """Everything was reported once, and every sample is accounted for."""
+        """Check that everything was reported once and that every sample is accounted for."""
         assert session.done
         assert session.lag == 0
         assert sum(event.end - event.start for event in self.closed) + session.skipped == session.received
