@@ -31,6 +31,7 @@ def scheduler(request: pytest.FixtureRequest) -> Iterator[Scheduler]:
         yield running
 
 
+@pytest.mark.slow
 def test_many_sessions_at_once_equal_generate(scheduler: Scheduler) -> None:
     rng = np.random.default_rng(11)
     clips = [long_speech(rng, rng.uniform(0.2, 12)) for _ in range(8)]

@@ -136,6 +136,7 @@ EDGES = {
 """For each edge how to open a session there, and the function at which the chain begins."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edge", EDGES)
 def test_a_session_is_opened_in_few_calls_and_the_docs_show_them(edge: str, service: Service, repository: Path) -> None:
     open_session, begin = EDGES[edge]

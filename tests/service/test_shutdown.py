@@ -74,6 +74,7 @@ def check_last_words(speaker: Client, heard: np.ndarray) -> None:
     assert "restarting" in error["message"]
 
 
+@pytest.mark.slow
 def test_sigterm_while_somebody_speaks(tmp_path: Path, repository: Path, request: pytest.FixtureRequest) -> None:
     server, url = started(tmp_path, repository)
     request.addfinalizer(server.kill)
@@ -115,6 +116,7 @@ LITTLE_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 
 """No file may be larger than 1 MiB: to a program the same as a disk on which no more is left."""
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_sigterm_while_a_page_listens(
     tmp_path: Path, repository: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -155,6 +157,7 @@ for mark in MARKS:
 
 
 @pytest.mark.parametrize("seconds", [60.0, 0.0])
+@pytest.mark.slow
 def test_a_client_far_ahead_of_the_recognizer_gets_the_texts_that_there_is_time_for(seconds: float) -> None:
     """The server stops while it has ceased to read from a client, because the recognizer is slow."""
     torch.set_num_threads(1)

@@ -169,6 +169,7 @@ def hanging() -> Iterator[tuple[threading.Event, threading.Event]]:
         let_go.set()
 
 
+@pytest.mark.slow
 def test_a_pass_that_hangs_is_abandoned_and_the_other_sessions_go_on(
     served: Listening, hanging: tuple[threading.Event, threading.Event], clock: Clock
 ) -> None:

@@ -152,7 +152,7 @@ class FallbackRecorder:
         with self._lock:  # two blocks of one tab must not open two recordings
             recording = self._recordings.get(tab, STOCK_RECORDING)
             if recording is not None and recording.finished:
-                if time.monotonic() - recording.heard_at < LATE_BLOCK_SECONDS:
+                if time.monotonic() - recording.last_request_at < LATE_BLOCK_SECONDS:
                     return
                 self._recordings.remove(tab, STOCK_RECORDING)
                 recording = None

@@ -90,7 +90,7 @@ class Recording:
         self.rate = rate
         self.options = options
         self.received = 0
-        self.heard_at = clock()
+        self.last_request_at = clock()
         self.error: str | None = None
         self.notifier = Notifier()
         self._clock = clock
@@ -140,7 +140,7 @@ class Recording:
         if self._clock() > self._ends_at:  # a page that does not stop by itself
             self.finish(self.received)
         with self._taking:
-            self.heard_at = self._clock()
+            self.last_request_at = self._clock()
             known = self.received - offset
             if known < 0 or self.finished or self.error:
                 return self.received
@@ -160,7 +160,7 @@ class Recording:
     def finish(self, total: int) -> None:
         """Ends the recording at `total` bytes, once all of them are here. May be called repeatedly."""
         with self._taking:
-            self.heard_at = self._clock()
+            self.last_request_at = self._clock()
             if self.received >= total:
                 self._finished_for_shutdown = False  # the server has ended it where the page did
                 self._finish()
@@ -358,7 +358,7 @@ class RecordingRegistry:
             if entry is None:
                 self.check_rate(address)
                 entry = self._queue[tab, recording_id] = QueueEntry(self._admission)
-            entry.heard_at = self._clock()
+            entry.last_request_at = self._clock()
             return entry
 
     def remove(self, tab: str, recording_id: str) -> None:
@@ -388,7 +388,7 @@ class RecordingRegistry:
                 return [
                     (tab, recording_id)
                     for (tab, recording_id), item in items.items()
-                    if tab in closed_tabs or now - item.heard_at > self._limits.idle_seconds
+                    if tab in closed_tabs or now - item.last_request_at > self._limits.idle_seconds
                 ]
 
             recordings = [self._recordings.pop(key) for key in expired(self._recordings)]

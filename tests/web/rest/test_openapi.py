@@ -188,6 +188,7 @@ def test_each_documented_error_is_answered_as_documented(
     assert sent == set(documented.get("headers", {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_each_success_is_answered_as_documented(running: Running, method: str, path: str) -> None:
     if path != TRANSCRIPTIONS:

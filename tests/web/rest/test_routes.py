@@ -111,11 +111,13 @@ def check_formats(answers: dict[str, Any], recording: bytes) -> None:
         assert abs(cue.end.total_seconds() - segment.end) < 0.002
 
 
+@pytest.mark.slow
 def test_every_format_equals_offline_transcription(clients: Clients) -> None:
     with clients.sync() as client:
         check_formats({format: ask(client, response_format=format) for format in FORMATS}, speech())
 
 
+@pytest.mark.slow
 def test_every_format_with_asyncio(clients: Clients) -> None:
     async def all_at_once() -> dict[str, Any]:
         async with clients.asynchronous() as client:
@@ -134,6 +136,7 @@ def check_events(events: list[Any], text: str) -> None:
     assert "".join(event.delta for event in deltas) == done.text == text
 
 
+@pytest.mark.slow
 def test_the_streamed_deltas_add_up_to_the_text(clients: Clients) -> None:
     with clients.sync() as client:
         text = ask(client).text
@@ -147,6 +150,7 @@ def test_the_streamed_deltas_add_up_to_the_text(clients: Clients) -> None:
     check_events(asyncio.run(streamed()), text)
 
 
+@pytest.mark.slow
 def test_events_come_while_the_rest_is_still_to_be_recognized(clients: Clients) -> None:
     with clients.sync() as client:
         events = ask(client, speech(12), stream=True)
@@ -157,6 +161,7 @@ def test_events_come_while_the_rest_is_still_to_be_recognized(clients: Clients) 
     assert len(rest) == 3 * 12  # with `transcript.text.done`
 
 
+@pytest.mark.slow
 def test_language_and_prompt_reach_the_model(clients: Clients) -> None:
     with clients.sync() as client:
         answer = ask(client, response_format="verbose_json", language="en", prompt="kitchen light", temperature=0.0)
@@ -176,6 +181,7 @@ def test_silence_has_no_text(clients: Clients) -> None:
         assert done.text == ""
 
 
+@pytest.mark.slow
 def test_a_long_file_waits_for_the_recognizer(certificates: Path) -> None:
     # Little audio may be decoded ahead and utterances are short, so decoding has to wait again and again.
     limits = Limits(upload=UploadLimits(ahead_seconds=0.1))
@@ -392,6 +398,7 @@ def post_slowly(client: httpx.Client, slow: SlowUpload) -> httpx.Response:
     return client.post(ROUTE, content=iter(slow), headers={"content-type": "multipart/form-data; boundary=x"})
 
 
+@pytest.mark.slow
 def test_uploads_block_neither_each_other_nor_the_probes(clients: Clients, uploads: Path) -> None:
     with clients.sync() as client, clients.plain() as plain, ThreadPoolExecutor(2) as pool:
         text = ask(client).text
@@ -434,6 +441,7 @@ def disconnect_while_reading(clients: Clients) -> None:
         events.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disconnect", [disconnect_while_sending, disconnect_while_waiting, disconnect_while_reading])
 def test_a_client_that_disconnects_leaves_nothing_behind(
     clients: Clients, uploads: Path, disconnect: Callable[[Clients], None], caplog: pytest.LogCaptureFixture
@@ -479,6 +487,7 @@ def test_an_upload_that_cannot_be_stored(clients: Clients, monkeypatch: pytest.M
     assert (failure.value.status_code, failure.value.code) == (507, "storage_error")
 
 
+@pytest.mark.slow
 def test_a_stream_ends_with_an_error_when_the_recognizer_stops(certificates: Path) -> None:
     with serving(Service(Config(host="127.0.0.1"), demo_recognizer()), certificates) as served:
         clients = Clients(served, certificates)
@@ -494,6 +503,7 @@ def test_a_stream_ends_with_an_error_when_the_recognizer_stops(certificates: Pat
     assert (refusal.value.status_code, refusal.value.type) == (500, "server_error")
 
 
+@pytest.mark.slow
 def test_open_requests_get_an_error_when_the_server_stops(
     certificates: Path, uploads: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -176,6 +176,7 @@ def post(url: str, seconds: float = 120) -> httpx.Response:
     return httpx.post(f"{url}/v1/audio/transcriptions", files=files, timeout=seconds)
 
 
+@pytest.mark.slow
 @_gradios
 @pytest.mark.parametrize("rest", [1], indirect=True)
 def test_a_request_waits_for_a_place_and_one_more_is_refused(rest: tuple[str, Service]) -> None:

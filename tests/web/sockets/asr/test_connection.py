@@ -104,6 +104,7 @@ async def exchange(url: str, samples: Samples, trust: ssl.SSLContext | None = No
     return speaker
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Gradio's own
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 def test_the_original_clients_exchange_beside_the_page(scheme: str, tmp_path: Path) -> None:
@@ -177,6 +178,7 @@ def test_a_bad_config_is_answered(served: Listening, first: str | bytes, code: s
     assert "Traceback" not in error["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "code", "close_code"),
     [
@@ -235,6 +237,7 @@ def test_a_client_that_vanishes_frees_its_session(served: Listening) -> None:
     asyncio.run(vanish(False))
 
 
+@pytest.mark.slow
 def test_two_at_once_do_not_block_each_other(served: Listening) -> None:
     long = np.concatenate([said(*SENTENCES)] * 6)
     short = said(SENTENCES[0])
@@ -341,6 +344,7 @@ def test_times_that_run_out(service: Service, limit: str) -> None:
     assert speaker.connection.close_code == (1013 if limit == "session_seconds" else 1008)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_seconds", [0.5, 5.0])  # the second needs more for a step than may wait for one
 def test_audio_is_read_only_as_far_as_it_is_consumed(service: Service, chunk_seconds: float) -> None:
     samples = np.concatenate([said(*SENTENCES, gap=0.3)] * 6)  # one minute, hardly a pause
@@ -417,6 +421,7 @@ def random_message(rng: np.random.Generator) -> str | bytes:
     return bytes(text).decode(errors="replace")
 
 
+@pytest.mark.slow
 def test_random_messages_leave_nothing_behind(service: Service) -> None:
     async def speak(served: Listening, seed: int) -> list[dict[str, Any]]:
         rng = np.random.default_rng(seed)
@@ -487,6 +492,7 @@ async def jammed(url: str) -> AsyncIterator[tuple[Client, Jam]]:
             yield speaker, jam
 
 
+@pytest.mark.slow
 def test_a_slow_reader_gets_every_final_and_holds_up_nobody(service: Service) -> None:
     samples = said(*SENTENCES, *SENTENCES)
     short = said(SENTENCES[0])
@@ -527,6 +533,7 @@ def test_who_never_reads_is_given_up(service: Service) -> None:
         asyncio.run(speak(server))
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_nothing_is_not_read_for_ever(service: Service) -> None:
     many = np.concatenate([said(SENTENCES[0], SENTENCES[0])] * 6)  # a dozen finals
 

@@ -76,6 +76,7 @@ def drop(speaker: Client) -> None:
     speaker.connection.transport.abort()
 
 
+@pytest.mark.slow
 def test_a_session_goes_on_where_it_was(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
     async def speak() -> tuple[Client, dict[str, Any]]:
         async with client(served.url) as first:
@@ -99,6 +100,7 @@ def test_a_session_goes_on_where_it_was(served: Listening, uncut: list[tuple[Any
     assert second.messages[-1]["received_samples"] == len(SAID)
 
 
+@pytest.mark.slow
 def test_finals_are_said_again_and_marked(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
     async def speak(offset: int) -> list[dict[str, Any]]:
         async with client(served.url) as first:
@@ -143,6 +145,7 @@ def test_a_drop_behind_the_finalize_loses_no_final(served: Listening, uncut: lis
     assert all(one["repeated"] for one in messages[1:])
 
 
+@pytest.mark.slow
 def test_what_was_never_known_goes_on_from_the_offset(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
     at = uncut[0][3]
 
@@ -169,6 +172,7 @@ def test_what_was_never_known_goes_on_from_the_offset(served: Listening, uncut: 
         assert not any("repeated" in one for one in messages)
 
 
+@pytest.mark.slow
 def test_samples_are_counted_at_the_clients_rate(served: Listening) -> None:
     at_48 = resample_poly(np.concatenate([silence(1.0), SAID]), 3, 1).clip(-1, 1)
     settings = {"sample_rate": 48_000, "encoding": "s16le"}
@@ -229,6 +233,7 @@ def test_a_wrong_offset_is_answered(served: Listening, wrong: dict[str, Any]) ->
     assert asyncio.run(speak())["code"] == "BadConfig"
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_only_thought_alive_is_taken_over(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
     async def speak() -> list[dict[str, Any]]:
         async with client(served.url) as first, client(served.url) as second:
@@ -332,6 +337,7 @@ def test_an_error_that_ended_it_ended_it(served: Listening) -> None:
     assert asyncio.run(speak()) == "session_created"
 
 
+@pytest.mark.slow
 def test_more_finals_than_are_kept_are_not_half_told(service: Service) -> None:
     async def speak(server: Listening, missed: int) -> str:
         async with client(server.url) as first:
