@@ -44,9 +44,7 @@ def test_null_restores_the_servers_defaults(update: dict[str, Any]) -> None:
 def test_each_part_of_a_transcription_changes_alone() -> None:
     settings = RealtimeSettings(None, language="fr", prompt="Names")
     assert updated(settings, new(transcription={"prompt": None})).language == "fr"
-    assert updated(settings, new(transcription={"language": ""})) == RealtimeSettings(
-        None, language="de", prompt="Names"
-    )
+    assert updated(settings, new(transcription={"language": ""})) == replace(settings, language="de")
     assert updated(settings, new(transcription={"model": "any"})) == settings
 
 
