@@ -14,9 +14,9 @@ from pathlib import Path
 
 from benchmarks.load import Running, server, speak
 from benchmarks.speech import Samples, conversation
-from qwen_asr.config.limits import WATCH_SECONDS
+from qwen_asr.config.limits import WatchdogLimits
 
-TIDY_SECONDS = 1.5 * WATCH_SECONDS
+TIDY_SECONDS = 1.5 * WatchdogLimits.poll_seconds
 """Within these the server has given back what ended sessions held."""
 
 

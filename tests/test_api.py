@@ -40,6 +40,7 @@ class Quiet(SimpleHTTPRequestHandler):
         """Nothing on the terminal."""
 
 
+@pytest.mark.slow
 def test_every_way_to_give_one_audio(model: Qwen3ASRModel, tmp_path: Path) -> None:
     samples = spoken(TEXT)
     path = write_wave(tmp_path / "one.wav", samples)
@@ -76,6 +77,7 @@ def test_a_list_is_answered_in_order_with_its_own_settings(model: Qwen3ASRModel)
     assert [model.transcribe(clip)[0].text for clip in clips[:2]] == [answer.text for answer in answers[:2]]
 
 
+@pytest.mark.slow
 def test_offline_is_generate(model: Qwen3ASRModel) -> None:
     samples = long_speech(np.random.default_rng(1), 20.0)
     utterance = model.init_streaming_state(chunk_size_sec=100)
@@ -85,6 +87,7 @@ def test_offline_is_generate(model: Qwen3ASRModel) -> None:
     assert model.transcribe((samples, 16_000))[0].text == utterance.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.01, 3.0, 29.9, 75.0])
 def test_streaming_ends_with_the_offline_text(model: Qwen3ASRModel, seconds: float) -> None:
     rng = np.random.default_rng(int(seconds))

@@ -47,6 +47,7 @@ async def speak(url: str, samples: np.ndarray) -> tuple[Client, str]:
     return speaker, session_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_every_record_names_its_session(log_format: str) -> None:
     torch.set_num_threads(1)

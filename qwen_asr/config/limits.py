@@ -1,45 +1,89 @@
-"""The limits of the server that are not options. Each stands here once, with its unit in its name."""
+"""Limits that are not options: sizes, times and counts, as frozen dataclasses that are handed in.
+
+Each name carries its unit. `Limits` groups them for `Service`, whose routes take their part of it, so a test gives
+limits of its own: ``Service(config, limits=Limits(upload=UploadLimits(file_bytes=1000)))``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-IDLE_SECONDS = 60.0
-"""A page from which nothing was heard for so long is gone (a silent network death); its session is freed."""
-LEAVING_SECONDS = 8.0
-"""How long a page whose connection ended may come back before its session is freed. A phone that changes from Wi-Fi to
-mobile drops every connection at once and is back seconds later; a closed tab never is."""
-MAX_BLOCK_BYTES = 1 << 20
-"""The most audio that the page posts at once; more is split, so that one request never fills the memory."""
-MAX_BACKLOG_SECONDS = 600.0
-"""How much audio the page keeps for a server that it cannot reach, before it stops recording and says so."""
-MAX_UPLOAD_BYTES = 512 << 20
-"""The largest audio file that the REST route takes; it lies on disk meanwhile. OpenAI's own server takes 25 MB."""
-MAX_FORM_BYTES = 1 << 20
-"""The most bytes of an upload's form beside the file itself: fields, headers, boundaries."""
-LINGER_SECONDS = 5.0
-"""How long the rest of a refused upload is still read and thrown away, so that the sender gets to read the answer."""
 RETRY_AFTER_SECONDS = 5
-"""When a client that came while the checkpoint was loading is told to come again."""
-WRONG_KEYS = "20/minute"
-"""How many wrong keys and passwords an address may try; for the rest of the minute not even a right one is compared."""
-MAX_AHEAD_SECONDS = 30.0
-"""How much ended speech of a file waits, decoded, for the recognizer before more of the file is read."""
-STOP_SECONDS = 10.0
-"""How long a server that stops still recognizes what it has received, and tells it. What kills a server that does not
-stop (Docker after 10 s, Kubernetes after 30 s) has to be told of it: docs/operate.md."""
-STALL_SECONDS = 30.0
-"""From when on a pass over the model that gets on with nothing counts as stuck, however little it has to do …"""
-STALL_SECONDS_PER_FRAME = 0.02
-"""… and how much longer it may take for each log-mel frame (10 ms) that it encodes, and for each position of the
-decoder: some twenty times what Qwen3-ASR-0.6B took on two CPU cores."""
-STALL_SECONDS_PER_POSITION = 0.2
-WATCH_SECONDS = 1.0
-"""How often that is looked at."""
-MAX_STUCK_THREADS = 2
-"""How many threads may be stuck, each on a core of its own, before the server takes no more work."""
-MEMORY_SECONDS = 10.0
-"""For how long after a pass found no memory nobody gets a new session."""
+"""The `Retry-After` header of a refusal that will pass by itself, such as while the checkpoint loads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageLimits:
+    """Limits for the recordings of the page."""
+
+    idle_seconds: float = 60.0
+    """After this long without a request from its page, a recording is freed: the connection died without notice."""
+    reconnect_seconds: float = 8.0
+    """How long the recordings of a page whose connection ended are kept. A phone that changes from Wi-Fi to mobile
+    data drops every connection at once and is back within seconds; a closed tab never returns."""
+    block_bytes: int = 1 << 20
+    """Audio in one request of the page; more is split, so that no request fills the memory."""
+    backlog_seconds: float = 600.0
+    """Audio that the page keeps while it cannot reach the server. Then it stops recording and shows why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadLimits:
+    """Limits for `/v1/audio/transcriptions`."""
+
+    file_bytes: int = 512 << 20
+    """The audio file. It is kept on disk, not in memory; OpenAI's own server takes 25 MB."""
+    form_bytes: int = 1 << 20
+    """The rest of the form: fields, headers, boundaries."""
+    write_bytes: int = 1 << 20
+    """How much of the file is collected before a thread writes it. Writing each network packet would cost more."""
+    idle_seconds: float = 60.0
+    """The longest pause between two pieces of an upload."""
+    linger_seconds: float = 5.0
+    """How long the rest of a refused upload is read and discarded, so that the client reads the answer."""
+    shutdown_linger_seconds: float = 0.5
+    """The same while the server stops, when its connections have less time."""
+    ahead_seconds: float = 30.0
+    """Speech of a file that may wait for the recognizer before more of the file is decoded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchdogLimits:
+    """How long a pass over the model may take, and what happens after one that hangs or finds no memory."""
+
+    base_seconds: float = 30.0
+    """A pass without any work …"""
+    seconds_per_frame: float = 0.02
+    """… and this much more for each log-mel frame (10 ms) that it encodes …"""
+    seconds_per_position: float = 0.2
+    """… and for each position of the decoder. Both are about twenty times what Qwen3-ASR-0.6B took on two CPU cores."""
+    poll_seconds: float = 1.0
+    """How often the watchdog checks for a pass that hangs."""
+    hanging_threads: int = 2
+    """With this many threads hanging, each on a core of its own, the server accepts no more work."""
+    memory_seconds: float = 10.0
+    """How long no session is opened after a pass failed for lack of memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShutdownLimits:
+    """Limits for a graceful shutdown."""
+
+    seconds: float = 10.0
+    """How long audio that was received is still transcribed. A supervisor that kills the process earlier (Docker after
+    10 s, Kubernetes after 30 s) has to be configured: docs/operate.md."""
+    notice_seconds: float = 1.0
+    """How long sessions that got no text within `seconds` may take to tell their clients."""
+    load_failure_seconds: float = 1.5
+    """How long a server that could not load its checkpoint keeps running, so that open pages can show why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardLimits:
+    """Limits for requests with wrong credentials."""
+
+    wrong_credentials: str = "20/minute"
+    """Wrong keys and passwords from one address. Over this rate even a right one is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +99,7 @@ class SocketLimits:
     """A message of audio: a minute of float32 at 16 kHz. Whoever sends a file sends it in pieces."""
     config_seconds: float = 10.0
     """How long after the connection the first message may take."""
-    idle_seconds: float = IDLE_SECONDS
+    idle_seconds: float = 60.0
     """How long nothing may come from a client that could send. It finds half-open connections too."""
     session_seconds: float = 4 * 3600.0
     """How long a session may last. The server takes it from `--max-session-seconds`, which has the same default."""
@@ -98,3 +142,16 @@ class AcceptorLimits:
     """How long a request that is only redirected may take, with its answer."""
     idle_seconds: float = 20.0
     """How long an open connection may be without a complete request; after an answer uvicorn waits 5 s itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """All limits of one server."""
+
+    page: PageLimits = field(default_factory=PageLimits)
+    upload: UploadLimits = field(default_factory=UploadLimits)
+    sockets: SocketLimits = field(default_factory=SocketLimits)
+    guard: GuardLimits = field(default_factory=GuardLimits)
+    watchdog: WatchdogLimits = field(default_factory=WatchdogLimits)
+    shutdown: ShutdownLimits = field(default_factory=ShutdownLimits)
+    acceptor: AcceptorLimits = field(default_factory=AcceptorLimits)

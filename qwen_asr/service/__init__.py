@@ -1,1 +1,1 @@
-"""The recognizer shared by all sessions: loading, admission, the open sessions, the watchdog, and shutdown. No HTTP."""
+"""The recognizer shared by all sessions: loading, admission, open sessions, watchdog, shutdown. No HTTP."""

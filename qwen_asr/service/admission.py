@@ -1,7 +1,7 @@
-"""How many sessions run at once, and who waits for a place: a queue with positions. No clock, no I/O, any thread.
+"""Admission: how many sessions run at once, and a queue with positions for the rest. No clock, no I/O, thread-safe.
 
-Whoever comes is in while there is a place, else waits in order of arrival, else is refused. Leaving frees the place, or
-the place in the queue, and moves everybody behind it up.
+A client enters directly if a slot is free, waits in line if the queue has room, and is refused otherwise. A ticket that
+leaves frees its slot or its position, and everyone behind it moves up.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from qwen_asr.errors import LimitExceeded
 
 
 class Slot(Protocol):
-    """What a session holds as long as it lasts: a `QueueTicket` that is in."""
+    """What a session holds while it runs: a `QueueTicket` that has been admitted."""
 
     def leave(self) -> None:
-        """Gives it back. Again: nothing happens."""
+        """Returns the slot. A second call does nothing."""
 
 
 class Borrowed:
-    """A place for one of several sessions in the place of somebody else, who gives that back."""
+    """A slot for one of several sessions that share the slot of their connection, which returns it."""
 
     def leave(self) -> None:
-        """Nothing to give back."""
+        """Does nothing."""
 
 
 class QueueTicket:
-    """What `Admission.enter` gives: a place, or a position in the queue. `leave` it, whatever happens."""
+    """A slot, or a position in the queue; from `Admission.enter`. Always call `leave` in the end."""
 
     def __init__(self, admission: Admission, on_move: Callable[[], None]) -> None:
         self._admission = admission
@@ -38,24 +38,24 @@ class QueueTicket:
 
     @property
     def position(self) -> int:
-        """0: it is in. 1: the next to come in, and so on. What it was last, once it has left."""
+        """0: admitted. 1: the next in line, and so on. After `leave` the last position."""
         return self._position
 
     @property
     def is_in(self) -> bool:
-        """Whether it has a place (or had one, once it has left)."""
+        """Whether the ticket holds a slot, or held one before `leave`."""
         return self._position == 0
 
     def leave(self) -> None:
-        """Gives the place back, or the position in the queue. Again: nothing happens."""
+        """Returns the slot, or gives up the position in the queue. A second call does nothing."""
         self._admission._leave(self)
 
 
 class Admission:
-    """At most `max_sessions` tickets are in, at most `max_queue` wait.
+    """Admits at most `max_sessions` tickets at once; at most `max_queue` more wait.
 
-    ``on_move`` of a ticket is called whenever its position has changed, on the thread of whoever left and with no lock
-    held; it may call back. It carries no number, so that two calls that overtake each other tell nothing wrong.
+    A ticket's ``on_move`` is called whenever its position changes, on the thread of the ticket that left and without a
+    lock held; it may call back. It gets no number, so two calls that overtake each other cannot report a wrong one.
     """
 
     def __init__(self, max_sessions: int, max_queue: int) -> None:
@@ -67,26 +67,26 @@ class Admission:
 
     @property
     def inside(self) -> int:
-        """How many are in."""
+        """The number of slots in use."""
         return len(self._inside)
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of tickets in the queue."""
         return len(self._queue)
 
     @property
     def capacity(self) -> int:
-        """How many can be in or waiting, together."""
+        """How many tickets there can be, admitted and waiting."""
         return self.max_sessions + self.max_queue
 
     def check_room(self) -> None:
-        """Raises LimitExceeded where `enter` would, at this moment: before work that would be for nothing."""
+        """Raises LimitExceeded if `enter` would raise it now. For a check before work that would be in vain."""
         if len(self._inside) + len(self._queue) >= self.capacity:
             raise self._refusal()
 
     def enter(self, on_move: Callable[[], None] = lambda: None) -> QueueTicket:
-        """A ticket that is in, or waits. Raises LimitExceeded where no more may wait."""
+        """Returns a ticket, admitted or waiting. Raises LimitExceeded if the queue is full."""
         ticket = QueueTicket(self, on_move)
         with self._lock:
             if len(self._inside) < self.max_sessions:
@@ -99,7 +99,7 @@ class Admission:
         return ticket
 
     def enter_at_once(self) -> QueueTicket:
-        """A ticket that is in, for who cannot wait. Raises LimitExceeded where there is no place."""
+        """Returns an admitted ticket, for a client that cannot wait. Raises LimitExceeded if no slot is free."""
         ticket = self.enter()
         if not ticket.is_in:
             ticket.leave()
@@ -107,10 +107,14 @@ class Admission:
         return ticket
 
     def _refusal(self) -> LimitExceeded:
-        most, queue = self.max_sessions, self.max_queue
-        taken = f"All {most} places of this server are taken" if most > 1 else "The only place of this server is taken"
-        waiting = f", and {queue} {'wait' if queue > 1 else 'waits'} already" if queue else ""
-        return LimitExceeded(f"{taken}{waiting}: try again later.")
+        slots, queue = self.max_sessions, self.max_queue
+        used = (
+            f"All {slots} sessions of this server are in use"
+            if slots > 1
+            else "The only session of this server is in use"
+        )
+        waiting = f", and {queue} {'clients wait' if queue > 1 else 'client waits'} in line" if queue else ""
+        return LimitExceeded(f"{used}{waiting}: try again later.")
 
     def _leave(self, ticket: QueueTicket) -> None:
         with self._lock:
@@ -119,7 +123,7 @@ class Admission:
             other._on_move()
 
     def _remove(self, ticket: QueueTicket) -> list[QueueTicket]:
-        """Takes it out; returns those whose position is another one now."""
+        """Removes the ticket; returns those whose position has changed."""
         if ticket in self._inside:
             self._inside.remove(ticket)
             first = 0

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import decode_blocks
-from qwen_asr.config.limits import MAX_AHEAD_SECONDS
 from qwen_asr.errors import AudioError, LimitExceeded, StepFailed
 from qwen_asr.live.events import Event, Failed, Final
 
@@ -61,7 +60,7 @@ class FileTranscription:
         self._events: list[Event] = []
         self._changed = asyncio.Event()
         # At least one utterance: with less audio than that waiting, no step may be due, and no event would ever arrive.
-        self._max_lag = service.config.max_utterance_seconds + MAX_AHEAD_SECONDS
+        self._max_lag = service.config.max_utterance_seconds + service.limits.upload.ahead_seconds
 
     @property
     def seconds(self) -> float:

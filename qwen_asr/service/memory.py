@@ -1,4 +1,4 @@
-"""Memory that ended sessions held goes back to the system."""
+"""`reclaim`: returns the memory of ended sessions to the operating system."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import platform
 
 
 def reclaim() -> None:
-    """Frees what only cycles of references still hold, and has the allocator give up what is free. Any thread.
+    """Frees what only reference cycles hold, and makes the allocator return free memory. Thread-safe.
 
-    Ended sessions are in such cycles, with a megabyte each. Python itself would look for them only once a quarter as
-    many objects have come as there are for good, and of those a server with torch has a million. What is free then
-    lies scattered, a bit in the arena of each thread, and glibc gives nothing of that back unasked (malloc_trim(3)).
+    Ended sessions are in such cycles, about a megabyte each. Python collects its oldest generation only once the
+    number of new objects reaches a quarter of the old ones, and a server with torch holds a million objects. The memory
+    that is freed lies scattered over the arenas of the threads, and glibc returns none of it unasked (malloc_trim(3)).
     """
     gc.collect()
     if _GLIBC is not None:

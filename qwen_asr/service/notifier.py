@@ -1,4 +1,4 @@
-"""A bell that threads ring and coroutines wait for: how text made on the device's thread wakes a waiting request."""
+"""`Notifier`: wakes coroutines from any thread, as when the recognizer's thread has text for a waiting request."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 
 class Notifier:
-    """Rung from any thread; waited for in any event loop.
+    """`notify` from any thread, `wait` in any event loop.
 
-    A waiting request must hold no thread: a hundred open pages would use up the pool of the web server.
+    A waiting request holds no thread: a hundred open pages would use up the thread pool of the web server.
     """
 
     def __init__(self) -> None:
@@ -19,15 +19,15 @@ class Notifier:
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     def notify(self) -> None:
-        """Wakes all who wait now."""
+        """Has every waiting coroutine check its condition."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
         for loop, event in waiting:
-            with contextlib.suppress(RuntimeError):  # that loop has ended meanwhile, and its waiters with it
+            with contextlib.suppress(RuntimeError):  # the loop has been closed, and its coroutines with it
                 loop.call_soon_threadsafe(event.set)
 
     async def wait(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Returns once `ready()` is true, asked again at each ring, or when `seconds` have passed."""
+        """Returns once `ready()` is true, checked at each `notify`, or after `seconds`."""
         with contextlib.suppress(asyncio.TimeoutError):
             async with asyncio.timeout(seconds):
                 while True:
@@ -36,7 +36,7 @@ class Notifier:
                     with self._lock:
                         self._waiting.append(entry)
                     try:
-                        # Asked after the event is in the list, so that a ring in between is not missed.
+                        # Checked only once the event is in the list, so that a `notify` in between is not missed.
                         if ready():
                             return
                         await event.wait()

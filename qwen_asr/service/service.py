@@ -1,6 +1,6 @@
-"""The recognizer behind the page: loaded in the background, shared by all speakers.
+"""`Service`: the recognizer, loaded in the background and shared by all sessions, and everything around them.
 
-The page is there at once and shows what goes on; whoever speaks too early is told so (`NotReady`).
+The server answers while the checkpoint loads: the page shows the progress, and opening a session raises `NotReady`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import contextlib
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from qwen_asr.audio.vad import Silero
 from qwen_asr.config.config import Config
-from qwen_asr.config.limits import MAX_STUCK_THREADS, WATCH_SECONDS
+from qwen_asr.config.limits import Limits
 from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
 from qwen_asr.live.events import Event
 from qwen_asr.live.session_options import DetectorFactory, SessionOptions, endpoints_of, voice_detector
@@ -40,22 +41,30 @@ DEMO_NOTE = (
 
 
 def short_of_memory() -> LimitExceeded:
-    """Why nobody gets a session while those that there are need all the memory."""
-    return LimitExceeded("The device is short of memory for one more session: try again a little later.")
+    """The refusal of a session while the open ones need all the memory of the device."""
+    return LimitExceeded("The device is short of memory for another session: try again a little later.")
 
 
 class Service:
-    """`start` loads; `state` is "loading", "ready" or "failed", `text` says it to people, `error` is why it failed.
+    """Loads the recognizer, opens sessions on it, and watches over it.
 
-    A recognizer that is loaded already can be handed in; the state is then "ready" from the beginning. `stopping` may
-    be set at any time: nobody gets a session any more. `waiting` tells how many clients wait for one and
-    `certificate_expiry` when the server's certificate expires (Unix time; None: there is none); both are for whoever
-    knows to replace. `admission` says who has a place among the sessions, whatever route they came by, and `rates`
-    how often one may come.
+    `start` loads it. `state` is "loading", "ready" or "failed", `text` describes the state for people, and `error` is
+    why loading failed. A recognizer that is already loaded can be given; the state is then "ready" at once.
+
+    `admission` and `rates` apply to all routes together. When `stopping` is set, no more sessions are opened. `clock`
+    is for tests.
     """
 
-    def __init__(self, config: Config, recognizer: Recognizer | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        recognizer: Recognizer | None = None,
+        *,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.config = config
+        self.limits = limits or Limits()
         self.notifier = Notifier()
         self.admission = Admission(config.max_sessions, config.max_queue)
         self.rates = Rates(config.rate_limit)
@@ -68,14 +77,14 @@ class Service:
         self.stopping = False
         self.instruments = Instruments()
         self.sessions = SessionRegistry(self.instruments.lag.observe, lambda: self.instruments.count("StepFailed"))
-        self.watchdog = Watchdog(self.instruments)
-        self._stuck: list[threading.Thread] = []
+        self.watchdog = Watchdog(self.instruments, self.limits.watchdog, clock)
+        self._hanging: list[threading.Thread] = []
         self._closed = threading.Event()
         if recognizer is not None:
-            self._take(recognizer)
+            self._use(recognizer)
 
     def start(self, when_settled: Callable[[], None] = lambda: None) -> None:
-        """Begins to load; calls `when_settled` once it is ready or has failed. Nothing to do when it was handed in."""
+        """Starts loading in the background; calls `when_settled` once the state is "ready" or "failed"."""
 
         def load() -> None:
             if self.state == "loading":
@@ -85,16 +94,16 @@ class Service:
         threading.Thread(target=load, name="qwen-asr-loading", daemon=True).start()
 
     def wait(self, seconds: float | None = None) -> str:
-        """Waits until the state is no longer "loading"; returns the state."""
+        """Waits until the state is no longer "loading", at most `seconds`; returns the state."""
         self._settled.wait(seconds)
         return self.state
 
     def as_dict(self) -> dict[str, Any]:
-        """The state for the page: `state`, `text`, the model's name and one line on what it understands."""
+        """The state for the page: `state`, `text`, `model` (the checkpoint's name) and `note` (what it recognizes)."""
         recognizer = self._scheduler.recognizer if self._scheduler else None
         state, text = self.readiness()
         return {
-            "state": "loading" if state == "stopping" else state,  # it will be ready again: the page asks on
+            "state": "loading" if state == "stopping" else state,  # the page keeps asking until a server is ready
             "text": text,
             "model": f"Checkpoint: {recognizer.name}" if recognizer else "",
             "note": DEMO_NOTE if recognizer and recognizer.is_demo else "",
@@ -175,14 +184,14 @@ class Service:
             raise short_of_memory() from error
 
     def readiness(self) -> tuple[str, str]:
-        """The state, or "stopping", and its text: whether a session can be opened."""
+        """Whether a session can be opened: the state, or "stopping", and its text."""
         return ("stopping", str(ServerStopping())) if self.stopping else (self.state, self.text)
 
     def unhealthy_reason(self) -> str | None:
-        """Why only a new process would help, in a sentence; None while all is well."""
-        stuck = sum(thread.is_alive() for thread in self._stuck)
-        if stuck:
-            return f"{stuck} of the recognizer's threads hang in a pass over the model that does not end."
+        """Why the process has to be restarted, as a sentence; None if it works."""
+        hanging = sum(thread.is_alive() for thread in self._hanging)
+        if hanging:
+            return f"{hanging} of the recognizer's threads hang in a pass over the model that does not end."
         working = self._scheduler is not None and self._scheduler.alive
         if self.state == "ready" and not working and not self._closed.is_set():
             return "The recognizer's thread has ended."
@@ -190,13 +199,13 @@ class Service:
 
     @property
     def model_name(self) -> str:
-        """What people know the checkpoint by. Raises NotReady while it is not loaded."""
+        """The name of the checkpoint. Raises NotReady while none is loaded."""
         if self._scheduler is None:
             raise NotReady(self.text)
         return self._scheduler.recognizer.name
 
     def close(self) -> None:
-        """Stops the recognizer's thread; sessions that still run are told that it has stopped."""
+        """Stops the recognizer's thread. The utterances of open sessions fail."""
         self._closed.set()
         if self._scheduler is not None:
             self._scheduler.close()
@@ -215,7 +224,7 @@ class Service:
             from qwen_asr.engine.checkpoint import load_recognizer  # heavy: takes seconds, and the page is up meanwhile
 
             config = self.config
-            self._take(load_recognizer(config.asr_model_path, config.device, config.dtype, self._progress))
+            self._use(load_recognizer(config.asr_model_path, config.device, config.dtype, self._progress))
         except QwenASRError as error:
             self._fail(error)
         except Exception as error:
@@ -223,59 +232,57 @@ class Service:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self._fail(QwenASRError(f"The checkpoint could not be loaded ({reason}). The server's log says more."))
 
-    def _take(self, recognizer: Recognizer) -> None:
+    def _use(self, recognizer: Recognizer) -> None:
         import torch  # heavy, as is what follows
 
         from qwen_asr.engine.scheduler import Scheduler
 
         if recognizer.is_demo and recognizer.device.type == "cpu":
-            # So small a model loses more to threads that wait for each other than it gains by them.
+            # With so small a model, threads cost more in waiting for each other than they save.
             torch.set_num_threads(1)
         self._silero = Silero()
         self._scheduler = Scheduler(recognizer, self.watchdog)
-        threading.Thread(
-            target=self._watch_over, args=(self._scheduler,), name="qwen-asr-watchdog", daemon=True
-        ).start()
+        threading.Thread(target=self._watch, args=(self._scheduler,), name="qwen-asr-watchdog", daemon=True).start()
         log.info("Ready: %s on %s (%s)", recognizer.name, recognizer.device, recognizer.dtype)
         self._settle("ready", "Ready")
 
-    def _watch_over(self, scheduler: Scheduler) -> None:
+    def _watch(self, scheduler: Scheduler) -> None:
         reclaimed_at = 0
-        while not self._closed.wait(WATCH_SECONDS):
+        while not self._closed.wait(self.limits.watchdog.poll_seconds):
             if (seconds := self.watchdog.stalled_for) is not None:
-                self._give_up_on(scheduler, seconds)
+                self._abandon_pass(scheduler, seconds)
             if self.sessions.ended > reclaimed_at:
                 reclaimed_at = self.sessions.ended
                 reclaim()
 
-    def _give_up_on(self, scheduler: Scheduler, seconds: float) -> None:
-        """A pass does not end: its sessions are told, and the others go on where `Scheduler.abandon` calls it sound."""
-        hanging = sum(thread.is_alive() for thread in self._stuck)
-        replace = scheduler.recognizer.device.type == "cpu" and hanging + 1 < MAX_STUCK_THREADS
+    def _abandon_pass(self, scheduler: Scheduler, seconds: float) -> None:
+        """Fails the steps of a pass that hangs. On the CPU another thread continues with the other sessions."""
+        hanging = sum(thread.is_alive() for thread in self._hanging)
+        replace = scheduler.recognizer.device.type == "cpu" and hanging + 1 < self.limits.watchdog.hanging_threads
         sentence = f"The recognizer hung on this part for {seconds:.0f} seconds and was given up."
-        given_up = scheduler.abandon(sentence, replace=replace)
-        self.watchdog.turn_ends()
-        self._stuck += given_up
-        if not given_up:
+        abandoned = scheduler.abandon(sentence, replace=replace)
+        self.watchdog.iteration_ended()
+        self._hanging += abandoned
+        if not abandoned:
             return
         if replace:
-            log.error("A pass over the model did not end in %.0f s; another thread goes on without it.", seconds)
+            log.error("A pass over the model has not ended after %.0f s; another thread continues.", seconds)
         else:
-            log.error("A pass over the model did not end in %.0f s; the server has to be restarted.", seconds)
-            self._fail(NotReady("The recognizer hangs; the server has to be restarted."))
+            log.error("A pass over the model has not ended after %.0f s: restart the server.", seconds)
+            self._fail(NotReady("The recognizer hangs: the server has to be restarted."))
 
     def _progress(self, text: str) -> None:
         log.info("%s", text)
-        self._say(self.state, text.rstrip(" .…") + " …")
+        self._set_state(self.state, text.rstrip(" .…") + " …")
 
     def _fail(self, error: QwenASRError) -> None:
         self.error = error
         self._settle("failed", str(error))
 
     def _settle(self, state: str, text: str) -> None:
-        self._say(state, text)
+        self._set_state(state, text)
         self._settled.set()
 
-    def _say(self, state: str, text: str) -> None:
+    def _set_state(self, state: str, text: str) -> None:
         self.state, self.text = state, text
         self.notifier.notify()

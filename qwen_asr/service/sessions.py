@@ -1,7 +1,6 @@
-"""The sessions that are open on this server, whoever opened them: counted, and told of in the log.
+"""`SessionRegistry`: the open sessions of the server, their totals for the metrics, and their log lines.
 
-A `TrackedRunner` is a `Runner` that counts for itself. Nothing is summed up while audio is fed: the totals are added
-up when somebody asks.
+A `TrackedRunner` is a `Runner` with counts of its own. Totals are summed up only when they are read.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KINDS = ("page", "asr", "realtime", "rest")
-"""By which door a session came in: the page, /ws/asr, /v1/realtime, /v1/audio/transcriptions."""
+"""The route of a session: the page, /ws/asr, /v1/realtime, /v1/audio/transcriptions."""
 
 
 class SessionRegistry:
-    """The open sessions, and totals over all that there ever were.
+    """The open sessions, and totals over these and all earlier ones. Thread-safe.
 
-    `on_lag` is given the lag of each event, `on_failed` is called for each utterance that failed.
+    `on_lag` is called with the lag of each event, `on_failed` for each utterance that failed.
     """
 
     def __init__(self, on_lag: Callable[[float], None], on_failed: Callable[[], None]) -> None:
@@ -42,9 +41,9 @@ class SessionRegistry:
         self.on_failed = on_failed
         self._lock = threading.Lock()
         self._open: set[TrackedRunner] = set()
-        self._past_samples = 0
+        self._past_samples = 0  # of sessions that have ended
         self._past_ends: Counter[str] = Counter()
-        self.ended = 0  # sessions
+        self.ended = 0  # how many sessions have ended
 
     def open(
         self,
@@ -55,14 +54,14 @@ class SessionRegistry:
         on_events: Callable[[list[Event]], None],
         on_end: Callable[[], None] = lambda: None,
     ) -> TrackedRunner:
-        """Opens a session of one of the `KINDS`; `name` is what the log calls it, `on_end` is its `Runner`'s."""
+        """Opens a session of one of the `KINDS`; `name` identifies it in the log, `on_end` is its `Runner`'s."""
         runner = TrackedRunner(kind, name, session, scheduler, on_events, self, on_end)
         with self._lock:
             self._open.add(runner)
         return runner
 
     def close(self, runner: TrackedRunner) -> bool:
-        """To be called by the seat alone. False where it had left already."""
+        """Called by the runner itself. Returns False if it was closed already."""
         with self._lock:
             if runner not in self._open:
                 return False
@@ -73,30 +72,33 @@ class SessionRegistry:
         return True
 
     def open_by_kind(self) -> dict[str, int]:
-        """How many sessions are open, for each of the `KINDS`; one that a page keeps after Stop is not."""
+        """The number of open sessions of each of the `KINDS`, without those that a page keeps after Stop."""
         with self._lock:
             counts = Counter(runner.kind for runner in self._open if not runner.finished)
         return {kind: counts[kind] for kind in KINDS}
 
     def audio_seconds(self) -> float:
-        """Seconds of audio that all sessions have taken."""
+        """Seconds of audio received by all sessions."""
         with self._lock:
             return (self._past_samples + sum(runner.received for runner in self._open)) / SAMPLE_RATE
 
     def ends(self) -> Counter[str]:
-        """How utterances ended: "final" or "failed" → how many."""
+        """The number of utterances that ended as "final" and as "failed"."""
         with self._lock:
             return sum((runner.ends for runner in self._open), self._past_ends.copy())
 
     def longest_lag(self) -> float:
-        """The lag, in seconds, of the session that is furthest behind; 0 where there is none."""
+        """The largest lag of an open session, in seconds; 0 if there is none."""
         with self._lock:
             sessions = list(self._open)
         return max((runner.lag for runner in sessions), default=0.0)
 
 
 class TrackedRunner(Runner):
-    """A session that runs. `why` may be set to a few words on its end, before `close`; a common one is found."""
+    """A runner that logs its session and counts for its registry.
+
+    Set `why` before `close` to log a reason for the end; otherwise it is "finished" or "left".
+    """
 
     def __init__(
         self,
@@ -122,7 +124,7 @@ class TrackedRunner(Runner):
 
     @property
     def finished(self) -> bool:
-        """Whether everything was told, and its place is another's."""
+        """Whether all events have been delivered. Its slot is then free."""
         return self._finished is not None and self._finished.done()
 
     def feed(self, samples: NDArray[np.float32]) -> None:
@@ -152,7 +154,7 @@ class TrackedRunner(Runner):
         )  # fmt: skip
 
     def _account(self, events: list[Event]) -> None:
-        """On whichever thread has just learnt something: count, and hand on."""
+        """Counts the events and passes them on, on the thread that made them."""
         for event in events:
             self._lags += event.lag
             self._events += 1

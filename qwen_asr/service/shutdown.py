@@ -1,6 +1,6 @@
-"""The end of the server, in order: no new sessions, the texts of the open ones, and only then the connections.
+"""Graceful shutdown: no new sessions, then the texts of the open ones, and only then are connections closed.
 
-Whoever has sessions is a `Part`. All of them end together, within `STOP_SECONDS`.
+Whatever has sessions takes part as a `Part`. All parts finish together, within `ShutdownLimits.seconds`.
 """
 
 from __future__ import annotations
@@ -12,59 +12,53 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
-from qwen_asr.config.limits import STOP_SECONDS
-
 if TYPE_CHECKING:
     from qwen_asr.service.service import Service
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.05
-_LAST_WORD_SECONDS = 1.0  # for parts that were given up, to say so to their clients
+_POLL_SECONDS = 0.05
 
 
 class Part(Protocol):
-    """Sessions of one kind. All is called in the server's event loop."""
+    """The sessions of one kind. Everything is called on the server's event loop."""
 
     @property
     def unfinished(self) -> int:
-        """How many sessions have not told their clients everything yet."""
+        """How many sessions have not sent everything to their clients yet."""
 
     async def stop(self) -> None:
-        """Take nothing more; have what was taken recognized, and tell it. Returns at once."""
+        """Accept no more audio, and have what was received transcribed. Returns without waiting for the texts."""
 
     def give_up(self) -> None:
-        """The time is over: tell the clients so, whatever is still missing."""
+        """The time is over: tell the clients, even if texts are missing."""
 
 
 class Stopping:
-    """What a server does before it closes its connections. `parts` may be added to until then.
+    """What a server does before it closes its connections. `parts` may be added until then."""
 
-    `seconds` is the time that it has for that, by default `STOP_SECONDS`.
-    """
-
-    def __init__(self, service: Service, *parts: Part, seconds: float | None = None) -> None:
+    def __init__(self, service: Service, *parts: Part) -> None:
         self.parts = list(parts)
         self._service = service
-        self._seconds = STOP_SECONDS if seconds is None else seconds
+        self._limits = service.limits.shutdown
 
     def announce(self) -> None:
-        """From here on nobody gets a session. May be called in a signal handler: it sets a flag and nothing else."""
+        """Refuses new sessions from now on. Safe in a signal handler: it only sets a flag."""
         self._service.stopping = True
 
     async def run(self, hurry: Callable[[], bool]) -> None:
-        """Returns once every session has its texts, or the time is over, or `hurry()` says so."""
+        """Returns once all sessions have their texts, the time is over, or `hurry()` returns true."""
         self.announce()
         self._service.notifier.notify()
         for part in self.parts:
             await part.stop()
         if count := self._unfinished():
-            log.info("Stopping: sessions that get their last texts: %d.", count)
-        if not await self._finished(self._seconds, hurry):
-            log.warning("Stopping: sessions that did not get all of their texts in time: %d.", self._unfinished())
+            log.info("Shutting down: %d sessions wait for their last texts.", count)
+        if not await self._finished(self._limits.seconds, hurry):
+            log.warning("Shutting down: %d sessions did not get all of their texts in time.", self._unfinished())
             for part in self.parts:
                 part.give_up()
-            await self._finished(_LAST_WORD_SECONDS, hurry)
+            await self._finished(self._limits.notice_seconds, hurry)
 
     def _unfinished(self) -> int:
         return sum(part.unfinished for part in self.parts)
@@ -74,5 +68,5 @@ class Stopping:
         while self._unfinished() and not hurry():
             if time.monotonic() > end:
                 return False
-            await anyio.sleep(_LOOK_SECONDS)
+            await anyio.sleep(_POLL_SECONDS)
         return not self._unfinished()

@@ -1,6 +1,6 @@
-"""Watches over the recognizer's thread: how long its work takes, and whether it still gets on.
+"""`Watchdog`: times the work of the recognizer's thread, and detects a pass that hangs.
 
-The engine reads no clock; it tells an observer what it begins and ends, and the clock is here.
+The engine reads no clock. It reports to an observer what it begins and ends, and the observer's clock is here.
 """
 
 from __future__ import annotations
@@ -11,57 +11,63 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from qwen_asr.config.limits import MEMORY_SECONDS, STALL_SECONDS, STALL_SECONDS_PER_FRAME, STALL_SECONDS_PER_POSITION
+from qwen_asr.config.limits import WatchdogLimits
 from qwen_asr.engine.observer import Load, Observer
 
 if TYPE_CHECKING:
     from qwen_asr.service.instruments import Instruments
 
-_WINDOW = 60.0  # seconds over which the real-time factor is taken
+_WINDOW_SECONDS = 60.0  # for the real-time factor
 
 
 class Watchdog(Observer):
-    """Told of the scheduler's work on its own thread; asked from any other."""
+    """The scheduler reports to it on its own thread; everything else may be called from any thread."""
 
-    def __init__(self, instruments: Instruments, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        instruments: Instruments,
+        limits: WatchdogLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.times_without_memory = 0
         self._instruments = instruments
+        self._limits = limits or WatchdogLimits()
         self._clock = clock
-        self._began: float | None = None  # this turn
-        self._moved = 0.0  # when this turn was last seen to get on
-        self.base_timeout = STALL_SECONDS  # for a pass without anything to do
-        self._allowed = self.base_timeout
+        self._began: float | None = None  # the current turn
+        self._progressed = 0.0  # when the current turn last began a pass
+        self._timeout = self._limits.base_seconds
         self._busy = 0.0
-        self._without_memory: float | None = None
+        self._out_of_memory_at: float | None = None
         self._steps: dict[object, float] = {}
-        self._readings: deque[tuple[float, float, float]] = deque()  # time, busy seconds, audio seconds
-        self._reading = threading.Lock()
+        self._samples: deque[tuple[float, float, float]] = deque()  # time, busy seconds, audio seconds
+        self._sampling = threading.Lock()
 
-    # --- what the scheduler tells
+    # --- called by the scheduler
 
-    def turn_begins(self) -> None:
+    def iteration_started(self) -> None:
         """See `Observer`."""
-        self._allowed = self.base_timeout
-        self._moved = self._began = self._clock()
+        self._timeout = self._limits.base_seconds
+        self._progressed = self._began = self._clock()
 
-    def pass_begins(self, load: Load) -> None:
-        """See `Observer`. The more there is to do, the longer it may take."""
+    def pass_started(self, load: Load) -> None:
+        """See `Observer`. A pass may take longer the more work there is."""
         self._instruments.rows.observe(load.rows)
-        more = load.frames * STALL_SECONDS_PER_FRAME + load.positions * STALL_SECONDS_PER_POSITION
-        self._allowed = self.base_timeout + more
-        self._moved = self._clock()
+        limits = self._limits
+        work = load.frames * limits.seconds_per_frame + load.positions * limits.seconds_per_position
+        self._timeout = limits.base_seconds + work
+        self._progressed = self._clock()
 
-    def turn_ends(self) -> None:
+    def iteration_ended(self) -> None:
         """See `Observer`."""
         began, self._began = self._began, None
         if began is not None:
             self._busy += self._clock() - began
 
-    def step_begins(self, step: object) -> None:
+    def step_started(self, step: object) -> None:
         """See `Observer`."""
         self._steps[step] = self._clock()
 
-    def step_ends(self, step: object, failed: bool) -> None:
+    def step_ended(self, step: object, failed: bool) -> None:
         """See `Observer`."""
         began = self._steps.pop(step, None)
         if began is not None and not failed:
@@ -70,41 +76,44 @@ class Watchdog(Observer):
     def out_of_memory(self) -> None:
         """See `Observer`."""
         self.times_without_memory += 1
-        self._without_memory = self._clock()
+        self._out_of_memory_at = self._clock()
 
-    # --- what others ask
+    # --- for everyone else
 
     @property
     def busy_seconds(self) -> float:
-        """How long the recognizer has had work, all turns together."""
+        """How long the recognizer has had work, in total."""
         began = self._began
         return self._busy + (self._clock() - began if began is not None else 0.0)
 
     @property
     def stalled_for(self) -> float | None:
-        """For how many seconds a pass has taken longer than it may; None while all is well."""
+        """How long the current pass has taken, in seconds, if it has exceeded its timeout; else None."""
         if self._began is None:
             return None
-        seconds = self._clock() - self._moved
-        return seconds if seconds > self._allowed else None
+        seconds = self._clock() - self._progressed
+        return seconds if seconds > self._timeout else None
 
     @property
     def short_of_memory(self) -> bool:
-        """Whether there was no memory for a pass a moment ago."""
-        return self._without_memory is not None and self._clock() - self._without_memory < MEMORY_SECONDS
+        """Whether a pass failed for lack of memory within the last `memory_seconds`."""
+        at = self._out_of_memory_at
+        return at is not None and self._clock() - at < self._limits.memory_seconds
 
     def real_time_factor(self, audio_seconds: float) -> float | None:
-        """Seconds of recognition for a second of audio, of the last minute; None where no audio came in it.
+        """Seconds of recognition per second of audio, over the last minute; None if no audio was received in it.
 
-        `audio_seconds` is the total so far. To be asked now and then: what it is taken from are the questions.
+        `audio_seconds` is the total so far. The factor is computed from the values at earlier calls, so call it
+        regularly.
         """
-        with self._reading:
+        with self._sampling:
             now = self._clock()
-            while len(self._readings) > 1 and now - self._readings[1][0] >= _WINDOW:
-                self._readings.popleft()
+            while len(self._samples) > 1 and now - self._samples[1][0] >= _WINDOW_SECONDS:
+                self._samples.popleft()
             busy = self.busy_seconds
-            since = self._readings[0] if self._readings else (0.0, 0.0, 0.0)
-            if not self._readings or now - self._readings[-1][0] > _WINDOW / 60:  # however often it is asked
-                self._readings.append((now, busy, audio_seconds))
-        heard = audio_seconds - since[2]
-        return (busy - since[1]) / heard if heard > 0 else None
+            since = self._samples[0] if self._samples else (0.0, 0.0, 0.0)
+            # A bound on the number of samples, however often this is called.
+            if not self._samples or now - self._samples[-1][0] > _WINDOW_SECONDS / 60:
+                self._samples.append((now, busy, audio_seconds))
+        received = audio_seconds - since[2]
+        return (busy - since[1]) / received if received > 0 else None

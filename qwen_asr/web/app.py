@@ -1,7 +1,6 @@
-"""The app that is served: our routes, then the page, which is mounted last because it takes every path that is left.
+"""`create_app`: all routes and the page as one ASGI app. `serve`: the server from its start to its shutdown.
 
-``serve(config)`` is the whole life of the server: take the port, say the addresses, load in the background, run until
-it is told to stop. ``create_app`` is the app alone, for tests and for whoever brings a server of his own.
+`serve` binds the port, prints the addresses, loads the checkpoint in the background and runs until a signal.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import gc
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -41,16 +41,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FAREWELL_SECONDS = 1.5
-"""How long a server that cannot load its checkpoint still tells open pages why, before it ends."""
 
+def create_app(config: Config, service: Service, *, chosen: ServerCertificate | None = None) -> FastAPI:
+    """Creates the app for `service`, which the caller starts and closes. Its limits are `service.limits`.
 
-def create_app(
-    config: Config, service: Service, *, chosen: ServerCertificate | None = None, **settings: Any
-) -> FastAPI:
-    """The app over `service`, which the caller starts and closes; `chosen` is the certificate that it is served with.
-
-    `settings` are `streaming_microphone`'s.
+    `chosen` is the certificate that the app is served with. If a private authority signed it, `/trust` and `/ca.pem`
+    are added.
     """
     from fastapi import FastAPI
 
@@ -62,7 +58,7 @@ def create_app(
     from qwen_asr.web.sockets.asr.route import AsrRoute
     from qwen_asr.web.sockets.realtime.route import RealtimeRoute
 
-    def listen(
+    def open_session(
         options: SessionOptions, on_events: Callable[[list[Event]], None], slot: QueueTicket | None = None
     ) -> TrackedRunner:
         try:
@@ -71,9 +67,14 @@ def create_app(
             service.instruments.count(error)
             raise
 
-    guard = AccessGuard(config, service.rates)
+    limits = service.limits
+    guard = AccessGuard(config, service.rates, limits.guard.wrong_credentials)
     recordings = RecordingRegistry(
-        listen, admission=service.admission, rates=service.rates, session_seconds=config.max_session_seconds
+        open_session,
+        limits=limits.page,
+        admission=service.admission,
+        rates=service.rates,
+        session_seconds=config.max_session_seconds,
     )
 
     @contextlib.asynccontextmanager
@@ -86,7 +87,7 @@ def create_app(
     app.add_middleware(guard.middleware)
     app.state.recordings = recordings
     app.state.service = service
-    # Routes of our own go here: after the mount at "/" they would answer 404.
+    # Before the page, which is mounted at "/" and answers every path that is left.
     transcriptions = rest.add_routes(app, service)
     sockets = [route.add_to(app, service) for route in (AsrRoute, RealtimeRoute)]
     app.state.stopping = Stopping(service, recordings, *sockets, transcriptions)
@@ -94,15 +95,15 @@ def create_app(
         from qwen_asr.web.rest import trust
 
         trust.add_routes(app, chosen.root, config.host)
-    mounted = _in_a_loop(lambda: _mount_page(app, config, service, recordings, guard, settings))
-    # The last one added is the outermost: everything else goes by what it has put right.
+    mounted = _in_event_loop(lambda: _mount_page(app, config, service, recordings, guard))
+    # Added last, so it is the outermost middleware: all others see the corrected request.
     app.add_middleware(ForwardedHeaders, trusted=config.trusted_proxies, root_path=config.root_path or "")
     gradio_app: Any
     [gradio_app] = [route.app for route in mounted.routes if isinstance(route, Mount) and route.path == ""]
     guard.attach_page(gradio_app)
 
     def end_streams() -> None:
-        # Each open page holds an event stream that ends by itself only at this sign.
+        # Each open page holds an event stream that ends only when this event is set.
         gradio_app.stop_event.set()
         transcriptions.give_up()
 
@@ -116,9 +117,8 @@ def _mount_page(
     service: Service,
     recordings: RecordingRegistry,
     guard: AccessGuard,
-    settings: dict[str, Any],
 ) -> FastAPI:
-    import gradio as gr  # heavy; the port is taken before it is imported
+    import gradio as gr  # heavy; the port is bound before it is imported
 
     from qwen_asr.engine.languages import resolve_language
     from qwen_asr.web.page.page import CSS, build_page, theme
@@ -128,7 +128,7 @@ def _mount_page(
         service,
         language=resolve_language(config.default_language),
         context=config.default_context or "",
-        **settings,
+        limits=service.limits.page,
     )
     mounted: FastAPI = gr.mount_gradio_app(
         app,
@@ -140,20 +140,20 @@ def _mount_page(
         theme=theme(),
         css_paths=CSS,
         footer_links=[],
-        run_history=False,  # what was said must not stay in the browser's storage
+        run_history=False,  # transcripts must not stay in the browser's storage
         pwa=False,
         ssr_mode=False,
         mcp_server=False,
         enable_monitoring=False,
         root_path=config.root_path,
-        # Gradio shows the text of any exception otherwise; what people may read is raised as gr.Error.
+        # Gradio would show the text of any exception; messages for people are raised as gr.Error.
         show_error=False,
     )
     return mounted
 
 
-def _in_a_loop(mount: Callable[[], FastAPI]) -> FastAPI:
-    """Where none runs, Gradio makes an event loop for each of its locks, and closes none of them."""
+def _in_event_loop(mount: Callable[[], FastAPI]) -> FastAPI:
+    """Calls `mount` in an event loop. Without one Gradio creates a loop for each of its locks and closes none."""
 
     async def run() -> FastAPI:
         return mount()
@@ -168,29 +168,31 @@ def _in_a_loop(mount: Callable[[], FastAPI]) -> FastAPI:
 def serve(config: Config) -> int:
     """Serves until SIGINT or SIGTERM; returns the exit code.
 
-    Raises StartupError where it cannot start, and what loading raised where there is no checkpoint to serve with. On a
-    Hugging Face Space that last is shown on the page instead: nobody there reads an exit code.
+    Raises StartupError if the server cannot start, and the error of loading if the checkpoint cannot be loaded. On a
+    Hugging Face Space the page shows that error instead, because nobody sees an exit code there.
     """
-    # First the certificate and the ports: nobody wants to load for minutes and then hear of a mistake.
+    # Certificate and ports come first, so that a mistake shows before minutes of loading.
     redact_logs(config.secrets)
     check_https_options(config)
     chosen = choose_certificate(config)
-    with contextlib.ExitStack() as open_now:
-        listening = open_now.enter_context(bind(config.host, config.port))
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(bind(config.host, config.port))
         plain = None
         if config.http_redirect_port is not None:
-            plain = open_now.enter_context(bind(config.host, config.http_redirect_port, "--http-redirect-port"))
+            plain = stack.enter_context(bind(config.host, config.http_redirect_port, "--http-redirect-port"))
         port = listening.getsockname()[1]
         say("Starting ...")
-        certificate = open_now.enter_context(active_certificate(config, chosen, port, plain))
-        from qwen_asr.service.service import Service  # heavy; see above
+        certificate = stack.enter_context(active_certificate(config, chosen, port, plain))
+        from qwen_asr.service.service import Service  # heavy
         from qwen_asr.web.access.guard import access_warnings
 
         service = Service(config)
         app = create_app(config, service, chosen=chosen)
         app.state.certificate = certificate
-        server = create_server(app, certificate=certificate, middleware=_hsts(config, certificate))
-        redact_logs(config.secrets)  # again: uvicorn has made handlers of its own
+        server = create_server(
+            app, certificate=certificate, middleware=_hsts(config, certificate), limits=service.limits.acceptor
+        )
+        redact_logs(config.secrets)  # again, for the handlers that uvicorn has added
         _announce(config, port, chosen)
         for sentence in access_warnings(config):
             log.warning("%s", sentence)
@@ -205,13 +207,13 @@ def serve(config: Config) -> int:
 
 
 class Unbuffered:
-    """Tells nginx, and others who know its header, to pass event streams on as they come."""
+    """Adds a header to event streams that turns off buffering in nginx and in other proxies that support it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Adds the header to answers that are event streams."""
+        """Adds the header to responses that are event streams."""
 
         async def mark(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -244,11 +246,11 @@ def _announce(config: Config, port: int, chosen: ServerCertificate | None = None
     for url in urls:
         say(f"  {url}")
     if not config.tls and not config.on_space and any("//localhost" not in url for url in urls):
-        say("But for localhost, browsers give the microphone over https only: see --generate-self-signed-cert.")
+        say("Browsers allow the microphone only over https, except on localhost: see --generate-self-signed-cert.")
     if chosen is not None and is_signed_by(chosen.checked.leaf, chosen.checked.leaf):
-        say("The certificate is self-signed: the browser warns once; go on to the page there.")
+        say("The certificate is self-signed: the browser shows a warning once; continue to the page.")
     if chosen is not None and chosen.root is not None:
-        say(f"So that no browser warns, install the authority once: {(qr.network_url(urls) or urls[0])}/trust")
+        say(f"Install the authority once, and no browser warns: {(qr.network_url(urls) or urls[0])}/trust")
         say(f"Its SHA-256 fingerprint: {chosen.root.fingerprint}")
     phone = qr.network_url(urls)
     if config.tls and phone and qr.can_show():
@@ -257,19 +259,19 @@ def _announce(config: Config, port: int, chosen: ServerCertificate | None = None
 
 
 def say(text: str) -> None:
-    """A line for whoever started the server; not a log, so that no log level hides the address."""
+    """Prints a line to standard output. It is not a log record, so no log level hides the addresses."""
     print(text, flush=True)  # noqa: T201 - see above
 
 
 def _loaded(config: Config, service: Service, server: Server) -> None:
     gc.collect()
-    gc.freeze()  # what is loaded stays: `Service` collects often, and need not go through that
+    gc.freeze()  # what is loaded stays; `Service` collects often, and need not look at it each time
     if service.error is None:
         say(f"Ready. {service.as_dict()['model']}")
     elif config.on_space:
         log.error("%s", service.error)
     else:
-        threading.Event().wait(FAREWELL_SECONDS)  # open pages are being told
+        time.sleep(service.limits.shutdown.load_failure_seconds)  # open pages show the error meanwhile
         server.should_exit = True
 
 
@@ -281,7 +283,7 @@ def _share(port: int) -> None:
 
 
 def public_link(port: int) -> str:
-    """The address of a Gradio share link to that local port. Raises ShareUnavailable."""
+    """Opens a Gradio share link to a local port; returns its address. Raises ShareUnavailable."""
     from gradio import networking
 
     try:
@@ -295,7 +297,7 @@ def public_link(port: int) -> str:
     except Exception as error:
         log.debug("no share link", exc_info=True)
         raise ShareUnavailable(
-            f"No public link is to be had ({type(error).__name__}): Gradio's share service cannot be reached or used "
-            "from here. The page is served at the addresses above."
+            f"No public link could be created ({type(error).__name__}): Gradio's share service cannot be reached or "
+            "used from here. The page is served at the addresses above."
         ) from error
     return link.replace("http://", "https://", 1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
-from qwen_asr.config.limits import IDLE_SECONDS, LINGER_SECONDS
+from qwen_asr.config.limits import UploadLimits
 from qwen_asr.errors import TimedOut
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Body:
     """The body of one request. `ended` is true once all of it was read."""
 
-    def __init__(self, receive: Receive, idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(self, receive: Receive, idle_seconds: float = UploadLimits.idle_seconds) -> None:
         """`idle_seconds` is the longest pause between two pieces of the body."""
         self.ended = False
         self._receive = receive
@@ -49,7 +49,12 @@ class Body:
 
 
 async def answer_early(
-    response: Response, body: Body, scope: Scope, receive: Receive, send: Send, linger_seconds: float = LINGER_SECONDS
+    response: Response,
+    body: Body,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    linger_seconds: float = UploadLimits.linger_seconds,
 ) -> None:
     """Sends `response`, then discards the rest of the body for up to `linger_seconds`.
 

@@ -92,6 +92,7 @@ def test_wav_of_every_rate(tmp_path, rate):
     assert_is_melody(load_audio(write_wav(tmp_path / "rate.wav", melody(rate), rate)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -178,6 +179,7 @@ def test_every_way_to_name_a_sound_gives_the_same(original):
         assert np.array_equal(np.concatenate(list(decode_blocks(file))), expected)
 
 
+@pytest.mark.slow
 def test_a_long_file_is_decoded_in_constant_memory(tmp_path):
     path = write_wav(tmp_path / "long.wav", np.tile(melody(16_000, 60), 10), 16_000)
     tracemalloc.start()
@@ -322,6 +324,7 @@ def sounds(convert):
     return {kind: convert(f"any.{kind}").read_bytes() for kind in ("wav", "flac", "mp3", "m4a", "ogg")}
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     places=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=60),

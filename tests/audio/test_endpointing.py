@@ -421,6 +421,7 @@ parts = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     parts=parts,

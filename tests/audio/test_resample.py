@@ -46,6 +46,7 @@ def test_chunked_is_whole_bit_for_bit(rate, length, sizes, seed):
     assert np.array_equal(in_chunks(samples, rate, sizes), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", RATES + ODD_RATES)
 def test_single_samples_are_whole(rate):
     samples = np.random.default_rng(rate).uniform(-1, 1, 3_001).astype(np.float32)

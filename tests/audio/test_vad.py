@@ -54,6 +54,7 @@ def test_speech_differs_from_silence_and_noise(silero, speech):
     assert VoiceActivity(silero).feed(noise).max() < 0.5
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(sizes=st.lists(st.one_of(st.integers(0, 2), st.integers(0, 9_000)), max_size=30))
 def test_chunked_is_whole_bit_for_bit(one_window, speech, sizes):
@@ -128,6 +129,7 @@ def test_a_part_of_the_state_that_is_lost_would_be_noticed(silero, speech, stock
     assert np.abs(stock - streamed(silero, speech, [lost])).max() > MISTAKE
 
 
+@pytest.mark.slow
 def test_torch_keeps_its_threads():
     program = (
         "import sys, numpy, torch\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -36,14 +35,10 @@ def taken_port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("command", [[*SERVER, "--help"], [*QWEN_ASR, "--help"], [*QWEN_ASR, "transcribe", "--help"]])
-def test_help_is_fast(command: list[str]) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def test_help_shows_the_usage(command: list[str]) -> None:
     done = run(*command)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     assert done.stdout.startswith("usage: ")
-    # CPU seconds, because the machine may be busy.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
 @pytest.mark.parametrize("command", ["main", "run_subcommand", *cli.COMMANDS])
@@ -151,6 +146,7 @@ sys.exit(run_subcommand({arguments}))
         (["transcribe", "-"], "av"),
     ],
 )
+@pytest.mark.slow
 def test_an_interrupt_at_startup_ends_the_process_quietly(arguments: list[str], module: str, tmp_path: Path) -> None:
     script = INTERRUPT_AT_IMPORT.format(arguments=arguments, module=module)
     done = subprocess.run(
@@ -171,6 +167,7 @@ def test_an_ignored_interrupt_stays_ignored(qwen_asr: Command) -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_the_server_reports_a_bad_checkpoint(tmp_path: Path) -> None:
     done = run(*SERVER, "--asr-model-path", str(tmp_path), "--port", "0", folder=tmp_path)
     assert done.returncode == 1
@@ -188,6 +185,7 @@ def test_the_version(command: Callable[[list[str]], int], capsys: pytest.Capture
     assert capsys.readouterr().out == f"qwen-asr-live {__version__}\n"
 
 
+@pytest.mark.slow
 def test_a_mistyped_environment_variable_is_reported_once(sentence: Path) -> None:
     done = run(*QWEN_ASR, "transcribe", "--asr-model-path", "demo", str(sentence), QWEN_ASR_MODLE_PATH="x")
     assert done.returncode == 0
@@ -195,6 +193,7 @@ def test_a_mistyped_environment_variable_is_reported_once(sentence: Path) -> Non
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_closed_output_pipe_is_not_an_error(sentence: Path) -> None:
     command = [*QWEN_ASR, "transcribe", "--asr-model-path", "demo", str(sentence)]
     process = subprocess.Popen(command, env={**os.environ, **OFFLINE}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

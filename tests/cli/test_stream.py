@@ -46,6 +46,7 @@ def test_piped_audio_becomes_lines_of_text(served: Listening) -> None:
     assert done.stdout.decode().splitlines() == list(SENTENCES)
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_growing_text_and_an_interrupt_waits_for_the_last_words(
     served: Listening, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def server_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("server_url", [("--auth", "anna:secret-of-anna")], indirect=True)
+@pytest.mark.slow
 def test_a_missing_or_wrong_password_is_reported_with_the_ways_to_pass_one(
     server_url: str, speech: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_missing_or_wrong_password_is_reported_with_the_ways_to_pass_one(
 
 
 @pytest.mark.parametrize("server_url", [("--generate-self-signed-cert",)], indirect=True)
+@pytest.mark.slow
 def test_ws_to_an_https_server_is_explained(server_url: str, speech: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert server_url.startswith("https:")
     url = f"ws:{server_url.removeprefix('https:')}"

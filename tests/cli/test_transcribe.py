@@ -39,6 +39,7 @@ def test_a_file_that_is_not_audio(qwen_asr: Command, bad_files: dict[str, Path],
     assert name in error_of(done)
 
 
+@pytest.mark.slow
 def test_each_of_several_bad_files_is_reported(bad_files: dict[str, Path]) -> None:
     done = run(*QWEN_ASR, "transcribe", *(str(path) for path in bad_files.values()))
     assert done.returncode == 2
@@ -64,6 +65,7 @@ def test_a_folder_without_a_checkpoint(qwen_asr: Command, sentence: Path, tmp_pa
         assert "whisper" in message
 
 
+@pytest.mark.slow
 def test_a_named_model_is_never_replaced_by_another(sentence: Path, tmp_path: Path) -> None:
     done = run(
         *QWEN_ASR, "transcribe", "--asr-model-path", "nobody/nothing", str(sentence), HF_HOME=str(tmp_path / "hub")
@@ -71,6 +73,7 @@ def test_a_named_model_is_never_replaced_by_another(sentence: Path, tmp_path: Pa
     assert "nobody/nothing" in error_of(done)
 
 
+@pytest.mark.slow
 def test_transcribe_uses_the_demo_only_if_it_is_named(sentence: Path, tmp_path: Path) -> None:
     done = run(*QWEN_ASR, "transcribe", str(sentence), HF_HOME=str(tmp_path / "hub"), QWEN_ASR_MODEL_PATH="auto")
     assert done.returncode == 1
@@ -90,6 +93,7 @@ def test_transcribe_in_each_format(qwen_asr: Command, sentence: Path, form: str)
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+@pytest.mark.slow
 def test_transcribe_from_a_pipe(sentence: Path, tmp_path: Path, name: str) -> None:
     command = [*QWEN_ASR, "transcribe", "--asr-model-path", "demo", name]
     environment = {**os.environ, **OFFLINE}
@@ -152,6 +156,7 @@ def test_a_bad_file_does_not_prevent_the_others(qwen_asr: Command, sentence: Pat
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_the_progress(sentence: Path) -> None:
     code, output = run_in_terminal([*QWEN_ASR, "transcribe", "--asr-model-path", "demo", str(sentence), str(sentence)])
     assert code == 0
@@ -162,6 +167,7 @@ def test_a_terminal_shows_the_progress(sentence: Path) -> None:
     assert output.count("Turn on the kitchen light.\r\n") == 2
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_that_the_model_is_being_downloaded(sentence: Path, tmp_path: Path) -> None:
     command = [*QWEN_ASR, "transcribe", "--asr-model-path", "nobody/nothing", str(sentence)]
     code, output = run_in_terminal(command, HF_HOME=str(tmp_path / "hub"))

@@ -16,12 +16,14 @@ for name in SLOW:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["qwen_asr.client", "qwen_asr.cli.main", "qwen_asr.cli.terminal"])
 def test_import_without_the_libraries_of_the_server(module: str) -> None:
     done = run(*_python(f"import {module}"))
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_streaming_raw_samples_without_the_libraries_of_the_server() -> None:
     arguments = ["stream", "--url", "ws://127.0.0.1:1", "-", "--rate", "16000"]
     script = f"from qwen_asr.cli.main import run_subcommand; sys.exit(run_subcommand({arguments}))"

@@ -107,6 +107,7 @@ def check_stream(received: Received) -> None:
     assert received.of(Gap) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["f32le", "s16le"])
 def test_fifty_lost_connections_at_random_bytes(served: Listening, expected: list[Final], encoding: str) -> None:
     rng = np.random.default_rng(1)

@@ -148,6 +148,7 @@ def test_a_number_is_in_its_range_or_refused(name: str, value: float) -> None:
             config_with(name, value)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(FIELDS)), st.text(max_size=20))
 def test_any_text_makes_a_config_or_one_clear_sentence(name: str, text: str) -> None:
     given: Any = True if FIELDS[name].type == "bool" else text

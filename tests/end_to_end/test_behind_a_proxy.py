@@ -20,7 +20,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 from websockets.exceptions import InvalidStatus
 
-from qwen_asr.config.limits import MAX_FORM_BYTES, MAX_UPLOAD_BYTES
+from qwen_asr.config.limits import UploadLimits
 from qwen_asr.config.proxies import LOOPBACK
 from qwen_asr.service.service import Service
 from qwen_asr.tls.self_signed import ensure_self_signed
@@ -255,5 +255,5 @@ def test_addresses_without_a_slash_or_https_are_redirected(proxied: Proxied) -> 
 def test_nginx_accepts_the_largest_recording_and_waits_for_its_text(name: str, repository: Path) -> None:
     text = (repository / "docs" / name).read_text(encoding="utf-8")
     [size] = re.findall(r"client_max_body_size (\d+)m;", text)
-    assert int(size) << 20 >= MAX_UPLOAD_BYTES + MAX_FORM_BYTES
+    assert int(size) << 20 >= UploadLimits.file_bytes + UploadLimits.form_bytes
     assert re.findall(r"proxy_(read|send)_timeout 1h;", text) == ["read", "send"]

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from playwright.sync_api import Browser, Playwright, expect
 
+from qwen_asr.config.limits import Limits, PageLimits
 from qwen_asr.engine.scheduler import Scheduler
 from qwen_asr.engine.streaming import Hypothesis, Utterance
 from qwen_asr.service.service import Service
@@ -36,11 +37,10 @@ def check(tab: Tab, seconds: float, rate: int = 48_000) -> None:
     assert tab.status() == "Ready"
 
 
-def wait_until_empty(served: Served) -> None:
-    """Waits until the recordings of earlier tests are closed."""
-    usual, served.recordings.leaving_seconds = served.recordings.leaving_seconds, 0.5
-    assert until(lambda: len(served.recordings) == 0)
-    served.recordings.leaving_seconds = usual
+def remove_recordings(served: Served) -> None:
+    """Removes what the tabs of earlier tests have left."""
+    for tab, recording in served.recordings.ids():
+        served.recordings.remove(tab, recording)
 
 
 def test_plain(chromium: Browser, served: Served) -> None:
@@ -91,7 +91,7 @@ def test_stop_while_offline(chromium: Browser, served: Served) -> None:
 
 
 def test_three_tabs_at_once(chromium: Browser, served: Served) -> None:
-    wait_until_empty(served)
+    remove_recordings(served)
     tabs = [Tab(chromium, served.url) for _ in range(3)]
     for tab in tabs:
         tab.record()
@@ -106,7 +106,7 @@ def test_three_tabs_at_once(chromium: Browser, served: Served) -> None:
 
 
 def test_a_closed_tab_frees_its_session(chromium: Browser, served: Served) -> None:
-    wait_until_empty(served)
+    remove_recordings(served)
     tab = Tab(chromium, served.url)
     tab.record()
     assert until(lambda: len(served.recordings) == 1)
@@ -115,7 +115,7 @@ def test_a_closed_tab_frees_its_session(chromium: Browser, served: Served) -> No
 
 
 def test_a_server_that_lost_the_recording_gets_it_again(chromium: Browser, served: Served) -> None:
-    wait_until_empty(served)
+    remove_recordings(served)
     with Tab(chromium, served.url) as tab:
         tab.record()
         tab.capture(2)
@@ -140,8 +140,8 @@ def test_jitter_and_lost_replies(chromium: Browser, certificates: Path) -> None:
 
 
 def test_a_server_that_stays_away_stops_the_recording_and_loses_nothing(chromium: Browser, certificates: Path) -> None:
-    service = Service(small_config(), random_recognizer())
-    with serving(service, certificates, backlog_seconds=2) as served, Tab(chromium, served.url) as tab:
+    service = Service(small_config(), random_recognizer(), limits=Limits(page=PageLimits(backlog_seconds=2)))
+    with serving(service, certificates) as served, Tab(chromium, served.url) as tab:
         tab.record()
         tab.capture(1)
         tab.offline(True)

@@ -24,7 +24,7 @@ def test_it_waits_in_the_queue_with_its_microphone_open(chromium: Browser, certi
         assert "kept here" in tab.page.locator("#advice").inner_text()
         with Tab(chromium, served.url) as other:
             other.button("Record").click()
-            other.wait_status("The only place of this server is taken, and 2 wait already")
+            other.wait_status("The only session of this server is in use, and 2 clients wait in line")
             assert other.button("Record").get_attribute("aria-disabled") == "false"
         inside.leave()
         tab.wait_status("Waiting: you are next")

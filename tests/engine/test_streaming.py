@@ -44,6 +44,7 @@ def check_every_step(name: str, samples: Samples, sizes: list[int], max_new_toke
     return utterance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_each_hypothesis_is_generate_on_the_audio_so_far(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -51,6 +52,7 @@ def test_each_hypothesis_is_generate_on_the_audio_so_far(name: str, seed: int) -
     check_every_step(name, samples, random_sizes(rng, len(samples)), 48)
 
 
+@pytest.mark.slow
 def test_forty_seconds(name: str) -> None:
     rng = np.random.default_rng(40)
     samples = long_speech(rng, 40.0)
@@ -58,6 +60,7 @@ def test_forty_seconds(name: str) -> None:
     assert utterance.work.accepted > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zeros", "hiss", "click"])
 def test_silence(name: str, kind: str) -> None:
     rng = np.random.default_rng(1)
@@ -110,6 +113,7 @@ def test_token_limit_is_that_of_generate(recognizer: Recognizer, name: str) -> N
         assert hypothesis.truncated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [1, 7_000, 60_000, 128_000, 130_000, 159_999])
 def test_truncating_equals_never_having_heard_the_rest(recognizer: Recognizer, name: str, cut: int) -> None:
     samples = long_speech(np.random.default_rng(8), 11.0)

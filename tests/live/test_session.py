@@ -73,6 +73,7 @@ moves = st.sampled_from(["wait", "begin", "begin", "complete", "complete", "fail
 segments = st.lists(st.tuples(st.booleans(), st.integers(1, 30_000)), max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     segments=segments,
@@ -119,6 +120,7 @@ def test_every_utterance_is_told_once_and_every_sample_counted(
         assert len(driver.witness.finals) == len(driver.witness.closed)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(segments=segments, sizes=st.lists(st.integers(1, 20_000), min_size=1, max_size=10))
 def test_finals_do_not_depend_on_how_the_audio_came(segments: list[tuple[bool, int]], sizes: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Places and the queue for them: against a model that is a list, and from many threads."""
+"""Admission: slots and the queue, compared with a model that is a list, and from many threads."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from qwen_asr.service.admission import Admission, QueueTicket
 
 
 @pytest.mark.parametrize("queue", [0, 1, 3])
-def test_so_many_places_so_many_waiting_and_no_more(queue: int) -> None:
+def test_as_many_are_admitted_and_wait_as_configured(queue: int) -> None:
     admission = Admission(2, queue)
     tickets = [admission.enter() for _ in range(2 + queue)]
     assert [ticket.position for ticket in tickets] == [0, 0, *range(1, queue + 1)]
-    with pytest.raises(LimitExceeded, match="All 2 places of this server are taken"):
+    with pytest.raises(LimitExceeded, match="All 2 sessions of this server are in use"):
         admission.enter()
     with pytest.raises(LimitExceeded):
         admission.check_room()
@@ -28,7 +28,7 @@ def test_so_many_places_so_many_waiting_and_no_more(queue: int) -> None:
     assert admission.enter().position == queue
 
 
-def test_who_cannot_wait_leaves_no_trace_in_the_queue() -> None:
+def test_a_client_that_cannot_wait_does_not_stay_in_the_queue() -> None:
     admission = Admission(1, 1)
     first = admission.enter_at_once()
     with pytest.raises(LimitExceeded):
@@ -41,30 +41,30 @@ def test_who_cannot_wait_leaves_no_trace_in_the_queue() -> None:
 def test_a_ticket_may_call_back() -> None:
     admission = Admission(1, 2)
     first = admission.enter()
-    told: list[int] = []
+    positions: list[int] = []
 
     def called() -> None:
-        told.append(second.position)
+        positions.append(second.position)
         second.leave()
 
     second = admission.enter(called)
-    third = admission.enter(lambda: told.append(third.position))
+    third = admission.enter(lambda: positions.append(third.position))
     first.leave()
     assert third.is_in
-    assert told[0] == 0
+    assert positions[0] == 0
     assert (admission.inside, admission.waiting) == (1, 0)
 
 
 class Queue(RuleBasedStateMachine):
-    """Admission against a list: the first `places` of it are in, the others wait."""
+    """Admission against a list: its first `slots` tickets are admitted, the others wait."""
 
-    @initialize(places=st.integers(1, 4), queue=st.integers(0, 4))
-    def begin(self, places: int, queue: int) -> None:
-        self.places, self.queue = places, queue
-        self.admission = Admission(places, queue)
-        self.came: list[QueueTicket] = []
-        self.gone: list[QueueTicket] = []
-        self.seen: dict[QueueTicket, int] = {}  # what each was told last
+    @initialize(slots=st.integers(1, 4), queue=st.integers(0, 4))
+    def begin(self, slots: int, queue: int) -> None:
+        self.slots, self.queue = slots, queue
+        self.admission = Admission(slots, queue)
+        self.present: list[QueueTicket] = []
+        self.left: list[QueueTicket] = []
+        self.seen: dict[QueueTicket, int] = {}  # the last position that each has read
 
     @rule()
     def enter(self) -> None:
@@ -73,50 +73,50 @@ class Queue(RuleBasedStateMachine):
         def moved() -> None:
             self.seen[holder[0]] = holder[0].position
 
-        if len(self.came) == self.places + self.queue:
+        if len(self.present) == self.slots + self.queue:
             with pytest.raises(LimitExceeded):
                 self.admission.enter(moved)
             return
         self.admission.check_room()
         holder.append(self.admission.enter(moved))
-        self.came.append(holder[0])
+        self.present.append(holder[0])
         self.seen[holder[0]] = holder[0].position
 
-    @precondition(lambda self: self.came)
+    @precondition(lambda self: self.present)
     @rule(data=st.data())
     def leave(self, data: Any) -> None:
-        ticket = self.came.pop(data.draw(st.integers(0, len(self.came) - 1)))
+        ticket = self.present.pop(data.draw(st.integers(0, len(self.present) - 1)))
         ticket.leave()
-        self.gone.append(ticket)
+        self.left.append(ticket)
 
-    @precondition(lambda self: self.gone)
+    @precondition(lambda self: self.left)
     @rule(data=st.data())
     def leave_again(self, data: Any) -> None:
-        data.draw(st.sampled_from(self.gone)).leave()
+        data.draw(st.sampled_from(self.left)).leave()
 
     @invariant()
-    def who_came_first_is_in_and_all_know_their_position(self) -> None:
-        expected = [max(0, index - self.places + 1) for index in range(len(self.came))]
-        assert [ticket.position for ticket in self.came] == expected
-        assert [self.seen[ticket] for ticket in self.came] == expected
-        assert self.admission.inside == min(len(self.came), self.places)
-        assert self.admission.waiting == max(0, len(self.came) - self.places)
+    def tickets_are_admitted_in_order_and_know_their_positions(self) -> None:
+        expected = [max(0, index - self.slots + 1) for index in range(len(self.present))]
+        assert [ticket.position for ticket in self.present] == expected
+        assert [self.seen[ticket] for ticket in self.present] == expected
+        assert self.admission.inside == min(len(self.present), self.slots)
+        assert self.admission.waiting == max(0, len(self.present) - self.slots)
 
 
 TestQueue = Queue.TestCase
 TestQueue.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-def test_from_many_threads_never_more_are_in_than_there_are_places() -> None:
+def test_many_threads_never_exceed_the_number_of_slots() -> None:
     admission, most, lock = Admission(3, 20), [0, 0], threading.Lock()
 
     def come_and_go() -> None:
         for _ in range(50):
-            come_in = threading.Event()
-            ticket = admission.enter(come_in.set)
+            moved = threading.Event()
+            ticket = admission.enter(moved.set)
             while not ticket.is_in:
-                assert come_in.wait(30)
-                come_in.clear()
+                assert moved.wait(30)
+                moved.clear()
             with lock:
                 most[0] += 1
                 most[1] = max(most)

@@ -131,11 +131,12 @@ EDGES = {
     "page": (open_on_the_page, "RecordingRegistry.open"),
     "/ws/asr": (open_on_asr, "AsrConnection._open"),
     "/v1/realtime": (open_on_realtime, "RealtimeConnection._feed"),
-    "/v1/audio/transcriptions": (open_on_rest, "Transcriptions._worked"),
+    "/v1/audio/transcriptions": (open_on_rest, "Transcriptions._transcribe"),
 }
 """For each edge how to open a session there, and the function at which the chain begins."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edge", EDGES)
 def test_a_session_is_opened_in_few_calls_and_the_docs_show_them(edge: str, service: Service, repository: Path) -> None:
     open_session, begin = EDGES[edge]

@@ -18,7 +18,7 @@ import torch
 from playwright.sync_api import sync_playwright
 
 from qwen_asr.config.config import Config
-from qwen_asr.config.limits import SocketLimits
+from qwen_asr.config.limits import Limits, ShutdownLimits, SocketLimits
 from qwen_asr.service.service import Service
 from tests.support.browser import MARKS, Tab, start_chromium, write_wav
 from tests.support.checkpoints import demo_recognizer, spoken
@@ -74,6 +74,7 @@ def check_last_words(speaker: Client, heard: np.ndarray) -> None:
     assert "restarting" in error["message"]
 
 
+@pytest.mark.slow
 def test_sigterm_while_somebody_speaks(tmp_path: Path, repository: Path, request: pytest.FixtureRequest) -> None:
     server, url = started(tmp_path, repository)
     request.addfinalizer(server.kill)
@@ -115,6 +116,7 @@ LITTLE_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 
 """No file may be larger than 1 MiB: to a program the same as a disk on which no more is left."""
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_sigterm_while_a_page_listens(
     tmp_path: Path, repository: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -155,12 +157,12 @@ for mark in MARKS:
 
 
 @pytest.mark.parametrize("seconds", [60.0, 0.0])
-def test_who_is_held_back_gets_what_there_is_time_for(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that is far ahead of a slow recognizer, and not read any more, when the server stops."""
-    monkeypatch.setattr("qwen_asr.service.shutdown.STOP_SECONDS", seconds)
+@pytest.mark.slow
+def test_a_client_far_ahead_of_the_recognizer_gets_the_texts_that_there_is_time_for(seconds: float) -> None:
+    """The server stops while it has ceased to read from a client, because the recognizer is slow."""
     torch.set_num_threads(1)
     heard = np.concatenate([silence(0.5), *[spoken(SENTENCE), silence(1.2)] * 6])
-    limits = SocketLimits(ahead_seconds=1.0)
+    limits = Limits(sockets=SocketLimits(ahead_seconds=1.0), shutdown=ShutdownLimits(seconds=seconds))
 
     async def speak(url: str, stop: object) -> Client:
         async with client(url) as speaker:
@@ -173,9 +175,9 @@ def test_who_is_held_back_gets_what_there_is_time_for(seconds: float, monkeypatc
         return speaker
 
     with (
-        contextlib.closing(Service(Config(chunk_size_sec=0.5), demo_recognizer())) as service,
+        contextlib.closing(Service(Config(chunk_size_sec=0.5), demo_recognizer(), limits=limits)) as service,
         before_each_decoding(demo_recognizer(), lambda _: time.sleep(0.02)),
-        listening(service, limits) as server,
+        listening(service) as server,
     ):
         speaker = asyncio.run(speak(server.url, server.server))
     assert speaker.of_type("error")[-1]["code"] == "ServerStopping"

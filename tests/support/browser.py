@@ -89,13 +89,12 @@ def serving(
     middleware: Callable[[Any], Any] = lambda app: app,
     *,
     chosen: ServerCertificate | None = None,
-    **settings: Any,
 ) -> Iterator[Served]:
     """Serves the app on a free port, over HTTPS where a folder for the certificate is given, or one `chosen`.
 
-    `middleware` is ASGI middleware, a function of the app; `settings` are those of the page's microphone.
+    `middleware` is ASGI middleware, a function of the app.
     """
-    app = create_app(service.config, service, chosen=chosen, **settings)
+    app = create_app(service.config, service, chosen=chosen)
     tls: dict[str, Any] = {}
     if chosen is not None:
         pair = chosen.checked

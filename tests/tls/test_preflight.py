@@ -255,6 +255,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(text)
 
 
+@pytest.mark.slow
 @given(
     certificate=st.one_of(mutated(), st.lists(PIECES, max_size=6).map(b"".join), st.just(PARTS[0])),
     key=st.one_of(st.none(), mutated(), st.lists(PIECES, max_size=4).map(b"".join), st.just(PARTS[2])),

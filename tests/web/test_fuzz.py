@@ -168,6 +168,7 @@ REST_CHECKS = [CHECKS.get_one(name) for name in (
 )]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
 def test_routes(running: Running, log: Path, path: str, method: str) -> None:
     def send(case: Any) -> None:
@@ -203,6 +204,7 @@ KIND = "multipart/form-data; boundary=edge"
 kinds = st.just(KIND) | st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60)
 
 
+@pytest.mark.slow
 def test_uploads(running: Running, log: Path) -> None:
     def send(body: bytes, kind: str) -> None:
         answer = client.post(rest.TRANSCRIPTIONS, content=body, headers={"content-type": kind})

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from qwen_asr.web.qr import network_url, svg_code, terminal_code
 
 URL = "https://192.168.7.7:8000"
@@ -22,6 +24,7 @@ def test_the_address_for_a_phone() -> None:
     assert network_url(["https://localhost", "https://127.0.0.1", "https://[::1]"]) is None
 
 
+@pytest.mark.slow
 def test_the_qr_code_is_printed_on_a_terminal_only(repository: Path) -> None:
     script = (
         "from qwen_asr.config.config import Config; from qwen_asr.web.app import _announce\n"
@@ -45,6 +48,7 @@ def test_the_qr_code_is_printed_on_a_terminal_only(repository: Path) -> None:
     assert text.replace(terminal_code(URL), "").strip().endswith(f"For a phone on the same network: {URL}")
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_the_modules_of_the_code() -> None:
     import segno
 

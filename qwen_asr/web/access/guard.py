@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
-from qwen_asr.config.limits import RETRY_AFTER_SECONDS, WRONG_KEYS
+from qwen_asr.config.limits import RETRY_AFTER_SECONDS, GuardLimits
 from qwen_asr.errors import InvalidApiKey, LimitExceeded, QwenASRError
 from qwen_asr.network import is_loopback
 from qwen_asr.service.rate_limit import Rates, sender
@@ -49,7 +49,7 @@ class AccessGuard:
     `20/minute`.
     """
 
-    def __init__(self, config: Config, rates: Rates, wrong_keys: str = WRONG_KEYS) -> None:
+    def __init__(self, config: Config, rates: Rates, wrong_keys: str = GuardLimits.wrong_credentials) -> None:
         self._hosts = AllowedHosts(config)
         self._keys = Secrets(config.api_key)
         self._users = Secrets(config.auth)

@@ -39,7 +39,7 @@ from typing import Any, Protocol, cast
 import anyio.to_thread
 import gradio as gr
 
-from qwen_asr.config.limits import MAX_BACKLOG_SECONDS, MAX_BLOCK_BYTES
+from qwen_asr.config.limits import PageLimits
 from qwen_asr.errors import BadInput, LimitExceeded, NotReady, QwenASRError
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.notifier import Notifier
@@ -88,7 +88,7 @@ class Post:
     queued: int
 
     @classmethod
-    def parse(cls, data: object) -> Post:
+    def parse(cls, data: object, max_block_bytes: int = PageLimits.block_bytes) -> Post:
         """Raises BadInput for anything that our own page would not send."""
         try:
             if not isinstance(data, dict):
@@ -108,15 +108,15 @@ class Post:
             )
         except (KeyError, TypeError, ValueError, OverflowError, binascii.Error) as error:
             raise BadInput(f"The page sent a message that cannot be read ({error}); reload the page.") from None
-        post._check()
+        post._check(max_block_bytes)
         return post
 
-    def _check(self) -> None:
+    def _check(self, max_block_bytes: int) -> None:
         limits = {
             "recording": re.fullmatch(r"[0-9a-zA-Z-]{1,64}", self.recording) is not None,
             "rate": self.rate in RATES,
             "offset": self.offset >= 0 and self.offset % 2 == 0 and (self.last is None or self.last >= 0),
-            "audio": len(self.audio) <= MAX_BLOCK_BYTES,
+            "audio": len(self.audio) <= max_block_bytes,
             "context": len(self.context) <= MAX_CONTEXT_CHARACTERS,
             "language": len(self.language or "") <= MAX_LANGUAGE_CHARACTERS,
         }
@@ -129,19 +129,20 @@ def streaming_microphone(
     recordings: RecordingRegistry,
     state: State,
     *,
-    backlog_seconds: float = MAX_BACKLOG_SECONDS,
+    limits: PageLimits | None = None,
     elem_id: str = "microphone",
 ) -> gr.HTML:
     """The component: the big button, the status and the transcript. Call it inside of `gr.Blocks`.
 
     `recordings` takes the audio and has the text. `state` says whether the server is ready. The browser stops recording
-    when it holds `backlog_seconds` of audio for a server that it cannot reach.
+    when it holds `limits.backlog_seconds` of audio for a server that it cannot reach.
     """
+    limits = limits or PageLimits()
 
     async def exchange(data: Any, request: gr.Request) -> dict[str, Any]:
         """Takes a block of audio; returns what is here and the text that changed. Errors of ours become replies."""
         try:
-            post = Post.parse(data)
+            post = Post.parse(data, limits.block_bytes)
             tab = await _tab(request)
             recording = recordings.get(tab, post.recording)
             if recording is None:
@@ -178,10 +179,10 @@ def streaming_microphone(
         apply_default_css=False,
         elem_id=elem_id,
         worklet=_text("worklet.js"),
-        backlog_seconds=backlog_seconds,
+        backlog_seconds=limits.backlog_seconds,
         stock_recording=STOCK_RECORDING,
         # A post is base64 and JSON in the server's memory. Half of what is allowed is 5 s of audio, which is plenty.
-        block_bytes=MAX_BLOCK_BYTES // 2,
+        block_bytes=limits.block_bytes // 2,
     )
 
 

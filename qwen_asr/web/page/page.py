@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio.samples import to_mono
+from qwen_asr.config.limits import PageLimits
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import QwenASRError
 from qwen_asr.service.rate_limit import sender
@@ -50,11 +51,16 @@ def theme() -> gr.themes.Base:
 
 
 def build_page(
-    recordings: RecordingRegistry, state: State, *, language: str | None = None, context: str = "", **settings: Any
+    recordings: RecordingRegistry,
+    state: State,
+    *,
+    language: str | None = None,
+    context: str = "",
+    limits: PageLimits | None = None,
 ) -> gr.Blocks:
     """The whole page. `language` (an English name) and `context` are the first values of the inputs.
 
-    `settings` are passed to `streaming_microphone`. Mount the page with `theme()` and `CSS`.
+    Mount the page with `theme()` and `CSS`.
     """
     # The fallback recorder leaves each block as a file in Gradio's temporary folder: swept every minute, kept for one.
     page = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 60), fill_width=False)
@@ -78,7 +84,7 @@ def build_page(
                 min_width=240,
                 scale=3,
             )
-        streaming_microphone(recordings, state, **settings)
+        streaming_microphone(recordings, state, limits=limits)
         _add_fallback_recorder(recordings, state, language_input, context_input)
         page.load(None, js=SELECT_JS, api_visibility="private")
         gr.on(
@@ -146,7 +152,7 @@ class FallbackRecorder:
         with self._lock:  # two blocks of one tab must not open two recordings
             recording = self._recordings.get(tab, STOCK_RECORDING)
             if recording is not None and recording.finished:
-                if time.monotonic() - recording.heard_at < LATE_BLOCK_SECONDS:
+                if time.monotonic() - recording.last_request_at < LATE_BLOCK_SECONDS:
                     return
                 self._recordings.remove(tab, STOCK_RECORDING)
                 recording = None

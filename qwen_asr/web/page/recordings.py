@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.resample import StreamingResampler
 from qwen_asr.audio.samples import to_mono
-from qwen_asr.config.limits import IDLE_SECONDS, LEAVING_SECONDS, MAX_BACKLOG_SECONDS
+from qwen_asr.config.limits import PageLimits
 from qwen_asr.live.events import Event, Partial
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.admission import Admission
@@ -84,15 +84,18 @@ class Recording:
         start: OpenSink,
         clock: Callable[[], float] = time.monotonic,
         session_seconds: float = math.inf,
+        backlog_seconds: float = PageLimits.backlog_seconds,
     ) -> None:
+        """`backlog_seconds`: how long after its time limit it may still receive what the page has kept."""
         self.rate = rate
         self.options = options
         self.received = 0
-        self.heard_at = clock()
+        self.last_request_at = clock()
         self.error: str | None = None
         self.notifier = Notifier()
         self._clock = clock
         self._time_limit_at = clock() + session_seconds
+        self._ends_at = self._time_limit_at + backlog_seconds
         self._digest = hashlib.sha256()
         self._resampler = StreamingResampler(rate)
         self._taking = threading.Lock()  # one block at a time: a late duplicate may arrive together with its repetition
@@ -134,10 +137,10 @@ class Recording:
         Bytes received before are ignored. A block that begins after a gap is ignored whole: the returned offset is then
         smaller than `offset`, and the page sends again from there.
         """
-        if self._clock() > self._time_limit_at + MAX_BACKLOG_SECONDS:  # a page that does not stop by itself
+        if self._clock() > self._ends_at:  # a page that does not stop by itself
             self.finish(self.received)
         with self._taking:
-            self.heard_at = self._clock()
+            self.last_request_at = self._clock()
             known = self.received - offset
             if known < 0 or self.finished or self.error:
                 return self.received
@@ -157,7 +160,7 @@ class Recording:
     def finish(self, total: int) -> None:
         """Ends the recording at `total` bytes, once all of them are here. May be called repeatedly."""
         with self._taking:
-            self.heard_at = self._clock()
+            self.last_request_at = self._clock()
             if self.received >= total:
                 self._finished_for_shutdown = False  # the server has ended it where the page did
                 self._finish()
@@ -278,8 +281,7 @@ class RecordingRegistry:
         self,
         start: OpenSink,
         *,
-        idle_seconds: float = IDLE_SECONDS,
-        leaving_seconds: float = LEAVING_SECONDS,
+        limits: PageLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         admission: Admission | None = None,
         rates: Rates | None = None,
@@ -290,8 +292,7 @@ class RecordingRegistry:
         self._rates = rates
         self._session_seconds = session_seconds
         self._queue: dict[tuple[str, str], QueueEntry] = {}  # for recordings that are not open yet
-        self._idle_seconds = idle_seconds
-        self.leaving_seconds = leaving_seconds
+        self._limits = limits or PageLimits()
         self._clock = clock
         self._lock = threading.Lock()
         self._recordings: dict[tuple[str, str], Recording] = {}
@@ -329,7 +330,9 @@ class RecordingRegistry:
                 return recording
             entry = self._queue.pop((tab, recording_id), None)
             start = self._start if entry is None else partial(self._start, slot=entry.ticket)
-            recording = Recording(rate, options, start, self._clock, self._session_seconds)
+            recording = Recording(
+                rate, options, start, self._clock, self._session_seconds, self._limits.backlog_seconds
+            )
             self._recordings[tab, recording_id] = recording
             old = [key for key, other in self._recordings.items() if key[0] == tab and other.done]
             finished = [self._recordings.pop(key) for key in old]
@@ -355,7 +358,7 @@ class RecordingRegistry:
             if entry is None:
                 self.check_rate(address)
                 entry = self._queue[tab, recording_id] = QueueEntry(self._admission)
-            entry.heard_at = self._clock()
+            entry.last_request_at = self._clock()
             return entry
 
     def remove(self, tab: str, recording_id: str) -> None:
@@ -375,7 +378,9 @@ class RecordingRegistry:
         """Closes the recordings of closed tabs and those that are idle for too long; returns how many."""
         now = self._clock()
         with self._lock:
-            closed_tabs = {tab for tab, since in self._closed_tabs.items() if now - since > self.leaving_seconds}
+            closed_tabs = {
+                tab for tab, since in self._closed_tabs.items() if now - since > self._limits.reconnect_seconds
+            }
             for tab in closed_tabs:
                 del self._closed_tabs[tab]
 
@@ -383,7 +388,7 @@ class RecordingRegistry:
                 return [
                     (tab, recording_id)
                     for (tab, recording_id), item in items.items()
-                    if tab in closed_tabs or now - item.heard_at > self._idle_seconds
+                    if tab in closed_tabs or now - item.last_request_at > self._limits.idle_seconds
                 ]
 
             recordings = [self._recordings.pop(key) for key in expired(self._recordings)]
@@ -419,7 +424,7 @@ class RecordingRegistry:
             entry.ticket.leave()
 
     def _close_idle_repeatedly(self) -> None:
-        while not self._closing.wait(min(1.0, self.leaving_seconds / 4)):
+        while not self._closing.wait(min(1.0, self._limits.reconnect_seconds / 4)):
             try:
                 self.remove_idle()
             except Exception:

@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from qwen_asr.config.limits import MAX_UPLOAD_BYTES
 from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import status_response
 from qwen_asr.web.rest.answers import Transcription, VerboseTranscription, event_schema
@@ -37,7 +36,7 @@ def add_routes(app: FastAPI, service: Service) -> Transcriptions:
     """
     transcriptions = Transcriptions(service)
     routes = [
-        transcriptions_route(transcriptions),
+        transcriptions_route(transcriptions, service.limits.upload.file_bytes),
         *models_routes(Models(service)),
         *operator_routes(Probes(service), Metrics(service)),
     ]
@@ -56,9 +55,9 @@ def add_routes(app: FastAPI, service: Service) -> Transcriptions:
     return transcriptions
 
 
-def transcriptions_route(transcriptions: Transcriptions) -> ApiRoute:
+def transcriptions_route(transcriptions: Transcriptions, max_file_bytes: int) -> ApiRoute:
     """POST /v1/audio/transcriptions."""
-    form = form_schema(f"An audio or video file in any common format, at most {MAX_UPLOAD_BYTES >> 20} MiB.")
+    form = form_schema(f"An audio or video file in any common format, at most {max_file_bytes >> 20} MiB.")
     text = {"schema": {"type": "string"}}
     # OpenAPI 3.1 has no way to say "a sequence of". As in OpenAI's own document, the schema is that of one event.
     stream = {"schema": event_schema({"$ref": REF_PREFIX + "ErrorBody"})}

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from qwen_asr.config.limits import IDLE_SECONDS, LINGER_SECONDS, MAX_UPLOAD_BYTES
 from qwen_asr.errors import AudioError, BadField, BadInput, LimitExceeded, ServerStopping, StepFailed
 from qwen_asr.service.file_transcription import FileTranscription
 from qwen_asr.web.early_answer import Body, answer_early
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
     from qwen_asr.service.service import Service
 
-SHUTDOWN_LINGER_SECONDS = 0.5
-"""How long the rest of an upload is read once the server stops: less than its connections have then."""
 EVENT_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 T = TypeVar("T")
 
@@ -38,6 +35,7 @@ class Transcriptions:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._limits = service.limits.upload
         self._aborting = asyncio.Event()
         self.unfinished = 0
         self._active = 0  # requests that have passed the checks; used on the event loop only
@@ -63,7 +61,7 @@ class Transcriptions:
             self.unfinished -= 1
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = Body(receive, IDLE_SECONDS)
+        body = Body(receive, self._limits.idle_seconds)
         try:
             work = self._answer(Request(scope).headers, body, send)
             response = await abort_on(self._aborting.wait(), ServerStopping(), work)
@@ -73,7 +71,8 @@ class Transcriptions:
             self._count(error)
             response = error_response(error)
         if response is not None:
-            linger_seconds = SHUTDOWN_LINGER_SECONDS if self._aborting.is_set() else LINGER_SECONDS
+            limits = self._limits
+            linger_seconds = limits.shutdown_linger_seconds if self._aborting.is_set() else limits.linger_seconds
             await answer_early(response, body, scope, receive, send, linger_seconds)
 
     async def _answer(self, headers: Headers, body: Body, send: Send) -> Response | None:
@@ -82,7 +81,7 @@ class Transcriptions:
         check_ready(self._service)
         self._service.admission.check_room()
         with self._count_request():
-            async with received_form(headers, body, MAX_UPLOAD_BYTES) as form:
+            async with received_form(headers, body, self._limits) as form:
                 work = self._transcribe(form, parse_request(form.fields), send)
                 return await abort_on(body.wait_for_disconnect(), ClientDisconnect(), work)
 

@@ -16,7 +16,7 @@ from anyio import to_thread
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from qwen_asr.config.limits import MAX_FORM_BYTES
+from qwen_asr.config.limits import UploadLimits
 from qwen_asr.errors import BadField, BadInput, StorageError, TooLarge
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from starlette.datastructures import Headers
 
     from qwen_asr.web.early_answer import Body
-
-WRITE_BYTES = 1 << 20
-"""How much of the file is collected before a thread writes it. Writing each network packet would cost more."""
 
 
 @dataclass
@@ -38,24 +35,24 @@ class Form:
 
 
 @contextlib.asynccontextmanager
-async def received_form(headers: Headers, body: Body, max_file_bytes: int, name: str = "file") -> AsyncIterator[Form]:
+async def received_form(headers: Headers, body: Body, limits: UploadLimits, name: str = "file") -> AsyncIterator[Form]:
     """Reads the form in `body`. Its file, from the field `name`, is deleted at the end of the context.
 
     Raises:
         BadInput: the body is not a form.
         BadField: the file is missing, or there are two.
-        TooLarge: the file has more than `max_file_bytes`, or the rest of the form more than `MAX_FORM_BYTES`.
+        TooLarge: the file has more than `limits.file_bytes`, or the rest of the form more than `limits.form_bytes`.
         StorageError: the file cannot be written to disk.
         TimedOut, ClientDisconnect: see `Body.read`.
     """
     boundary = _boundary(headers)
-    if int(headers.get("content-length", 0)) > max_file_bytes + MAX_FORM_BYTES:
-        raise _too_large(max_file_bytes)  # before anything is received or stored
+    if int(headers.get("content-length", 0)) > limits.file_bytes + limits.form_bytes:
+        raise _too_large(limits.file_bytes)  # before anything is received or stored
     with contextlib.closing(_temporary_file()) as file:
-        parts = _Parts(boundary, name, max_file_bytes)
+        parts = _Parts(boundary, name, limits)
         while not body.ended:
             parts.feed(await body.read())
-            if len(parts.file_data) >= WRITE_BYTES or body.ended:
+            if len(parts.file_data) >= limits.write_bytes or body.ended:
                 with _disk():
                     await to_thread.run_sync(file.write, parts.take_file_data())
         parts.check_complete()
@@ -67,11 +64,11 @@ async def received_form(headers: Headers, body: Body, max_file_bytes: int, name:
 class _Parts:
     """An incremental parser of one form. It keeps the fields; the file's bytes are taken out as they arrive."""
 
-    def __init__(self, boundary: bytes, file_name: str, max_file_bytes: int) -> None:
+    def __init__(self, boundary: bytes, file_name: str, limits: UploadLimits) -> None:
         self.fields: dict[str, list[str]] = {}
         self.file_data = bytearray()
         self._file_name = file_name
-        self._max_file_bytes = max_file_bytes
+        self._limits = limits
         self._files = self._file_bytes = self._all_bytes = 0
         self._header, self._value = bytearray(), bytearray()
         self._disposition = b""
@@ -102,8 +99,8 @@ class _Parts:
         except FormParserError:
             raise BadInput("The body is not a valid multipart form; send it as multipart/form-data.") from None
         # Part headers and anything between the parts count as well as the fields.
-        if self._all_bytes - self._file_bytes > MAX_FORM_BYTES:
-            raise TooLarge(f"The form has over {MAX_FORM_BYTES} bytes besides its file; shorten its fields.")
+        if self._all_bytes - self._file_bytes > self._limits.form_bytes:
+            raise TooLarge(f"The form has over {self._limits.form_bytes} bytes besides its file; shorten its fields.")
 
     def take_file_data(self) -> bytes:
         """Returns the bytes of the file that arrived since the last call."""
@@ -136,8 +133,8 @@ class _Parts:
             self._data += data[start:end]
             return
         self._file_bytes += end - start
-        if self._file_bytes > self._max_file_bytes:
-            raise _too_large(self._max_file_bytes)
+        if self._file_bytes > self._limits.file_bytes:
+            raise _too_large(self._limits.file_bytes)
         self.file_data += data[start:end]
 
     def _on_part_end(self) -> None:

@@ -26,7 +26,7 @@ class QueueEntry:
     """A ticket, and a way to wait until its position changes. Raises LimitExceeded if the queue is full."""
 
     def __init__(self, admission: Admission) -> None:
-        self.heard_at = 0.0  # for the page: when it last asked for its position
+        self.last_request_at = 0.0  # for the page: when it last asked for its position
         self._notifier = Notifier()
         self.ticket = admission.enter(self._notifier.notify)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 import anyio
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
-from qwen_asr.config.limits import SocketLimits
 from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
 from qwen_asr.web.sockets.connection import Connection
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.websockets import WebSocket
 
+    from qwen_asr.config.limits import SocketLimits
     from qwen_asr.service.service import Service
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ class SocketRoute(ABC, Generic[C]):
     @classmethod
     def add_to(cls, app: FastAPI, service: Service, limits: SocketLimits | None = None) -> Self:
         """Add the route to the app, and return it."""
-        route = cls(service, limits or SocketLimits(session_seconds=service.config.max_session_seconds))
+        default = replace(service.limits.sockets, session_seconds=service.config.max_session_seconds)
+        route = cls(service, limits or default)
         app.router.routes.append(WebSocketRoute(cls.path, route.serve))
         return route
 

@@ -322,6 +322,7 @@ def test_wrong_logins_and_wrong_keys_share_one_limit(monkeypatch: pytest.MonkeyP
         assert client.post("/login", data=data, headers=from_address(4)).status_code == 200
 
 
+@pytest.mark.slow
 def test_requests_are_limited_for_each_address_and_each_key() -> None:
     with open_server(api_key=(KEY, OTHER_KEY), rate_limit="3/hour") as served:
 
@@ -355,6 +356,7 @@ def test_a_server_that_is_open_to_everybody_warns() -> None:
         assert "the page is open" in page
 
 
+@pytest.mark.slow
 def test_the_log_of_a_server_has_no_secret(tmp_path: Path, repository: Path) -> None:
     environ = {"QWEN_ASR_API_KEY": f"{KEY} {OTHER_KEY}", "QWEN_ASR_AUTH": f"{USER}:battery-staple"}
     options = ["--asr-model-path", "demo", "--port", "0", "--host", "0.0.0.0", "--log-level", "debug"]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio.resample import StreamingResampler
 from qwen_asr.audio.samples import to_mono
+from qwen_asr.config.limits import PageLimits
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
@@ -205,7 +206,7 @@ def test_recordings_belong_to_their_tab_and_are_closed_when_idle() -> None:
         opened.append(Collector(deliver))
         return opened[-1]
 
-    recordings = RecordingRegistry(start, idle_seconds=60, leaving_seconds=8, clock=clock)
+    recordings = RecordingRegistry(start, limits=PageLimits(idle_seconds=60, reconnect_seconds=8), clock=clock)
     first = recordings.open("tab", "one", 48_000, SessionOptions())
     assert recordings.open("tab", "one", 48_000, SessionOptions()) is first  # asked twice, opened once
     assert recordings.get("other", "one") is None

@@ -61,6 +61,7 @@ def value(found: dict[str, Metric], name: str, **labels: str) -> float:
     return one
 
 
+@pytest.mark.slow
 def test_what_is_counted_is_what_happened(served: Listening) -> None:
     samples = np.concatenate([silence(0.5), spoken(SENTENCE), silence(1.5), spoken(SENTENCE)])
 

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 
 import qwen_asr.errors
 from qwen_asr.config.config import Config
-from qwen_asr.config.limits import IDLE_SECONDS, MAX_FORM_BYTES, MAX_UPLOAD_BYTES
+from qwen_asr.config.limits import Limits, UploadLimits
 from qwen_asr.errors import BadField
 from qwen_asr.service.service import Service
 from qwen_asr.web.access.guard import AccessGuard
@@ -79,9 +79,16 @@ class Running:
 
 @pytest.fixture
 def running() -> Iterator[Running]:
+    with run(Limits()) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def run(limits: Limits) -> Iterator[Running]:
     torch.set_num_threads(1)
     config = Config(host="127.0.0.1", api_key=(KEY,))
-    with contextlib.closing(Service(config, demo_recognizer())) as service, asyncio.Runner() as loop:
+    service = Service(config, demo_recognizer(), limits=limits)
+    with contextlib.closing(service), asyncio.Runner() as loop:
         app = FastAPI()
         app.add_middleware(AccessGuard(config, service.rates, wrong_keys="1/day").middleware)
         add_routes(app, service)
@@ -109,16 +116,15 @@ def stalled_upload(running: Running, method: str, path: str, patch: pytest.Monke
         yield form("x", speech())[:1000]
         await asyncio.sleep(3600)
 
-    patch.setattr("qwen_asr.web.rest.transcriptions.IDLE_SECONDS", 0.01)
-    patch.setattr("qwen_asr.web.rest.transcriptions.LINGER_SECONDS", 0.01)
-    response = running.upload(first_half())
+    with run(Limits(upload=UploadLimits(idle_seconds=0.01, linger_seconds=0.01))) as impatient:
+        response = impatient.upload(first_half())
     response.request = httpx.Request(method, "http://localhost" + path)  # schemathesis would read the one that was sent
     return response
 
 
 def large_file(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
-    patch.setattr("qwen_asr.web.rest.transcriptions.MAX_UPLOAD_BYTES", 1000)
-    return running.upload(form("x", bytes(1001)))
+    with run(Limits(upload=UploadLimits(file_bytes=1000))) as limited:
+        return limited.upload(form("x", bytes(1001)))
 
 
 def no_audio(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
@@ -182,6 +188,7 @@ def test_each_documented_error_is_answered_as_documented(
     assert sent == set(documented.get("headers", {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_each_success_is_answered_as_documented(running: Running, method: str, path: str) -> None:
     if path != TRANSCRIPTIONS:
@@ -287,8 +294,7 @@ def test_the_page_lists_every_error(page: str) -> None:
 
 
 def test_the_page_has_the_true_numbers(page: str) -> None:
-    assert f"up to {MAX_UPLOAD_BYTES >> 20} MiB" in page
-    assert (
-        f"more than {MAX_UPLOAD_BYTES >> 20} MiB, or the rest of the form more than {MAX_FORM_BYTES >> 20} MiB" in page
-    )
-    assert f"nothing arrived for {IDLE_SECONDS:g} s" in page
+    file_bytes, form_bytes = UploadLimits.file_bytes, UploadLimits.form_bytes
+    assert f"up to {file_bytes >> 20} MiB" in page
+    assert f"more than {file_bytes >> 20} MiB, or the rest of the form more than {form_bytes >> 20} MiB" in page
+    assert f"nothing arrived for {UploadLimits.idle_seconds:g} s" in page

@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.config.config import Config
-from qwen_asr.config.limits import RETRY_AFTER_SECONDS
+from qwen_asr.config.limits import RETRY_AFTER_SECONDS, Limits, ShutdownLimits, UploadLimits
 from qwen_asr.live.transcript import join_texts
 from qwen_asr.service.service import Service
 from qwen_asr.tls.self_signed import ensure_self_signed
@@ -57,6 +57,14 @@ def clients(certificates: Path) -> Iterator[Clients]:
     """Clients of one server with the demo checkpoint, for tests that do not change its state."""
     torch.set_num_threads(1)
     with serving(Service(Config(host="127.0.0.1"), demo_recognizer()), certificates) as served:
+        yield Clients(served, certificates)
+
+
+@contextlib.contextmanager
+def limited(certificates: Path, limits: Limits, config: Config | None = None) -> Iterator[Clients]:
+    """Clients of another server, with these limits."""
+    service = Service(config or Config(host="127.0.0.1"), demo_recognizer(), limits=limits)
+    with serving(service, certificates) as served:
         yield Clients(served, certificates)
 
 
@@ -103,11 +111,13 @@ def check_formats(answers: dict[str, Any], recording: bytes) -> None:
         assert abs(cue.end.total_seconds() - segment.end) < 0.002
 
 
+@pytest.mark.slow
 def test_every_format_equals_offline_transcription(clients: Clients) -> None:
     with clients.sync() as client:
         check_formats({format: ask(client, response_format=format) for format in FORMATS}, speech())
 
 
+@pytest.mark.slow
 def test_every_format_with_asyncio(clients: Clients) -> None:
     async def all_at_once() -> dict[str, Any]:
         async with clients.asynchronous() as client:
@@ -126,6 +136,7 @@ def check_events(events: list[Any], text: str) -> None:
     assert "".join(event.delta for event in deltas) == done.text == text
 
 
+@pytest.mark.slow
 def test_the_streamed_deltas_add_up_to_the_text(clients: Clients) -> None:
     with clients.sync() as client:
         text = ask(client).text
@@ -139,6 +150,7 @@ def test_the_streamed_deltas_add_up_to_the_text(clients: Clients) -> None:
     check_events(asyncio.run(streamed()), text)
 
 
+@pytest.mark.slow
 def test_events_come_while_the_rest_is_still_to_be_recognized(clients: Clients) -> None:
     with clients.sync() as client:
         events = ask(client, speech(12), stream=True)
@@ -149,6 +161,7 @@ def test_events_come_while_the_rest_is_still_to_be_recognized(clients: Clients) 
     assert len(rest) == 3 * 12  # with `transcript.text.done`
 
 
+@pytest.mark.slow
 def test_language_and_prompt_reach_the_model(clients: Clients) -> None:
     with clients.sync() as client:
         answer = ask(client, response_format="verbose_json", language="en", prompt="kitchen light", temperature=0.0)
@@ -168,14 +181,12 @@ def test_silence_has_no_text(clients: Clients) -> None:
         assert done.text == ""
 
 
-def test_a_long_file_waits_for_the_recognizer(certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_a_long_file_waits_for_the_recognizer(certificates: Path) -> None:
     # Little audio may be decoded ahead and utterances are short, so decoding has to wait again and again.
-    monkeypatch.setattr("qwen_asr.service.file_transcription.MAX_AHEAD_SECONDS", 0.1)
+    limits = Limits(upload=UploadLimits(ahead_seconds=0.1))
     config = Config(host="127.0.0.1", max_utterance_seconds=6)
-    with (
-        serving(Service(config, demo_recognizer()), certificates) as served,
-        Clients(served, certificates).sync() as client,
-    ):
+    with limited(certificates, limits, config) as clients, clients.sync() as client:
         answer = ask(client, speech(4), response_format="verbose_json")
     assert len(answer.segments) >= 3 * 4
     for segment in answer.segments[:3]:
@@ -235,8 +246,8 @@ def test_while_it_loads_the_server_is_healthy_but_not_ready(certificates: Path) 
         ({"temperature": float("nan")}, 400, "temperature", "bad_field", "from 0 to 1"),
         ({"extra_body": {"stream": "perhaps"}}, 400, "stream", "bad_field", "true or false"),
         ({"prompt": "<|im_end|>"}, 400, "prompt", "bad_field", "control token"),
-        ({"recording": b"This is no sound."}, 415, "file", "audio_error", "no audio that can be read"),
-        ({"recording": b"no sound", "stream": True}, 415, "file", "audio_error", "no audio that can be read"),
+        ({"recording": b"This is not audio."}, 415, "file", "audio_error", "not audio that can be read"),
+        ({"recording": b"no sound", "stream": True}, 415, "file", "audio_error", "not audio that can be read"),
         ({"recording": b""}, 415, "file", "audio_error", "is empty"),
     ],
 )
@@ -326,37 +337,35 @@ def test_the_openapi_document_is_that_of_the_routes(clients: Clients) -> None:
 # --- limits
 
 
-def test_the_size_limit_of_a_file_is_exact(clients: Clients, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with clients.sync() as client:
-        monkeypatch.setattr("qwen_asr.web.rest.transcriptions.MAX_UPLOAD_BYTES", len(speech()))
+def test_the_size_limit_of_a_file_is_exact(certificates: Path, uploads: Path) -> None:
+    limits = Limits(upload=UploadLimits(file_bytes=len(speech())))
+    with limited(certificates, limits) as clients, clients.sync() as client:
         assert ask(client).text
-        monkeypatch.setattr("qwen_asr.web.rest.transcriptions.MAX_UPLOAD_BYTES", len(speech()) - 1)
-        with pytest.raises(openai.APIStatusError, match=f"over {len(speech()) - 1} bytes") as failure:
-            ask(client)
+        with pytest.raises(openai.APIStatusError, match=f"over {len(speech())} bytes") as failure:
+            ask(client, speech() + b"a")
     assert (failure.value.status_code, failure.value.code) == (413, "too_large")
     assert list(uploads.iterdir()) == []
     assert until(lambda: open_in(uploads) == 0)
 
 
-def test_the_answer_reaches_a_client_that_is_still_uploading(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
-    # More than all buffers on the way hold, so that the client is still sending when it is refused.
-    monkeypatch.setattr("qwen_asr.web.rest.transcriptions.MAX_UPLOAD_BYTES", 1000)
-    with clients.sync() as client, pytest.raises(openai.APIStatusError, match="over 1000 bytes") as failure:
-        ask(client, bytes(16 << 20))
-    assert failure.value.status_code == 413
-
+def test_the_answer_reaches_a_client_that_is_still_uploading(certificates: Path) -> None:
     def pieces() -> Iterator[bytes]:  # without a Content-Length
         yield form("x", bytes(2000))
         yield from [bytes(1 << 16)] * 64
 
-    with clients.plain() as plain:
-        assert post(plain, pieces())[0] == 413
+    with limited(certificates, Limits(upload=UploadLimits(file_bytes=1000))) as clients:
+        # More than all buffers on the way hold, so that the client is still sending when it is refused.
+        with clients.sync() as client, pytest.raises(openai.APIStatusError, match="over 1000 bytes") as failure:
+            ask(client, bytes(16 << 20))
+        assert failure.value.status_code == 413
+        with clients.plain() as plain:
+            assert post(plain, pieces())[0] == 413
 
 
-def test_the_form_without_its_file_has_a_size_limit(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_form_without_its_file_has_a_size_limit(certificates: Path) -> None:
     overhead = len(form("x", b"", prompt=""))
-    monkeypatch.setattr("qwen_asr.web.rest.upload.MAX_FORM_BYTES", overhead + 500)
-    with clients.plain() as client:
+    limits = Limits(upload=UploadLimits(form_bytes=overhead + 500))
+    with limited(certificates, limits) as clients, clients.plain() as client:
         assert post(client, form("x", b"no sound", prompt=500 * "a"))[0] == 415  # the form passed, the file did not
         status, error = post(client, form("x", b"no sound", prompt=501 * "a"))
     assert (status, error["code"]) == (413, "too_large")
@@ -389,6 +398,7 @@ def post_slowly(client: httpx.Client, slow: SlowUpload) -> httpx.Response:
     return client.post(ROUTE, content=iter(slow), headers={"content-type": "multipart/form-data; boundary=x"})
 
 
+@pytest.mark.slow
 def test_uploads_block_neither_each_other_nor_the_probes(clients: Clients, uploads: Path) -> None:
     with clients.sync() as client, clients.plain() as plain, ThreadPoolExecutor(2) as pool:
         text = ask(client).text
@@ -431,6 +441,7 @@ def disconnect_while_reading(clients: Clients) -> None:
         events.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disconnect", [disconnect_while_sending, disconnect_while_waiting, disconnect_while_reading])
 def test_a_client_that_disconnects_leaves_nothing_behind(
     clients: Clients, uploads: Path, disconnect: Callable[[Clients], None], caplog: pytest.LogCaptureFixture
@@ -449,14 +460,16 @@ def test_a_client_that_disconnects_leaves_nothing_behind(
     assert "ASGI" not in caplog.text
 
 
-def test_an_upload_that_stalls_is_ended(clients: Clients, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = timeouts(clients)
-    monkeypatch.setattr("qwen_asr.web.rest.transcriptions.IDLE_SECONDS", 0.3)
-    monkeypatch.setattr("qwen_asr.web.rest.transcriptions.LINGER_SECONDS", 0.3)
+def test_an_upload_that_stalls_is_ended(certificates: Path, uploads: Path) -> None:
+    limits = Limits(upload=UploadLimits(idle_seconds=0.3, linger_seconds=0.3))
     slow = SlowUpload(speech())
-    with clients.plain() as client, ThreadPoolExecutor(1) as pool:
+    with (
+        limited(certificates, limits) as clients,
+        clients.plain() as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
         answer = pool.submit(post_slowly, client, slow)
-        assert until(lambda: timeouts(clients) == before + 1)
+        assert until(lambda: timeouts(clients) == 1)
         assert until(lambda: open_in(uploads) == 0)
         slow.go_on.set()
         # The server has closed the connection. Whether the client sees that or the answer first is a race.
@@ -474,6 +487,7 @@ def test_an_upload_that_cannot_be_stored(clients: Clients, monkeypatch: pytest.M
     assert (failure.value.status_code, failure.value.code) == (507, "storage_error")
 
 
+@pytest.mark.slow
 def test_a_stream_ends_with_an_error_when_the_recognizer_stops(certificates: Path) -> None:
     with serving(Service(Config(host="127.0.0.1"), demo_recognizer()), certificates) as served:
         clients = Clients(served, certificates)
@@ -489,21 +503,23 @@ def test_a_stream_ends_with_an_error_when_the_recognizer_stops(certificates: Pat
     assert (refusal.value.status_code, refusal.value.type) == (500, "server_error")
 
 
+@pytest.mark.slow
 def test_open_requests_get_an_error_when_the_server_stops(
-    certificates: Path, uploads: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    certificates: Path, uploads: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = open_in(uploads)
-    monkeypatch.setattr("qwen_asr.service.shutdown.STOP_SECONDS", 0.5)  # much less than these requests need
+    limits = Limits(shutdown=ShutdownLimits(seconds=0.5))  # much less than these requests need
     with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as running:
-        served = running.enter_context(serving(Service(Config(host="127.0.0.1"), demo_recognizer()), certificates))
-        clients = Clients(served, certificates)
+        clients = running.enter_context(limited(certificates, limits))
         with clients.sync() as reading, clients.sync() as waiting, clients.plain() as sending:
             events = ask(reading, speech(60), stream=True)
             next(events)
             waits = pool.submit(ask, waiting, speech(60))
             slow = SlowUpload(speech())
             half_sent = pool.submit(post_slowly, sending, slow)
-            assert until(lambda: open_in(uploads) == before + 3 and served.service.sessions.open_by_kind()["rest"] == 2)
+            assert until(
+                lambda: open_in(uploads) == before + 3 and clients.service.sessions.open_by_kind()["rest"] == 2
+            )
             assert not waits.done()
             assert not half_sent.done()
             running.close()

@@ -14,16 +14,16 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
+from qwen_asr.config.limits import UploadLimits
 from qwen_asr.errors import BadInput, TooLarge
 from qwen_asr.web.early_answer import Body
-from qwen_asr.web.rest import upload
 from qwen_asr.web.rest.upload import received_form
 from tests.support.rest_client import form
 
 HEADERS = Headers({"content-type": "multipart/form-data; boundary=x"})
 
 
-def read(pieces: Sequence[bytes], limit: int = 1000, whole: bool = True) -> tuple[bytes, dict[str, list[str]]]:
+def read(pieces: Sequence[bytes], whole: bool = True, write_bytes: int = 1000) -> tuple[bytes, dict[str, list[str]]]:
     """The file and the fields of a form that arrives in these pieces. If not `whole`, the client disconnects then."""
     messages: list[Message] = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
     messages.append({"type": "http.request", "body": b""} if whole else {"type": "http.disconnect"})
@@ -31,8 +31,10 @@ def read(pieces: Sequence[bytes], limit: int = 1000, whole: bool = True) -> tupl
     async def receive() -> Message:
         return messages.pop(0)
 
+    limits = UploadLimits(file_bytes=1000, write_bytes=write_bytes)
+
     async def received() -> tuple[bytes, dict[str, list[str]]]:
-        async with received_form(HEADERS, Body(receive), limit) as got:
+        async with received_form(HEADERS, Body(receive), limits) as got:
             return got.file.read(), got.fields
 
     return asyncio.run(received())
@@ -48,9 +50,7 @@ def cut(content: bytes, cuts: Sequence[int]) -> list[bytes]:
 def test_the_form_does_not_depend_on_the_pieces(sound: bytes, prompt: str, cuts: list[int], gathered: bool) -> None:
     # A part must not contain the boundary.
     sound, prompt = sound.replace(b"--x", b"==x"), prompt.replace("--x", "==x")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upload, "WRITE_BYTES", 1000 if gathered else 1)
-        file, fields = read(cut(form("x", sound, prompt=prompt), cuts))
+    file, fields = read(cut(form("x", sound, prompt=prompt), cuts), write_bytes=1000 if gathered else 1)
     assert file == sound
     assert fields == {"prompt": [prompt]}
 

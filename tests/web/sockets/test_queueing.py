@@ -95,7 +95,7 @@ def test_a_socket_is_refused_while_pages_have_all_slots() -> None:
         for page in pages:
             page.leave()
     assert (error["code"], error["type"]) == ("LimitExceeded", "error")
-    assert "The only place of this server is taken, and 1 waits already" in error["message"]
+    assert "The only session of this server is in use, and 1 client waits in line" in error["message"]
 
 
 def test_a_client_that_sends_much_in_the_queue_is_not_read_and_loses_no_audio() -> None:
@@ -175,6 +175,7 @@ def post(url: str, seconds: float = 120) -> httpx.Response:
     return httpx.post(f"{url}/v1/audio/transcriptions", files=files, timeout=httpx.Timeout(120, read=seconds))
 
 
+@pytest.mark.slow
 @_ignore_gradio
 @pytest.mark.parametrize("rest", [1], indirect=True)
 def test_a_request_waits_for_a_slot_and_one_more_is_refused(rest: tuple[str, Service]) -> None:
@@ -186,7 +187,7 @@ def test_a_request_waits_for_a_slot_and_one_more_is_refused(rest: tuple[str, Ser
         refused = post(url)
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
-        assert "only place" in refused.json()["error"]["message"]
+        assert "only session" in refused.json()["error"]["message"]
         assert not waiting.done()
         slot.leave()
         assert waiting.result(120).json()["text"].strip() == SENTENCE

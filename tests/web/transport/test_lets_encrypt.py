@@ -69,6 +69,7 @@ class Certbot:
     _parts = {"config": "", "work": "work", "logs": "logs"}  # noqa: RUF012 - a constant
 
 
+@pytest.mark.slow
 def test_certbot_renews_with_another_key_type_during_a_session(
     authority: Pebble, tmp_path: Path, program: Callable[[str], str]
 ) -> None:

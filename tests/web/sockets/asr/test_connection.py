@@ -105,6 +105,7 @@ async def exchange(url: str, samples: Samples, trust: ssl.SSLContext | None = No
     return speaker
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from Gradio
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 def test_the_original_clients_exchange_beside_the_page(scheme: str, tmp_path: Path) -> None:
@@ -178,6 +179,7 @@ def test_a_bad_config_is_answered(served: Listening, first: str | bytes, code: s
     assert "Traceback" not in error["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "code", "close_code"),
     [
@@ -236,6 +238,7 @@ def test_a_client_that_vanishes_frees_its_session(served: Listening) -> None:
     asyncio.run(vanish(False))
 
 
+@pytest.mark.slow
 def test_two_clients_do_not_block_each_other(served: Listening) -> None:
     long = np.concatenate([said(*SENTENCES)] * 6)
     short = said(SENTENCES[0])
@@ -292,7 +295,7 @@ def test_a_session_above_the_limit_is_refused() -> None:
     with contextlib.closing(Service(config, demo_recognizer())) as small, listening(small) as server:
         error = asyncio.run(speak(server))
     assert error["code"] == "LimitExceeded"
-    assert "All 2 places" in error["message"]
+    assert "All 2 sessions" in error["message"]
 
 
 def test_sizes_at_the_limit_and_one_above(service: Service) -> None:
@@ -342,6 +345,7 @@ def test_times_that_run_out(service: Service, limit: str) -> None:
     assert speaker.connection.close_code == (1013 if limit == "session_seconds" else 1008)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_seconds", [0.5, 5.0])  # with 5 s, a step needs more audio than may wait
 def test_audio_is_read_only_as_fast_as_it_is_recognized(service: Service, chunk_seconds: float) -> None:
     samples = np.concatenate([said(*SENTENCES, gap=0.3)] * 6)  # one minute, hardly a pause
@@ -418,6 +422,7 @@ def random_message(rng: np.random.Generator) -> str | bytes:
     return bytes(text).decode(errors="replace")
 
 
+@pytest.mark.slow
 def test_random_messages_leave_nothing_behind(service: Service) -> None:
     async def speak(served: Listening, seed: int) -> list[dict[str, Any]]:
         rng = np.random.default_rng(seed)
@@ -488,6 +493,7 @@ async def jammed(url: str) -> AsyncIterator[tuple[Client, Jam]]:
             yield speaker, jam
 
 
+@pytest.mark.slow
 def test_a_slow_reader_gets_every_final_and_delays_no_other_client(service: Service) -> None:
     samples = said(*SENTENCES, *SENTENCES)
     short = said(SENTENCES[0])
@@ -528,6 +534,7 @@ def test_a_client_that_never_reads_is_dropped(service: Service) -> None:
         asyncio.run(speak(server))
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_read_only_up_to_a_limit(service: Service) -> None:
     many = np.concatenate([said(SENTENCES[0], SENTENCES[0])] * 6)  # a dozen finals
 

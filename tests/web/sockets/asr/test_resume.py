@@ -74,6 +74,7 @@ def drop(speaker: Client) -> None:
     speaker.connection.transport.abort()
 
 
+@pytest.mark.slow
 def test_a_session_goes_on_where_it_stopped(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
     async def speak() -> tuple[Client, dict[str, Any]]:
         async with client(served.url) as first:
@@ -97,6 +98,7 @@ def test_a_session_goes_on_where_it_stopped(served: Listening, uncut: list[tuple
     assert second.messages[-1]["received_samples"] == len(SAID)
 
 
+@pytest.mark.slow
 def test_finals_are_repeated_and_marked(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
     async def speak(offset: int) -> list[dict[str, Any]]:
         async with client(served.url) as first:
@@ -141,6 +143,7 @@ def test_a_connection_lost_after_the_finalize_loses_no_final(served: Listening, 
     assert all(one["repeated"] for one in messages[1:])
 
 
+@pytest.mark.slow
 def test_an_unknown_session_starts_at_the_offset(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
     at = uncut[0][3]
 
@@ -167,6 +170,7 @@ def test_an_unknown_session_starts_at_the_offset(served: Listening, uncut: list[
         assert not any("repeated" in one for one in messages)
 
 
+@pytest.mark.slow
 def test_samples_are_counted_at_the_clients_rate(served: Listening) -> None:
     at_48 = resample_poly(np.concatenate([silence(1.0), SAID]), 3, 1).clip(-1, 1)
     settings = {"sample_rate": 48_000, "encoding": "s16le"}
@@ -227,6 +231,7 @@ def test_a_wrong_offset_is_answered(served: Listening, wrong: dict[str, Any]) ->
     assert asyncio.run(speak())["code"] == "BadConfig"
 
 
+@pytest.mark.slow
 def test_a_half_open_connection_is_taken_over(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
     async def speak() -> list[dict[str, Any]]:
         async with client(served.url) as first, client(served.url) as second:
@@ -346,6 +351,7 @@ def test_a_session_that_an_error_ended_is_unknown(served: Listening) -> None:
     assert asyncio.run(speak()) == "session_created"
 
 
+@pytest.mark.slow
 def test_a_session_with_more_finals_than_it_keeps_is_unknown(service: Service) -> None:
     async def speak(server: Listening, missed: int) -> str:
         async with client(server.url) as first:

@@ -212,6 +212,7 @@ def test_a_commit_needs_a_tenth_of_a_second(served: Listening) -> None:
     assert len(speaker.of_type(COMMITTED)) == 2
 
 
+@pytest.mark.slow
 def test_commit_and_clear_where_turns_are_found_by_voice(served: Listening) -> None:
     first, second, third = spoken(SENTENCES[0]), spoken(SENTENCES[1]), spoken("My number is four seven one.")
 
@@ -280,6 +281,7 @@ def test_language_and_prompt_reach_the_model(
     assert second["transcript"] == offline(spoken(SENTENCES[0]), "A", "Portuguese")
 
 
+@pytest.mark.slow
 def test_new_settings_wait_for_the_end_of_the_turn(served: Listening) -> None:
     first, second = spoken(SENTENCES[0]), spoken(SENTENCES[1])
 
@@ -304,6 +306,7 @@ def test_new_settings_wait_for_the_end_of_the_turn(served: Listening) -> None:
     assert len(speaker.of_type("input_audio_buffer.speech_started")) == 1
 
 
+@pytest.mark.slow
 def test_a_failed_step_fails_its_item_and_the_session_goes_on(
     served: Listening, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -433,6 +436,7 @@ def test_sizes_at_the_limit_and_one_above(service: Service) -> None:
     assert "3001 bytes" in errors[0]["error"]["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["idle_seconds", "session_seconds"])
 def test_times_that_run_out(service: Service, limit: str) -> None:
     async def speak(server: Listening) -> Recording:
@@ -458,6 +462,7 @@ def test_times_that_run_out(service: Service, limit: str) -> None:
     assert speaker.connection.close_code == (1013 if limit == "session_seconds" else 1008)
 
 
+@pytest.mark.slow
 def test_audio_is_read_only_as_fast_as_it_is_recognized(service: Service) -> None:
     samples = np.concatenate([part for _ in range(8) for part in (spoken(SENTENCES[1]), silence(1.0))])
 
@@ -488,6 +493,7 @@ def test_audio_is_read_only_as_fast_as_it_is_recognized(service: Service) -> Non
     assert [one["transcript"] for one in speaker.of_type(COMPLETED)] == [SENTENCES[1]] * 8
 
 
+@pytest.mark.slow
 def test_turns_that_wait_for_their_texts_are_bounded(service: Service) -> None:
     async def speak(server: Listening) -> tuple[Recording, int]:
         max_ending = 0
@@ -515,6 +521,7 @@ def test_turns_that_wait_for_their_texts_are_bounded(service: Service) -> None:
     assert len({one["transcript"] for one in speaker.of_type(COMPLETED)}) == 1
 
 
+@pytest.mark.slow
 def test_random_messages_leave_nothing_behind(served: Listening) -> None:
     answers = asyncio.run(fuzz(served, 2_000, seed=1))
     codes = {"invalid_value", "bad_input", "input_audio_buffer_commit_empty"}
