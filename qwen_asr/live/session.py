@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.endpointing import CUT_SECONDS, Ended, Skipped, Speech, Started
+from qwen_asr.audio.endpointing import Ended, Skipped, Speech, Started, cut_span
 from qwen_asr.audio.samples import to_mono
 from qwen_asr.live import guards
 from qwen_asr.live.events import Event, Failed, Final, Partial
@@ -107,9 +107,9 @@ class Session:
         self._new_utterance = new_utterance
         self._detector = detector
         self._chunk_samples = max(1, round(options.chunk_seconds * SAMPLE_RATE))
-        longest = detector.config.longest_seconds
+        longest = round(detector.config.longest_seconds * SAMPLE_RATE)
         # An utterance may be cut after this length. Words after the cut belong to the next, so they must not settle.
-        self._cut_from = round((longest - min(CUT_SECONDS, longest / 2)) * SAMPLE_RATE)
+        self._cut_from = longest - cut_span(longest)
         self._context = options.system_prompt
         self._language = options.language
         self._max_new_tokens = options.max_new_tokens
