@@ -1,14 +1,16 @@
 """Live speech recognition with Qwen3-ASR.
 
-How a spoken word gets on the page, room by room (each imports only from those before it)::
+Audio flows through the packages in this order, and each imports only from those before it::
 
-    audio    any rate or file → float32 mono 16 kHz; voice activity; utterances with sample-exact start and end
-    engine   utterance samples → hypotheses, each equal to offline `generate` on the audio so far
-    live     one speaker's session: utterances → engine steps → Partial, Final, Failed events; guards; subtitles
-    web      the page and its microphone, over HTTPS
+    audio    any file or sample rate → float32 mono 16 kHz → utterances with sample-exact start and end
+    engine   samples of an utterance → hypotheses, each equal to offline `generate` on the audio so far
+    live     the session of one speaker: utterances → engine steps → `Partial`, `Final` and `Failed` events
+    service  the recognizer that all sessions share, admission and shutdown
+    web      the page, WebSockets and HTTP routes
+    cli      the commands
 
-`Qwen3ASRModel` has the method names of Qwen's own package; `Session` and `run_session` are one speaker with utterances
-and events. Everything is imported when it is first used, so that the command line answers at once.
+Use `Qwen3ASRModel` like the class of the same name in Qwen's own package, and `Session` with `run_session` for live
+events. Each name is imported when it is first used, so that the commands start quickly.
 """
 
 from importlib import import_module
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_PLACES = {
+_MODULES = {
     "Qwen3ASRModel": "qwen_asr.api",
     "Transcription": "qwen_asr.api",
     "Session": "qwen_asr.live.session",
@@ -38,10 +40,10 @@ __all__ = ["Failed", "Final", "Partial", "Qwen3ASRModel", "Session", "Transcript
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        module = import_module(_PLACES[name])
+        module = import_module(_MODULES[name])
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == __name__:
             raise

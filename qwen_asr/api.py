@@ -1,4 +1,4 @@
-"""`Qwen3ASRModel`, with the method names of Qwen's own `qwen-asr` package, so that code written for it runs unchanged.
+"""The Python API: `Qwen3ASRModel`, compatible with Qwen's own `qwen-asr` package.
 
 ::
 
@@ -11,8 +11,8 @@
         print(state.text)
     model.finish_streaming_transcribe(state)
 
-What the original offers with vLLM only, streaming, is here the exact engine: after `finish_streaming_transcribe` the
-text is what `transcribe` gives for the same samples.
+Qwen's package streams with vLLM only, and its streamed text differs from the offline text. Here
+streaming is exact: after `finish_streaming_transcribe` the text is what `transcribe` gives for the same samples.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,14 +48,14 @@ AudioLike = str | Path | bytes | tuple[NDArray[Any], int]
 
 @dataclass(frozen=True)
 class Transcription:
-    """What was said in one audio. language: names, comma-separated where they differ; "" where nobody spoke."""
+    """The text of one audio. language: the names of the languages in it, separated by commas; "" without speech."""
 
     language: str
     text: str
 
 
 class StreamingState:
-    """One stream of `Qwen3ASRModel`: read `text` and `language`, hand the rest back to the model's methods."""
+    """One stream of `Qwen3ASRModel`. Read `text` and `language`; pass the object to the model's methods."""
 
     def __init__(self, recognizer: Recognizer, settings: dict[str, Any], chunk: int, longest: int) -> None:
         self._recognizer = recognizer
@@ -74,11 +74,11 @@ class StreamingState:
 
     @property
     def language(self) -> str:
-        """The language or languages so far, "" before the first."""
+        """The languages so far, separated by commas; "" before the first."""
         return _join_languages(self._hypotheses())
 
     def feed(self, samples: NDArray[np.float32]) -> None:
-        """Take samples; a step at each full chunk. Raises `BadInput` after `finish`."""
+        """Take validated float32 mono at 16 kHz; run a step for each full chunk. Raises `BadInput` after `finish`."""
         if self._finished:
             raise BadInput("The stream is finished and takes no more audio: make a new one with init_streaming_state.")
         self._buffer = np.concatenate([self._buffer, samples])
@@ -87,7 +87,7 @@ class StreamingState:
             self._buffer = self._buffer[self._chunk :]
 
     def finish(self) -> None:
-        """A last step over what is left; again, it does nothing."""
+        """Run a last step over the remaining samples. A second call does nothing."""
         self._finished = True
         rest, self._buffer = self._buffer, np.zeros(0, dtype=np.float32)
         if len(rest):
@@ -96,12 +96,12 @@ class StreamingState:
     def _step(self, samples: NDArray[np.float32]) -> None:
         self.utterance.append(samples)
         while self.utterance.length > self._longest:
-            heard = self.utterance.samples.copy()
-            cut = cut_point(heard[: self._longest], self._longest)
+            samples = self.utterance.samples.copy()
+            cut = cut_point(samples[: self._longest], self._longest)
             self.utterance.truncate(cut)
             self._finals.append(self.utterance.finish())
             self.utterance = self._new_utterance()
-            self.utterance.append(heard[cut:])
+            self.utterance.append(samples[cut:])
         self.utterance.finish()
 
     def _new_utterance(self) -> Utterance:
@@ -112,7 +112,7 @@ class StreamingState:
 
 
 class Qwen3ASRModel:
-    """A loaded Qwen3-ASR. Make one with `from_pretrained`."""
+    """A loaded Qwen3-ASR. Create it with `from_pretrained`."""
 
     def __init__(
         self,
@@ -142,13 +142,18 @@ class Qwen3ASRModel:
         attn_implementation: str | None = None,
         **unknown: Any,
     ) -> "Qwen3ASRModel":
-        """Load a checkpoint: a hub id, a folder (either layout), "demo" or "auto".
+        """Load a checkpoint: a hub id, a folder (in transformers' or Qwen's layout), "demo" or "auto".
 
-        device_map: "cuda:0", "mps", "cpu"; None or "auto" takes the best there is. max_new_tokens bounds an utterance,
-        max_inference_batch_size the pieces that are transcribed together. Audio longer than max_utterance_seconds is
-        cut at the quietest point of the last seconds. attn_implementation is taken so that old code runs: the engine
-        has its own attention. Raises `CheckpointError`, `BadConfig` for the device, and `BadInput` for an argument
-        that is not known, or for a forced_aligner: it makes word times, and those there are not yet.
+        dtype: a torch type or its name; "auto" takes 16 bits where the device is fast with them.
+        device_map: "cuda:0", "mps", "cpu"; None or "auto" takes the best device of this machine.
+        max_new_tokens: the longest answer for one utterance, in tokens.
+        max_inference_batch_size: how many pieces of audio are transcribed together; 0 or less for no limit.
+        max_utterance_seconds: longer audio is cut at the quietest point of its last seconds.
+        attn_implementation: accepted for compatibility; ignored, because the engine has its own attention.
+        forced_aligner, forced_aligner_kwargs: not supported yet; leave them None.
+
+        Raises `CheckpointError`, `BadConfig` for the device or dtype, and `BadInput` for an unknown argument or a
+        forced aligner.
         """
         if forced_aligner is not None or forced_aligner_kwargs is not None:
             raise BadInput(f"{_NO_WORD_TIMES}: leave forced_aligner and forced_aligner_kwargs out.")
@@ -171,7 +176,7 @@ class Qwen3ASRModel:
 
     @classmethod
     def LLM(cls, *_: Any, **__: Any) -> NoReturn:
-        """Qwen's way to a model on vLLM, which is not used here. Raises `BadInput`."""
+        """Not supported: in Qwen's package it loads the model with vLLM. Raises `BadInput`."""
         raise BadInput(
             "Qwen3ASRModel.LLM needs vLLM, which is not used here: load the model with Qwen3ASRModel.from_pretrained; "
             "streaming works with that one too."
@@ -179,7 +184,7 @@ class Qwen3ASRModel:
 
     @staticmethod
     def get_supported_languages() -> list[str]:
-        """The thirty language names."""
+        """The names of the thirty languages."""
         return list(LANGUAGES.values())
 
     def transcribe(
@@ -191,16 +196,16 @@ class Qwen3ASRModel:
     ) -> list[Transcription]:
         """Transcribe one audio or a list of them: a path, URL, base64 text, file bytes or `(samples, rate)` each.
 
-        `context` and `language` count for all, or are lists of the same length. Always returns a list. Raises
-        `AudioError` for what is no audio, `UnknownLanguage`, and `BadInput` when the lists do not match, or for
-        return_time_stamps: word times there are not yet.
+        `context` and `language` apply to all of them, or are lists of the same length. Always returns a list. Raises
+        `AudioError` for input that is not audio, `UnknownLanguage`, and `BadInput` when the lists do not match or for
+        return_time_stamps, which is not supported yet.
         """
         if return_time_stamps:
             raise BadInput(f"{_NO_WORD_TIMES}: leave return_time_stamps out.")
         audios = list(audio) if isinstance(audio, Sequence) and not _is_one(audio) else [audio]
         contexts = _broadcast(context, len(audios), "context")
         languages = [resolve_language(name) for name in _broadcast(language, len(audios), "language")]
-        clips = [load_audio(one) for one in audios]  # type: ignore[arg-type]  # `_is_one` told them apart
+        clips = [load_audio(one) for one in audios]  # type: ignore[arg-type]  # `_is_one` narrowed them
         pieces = [(index, piece) for index, clip in enumerate(clips) for piece in _pieces(clip, self._longest)]
         found: list[list[Hypothesis]] = [[] for _ in audios]
         waiting = iter(pieces)
@@ -219,8 +224,12 @@ class Qwen3ASRModel:
         unfixed_token_num: int = 5,
         chunk_size_sec: float = 2.0,
     ) -> StreamingState:
-        """A new stream. `unfixed_chunk_num` and `unfixed_token_num` are taken so that old code runs: the engine checks
-        the whole hypothesis at every step and needs neither. Raises `BadInput` when chunk_size_sec is not over 0."""
+        """Start a new stream.
+
+        chunk_size_sec: seconds of audio between two steps, above 0. unfixed_chunk_num, unfixed_token_num: accepted for
+        compatibility; ignored, because each step verifies the whole hypothesis. Raises `BadInput` for a chunk_size_sec
+        of 0 or less, and `UnknownLanguage`.
+        """
         if not chunk_size_sec > 0:
             raise BadInput(f"chunk_size_sec must be more than 0 seconds, got {chunk_size_sec}.")
         settings = {
@@ -231,15 +240,15 @@ class Qwen3ASRModel:
         return StreamingState(self.recognizer, settings, max(round(chunk_size_sec * SAMPLE_RATE), 1), self._longest)
 
     def streaming_transcribe(self, pcm16k: NDArray[Any], state: StreamingState) -> StreamingState:
-        """Feed mono samples at 16 kHz, float or int16, any length; `state` is brought up to date and returned.
+        """Feed mono samples at 16 kHz, float or int16, of any length. Updates `state` and returns it.
 
-        Raises `BadInput` when the stream was finished.
+        Raises `AudioError` for samples that are not audio, and `BadInput` when the stream is finished.
         """
         state.feed(to_mono(np.asarray(pcm16k).reshape(-1)))
         return state
 
     def finish_streaming_transcribe(self, state: StreamingState) -> StreamingState:
-        """Transcribe what is left; `state.text` is then what `transcribe` gives for the same samples."""
+        """Transcribe the remaining samples. `state.text` is then what `transcribe` gives for the same samples."""
         state.finish()
         return state
 
@@ -250,10 +259,10 @@ class Qwen3ASRModel:
         chunk_size_sec: float = 1.0,
         endpoints: EndpointConfig | None = None,
     ) -> Session:
-        """One speaker with utterances and events: give it to `run_session` with blocks of 16 kHz samples.
+        """A session of one speaker, with utterances and events, for `run_session` and blocks of 16 kHz samples.
 
-        Each `Final` carries what `transcribe` gives for the samples from its `start` to its `end`, but for the guards
-        that its `warnings` name. Raises `UnknownLanguage`, and `BadConfig` for settings out of range.
+        The text of each `Final` is what `transcribe` gives for the samples from its `start` to its `end`, except where
+        its `warnings` name a guard that changed it. Raises `UnknownLanguage`, and `BadConfig` for invalid settings.
         """
         options = SessionOptions(
             language=language,
@@ -284,7 +293,7 @@ def _pieces(samples: NDArray[np.float32], longest: int) -> Iterator[NDArray[np.f
 
 
 def _is_one(audio: object) -> bool:
-    """Whether this is one audio: text, bytes, or a pair of samples and rate."""
+    """Whether this is one audio: text, bytes, a path, or a pair of samples and rate."""
     if isinstance(audio, str | bytes | Path):
         return True
     return isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], int | np.integer)
@@ -300,7 +309,7 @@ def _broadcast(value: str | Sequence[str | None] | None, count: int, name: str) 
 
 
 def _join_languages(hypotheses: list[Hypothesis]) -> str:
-    """The languages in order, each named once as long as it goes on."""
+    """The languages in order, without repeating one that follows itself."""
     names: list[str] = []
     for hypothesis in hypotheses:
         if hypothesis.language and hypothesis.language not in names[-1:]:

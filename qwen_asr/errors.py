@@ -1,45 +1,45 @@
-"""Every error that this package raises on purpose, as one tree.
+"""The errors that this package raises, as one tree, with their HTTP status, close code and exit code.
 
 ::
 
     QwenASRError                500  1011  exit 1   anything below
-    ├── BadInput                400  1007  exit 2   what was sent or typed cannot be used
-    │   ├── AudioError          415                 no audio, empty, or in a format that cannot be read
-    │   ├── UnknownLanguage     400                 a language that the model does not know
-    │   ├── BadConfig           400  1008           an option or setting out of its range
-    │   │   └── HttpsConflict              exit 1   options for HTTPS that exclude or miss one another
-    │   ├── BadField            400                 a field of a request that cannot be used
-    │   ├── TooLarge            413  1009           more bytes at once than the server takes
-    │   └── TimedOut            408  1008           nothing came for too long
-    ├── CheckpointError         503        exit 1   the model's weights
-    │   ├── CheckpointNotFound                      neither a folder, nor cached, nor to be fetched
-    │   ├── WrongArchitecture                       a checkpoint, but not a Qwen3-ASR
-    │   └── BadCheckpoint                           a Qwen3-ASR with files missing or broken
+    ├── BadInput                400  1007  exit 2   input from a user or client that cannot be used
+    │   ├── AudioError          415                 not audio, empty, or in an unsupported format
+    │   ├── UnknownLanguage     400                 a language that the model does not support
+    │   ├── BadConfig           400  1008           an option or setting with an invalid value
+    │   │   └── HttpsConflict              exit 1   HTTPS options that exclude or require each other
+    │   ├── BadField            400                 a request field that cannot be used
+    │   ├── TooLarge            413  1009           more bytes at once than the server accepts
+    │   └── TimedOut            408  1008           the client sent nothing for too long
+    ├── CheckpointError         503        exit 1   the model's weights cannot be used
+    │   ├── CheckpointNotFound                      not a folder, not cached, and not downloadable
+    │   ├── WrongArchitecture                       a checkpoint of another model than Qwen3-ASR
+    │   └── BadCheckpoint                           a Qwen3-ASR with missing or damaged files
     ├── NotReady                503  1013           the checkpoint is still loading
-    │   └── ServerStopping           1012           the server is about to end, and likely to be restarted
-    ├── Forbidden               403  1008           somebody who may not come in this way
-    │   ├── InvalidApiKey       401                 no key or password, or a wrong one
-    │   └── WrongHost           421                 a name under which this server does not answer
-    ├── LimitExceeded           429  1013           more than the server was told to take on
-    ├── StorageError            507                 the server's disk took no more
-    ├── StepFailed              500  1011           the model failed on one step; the session goes on
-    ├── ConnectionFailed                   exit 1   our client cannot reach its server, or lost it for good
+    │   └── ServerStopping           1012           the server is shutting down, probably to restart
+    ├── Forbidden               403  1008           the client is not allowed to do this
+    │   ├── InvalidApiKey       401                 the API key or password is missing or wrong
+    │   └── WrongHost           421                 the request names a host that this server is not
+    ├── LimitExceeded           429  1013           a limit of the server is reached
+    ├── StorageError            507                 the server's disk is full or not writable
+    ├── StepFailed              500  1011           the model failed on one step; the session continues
+    ├── ConnectionFailed                   exit 1   the client cannot reach its server, or lost it
     └── StartupError                       exit 1   the server cannot start
-        ├── PortInUse                               somebody else listens there
+        ├── PortInUse                               another program listens on this port
         ├── CertificateError                        a certificate or key that cannot be used or written
-        │   └── AcmeError                           an authority that refused, or was not reached
-        └── ShareUnavailable                        no public link is to be had
+        │   └── AcmeError                           the ACME authority refused or was not reached
+        └── ShareUnavailable                        no public link is available
 
-The columns are the HTTP status, the WebSocket close code and the exit code of the command line; a blank one is
-that of the parent. ``str(error)`` is one clear sentence: what was wrong, what was expected, what to do. It is
-shown to people as it is, so it holds no traceback and no secret.
+The columns are the HTTP status, the WebSocket close code and the exit code of the command line. An empty column has
+the value of the parent. ``str(error)`` is shown to people: it says what was wrong, what was expected and what to do. It
+contains no traceback and no secret.
 """
 
 from __future__ import annotations
 
 
 class QwenASRError(Exception):
-    """The root. Catch this one to catch every failure that the package foresees."""
+    """The base class of all errors of this package."""
 
     http_status: int = 500
     close_code: int = 1011
@@ -47,7 +47,7 @@ class QwenASRError(Exception):
 
 
 class BadInput(QwenASRError):
-    """What was sent or typed cannot be used; the sender can mend it."""
+    """Input that cannot be used. The user or client can correct it."""
 
     http_status = 400
     close_code = 1007
@@ -55,29 +55,29 @@ class BadInput(QwenASRError):
 
 
 class AudioError(BadInput):
-    """Not audio, empty, without an audio stream, or in a format that cannot be read."""
+    """Not audio, empty, without an audio stream, or in an unsupported format."""
 
     http_status = 415
 
 
 class UnknownLanguage(BadInput):
-    """A language name or code that the model does not know."""
+    """A language name or code that the model does not support."""
 
 
 class BadConfig(BadInput):
-    """An option or a session setting that is not one of those allowed."""
+    """An option or session setting with an invalid value."""
 
     close_code = 1008
 
 
 class HttpsConflict(BadConfig):
-    """Options for HTTPS that exclude each other, or of which one needs another: found with the files' mistakes."""
+    """HTTPS options that exclude or require each other. Reported together with mistakes in the files."""
 
     exit_code = 1
 
 
 class BadField(BadInput):
-    """A field of a request that is missing or cannot be used; `param` is its name."""
+    """A request field that is missing or cannot be used. `param` is its name."""
 
     def __init__(self, param: str, message: str) -> None:
         super().__init__(message)
@@ -85,46 +85,46 @@ class BadField(BadInput):
 
 
 class TooLarge(BadInput):
-    """An upload or a message of more bytes than the server takes at once."""
+    """An upload or message with more bytes than the server accepts at once."""
 
     http_status = 413
     close_code = 1009
 
 
 class TimedOut(BadInput):
-    """The sender sent nothing for too long."""
+    """The client sent nothing for too long."""
 
     http_status = 408
     close_code = 1008
 
 
 class CheckpointError(QwenASRError):
-    """The model's weights cannot be had."""
+    """The model's weights cannot be found, downloaded or loaded."""
 
     http_status = 503
 
 
 class CheckpointNotFound(CheckpointError):
-    """Neither a folder, nor in the cache, nor to be fetched."""
+    """Not a folder, not in the cache, and not downloadable."""
 
 
 class WrongArchitecture(CheckpointError):
-    """A checkpoint, but of another architecture than Qwen3-ASR."""
+    """A checkpoint of another architecture than Qwen3-ASR."""
 
 
 class BadCheckpoint(CheckpointError):
-    """A Qwen3-ASR checkpoint with files missing or broken."""
+    """A Qwen3-ASR checkpoint with missing or damaged files."""
 
 
 class NotReady(QwenASRError):
-    """The checkpoint is still loading; the same request succeeds a little later."""
+    """The checkpoint is still loading. The same request will succeed a little later."""
 
     http_status = 503
     close_code = 1013
 
 
 class ServerStopping(NotReady):
-    """The server is about to end; the same request succeeds once it, or another one, is there again."""
+    """The server is shutting down. The same request will succeed when it has restarted."""
 
     close_code = 1012
 
@@ -133,14 +133,14 @@ class ServerStopping(NotReady):
 
 
 class Forbidden(QwenASRError):
-    """Somebody who may not come in, or not this way: a page of another site."""
+    """The client is not allowed to do this: wrong origin, host or credentials."""
 
     http_status = 403
     close_code = 1008
 
 
 class InvalidApiKey(Forbidden):
-    """No API key or password where one is needed, or a wrong one."""
+    """The API key or password is missing or wrong."""
 
     http_status = 401
 
@@ -152,9 +152,9 @@ class WrongHost(Forbidden):
 
 
 class LimitExceeded(QwenASRError):
-    """More sessions, audio or requests than the server was told to take on.
+    """A limit of the server on sessions, audio or requests is reached.
 
-    `retry_after`: seconds after which the same may succeed, where that is known.
+    retry_after: seconds after which the same request may succeed, or None if unknown.
     """
 
     http_status = 429
@@ -166,25 +166,25 @@ class LimitExceeded(QwenASRError):
 
 
 class StorageError(QwenASRError):
-    """What was sent cannot be stored: the disk is full, or may not be written to."""
+    """The upload cannot be stored: the disk is full or not writable."""
 
     http_status = 507
 
 
 class StepFailed(QwenASRError):
-    """The model failed on one step of one utterance; the session itself goes on."""
+    """The model failed on one step of one utterance. The session continues."""
 
 
 class ConnectionFailed(QwenASRError):
-    """Our own client cannot reach its server, is not let in, or has lost it for good."""
+    """The client cannot reach its server, is refused, or has lost the connection permanently."""
 
 
 class StartupError(QwenASRError):
-    """The server cannot start as it was asked to."""
+    """The server cannot start with these options."""
 
 
 class PortInUse(StartupError):
-    """Somebody else listens on that address and port."""
+    """Another program listens on this address and port."""
 
 
 class CertificateError(StartupError):
@@ -192,11 +192,11 @@ class CertificateError(StartupError):
 
 
 class AcmeError(CertificateError):
-    """An ACME authority gave no certificate: it refused, or was not reached."""
+    """The ACME authority issued no certificate: it refused or was not reached."""
 
 
 class ShareUnavailable(StartupError):
-    """No public link could be created; the server itself still runs locally."""
+    """No public link is available. The server can still run locally."""
 
 
 def missing_package(module: str) -> str:

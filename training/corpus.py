@@ -100,7 +100,7 @@ class Corpus:
         self.clips = np.split(data["samples"], ends[:-1])
         self.texts: list[str] = [str(text) for text in data["texts"]]
         voices: NDArray[np.str_] = data["voices"]
-        self.voice_detector = {voice: np.flatnonzero(voices == voice) for voice in np.unique(voices)}
+        self.clips_by_voice = {voice: np.flatnonzero(voices == voice) for voice in np.unique(voices)}
         self.voices = voices
         self.words = vocabulary()
 
@@ -122,7 +122,7 @@ class Corpus:
             length = sum(len(part) for part in parts)
             if length >= target:
                 break
-            index = int(rng.choice(self.voice_detector[self.voices[first]]))
+            index = int(rng.choice(self.clips_by_voice[self.voices[first]]))
         parts[-1] = self.edge(rng)
         text = " ".join(texts)
         return Example(spoil(np.concatenate(parts), rng), text, self.context(rng, text), bool(rng.random() < 0.2))

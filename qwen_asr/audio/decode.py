@@ -1,10 +1,10 @@
-"""Any sound to float32 mono 16 kHz: files, bytes, URLs, base64 text, arrays.
+"""Decodes audio files, bytes, URLs, base64 text and arrays to float32 mono 16 kHz.
 
-PyAV (FFmpeg) reads what people have: wav, flac, mp3, m4a, ogg, opus, webm, the sound of an mp4. Channels are
-averaged and the rate is changed by the same code as live audio, so a file and a microphone give the same samples.
+PyAV (FFmpeg) reads the common formats: wav, flac, mp3, m4a, ogg, opus, webm, the audio of an mp4. Channels are averaged
+and resampled by the same code as live audio, so a file and a microphone give the same samples.
 
-A file that is damaged or cut off gives what can be decoded of it; broken packets are left out, and counted in a
-log warning. Where more packets are broken than whole, or nothing at all is left, `AudioError` is raised.
+Of a damaged or truncated file, everything that can be decoded is returned. Damaged packets are skipped and counted in a
+log warning. `AudioError` is raised if more packets are damaged than intact, or if nothing is left.
 """
 
 import base64
@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 FETCH_SECONDS = 60.0  # for a whole download
 FETCH_BYTES = 512 * 1024 * 1024
 _EXPECTED = "expected a recording such as wav, flac, mp3, m4a, ogg, webm or mp4"
-# Only these are opened: FFmpeg also reads playlists and scripts that name other files and addresses, and what
-# somebody uploads must not make this machine fetch them.
+# Only these formats are opened. FFmpeg also reads playlists and scripts that name other files and addresses, and an
+# upload must not make this machine fetch them.
 _FORMATS = (
     "wav,w64,rf64,flac,mp3,mov,mp4,m4a,3gp,3g2,mj2,ogg,matroska,webm,aac,ac3,eac3,aiff,caf,au,amr,amrnb,amrwb,asf,"
     "avi,flv,mpeg,mpegts,ape,wv,tta,dts,dsf,gsm,voc,oma,mpc,mpc8,tak,loas,spx"
@@ -50,8 +50,8 @@ def load_audio(source: str | Path | bytes | tuple[NDArray[Any], int]) -> NDArray
     """The whole clip, float32 mono 16 kHz, shape (samples,), samples >= 1.
 
     `source` is a path, an http(s) URL, a `data:` URL, base64 text, the bytes of a file, or (samples, rate) with
-    samples of shape (n,) or (n, channels). URLs are fetched from where this runs: pass none on from strangers.
-    Raises `AudioError` for anything that is no audio.
+    samples of shape (n,) or (n, channels). This machine fetches the URL, so do not pass on URLs of strangers. Raises
+    `AudioError` for anything that is not audio.
     """
     if isinstance(source, tuple):
         return _from_samples(source)
@@ -70,11 +70,11 @@ def load_audio(source: str | Path | bytes | tuple[NDArray[Any], int]) -> NDArray
 
 
 def decode_blocks(source: Path | BinaryIO, name: str = "The audio") -> Iterator[NDArray[np.float32]]:
-    """Decode a file, or an open one, block by block: float32 mono 16 kHz, memory constant.
+    """Decode a file, or an open file, block by block to float32 mono 16 kHz, in constant memory.
 
-    What cannot be sought in, such as a pipe, is read to its end first, onto the disk. `name` is what messages call an
-    open file. Raises `AudioError`, at the first block where it can, for: missing file, folder, empty file, no audio,
-    a format that is not read, no sound in it, nothing decodable.
+    A source that cannot seek, such as a pipe, is first read to its end into a temporary file. `name` is the name of an
+    open file in messages. Raises `AudioError`, as early as possible, for: a missing file, a folder, an empty file, a
+    file that is not audio, an unsupported format, no audio track, nothing that can be decoded.
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source)
@@ -88,18 +88,18 @@ def decode_blocks(source: Path | BinaryIO, name: str = "The audio") -> Iterator[
 
 
 def seconds_of(path: Path) -> float | None:
-    """How long the sound of a file is said to be by the file itself; None where it does not say, or is no such file."""
-    if not path.is_file():  # a pipe would be read from
+    """The duration in seconds that a file states; None if it states none or cannot be read."""
+    if not path.is_file():  # reading would consume a pipe
         return None
     try:
         with path.open("rb") as file, av.open(file, mode="r", options={"format_whitelist": _FORMATS}) as container:
             return container.duration / av.time_base if container.duration else None
-    except (OSError, ValueError):  # FFmpeg's own errors are both
+    except (OSError, ValueError):  # FFmpeg's errors are subclasses of these
         return None
 
 
 def _spooled(source: BinaryIO, name: str) -> BinaryIO:
-    """A temporary file with all that comes out of `source`. It has no name: the system removes it, whatever happens."""
+    """A temporary file with the whole content of `source`. It has no name, so the system removes it in any case."""
     try:
         with contextlib.ExitStack() as opened:
             file: Any = opened.enter_context(tempfile.TemporaryFile())
@@ -113,7 +113,7 @@ def _spooled(source: BinaryIO, name: str) -> BinaryIO:
 
 
 def _open(path: Path) -> BinaryIO:
-    """Open `path`. FFmpeg is never given a name, only an open file: it takes names for protocols."""
+    """Open `path`. FFmpeg only gets open files, because it interprets names as protocols."""
     try:
         if path.is_dir():
             raise AudioError(f"{str(path)!r} is a folder; {_EXPECTED}: name a file in it.")
@@ -126,14 +126,14 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _decode(file: BinaryIO, name: str) -> Iterator[NDArray[np.float32]]:
-    """The blocks of an open file; `name` is what messages call it."""
+    """Decode an open file block by block. `name` is its name in messages."""
     if not file.read(1):
         raise AudioError(f"{name} is empty; {_EXPECTED}.")
     file.seek(0)
     try:
         container = av.open(file, mode="r", options={"format_whitelist": _FORMATS}, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as problem:
-        raise AudioError(f"{name} is no audio that can be read ({_reason(problem)}); {_EXPECTED}.") from None
+        raise AudioError(f"{name} is not audio that can be read ({_reason(problem)}); {_EXPECTED}.") from None
     with container:
         stream = _sound_of(container, name)
         resampler: StreamingResampler | None = None
@@ -158,7 +158,7 @@ def _sound_of(container: InputContainer, name: str) -> AudioStream:
 
 
 def _frames(container: InputContainer, stream: AudioStream, name: str) -> Iterator[AudioFrame]:
-    """Every frame that can be decoded; broken packets are counted, and reported at the end."""
+    """Every frame that can be decoded. Damaged packets are counted and reported at the end."""
     whole = broken = frames = 0
     packets = container.demux(stream)
     while True:
@@ -166,7 +166,7 @@ def _frames(container: InputContainer, stream: AudioStream, name: str) -> Iterat
             packet = next(packets)
         except StopIteration:
             break
-        except av.FFmpegError as problem:  # the container itself is damaged: nothing behind this can be found
+        except av.FFmpegError as problem:  # the container is damaged: nothing after this point can be found
             log.warning("%s is damaged: reading stopped early (%s)", name, _reason(problem))
             broken += 1
             break
@@ -181,15 +181,15 @@ def _frames(container: InputContainer, stream: AudioStream, name: str) -> Iterat
                 frames += 1
                 yield frame
     if not frames:
-        raise AudioError(f"{name} holds no sound that can be decoded; it is empty or damaged: record it anew.")
+        raise AudioError(f"{name} contains no audio that can be decoded; it is empty or damaged: record it again.")
     if broken > whole:
-        raise AudioError(f"{name} is damaged: {broken} of {broken + whole} packets cannot be decoded; export it anew.")
+        raise AudioError(f"{name} is damaged: {broken} of {broken + whole} packets cannot be decoded; export it again.")
     if broken:
         log.warning("%s is damaged: %d of %d packets could not be decoded", name, broken, broken + whole)
 
 
 def _samples_of(frame: AudioFrame) -> NDArray[Any]:
-    """A frame as (n, channels) in its own sample type."""
+    """The samples of a frame, (n, channels), in its own sample type."""
     array = frame.to_ndarray()
     return array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
 
@@ -210,14 +210,14 @@ def _from_samples(source: tuple[NDArray[Any], int]) -> NDArray[np.float32]:
 
 
 def _joined(blocks: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """One clip of all blocks; `AudioError` if nothing is in them (one sample at 48 kHz is less than one at 16)."""
+    """All blocks as one clip. Raises `AudioError` if they are empty (one sample at 48 kHz is less than one at 16)."""
     if not sum(map(len, blocks)):
-        raise AudioError("The audio has no samples; expected at least one at 16 kHz: record it anew.")
+        raise AudioError("The audio has no samples; expected at least one at 16 kHz: record it again.")
     return np.concatenate(blocks)
 
 
 def _from_text(text: str) -> Path | bytes:
-    """What a string names: a URL's content, a data URL's, a file, or base64 text."""
+    """The content that a string stands for: of a URL, a data URL or base64 text; or the path that it is."""
     if is_address(text):
         return fetch(text)
     if text[:5].lower() == "data:":
@@ -226,9 +226,9 @@ def _from_text(text: str) -> Path | bytes:
     try:
         if path.exists():
             return path
-    except (OSError, ValueError):  # too long for a name, or a zero byte in it
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
         pass
-    # A mistyped path is told from base64 by its length and its dot.
+    # Base64 is long and has no dot; anything else is a path that does not exist.
     if len(text) >= 64 and "." not in text:
         return _from_base64(text)
     return path
@@ -255,12 +255,12 @@ def _from_base64(text: str) -> bytes:
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is an http(s) URL, to be fetched."""
+    """Whether a text is an http(s) URL."""
     return text[:8].lower().startswith(("http://", "https://"))
 
 
 def fetch(url: str) -> bytes:
-    """The body of an http(s) URL, at most `FETCH_BYTES` in `FETCH_SECONDS`. Raises `AudioError`."""
+    """Download the body of an http(s) URL: at most `FETCH_BYTES`, in `FETCH_SECONDS`. Raises `AudioError`."""
     deadline = time.monotonic() + FETCH_SECONDS
     body = bytearray()
     try:
@@ -281,5 +281,5 @@ def fetch(url: str) -> bytes:
 
 
 def _reason(problem: Exception) -> str:
-    """FFmpeg's own words, without its error number and file name."""
+    """FFmpeg's message without its error number and file name."""
     return str(getattr(problem, "strerror", None) or problem)

@@ -205,7 +205,7 @@ class FileTranscriber:
         if self._recognizer is None:
             # The demo instead of a real model would give wrong text that looks right, in a file that is kept.
             self._recognizer = load_recognizer(
-                config.asr_model_path, config.device, config.dtype, self._on_status, demo_instead=False
+                config.asr_model_path, config.device, config.dtype, self._on_status, allow_demo=False
             )
         options = SessionOptions(
             language=self._language,

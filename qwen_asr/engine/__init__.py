@@ -1,6 +1,6 @@
-"""Utterance samples in, hypotheses out. No clock, no network after loading, no session.
+"""The recognition engine: utterance samples in, hypotheses out. No clock, no network after loading, no sessions.
 
-`checkpoint` finds and loads a Qwen3-ASR; `streaming.Utterance` is one utterance of one speaker: after any step its
-hypothesis is what greedy `generate` gives for the audio so far. `features`, `encoder` and `decoder` are the parts of a
-step; `scheduler` runs the steps of many utterances as batches.
+`checkpoint` finds and loads a Qwen3-ASR. `streaming.Utterance` is one utterance: after each step its hypothesis is what
+greedy `generate` gives for the audio so far. `features`, `encoder` and `decoder` are the parts of a step. `scheduler`
+runs the steps of many utterances as batches. docs/engine.md explains how it works.
 """

@@ -1,7 +1,7 @@
-"""Where the weights come from: the hub, a folder, Qwen's original layout, or the bundled demo checkpoint.
+"""Loads a checkpoint: from the hub, a folder, Qwen's original layout, or the bundled demo checkpoint.
 
 The original layout (`Qwen/Qwen3-ASR-0.6B`) keeps its weights under `thinker.` and its configuration under
-`thinker_config`; the renaming below is that of transformers' `convert_qwen3_asr_to_hf.py`.
+`thinker_config`. They are renamed as in transformers' `convert_qwen3_asr_to_hf.py`.
 """
 
 import json
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "checkpoint"
 LARGE, SMALL = "Qwen/Qwen3-ASR-1.7B", "Qwen/Qwen3-ASR-0.6B"
-LARGE_NEEDS_BYTES = 6 * 1024**3  # 1.7 billion weights in 16 bits, and room for sessions
+LARGE_NEEDS_BYTES = 6 * 1024**3  # 1.7 billion weights in 16 bits, and memory for sessions
 NEEDED_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
 RENAMED = {
@@ -74,8 +74,8 @@ TEXT_KEYS = (
 )
 TOKEN_NAMES = {"audio_token": "<|audio_pad|>", "audio_bos_token": "<|audio_start|>", "audio_eos_token": "<|audio_end|>"}
 
-# What Qwen3-ASR's template renders: one system turn (the context), one user turn (the audio), and the assistant's
-# turn as it was given, for transformers' `apply_chat_template(continue_final_message=True)`.
+# Renders what Qwen3-ASR's own template does: one system message (the context), one user message (the audio), and the
+# assistant message, if any, for transformers' `apply_chat_template(continue_final_message=True)`.
 CHAT_TEMPLATE = """
 {%- macro text_of(content) -%}
 {%- if content is string -%}{{- content -}}
@@ -100,7 +100,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint on disk: its `folder` and the `name` that a person knows it by."""
+    """A checkpoint on disk: its `folder`, and the `name` that people are shown."""
 
     folder: Path
     name: str
@@ -113,23 +113,25 @@ def load_recognizer(
     dtype: str = "auto",
     progress: Progress | None = None,
     *,
-    demo_instead: bool = True,
+    allow_demo: bool = True,
 ) -> Recognizer:
     """Find, fetch and load a checkpoint.
 
-    path: a hub id, a folder, "demo", or "auto" (the best Qwen3-ASR that the device holds, else the demo, or without
-    `demo_instead` an error). device: "auto", "cuda", "cuda:1", "mps", "cpu". dtype: "auto", "bfloat16", "float16",
-    "float32". `progress` is told in plain words what goes on. Raises `CheckpointNotFound`, `WrongArchitecture` or
-    `BadCheckpoint`; `BadConfig` for a device that is not there. A checkpoint that the user names is never replaced by
-    another.
+    path: a hub id, a folder, "demo", or "auto": the largest Qwen3-ASR that the device has memory for; where none can be
+    fetched the demo, or an error without `allow_demo`. A checkpoint that is named is never replaced by another.
+    device: "auto", "cuda", "cuda:1", "mps", "cpu". dtype: "auto", "bfloat16", "float16", "float32".
+    progress: called with one line for people at each stage.
+
+    Raises `CheckpointNotFound`, `WrongArchitecture`, `BadCheckpoint`, and `BadConfig` for an unknown dtype or a device
+    that this machine does not have.
     """
-    tell = progress or logger.info
-    place = pick_device(device)
-    source = find(path, place, tell, demo_instead)
-    read_config(source.folder)  # before anything is said of loading
-    precision = pick_dtype(dtype, place, source)
+    report = progress or logger.info
+    torch_device = pick_device(device)
+    source = find(path, torch_device, report, allow_demo)
+    read_config(source.folder)  # fails before "Loading" is reported
+    precision = pick_dtype(dtype, torch_device, source)
     size = sum(file.stat().st_size for file in source.folder.glob("*.safetensors"))
-    tell(f"Loading {source.name} ({size / 1e6:.0f} MB) on {place} in {str(precision).removeprefix('torch.')}")
+    report(f"Loading {source.name} ({size / 1e6:.0f} MB) on {torch_device} in {str(precision).removeprefix('torch.')}")
     try:
         model, processor = _load(source.folder, precision)
     except CheckpointError:
@@ -139,31 +141,31 @@ def load_recognizer(
         raise BadCheckpoint(
             f"The checkpoint in {source.folder} cannot be loaded ({reason}). Fetch or copy it again."
         ) from error
-    tell(f"Moving {source.name} to {place}")
-    return Recognizer(model.to(place), processor, source.name, is_demo=source.is_demo)
+    report(f"Moving {source.name} to {torch_device}")
+    return Recognizer(model.to(torch_device), processor, source.name, is_demo=source.is_demo)
 
 
-def find(path: str, device: torch.device, tell: Progress, demo_instead: bool = True) -> Source:
-    """The folder of the checkpoint called `path`, fetched from the hub if need be; see `load_recognizer`."""
+def find(path: str, device: torch.device, report: Progress, allow_demo: bool = True) -> Source:
+    """The checkpoint called `path`, fetched from the hub if it is not cached; see `load_recognizer`."""
     if path == "demo":
         return Source(DEMO_FOLDER, "demo", is_demo=True)
     if path != "auto":
-        return _named(path, tell)
-    for name in (LARGE, SMALL) if _holds_large(device) else (SMALL,):
+        return _named(path, report)
+    for name in (LARGE, SMALL) if _fits_large(device) else (SMALL,):
         try:
-            return Source(_fetch(name, tell), name)
+            return Source(_fetch(name, report), name)
         except CheckpointNotFound as error:
-            logger.log(logging.WARNING if demo_instead else logging.INFO, "%s", error)
-    if not demo_instead:
+            logger.log(logging.WARNING if allow_demo else logging.INFO, "%s", error)
+    if not allow_demo:
         raise CheckpointNotFound(
             "No Qwen3-ASR weights are cached and none can be fetched from the Hugging Face hub: check the network, "
             "give a folder with --asr-model-path, or --asr-model-path demo to try the small bundled checkpoint."
         )
-    tell("No Qwen3-ASR weights are cached and none can be fetched: using the bundled demo checkpoint")
+    report("No Qwen3-ASR weights are cached and none can be fetched: using the bundled demo checkpoint")
     return Source(DEMO_FOLDER, "demo", is_demo=True)
 
 
-def _named(path: str, tell: Progress) -> Source:
+def _named(path: str, report: Progress) -> Source:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return Source(folder, folder.resolve().name)
@@ -171,42 +173,42 @@ def _named(path: str, tell: Progress) -> Source:
         raise CheckpointNotFound(f"{path} is a file. Give the folder with config.json and the weights, or a hub id.")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", path) or path.startswith("."):
         raise CheckpointNotFound(f"There is no folder {path}. Give an existing folder, or a hub id such as {SMALL}.")
-    return Source(_fetch(path, tell), path)
+    return Source(_fetch(path, report), path)
 
 
-def _fetch(name: str, tell: Progress) -> Path:
-    """The hub's snapshot of `name`: from the cache when it is whole, else downloaded."""
+def _fetch(name: str, report: Progress) -> Path:
+    """The hub's snapshot of `name`: from the cache if it is complete, else downloaded."""
     try:
         return Path(snapshot_download(name, allow_patterns=NEEDED_FILES, local_files_only=True))
     except (OSError, ValueError):
-        tell(f"Fetching {name} from the Hugging Face hub (several GB the first time)")
+        report(f"Fetching {name} from the Hugging Face hub (several GB the first time)")
     try:
-        bar = download_bar(name, tell)
+        bar = download_bar(name, report)
         return Path(snapshot_download(name, allow_patterns=NEEDED_FILES, etag_timeout=5, tqdm_class=bar))
     except GatedRepoError as error:
         raise CheckpointNotFound(f"{name} needs an accepted licence: run `hf auth login`, then try again.") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise CheckpointNotFound(f"There is neither a folder nor a checkpoint {name}. Check its spelling.") from error
-    except Exception as error:  # whatever the network does, from a time-out to a proxy's page, it means the same here
+    except Exception as error:  # any network failure, from a time-out to a proxy's error page
         raise CheckpointNotFound(
             f"{name} is not in the cache and cannot be fetched from the Hugging Face hub ({type(error).__name__}). "
             "Check the network, or give a folder with the weights (--asr-model-path on the command line)."
         ) from error
 
 
-def download_bar(name: str, tell: Progress) -> type[tqdm]:
-    """A progress bar for `snapshot_download` that tells each whole percent in words instead of drawing."""
+def download_bar(name: str, report: Progress) -> type[tqdm]:
+    """A progress bar for `snapshot_download` that reports each whole percent as a line instead of drawing."""
 
     class Bar(tqdm):
-        told = -1
+        last_percent = -1
 
         def display(self, *_: Any, **__: Any) -> None:
             if self.unit != "B" or not self.total:  # the other bar counts files
                 return
             percent = int(100 * self.n / self.total)
-            if percent != self.told:
-                self.told = percent
-                tell(f"Fetching {name}: {percent} % of {self.total / 1e9:.1f} GB")
+            if percent != self.last_percent:
+                self.last_percent = percent
+                report(f"Fetching {name}: {percent} % of {self.total / 1e9:.1f} GB")
 
     return Bar
 
@@ -218,13 +220,15 @@ def pick_device(device: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        place = torch.device(device)
+        torch_device = torch.device(device)
     except RuntimeError as error:
         raise BadConfig(f"Unknown device {device!r}. Give auto, cuda, cuda:N, mps or cpu.") from error
     missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
-    if missing.get(place.type, place.type != "cpu"):
-        raise BadConfig(f"This machine has no {place.type} that PyTorch can use. Give cpu or auto for the device.")
-    return place
+    if missing.get(torch_device.type, torch_device.type != "cpu"):
+        raise BadConfig(
+            f"This machine has no {torch_device.type} that PyTorch can use. Give cpu or auto for the device."
+        )
+    return torch_device
 
 
 def pick_dtype(dtype: str, device: torch.device, source: Source) -> torch.dtype:
@@ -243,7 +247,7 @@ def pick_dtype(dtype: str, device: torch.device, source: Source) -> torch.dtype:
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
-def _holds_large(device: torch.device) -> bool:
+def _fits_large(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] > LARGE_NEEDS_BYTES
     return device.type == "mps"
@@ -260,7 +264,7 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a checkpoint. Raises `CheckpointNotFound` or `BadCheckpoint`."""
+    """`config.json` of the checkpoint in `folder`. Raises `CheckpointNotFound` or `BadCheckpoint`."""
     file = folder / "config.json"
     if not file.is_file():
         raise CheckpointNotFound(f"{folder} is no checkpoint: it has no config.json. Give a Qwen3-ASR's folder or id.")
@@ -274,13 +278,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _load_weights(folder: Path, **options: Any) -> Any:
-    """The model, whole: transformers only warns of missing weights and makes up random ones."""
-    drawn = is_progress_bar_enabled()
-    disable_progress_bar()  # `progress` tells it; a bar on the server's terminal would break its log
+    """The model with all its weights: for missing ones transformers only warns, and takes random ones."""
+    enabled = is_progress_bar_enabled()
+    disable_progress_bar()  # `progress` reports it; a bar on the server's terminal would break the log
     try:
         loaded: Any = Qwen3ASRForConditionalGeneration.from_pretrained(folder, output_loading_info=True, **options)
     finally:
-        if drawn:
+        if enabled:
             enable_progress_bar()
     model, info = loaded
     missing = sorted(info["missing_keys"])
@@ -308,7 +312,7 @@ def _load_original(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> 
 
 
 def convert_config(thinker: dict[str, Any]) -> Qwen3ASRConfig:
-    """`thinker_config` of the original layout → transformers' configuration."""
+    """`thinker_config` of the original layout, as transformers' configuration."""
     audio, text = thinker["audio_config"], thinker["text_config"]
     text_config = {key: text[key] for key in TEXT_KEYS if key in text}
     tied = text_config.setdefault("tie_word_embeddings", thinker.get("tie_word_embeddings", True))

@@ -1,7 +1,7 @@
-"""The text decoder over many utterances at once, each with its own KV cache.
+"""The text decoder, over many utterances at once, each with its own KV cache.
 
-The new positions of all rows are packed in one sequence, so every weight is read once a pass; only attention runs row
-by row, over that row's cache. It is transformers' own Qwen3 code that runs: this file gives it an attention function.
+The new positions of all rows are packed into one sequence, so each pass reads every weight once. Only attention runs
+row by row, over the cache of that row. The model code is transformers' own Qwen3, with an attention function from here.
 """
 
 from dataclasses import dataclass
@@ -15,49 +15,55 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "qwen_asr_packed"
-FIRST_CAPACITY = 256
+INITIAL_CAPACITY = 256
 
 
 class KVCache:
-    """Keys and values of one utterance: (layers, 2, key-value heads, capacity, head width); `length` are in use."""
+    """Keys and values of one utterance: (layers, 2, key-value heads, capacity, head width), `length` of them in use."""
 
     def __init__(self, config: Any, device: torch.device, dtype: torch.dtype) -> None:
         width = config.head_dim
         self._store = torch.empty(
-            config.num_hidden_layers, 2, config.num_key_value_heads, FIRST_CAPACITY, width, device=device, dtype=dtype
+            config.num_hidden_layers, 2, config.num_key_value_heads, INITIAL_CAPACITY, width, device=device, dtype=dtype
         )
         self.length = 0
 
     def reserve(self, extra: int) -> None:
-        """Make room for `extra` positions behind the `length` in use, doubling when it is short."""
+        """Make room for `extra` more positions, doubling the capacity when it is too small."""
         while self.length + extra > self._store.shape[3]:
             self._store = torch.cat([self._store, torch.empty_like(self._store)], dim=3)
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put (heads, n, width) behind what is there; returns all keys and values, (heads, length + n, width)."""
+        """Append (heads, n, width); return all keys and values, (heads, length + n, width)."""
         end = self.length + keys.shape[1]
         self._store[layer, 0, :, self.length : end] = keys
         self._store[layer, 1, :, self.length : end] = values
         return self._store[layer, 0, :, :end], self._store[layer, 1, :, :end]
 
     def crop(self, length: int) -> None:
-        """Forget the positions from `length` on."""
+        """Drop the positions from `length` on."""
         self.length = min(self.length, length)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One utterance's part of a pass: `embeds`, (n, width), go behind its cache; the last `wanted`, or none, are
-    predicted on."""
+    """One utterance's part of a pass.
+
+    embeds: (n, width), the positions that follow the cache. predictions: 0..n, for how many of the last positions the
+    next token is predicted.
+    """
 
     cache: KVCache
     embeds: Tensor
-    wanted: int
+    predictions: int
 
 
 class Decoder:
-    """The language model and head of a `Qwen3ASRForConditionalGeneration`. `positions_prefilled` and
-    `passes` count the work: positions run with others in one pass of a row, and passes of one position alone."""
+    """The language model and head of a `Qwen3ASRForConditionalGeneration`.
+
+    `positions_prefilled` and `tokens_decoded` count the work: positions that a row ran together with others, and those
+    that it ran alone.
+    """
 
     def __init__(self, model: Any) -> None:
         self._language_model = model.model.language_model
@@ -80,7 +86,7 @@ class Decoder:
 
     @torch.inference_mode()
     def predict(self, rows: list[Row]) -> list[list[int]]:
-        """One pass over all rows; the likeliest next token after each of a row's last `wanted` positions."""
+        """Run one pass over all rows. Returns the next tokens after the last `predictions` positions of each row."""
         positions = [torch.arange(row.cache.length, row.cache.length + len(row.embeds)) for row in rows]
         for row in rows:
             row.cache.reserve(len(row.embeds))
@@ -94,12 +100,12 @@ class Decoder:
             rows=rows,
         ).last_hidden_state[0]
         parts = hidden.split([len(row.embeds) for row in rows])
-        kept = torch.cat([part[len(part) - row.wanted :] for part, row in zip(parts, rows, strict=True)])
+        kept = torch.cat([part[len(part) - row.predictions :] for part, row in zip(parts, rows, strict=True)])
         best = self._head(kept).argmax(dim=-1).tolist()
         for row in rows:
             row.cache.length += len(row.embeds)
-        ends = torch.tensor([row.wanted for row in rows]).cumsum(0).tolist()
-        return [best[end - row.wanted : end] for end, row in zip(ends, rows, strict=True)]
+        ends = torch.tensor([row.predictions for row in rows]).cumsum(0).tolist()
+        return [best[end - row.predictions : end] for end, row in zip(ends, rows, strict=True)]
 
     def _count(self, row: Row) -> None:
         if len(row.embeds) == 1:
@@ -118,8 +124,10 @@ def packed_attention(
     rows: list[Row] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention of transformers' interface. query (1, heads, n, width), key and value with the key-value heads;
-    returns (1, n, heads, width). Without `rows` it is plain SDPA, so that `generate` works on the same model."""
+    """An attention function for transformers: query (1, heads, n, width), key and value with the key-value heads.
+
+    Returns (1, n, heads, width). Without `rows` it is plain SDPA, so that `generate` works on the same model.
+    """
     if rows is None:
         plain: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, *args, **kwargs
@@ -132,7 +140,7 @@ def packed_attention(
 
 
 def _attend(module: Any, cache: KVCache, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """One row: write its keys and values, attend to all of its past and causally to itself."""
+    """Attention of one row: append its keys and values, attend to all of its past and causally to itself."""
     keys, values = (x[None] for x in cache.write(module.layer_idx, key[0], value[0]))
     new, total = query.shape[2], keys.shape[2]
     if new == 1:

@@ -1,17 +1,17 @@
-"""What to verify next: the last hypothesis is the best draft of the new one, also behind a correction.
+"""Drafts for speculative decoding: the last hypothesis is the draft of the new one, also after a correction.
 
-Verifying several tokens costs about as much as decoding one (speculative decoding, Leviathan et al. 2023; taking the
-draft from earlier text: "prompt lookup decoding", Saxena 2023), and what is not the model's own choice is thrown away.
+Verifying several tokens costs about as much as decoding one (speculative decoding, Leviathan et al. 2023; drafts from
+earlier text: "prompt lookup decoding", Saxena 2023). Tokens that the model would not choose itself are discarded.
 """
 
 from collections.abc import Sequence
 
-RESUME_LENGTH = 8  # tokens proposed after a correction; a wrong proposal costs a longer pass
-REACH = 6  # how far a correction may shift the rest
+RESUME_LENGTH = 8  # tokens proposed after a correction; a wrong proposal makes the pass longer
+REACH = 6  # by how many tokens a correction may shift the rest
 
 
 class Draft:
-    """The tokens of the last hypothesis, proposed whole first, then from wherever the new one joins it again."""
+    """The tokens of the last hypothesis: proposed whole at first, then from where the new one joins it again."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self._tokens = list(tokens)
@@ -21,11 +21,11 @@ class Draft:
         return list(self._tokens)
 
     def following(self, tokens: list[int]) -> list[int]:
-        """What followed, in the draft, the place nearest to the end of `tokens` where its last token stood."""
+        """The draft's tokens after the last of `tokens`, where the draft has that token nearest to here; or none."""
         position = len(tokens) - 1
         low, high = max(position - REACH, 0), min(position + REACH + 1, len(self._tokens))
-        places = [place for place in range(low, high) if self._tokens[place] == tokens[-1]]
-        if not places:
+        matches = [index for index in range(low, high) if self._tokens[index] == tokens[-1]]
+        if not matches:
             return []
-        place = min(places, key=lambda candidate: abs(candidate - position))
-        return self._tokens[place + 1 : place + 1 + RESUME_LENGTH]
+        nearest = min(matches, key=lambda index: abs(index - position))
+        return self._tokens[nearest + 1 : nearest + 1 + RESUME_LENGTH]

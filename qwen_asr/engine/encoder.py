@@ -1,7 +1,7 @@
-"""Audio embeddings of log-mel windows, many windows of many utterances in one pass.
+"""The audio encoder: log-mel windows to embeddings, many windows of many utterances in one pass.
 
-The sums are those of transformers' `Qwen3ASREncoder.forward` and its projector; what differs is what is put together:
-windows that never attend to each other are packed in one sequence, whichever utterance they belong to.
+It computes the same as transformers' `Qwen3ASREncoder.forward` and its projector. Only the packing differs: windows
+never attend to each other, so those of different utterances share one sequence.
 """
 
 from typing import Any
@@ -14,7 +14,8 @@ from torch.nn import functional as F
 class Encoder:
     """The audio tower and projector of a `Qwen3ASRForConditionalGeneration`.
 
-    window_frames: frames of an attention window (800 in Qwen's checkpoints, 8 s). `frames_encoded` counts the work.
+    window_frames: log-mel frames in an attention window, 800 (8 s) in Qwen's checkpoints. `frames_encoded` counts the
+    work.
     """
 
     def __init__(self, model: Any) -> None:
@@ -25,7 +26,7 @@ class Encoder:
         self.frames_encoded = 0
 
     def embeddings_of(self, frames: int) -> int:
-        """How many embeddings `frames` log-mel frames make (three convolutions of stride 2 a chunk)."""
+        """How many embeddings `frames` log-mel frames give: three convolutions of stride 2 in each chunk."""
         return sum(_after_convolutions(length) for length in self._chunk_lengths(frames))
 
     @torch.inference_mode()
@@ -50,7 +51,7 @@ class Encoder:
         return [self._chunk] * (frames // self._chunk) + ([rest] if rest else [])
 
     def _chunks(self, window: Tensor) -> Tensor:
-        """(bins, frames) → (chunks, 1, bins, chunk), the last one filled up with zeros as the processor does."""
+        """(bins, frames) → (chunks, 1, bins, chunk), the last chunk padded with zeros as the processor does."""
         padded = F.pad(window, (0, -window.shape[1] % self._chunk))
         return padded.reshape(window.shape[0], -1, self._chunk).transpose(0, 1).unsqueeze(1)
 
@@ -62,8 +63,8 @@ class Encoder:
             hidden = F.gelu(convolution(hidden))
         hidden = tower.conv_out(hidden.permute(0, 3, 1, 2).flatten(2))
         positions = tower.positional_embedding.positional_embedding[: hidden.shape[1]]
-        placed: Tensor = hidden + positions.to(hidden.dtype)
-        return placed
+        embedded: Tensor = hidden + positions.to(hidden.dtype)
+        return embedded
 
 
 def _after_convolutions(frames: int) -> int:

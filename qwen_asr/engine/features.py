@@ -1,8 +1,8 @@
-"""Incremental log-mel: the same frames as transformers' `Qwen3ASRFeatureExtractor` gives for the whole clip.
+"""Incremental log-mel: the same frames as transformers' `Qwen3ASRFeatureExtractor` computes for the whole clip.
 
 With a hop of 160 and a centred window of 400, frame t sees samples [160 t - 200, 160 t + 200). It is final once they
-are all there; the last frames of a clip see its mirror image instead and are computed anew at every step. The floor,
-`max(clip) - 8`, is applied last, since it moves as louder audio comes.
+all exist. The last frames of a clip see its mirror image instead and are computed again at every step. The floor,
+`max(clip) - 8`, is applied last, because louder audio raises it.
 """
 
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-DYNAMIC_RANGE = 8.0  # decades under the loudest bin; Whisper's own choice, kept by Qwen3ASRFeatureExtractor
+DYNAMIC_RANGE = 8.0  # decades below the loudest bin, as in Whisper and Qwen3ASRFeatureExtractor
 
 
 @dataclass(frozen=True)
 class Spectrum:
     """Log-mel of the audio so far.
 
-    raw: (bins, frames) float32, log10 of the mel power without the floor. final_frames: how many of them can no longer
-    change. floor: the value under which this clip is clamped.
+    raw: (bins, frames) float32, log10 of the mel power without the floor. final_frames: how many of the frames will not
+    change any more. floor: the value to which lower ones are raised.
     """
 
     raw: Tensor
@@ -29,18 +29,18 @@ class Spectrum:
     floor: float
 
     def window(self, start: int, end: int) -> Tensor:
-        """Frames [start, end) as the encoder takes them, (bins, end - start)."""
+        """Frames [start, end) as the encoder's input, (bins, end - start)."""
         return (torch.clamp(self.raw[:, start:end], min=self.floor) + 4.0) / 4.0
 
     def lowest(self, start: int, end: int) -> float:
-        """The smallest raw value in frames [start, end): over the floor, the floor does not matter to them."""
+        """The smallest raw value in frames [start, end). A floor below it does not change these frames."""
         return float(self.raw[:, start:end].min())
 
 
 class LogMel:
     """Samples in, `Spectrum` out; each final frame is computed once.
 
-    `extractor` is the checkpoint's `Qwen3ASRFeatureExtractor`: its window, hop, filters and shortest clip count.
+    `extractor` is the checkpoint's `Qwen3ASRFeatureExtractor`; its window, hop, filters and shortest clip are used.
     """
 
     def __init__(self, extractor: Any) -> None:
@@ -55,11 +55,11 @@ class LogMel:
 
     @property
     def final_frames(self) -> int:
-        """How many frames are computed and can no longer change."""
+        """How many frames are computed and will not change any more."""
         return self._final
 
     def spectrum(self, samples: NDArray[np.float32]) -> Spectrum:
-        """The log-mel of `samples`, (n,): the clip so far, of which earlier calls saw a prefix."""
+        """The log-mel of `samples`, (n,): the whole clip so far. Earlier calls had a prefix of it."""
         if len(samples) < self._shortest:
             samples = np.pad(samples, (0, self._shortest - len(samples)))
             raw = self._compute(samples, 0, len(samples) // self._hop)
@@ -73,7 +73,7 @@ class LogMel:
         return Spectrum(torch.cat([self._frames[:, :final], ending], dim=1), final, loudest - DYNAMIC_RANGE)
 
     def truncate(self, samples: int) -> None:
-        """Forget every frame that is not final in a clip of the first `samples` samples."""
+        """Drop every frame that is not final in a clip of the first `samples` samples."""
         final = max((samples - self._size // 2) // self._hop + 1, 0) if samples >= self._shortest else 0
         self._final = min(self._final, final)
         kept = self._frames[:, : self._final]
@@ -87,7 +87,7 @@ class LogMel:
         self._loudest = max(self._loudest, float(frames.max()))
 
     def _compute(self, samples: NDArray[np.float32], first: int, last: int) -> Tensor:
-        """Frames [first, last), (bins, last - first); samples outside of the clip are its mirror image."""
+        """Compute frames [first, last), (bins, last - first). Outside of the clip there is its mirror image."""
         if last <= first:
             return torch.empty(self._filters.shape[0], 0)
         margin = self._size // 2
@@ -102,7 +102,7 @@ class LogMel:
 
 
 def _mirror(samples: NDArray[np.float32], inside: NDArray[np.float32], left: int, right: int) -> NDArray[np.float32]:
-    """`inside` with `left` and `right` samples of the clip's mirror image around it (the edge is not repeated)."""
+    """`inside` with `left` and `right` samples of the clip's mirror image around it, without repeating the edge."""
     parts = [inside]
     if left:
         parts.insert(0, samples[left:0:-1])

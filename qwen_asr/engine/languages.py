@@ -1,8 +1,8 @@
-"""The thirty languages of Qwen3-ASR, by code and by the English name that the model was trained with."""
+"""The thirty languages of Qwen3-ASR: their codes, and the English names that the model was trained with."""
 
 from qwen_asr.errors import UnknownLanguage
 
-# As in transformers' processing_qwen3_asr.py, which takes seconds to import; a test holds that they are the same.
+# As in transformers' processing_qwen3_asr.py, which takes seconds to import. A test checks that they are the same.
 LANGUAGES: dict[str, str] = {
     "ar": "Arabic",
     "yue": "Cantonese",
@@ -41,7 +41,7 @@ AUTOMATIC = ("", "auto", "automatic", "none")
 def resolve_language(language: str | None) -> str | None:
     """A code or a name, in any case ("en", "EN-us", "english"), → "English"; None, "" and "auto" → None.
 
-    Raises `UnknownLanguage`, which lists what is known.
+    Raises `UnknownLanguage` with the list of known languages.
     """
     wanted = (language or "").strip().lower()
     if wanted in AUTOMATIC:

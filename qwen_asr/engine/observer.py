@@ -1,14 +1,14 @@
-"""What a scheduler tells of its work, for whoever measures it or watches over it. The engine itself reads no clock."""
+"""The observer interface: a scheduler reports its work for measurements and the watchdog, because it reads no clock."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one pass over the model has to do.
+    """The work of one pass of the model.
 
-    rows: passes of different utterances that run together. frames: log-mel frames (10 ms each) through the encoder.
-    positions: positions through the decoder.
+    rows: utterances whose passes run together. frames: log-mel frames (10 ms each) through the encoder. positions:
+    positions through the decoder.
     """
 
     rows: int
@@ -17,25 +17,25 @@ class Load:
 
 
 class Observer:
-    """Is told of a scheduler's work, on its thread, which serves every session: note it, and return.
+    """Receives reports of a scheduler's work. This one ignores them: override the methods you need.
 
-    This one notes nothing; override what is wanted. Nothing here may raise.
+    Most are called on the scheduler's thread, which serves all sessions, so they must return at once and never raise.
     """
 
-    def turn_begins(self) -> None:
-        """The thread has work: passes are made ready, run, and their results handed on."""
+    def iteration_started(self) -> None:
+        """The scheduler has work: it collects passes, runs them, and returns their results."""
 
-    def pass_begins(self, load: Load) -> None:
-        """The model is asked for one pass over the rows of `load`."""
+    def pass_started(self, load: Load) -> None:
+        """The model runs one pass over the rows of `load`."""
 
-    def turn_ends(self) -> None:
-        """The results of this turn were handed on."""
+    def iteration_ended(self) -> None:
+        """The results of this iteration were returned."""
 
-    def step_begins(self, step: object) -> None:
-        """A step was submitted, from any thread. `step` is the same object at its end."""
+    def step_started(self, step: object) -> None:
+        """A step was submitted, from any thread. `step` is the same object when it ends."""
 
-    def step_ends(self, step: object, failed: bool) -> None:
-        """A step that was announced by `step_begins` is over, on any thread."""
+    def step_ended(self, step: object, failed: bool) -> None:
+        """A step that `step_started` announced has ended, on any thread."""
 
     def out_of_memory(self) -> None:
-        """The device, or this machine, had no memory for a pass."""
+        """There was not enough memory for a pass, on the device or in the machine."""

@@ -1,4 +1,4 @@
-"""A loaded Qwen3-ASR: its parts, its prompt and its output form, shared by all utterances."""
+"""A loaded Qwen3-ASR, shared by all utterances: its parts, its prompt, and the parser of its output."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +15,14 @@ from qwen_asr.errors import BadInput
 
 @dataclass(frozen=True)
 class Encode:
-    """A pass that a step needs: log-mel windows, each (bins, frames), to embeddings."""
+    """A pass of the encoder: log-mel windows, each (bins, frames), to embeddings."""
 
     windows: list[Tensor]
 
 
 @dataclass(frozen=True)
 class Predict:
-    """A pass that a step needs: the likeliest next tokens of one decoder row."""
+    """A pass of the decoder: the likeliest next tokens of one row."""
 
     row: Row
 
@@ -31,9 +31,9 @@ Pass = Encode | Predict
 
 
 class Recognizer:
-    """The checkpoint on its device. `model` and `processor` are transformers' own, for whoever needs them.
+    """The checkpoint on its device. `model` and `processor` are transformers' own.
 
-    name: what a person is shown. is_demo: it is the bundled demo checkpoint.
+    name: the name that people are shown. is_demo: whether it is the bundled demo checkpoint.
     """
 
     def __init__(self, model: Any, processor: Any, name: str, *, is_demo: bool = False) -> None:
@@ -50,29 +50,29 @@ class Recognizer:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that holds the weights."""
         return torch.device(self.model.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weights' precision."""
+        """The data type of the weights."""
         return self.model.dtype  # type: ignore[no-any-return]  # transformers leaves it untyped
 
     def prompt(self, context: str, language: str | None) -> tuple[list[int], list[int]]:
-        """The processor's own prompt as token ids, before and behind the audio's place.
+        """The processor's own prompt as token ids: those before the audio and those after it.
 
-        Raises `BadInput` when `context` holds one of the model's control tokens, which would break the prompt.
+        Raises `BadInput` when `context` contains one of the model's control tokens, which would break the prompt.
         """
         tokenizer = self.processor.tokenizer
         for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()):
             if token in context:
-                raise BadInput(f"The context holds {token!r}, which is a control token of the model. Take it out.")
+                raise BadInput(f"The context contains {token!r}, which is a control token of the model: remove it.")
         silence = np.zeros(1, dtype=np.float32)
         text = self.processor.apply_transcription_request(silence, language=language, prompt=context, tokenize=False)
         text = text if isinstance(text, str) else text[0]
         head, tail = text.split(self.processor.audio_token)
-        before, behind = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (head, tail))
-        return before, behind
+        before, after = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (head, tail))
+        return before, after
 
     def parse(self, tokens: list[int]) -> tuple[str, str | None, str]:
         """Generated ids → (raw text, language, transcription), by the processor's own `parse_output`."""
@@ -81,26 +81,26 @@ class Recognizer:
         return raw, parsed["language"], parsed["transcription"]
 
     def run(self, passes: list[Pass]) -> list[Any]:
-        """Run passes of any number of utterances, those of a kind together. Results in the order of `passes`."""
+        """Run passes of any number of utterances, those of the same kind together. Results in the order of `passes`."""
         results: dict[int, Any] = {}
-        encodes = [(index, wanted) for index, wanted in enumerate(passes) if isinstance(wanted, Encode)]
+        encodes = [(index, one) for index, one in enumerate(passes) if isinstance(one, Encode)]
         if encodes:
-            embeddings = iter(self.encoder.encode([window for _, wanted in encodes for window in wanted.windows]))
-            for index, wanted in encodes:
-                results[index] = [next(embeddings) for _ in wanted.windows]
-        predicts = [(index, wanted) for index, wanted in enumerate(passes) if isinstance(wanted, Predict)]
+            embeddings = iter(self.encoder.encode([window for _, one in encodes for window in one.windows]))
+            for index, one in encodes:
+                results[index] = [next(embeddings) for _ in one.windows]
+        predicts = [(index, one) for index, one in enumerate(passes) if isinstance(one, Predict)]
         if predicts:
-            tokens = self.decoder.predict([wanted.row for _, wanted in predicts])
-            results.update({index: found for (index, _), found in zip(predicts, tokens, strict=True)})
+            tokens = self.decoder.predict([one.row for _, one in predicts])
+            results.update({index: row for (index, _), row in zip(predicts, tokens, strict=True)})
         return [results[index] for index in range(len(passes))]
 
     @staticmethod
     def cache_lengths(passes: list[Pass]) -> list[int]:
-        """What `restore` needs to undo a failed `run`."""
-        return [wanted.row.cache.length if isinstance(wanted, Predict) else 0 for wanted in passes]
+        """The lengths of the KV caches, which `restore` needs to undo a failed `run`."""
+        return [one.row.cache.length if isinstance(one, Predict) else 0 for one in passes]
 
     @staticmethod
-    def restore(wanted: Pass, length: int) -> None:
-        """Undo what a failed `run` may have done for this pass, so that it can be run again."""
-        if isinstance(wanted, Predict):
-            wanted.row.cache.crop(length)
+    def restore(one: Pass, length: int) -> None:
+        """Undo what a failed `run` may have done for this pass, so that it can run again."""
+        if isinstance(one, Predict):
+            one.row.cache.crop(length)

@@ -1,11 +1,11 @@
-"""One utterance, exact and flat: after every step the hypothesis is that of greedy `generate` on the audio so far.
+"""Streaming recognition of one utterance: each hypothesis is that of greedy `generate` on the audio so far.
 
-A step encodes the open window (at most 8 s of audio) and any completed window that the moved log-mel floor changed,
-prefills what the decoder has not seen yet, and verifies the last hypothesis as a draft in the same pass: the agreeing
-prefix is kept, and decoding goes on greedily from the first disagreement. Nothing is forced on the model.
+A step encodes the open window (at most 8 s of audio) and any completed window that a raised log-mel floor changed,
+prefills the positions that are new to the decoder, and verifies the last hypothesis as a draft in the same pass. The
+prefix that agrees is kept, and decoding continues greedily from the first disagreement. Nothing is forced on the model.
 
-A step is a generator that yields the passes it needs (`Encode`, `Predict`) and is sent their results, so that one
-utterance can be run alone (`Utterance.feed`) or many together (`scheduler`).
+A step is a generator. It yields the passes that it needs (`Encode`, `Predict`) and is sent their results, so one
+utterance can run alone (`Utterance.feed`) or many together (`scheduler`).
 """
 
 from collections.abc import Generator
@@ -22,22 +22,22 @@ from qwen_asr.engine.drafts import Draft
 from qwen_asr.engine.features import LogMel, Spectrum
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
 
-Step = Generator[Pass, Any, "Hypothesis"]
+StepGenerator = Generator[Pass, Any, "Hypothesis"]
 
-FIRST_CAPACITY = 16_000
-MOST_WINDOWS = 4
-"""Windows that one pass of a step encodes: the default's longest utterance. What has more takes several passes, and the
-sessions beside it their turns between them."""
-MOST_POSITIONS = 512
-"""Likewise of what one pass of a step prefills: such an utterance, and a prompt of ordinary length."""
+INITIAL_CAPACITY = 16_000
+MAX_WINDOWS = 4
+"""How many windows one pass of a step encodes: those of the longest utterance by default. A longer utterance takes
+several passes, and the other sessions' passes run between them."""
+MAX_POSITIONS = 512
+"""How many positions one pass of a step prefills: such an utterance, and a prompt of ordinary length."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What the model hears in the first `samples` samples of an utterance.
+    """The model's answer for the first `samples` samples of an utterance.
 
-    tokens: generated ids without the end token. raw: their text. language, text: `raw` through the processor's own
-    `parse_output`. truncated: it ended at the token limit, not at an end token.
+    tokens: generated ids without the end token. raw: their text. language, text: what the processor's own
+    `parse_output` makes of `raw`. truncated: whether it ended at the token limit instead of an end token.
     """
 
     tokens: tuple[int, ...] = ()
@@ -50,20 +50,20 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class CachedWindow:
-    """Embeddings of a completed window, with the floor they were made under and the window's smallest raw value."""
+    """Embeddings of a completed window, the floor they were computed with, and the window's lowest raw value."""
 
     embeddings: Tensor
     floor: float
     lowest: float
 
-    def holds(self, floor: float) -> bool:
-        """Whether encoding it again under `floor` would give the same."""
+    def valid_for(self, floor: float) -> bool:
+        """Whether encoding it again with `floor` would give the same."""
         return floor == self.floor or self.lowest >= max(floor, self.floor)
 
 
 @dataclass
 class Work:
-    """What the steps of an utterance cost: drafted tokens and how many of them were accepted."""
+    """Counts the work of an utterance: steps, drafted tokens, and how many of these were accepted."""
 
     drafted: int = 0
     accepted: int = 0
@@ -71,10 +71,11 @@ class Work:
 
 
 class Utterance:
-    """Samples of one utterance in, hypotheses out.
+    """Recognizes one utterance while its samples arrive.
 
-    `context` goes into the system prompt, `language` (a name of `languages.LANGUAGES`, or None to detect it) is forced
-    as the processor does it, `max_new_tokens` bounds the answer. Not safe for use from two threads at once.
+    context: goes into the system prompt. language: a name in `languages.LANGUAGES`, which is forced in the way of the
+    processor, or None to detect it. max_new_tokens: the longest answer. Not safe for use by two threads at once. Raises
+    `BadInput` for control tokens in `context`.
     """
 
     def __init__(
@@ -86,9 +87,9 @@ class Utterance:
         self.max_new_tokens = max_new_tokens
         self.hypothesis = Hypothesis()
         self.work = Work()
-        self._buffer = np.zeros(FIRST_CAPACITY, dtype=np.float32)
+        self._buffer = np.zeros(INITIAL_CAPACITY, dtype=np.float32)
         self.length = 0
-        self._heard = 0  # how much of what is there now the hypothesis covers
+        self._covered = 0  # samples that the hypothesis covers; -1 when they were replaced
         self._features = LogMel(recognizer.extractor)
         self._windows: list[CachedWindow] = []
         self._cache: KVCache | None = None
@@ -96,11 +97,11 @@ class Utterance:
 
     @property
     def samples(self) -> NDArray[np.float32]:
-        """Everything appended so far, (length,)."""
+        """All samples appended so far, (length,)."""
         return self._buffer[: self.length]
 
     def append(self, samples: NDArray[np.float32]) -> None:
-        """Add float32 mono samples at 16 kHz, (n,). No model runs."""
+        """Append validated float32 mono samples at 16 kHz, (n,). The model does not run."""
         end = self.length + len(samples)
         if end > len(self._buffer):
             grown = np.zeros(max(end, 2 * len(self._buffer)), dtype=np.float32)
@@ -110,27 +111,27 @@ class Utterance:
         self.length = end
 
     def truncate(self, length: int) -> None:
-        """Forget the samples from `length` on, and what was made of them."""
+        """Drop the samples from `length` on, and everything computed from them."""
         if length >= self.length:
             return
         self.length = length
-        self._heard = -1  # whatever is appended here next, the hypothesis does not cover it
+        self._covered = -1  # the hypothesis does not cover the samples that are appended next
         self._features.truncate(length)
         self._keep_windows(self._features.final_frames // self._recognizer.encoder.window_frames)
 
     def feed(self, samples: NDArray[np.float32]) -> Hypothesis:
-        """Append `samples` and run a step on them at once."""
+        """Append `samples` and run a step."""
         self.append(samples)
         return run_steps(self._recognizer, [self.step()])[0]
 
     def finish(self) -> Hypothesis:
-        """The hypothesis for everything appended: the offline transcription of the utterance."""
-        if self._heard == self.length:
+        """The hypothesis for all samples: the offline transcription of the utterance."""
+        if self._covered == self.length:
             return self.hypothesis
         return run_steps(self._recognizer, [self.step()])[0]
 
-    def step(self) -> Step:
-        """Bring the hypothesis up to date with every sample appended before this call's first pass."""
+    def step(self) -> StepGenerator:
+        """Update the hypothesis to all samples that were appended before the first pass runs."""
         length = self.length
         if not length:
             return self.hypothesis
@@ -138,22 +139,22 @@ class Utterance:
         embeddings = yield from self._encode(spectrum)
         tokens, ended = yield from self._decode(embeddings)
         self.work.steps += 1
-        self._heard = length
+        self._covered = length
         self.hypothesis = self._parse(tokens, length, not ended)
         return self.hypothesis
 
     def _encode(self, spectrum: Spectrum) -> Generator[Pass, Any, Tensor]:
-        """Embeddings of the audio behind the cached windows' KV, (n, width); completed windows are put by."""
+        """Embeddings of the audio that follows the cached KV, (n, width). Completed windows are cached."""
         size = self._recognizer.encoder.window_frames
         held = 0
-        while held < len(self._windows) and self._windows[held].holds(spectrum.floor):
+        while held < len(self._windows) and self._windows[held].valid_for(spectrum.floor):
             held += 1
         self._keep_windows(held)
         total = spectrum.raw.shape[1]
         bounds = [(start, min(start + size, total)) for start in range(held * size, total, size)]
         fresh: list[Tensor] = []
-        for first in range(0, len(bounds), MOST_WINDOWS):
-            part = bounds[first : first + MOST_WINDOWS]
+        for first in range(0, len(bounds), MAX_WINDOWS):
+            part = bounds[first : first + MAX_WINDOWS]
             fresh += yield Encode([spectrum.window(start, end) for start, end in part])
         for (start, end), embeddings in zip(bounds, fresh, strict=True):
             if end == start + size and end <= spectrum.final_frames:
@@ -162,21 +163,21 @@ class Utterance:
         return torch.cat([*unseen, *fresh])
 
     def _keep_windows(self, count: int) -> None:
-        """Forget the completed windows from `count` on, and the KV behind them."""
+        """Drop the completed windows from `count` on, and the KV that follows them."""
         del self._windows[count:]
         self._cached_windows = min(self._cached_windows, count)
 
     def _decode(self, embeddings: Tensor) -> Generator[Pass, Any, tuple[list[int], bool]]:
-        """The answer's tokens, and whether it ended by itself (else at `max_new_tokens`)."""
+        """The answer's tokens, and whether it ended with an end token (else at `max_new_tokens`)."""
         decoder = self._recognizer.decoder
         cache = self._prefix_cache()
-        behind = embeddings
+        new = embeddings
         if not cache.length:
-            behind = torch.cat([decoder.embed(self._head), behind])
-        pending = torch.cat([behind, decoder.embed(self._tail)])
-        while len(pending) > MOST_POSITIONS:
-            yield Predict(Row(cache, pending[:MOST_POSITIONS], 0))
-            pending = pending[MOST_POSITIONS:]
+            new = torch.cat([decoder.embed(self._head), new])
+        pending = torch.cat([new, decoder.embed(self._tail)])
+        while len(pending) > MAX_POSITIONS:
+            yield Predict(Row(cache, pending[:MAX_POSITIONS], 0))
+            pending = pending[MAX_POSITIONS:]
         draft = Draft(self.hypothesis.tokens[: self.max_new_tokens - 1])
         proposal = draft.first()
         tokens: list[int] = []
@@ -200,14 +201,14 @@ class Utterance:
         return tokens, token in self._recognizer.end_tokens
 
     def _prefix_cache(self) -> KVCache:
-        """The cache, holding the prompt's head and the windows that are still good (nothing before the first step)."""
+        """The cache with the prompt's head and the windows that are still valid; empty before the first step."""
         if self._cache is None:
             self._cache = self._recognizer.decoder.new_cache()
         self._crop(self._cache, self._cached_windows)
         return self._cache
 
     def _crop_to_prefix(self, cache: KVCache) -> None:
-        """Keep the KV of the prompt's head and the completed windows: it stays true for the whole utterance."""
+        """Keep the KV of the prompt's head and of the completed windows: it stays valid for the whole utterance."""
         self._crop(cache, len(self._windows))
         self._cached_windows = len(self._windows)
 
@@ -220,23 +221,23 @@ class Utterance:
 
 
 def agreement(proposal: list[int], predicted: list[int]) -> int:
-    """How many leading tokens of `proposal` the model would have chosen itself."""
+    """How many leading tokens of `proposal` are the model's own choice."""
     for index, token in enumerate(proposal):
         if predicted[index] != token:
             return index
     return len(proposal)
 
 
-def run_steps(recognizer: Recognizer, steps: list[Step]) -> list[Hypothesis]:
-    """Run steps of different utterances to their ends, their passes together. Hypotheses in the order of `steps`."""
+def run_steps(recognizer: Recognizer, steps: list[StepGenerator]) -> list[Hypothesis]:
+    """Run steps of different utterances to their end, with their passes together. Returns hypotheses in this order."""
     done: dict[int, Hypothesis] = {}
     results: dict[int, Any] = dict.fromkeys(range(len(steps)))
     while results:
-        wanted: dict[int, Pass] = {}
+        passes: dict[int, Pass] = {}
         for index, result in results.items():
             try:
-                wanted[index] = steps[index].send(result)
+                passes[index] = steps[index].send(result)
             except StopIteration as stop:
                 done[index] = stop.value
-        results = dict(zip(wanted, recognizer.run(list(wanted.values())), strict=True))
+        results = dict(zip(passes, recognizer.run(list(passes.values())), strict=True))
     return [done[index] for index in range(len(steps))]

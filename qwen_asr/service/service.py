@@ -261,7 +261,7 @@ class Service:
         replace = scheduler.recognizer.device.type == "cpu" and hanging + 1 < self.limits.watchdog.hanging_threads
         sentence = f"The recognizer hung on this part for {seconds:.0f} seconds and was given up."
         abandoned = scheduler.abandon(sentence, replace=replace)
-        self.watchdog.turn_ends()
+        self.watchdog.iteration_ended()
         self._hanging += abandoned
         if not abandoned:
             return

@@ -44,12 +44,12 @@ class Watchdog(Observer):
 
     # --- called by the scheduler
 
-    def turn_begins(self) -> None:
+    def iteration_started(self) -> None:
         """See `Observer`."""
         self._timeout = self._limits.base_seconds
         self._progressed = self._began = self._clock()
 
-    def pass_begins(self, load: Load) -> None:
+    def pass_started(self, load: Load) -> None:
         """See `Observer`. A pass may take longer the more work there is."""
         self._instruments.rows.observe(load.rows)
         limits = self._limits
@@ -57,17 +57,17 @@ class Watchdog(Observer):
         self._timeout = limits.base_seconds + work
         self._progressed = self._clock()
 
-    def turn_ends(self) -> None:
+    def iteration_ended(self) -> None:
         """See `Observer`."""
         began, self._began = self._began, None
         if began is not None:
             self._busy += self._clock() - began
 
-    def step_begins(self, step: object) -> None:
+    def step_started(self, step: object) -> None:
         """See `Observer`."""
         self._steps[step] = self._clock()
 
-    def step_ends(self, step: object, failed: bool) -> None:
+    def step_ended(self, step: object, failed: bool) -> None:
         """See `Observer`."""
         began = self._steps.pop(step, None)
         if began is not None and not failed:

@@ -11,7 +11,7 @@ import torch
 from qwen_asr.engine.observer import Load, Observer
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
 from qwen_asr.engine.scheduler import Scheduler
-from qwen_asr.engine.streaming import MOST_POSITIONS, MOST_WINDOWS, Utterance, run_steps
+from qwen_asr.engine.streaming import MAX_POSITIONS, MAX_WINDOWS, Utterance, run_steps
 from qwen_asr.errors import StepFailed
 from tests.support.checkpoints import (
     Samples,
@@ -129,13 +129,13 @@ class Counting(Observer):
         self.passes: list[Load] = []
         self.without_memory = 0
 
-    def step_begins(self, step: object) -> None:
+    def step_started(self, step: object) -> None:
         self.begun.append(step)
 
-    def step_ends(self, step: object, failed: bool) -> None:
+    def step_ended(self, step: object, failed: bool) -> None:
         self.ended.append((step, failed))
 
-    def pass_begins(self, load: Load) -> None:
+    def pass_started(self, load: Load) -> None:
         self.passes.append(load)
 
     def out_of_memory(self) -> None:
@@ -284,6 +284,6 @@ def test_a_long_file_keeps_no_live_session_from_its_turns() -> None:
     assert sorted(last_run) == sorted(alone)
     assert turns_of(file) > max(last_run) / 2
     for run in runs:
-        assert all(len(one.windows) <= MOST_WINDOWS for one in run if isinstance(one, Encode))
-        assert all(len(one.row.embeds) <= 2 * MOST_POSITIONS for one in run if isinstance(one, Predict))
+        assert all(len(one.windows) <= MAX_WINDOWS for one in run if isinstance(one, Encode))
+        assert all(len(one.row.embeds) <= 2 * MAX_POSITIONS for one in run if isinstance(one, Predict))
     assert sum(isinstance(one, Encode) for run in runs for one in run) > 1 + len(live)  # the file's in several

@@ -89,6 +89,7 @@ def test_folders_stay_small() -> None:
 
 # Tests whose subject is more than one module, with the reason.
 WITHOUT_MODULE = {
+    "engine/test_offline.py": "the encoders of the engine, of transformers and of Qwen's package",
     "live/test_real_engine.py": "the session on the engine",
     "service/test_session_depth.py": "from each edge to the engine",
     "tls/test_mistakes.py": "every mistake with certificate options, through the command line",

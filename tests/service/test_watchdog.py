@@ -65,13 +65,13 @@ def served(clock: Clock, limits: WatchdogLimits) -> Iterator[Listening]:
 def test_a_pass_may_take_longer_the_more_work_it_has() -> None:
     now = 0.0
     watchdog = Watchdog(Instruments(), WatchdogLimits(), lambda: now)
-    watchdog.turn_begins()
-    watchdog.pass_begins(Load(rows=1, frames=3_000, positions=400))  # half a minute of speech
+    watchdog.iteration_started()
+    watchdog.pass_started(Load(rows=1, frames=3_000, positions=400))  # half a minute of speech
     now = 100.0
     assert watchdog.stalled_for is None
     now = 200.0
     assert watchdog.stalled_for == 200.0
-    watchdog.turn_ends()
+    watchdog.iteration_ended()
     assert watchdog.stalled_for is None
     assert watchdog.busy_seconds == 200.0
 
@@ -81,9 +81,9 @@ def test_the_real_time_factor_is_of_the_last_minute() -> None:
     watchdog = Watchdog(Instruments(), clock=lambda: now)
     assert watchdog.real_time_factor(0.0) is None
     for minute in range(5):  # in each minute 60 s of audio and 6 s of work; in the last 30 s of work
-        watchdog.turn_begins()
+        watchdog.iteration_started()
         now += 30 if minute == 4 else 6
-        watchdog.turn_ends()
+        watchdog.iteration_ended()
         now = 60.0 * (minute + 1)
         factor = watchdog.real_time_factor(now)
     assert factor == pytest.approx(0.5)
