@@ -1,1 +1,1 @@
-"""Every option and limit of the server, and how an option becomes a flag, an environment variable and a table row."""
+"""The options and limits of the server, and how an option is read, checked and documented."""

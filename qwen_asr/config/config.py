@@ -1,12 +1,12 @@
-"""Every option and every limit of the server, once.
+"""`Config`: all options of the server, with their defaults, ranges and help texts.
 
-`Config` is a frozen dataclass; of its fields `options` makes the command line and the table in the README::
+`Config` is a frozen dataclass. `options` generates the command line and the table in docs/options.md from its fields::
 
     config = Config(port=8443, generate_self_signed_cert=True)              # from Python; raises BadConfig
     config = from_options(Config, vars(parser.parse_args()), os.environ)    # from the command line and the environment
 
-A value is taken from the command line, else from the environment (`QWEN_ASR_…`, how a container or a Space is
-set up), else from the default.
+The command line takes precedence over the environment (`QWEN_ASR_…`, for containers and Spaces), and the environment
+over the default.
 """
 
 from __future__ import annotations
@@ -16,54 +16,55 @@ import os
 from dataclasses import dataclass
 
 from qwen_asr.config.options import check, flag, option
-from qwen_asr.config.proxies import ANYBODY, LOOPBACK, TrustedProxies, check_root_path
+from qwen_asr.config.proxies import ANY_PEER, LOOPBACK, TrustedProxies, check_root_path
 from qwen_asr.config.validators import check_certificate_options, check_hosts, check_keys, check_rate, check_users
 
 LOCAL_HOST = "127.0.0.1"
-ALL_HOSTS = "0.0.0.0"  # noqa: S104 - the address that "all addresses" is written as, bound only when asked for
+ALL_HOSTS = "0.0.0.0"  # noqa: S104 - all interfaces; bound only if the options ask for it
 DEFAULT_PORT = 8000
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 SPACE_PORT = 7860
-"""The port that a Hugging Face Space forwards to the outside."""
+"""The port that a Hugging Face Space publishes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What the server was told. Raises `BadConfig` for a value out of its range.
+    """The options of the server. Raises `BadConfig` for an invalid value, `HttpsConflict` for options that conflict.
 
-    `host` and `port` may be left out; once made, a Config always holds the address that is really bound.
+    `host` and `port` may be omitted. Their defaults are filled in at once, so they are never None afterwards.
     """
 
     asr_model_path: str = option(
         "auto",
-        "hub id, folder, or `demo`. `auto`: Qwen3-ASR-1.7B on a GPU that holds it, else 0.6B; where neither is cached "
-        "nor can be fetched, the bundled demo checkpoint, and the log and the page say so (`transcribe` fails instead)",
+        "hub id, folder, or `demo`. `auto`: Qwen3-ASR-1.7B on a GPU with enough memory, otherwise 0.6B; if neither is "
+        "cached or can be downloaded, the bundled demo checkpoint, with a notice in the log and on the page "
+        "(`transcribe` fails instead)",
         "model",
         metavar="PATH",
         env="QWEN_ASR_MODEL_PATH",
     )
     device: str = option(
         "auto",
-        "what the model runs on; `auto` takes the first of cuda, mps, cpu that is there",
+        "device for the model; `auto` takes the first available of cuda, mps, cpu",
         "model",
         choices=("auto", "cuda", "mps", "cpu"),
     )
     dtype: str = option(
         "auto",
-        "number format of the weights; `auto` is what suits the device",
+        "number format of the weights; `auto` chooses the best one for the device",
         "model",
         choices=("auto", "bfloat16", "float16", "float32"),
     )
     host: str = option(
         None,
-        "address to listen on; `0.0.0.0` is all of them. Plain HTTP leaves the machine only if asked to",
+        "address to listen on; `0.0.0.0` means all. By default, plain HTTP is served to this machine only",
         "server",
         metavar="ADDRESS",
         shown="`127.0.0.1`; `0.0.0.0` with HTTPS and on a Space",
     )
     port: int = option(
         None,
-        "port to listen on; 0 takes any that is free",
+        "port to listen on; 0 takes any free port",
         "server",
         metavar="N",
         low=0,
@@ -72,95 +73,97 @@ class Config:
     )
     generate_self_signed_cert: bool = option(
         False,
-        "serve HTTPS with a certificate made here: `certs/qwen_asr_cert.pem`, `certs/qwen_asr_key.pem`, "
-        "used again while they fit this machine's addresses",
+        "serve HTTPS with a self-signed certificate; creates `certs/qwen_asr_cert.pem` and `certs/qwen_asr_key.pem`, "
+        "and reuses them as long as they cover this machine's addresses",
         "server",
     )
     ssl_certfile: str | None = option(
-        None, "serve HTTPS with this certificate, PEM, with its chain behind it", "server", metavar="FILE"
+        None, "serve HTTPS with this certificate: PEM, followed by its chain", "server", metavar="FILE"
     )
     ssl_keyfile: str | None = option(
-        None, "the certificate's key, PEM; left out where it is in the certificate's file", "server", metavar="FILE"
+        None,
+        "private key of the certificate, PEM; not needed if `--ssl-certfile` contains it",
+        "server",
+        metavar="FILE",
     )
     ssl_keyfile_password: str | None = option(
         None,
-        "the key's password; better in the environment, as `QWEN_ASR_SSL_KEYFILE_PASSWORD`",
+        "password of the private key; safer in the environment, as `QWEN_ASR_SSL_KEYFILE_PASSWORD`",
         "server",
         metavar="PASSWORD",
         secret=True,
     )
     local_ca: bool = option(
         False,
-        "serve HTTPS with a certificate of a private authority, `certs/local_ca.pem`, made here: once installed on a "
-        "phone, as the page `/trust` explains, no browser there warns. It vouches for local names and addresses only",
+        "serve HTTPS with a certificate from a local CA; creates `certs/local_ca.pem`. Browsers on a device accept it "
+        "without a warning once the CA is installed there, as the page `/trust` explains. The CA is valid for local "
+        "names and addresses only",
         "server",
     )
     acme_domain: tuple[str, ...] = option(
         (),
-        "get and renew a certificate for this name from Let's Encrypt, whose terms you agree to thereby; repeatable, "
-        "needs `--http-redirect-port` and the `acme` extra",
+        "get and renew a certificate for this name from Let's Encrypt; by using it you agree to its terms. Repeatable; "
+        "requires `--http-redirect-port` and the `acme` extra",
         "server",
         metavar="NAME",
     )
-    acme_email: str | None = option(
-        None, "where the authority may write about the account", "server", metavar="ADDRESS"
-    )
+    acme_email: str | None = option(None, "contact address for the ACME account", "server", metavar="ADDRESS")
     acme_directory: str = option(
-        LETS_ENCRYPT, "another ACME authority, by its directory", "server", metavar="URL", shown="Let's Encrypt"
+        LETS_ENCRYPT, "directory URL of another ACME authority", "server", metavar="URL", shown="Let's Encrypt"
     )
     http_redirect_port: int | None = option(
         None,
-        "plain HTTP on this port is sent to HTTPS; usually 80. ACME challenges are answered there, those of certbot "
-        "from `certs/webroot`",
+        "redirect plain HTTP on this port to HTTPS; usually 80. The port also answers ACME challenges, those of "
+        "certbot from `certs/webroot`",
         "server",
         metavar="N",
         low=0,
         high=65535,
     )
-    share: bool = option(False, "also make a public link through Gradio's tunnel, where it can be had", "server")
+    share: bool = option(False, "also create a public link through Gradio's tunnel, if it is available", "server")
     root_path: str | None = option(
         None,
-        "path under which a proxy publishes the page, such as `/speech`; the proxy may take it off or leave it on",
+        "path under which a proxy publishes the server, such as `/speech`; the proxy may strip it or keep it",
         "proxy",
         metavar="PATH",
         shown="none",
     )
     forwarded_allow_ips: tuple[str, ...] = option(
         (),
-        "proxies whose `X-Forwarded-For`, `-Proto` and `-Host` count: addresses, networks, comma lists, or `*` for "
-        "whoever connects; may be given several times",
+        "proxies whose `X-Forwarded-For`, `-Proto` and `-Host` headers are trusted: addresses, networks, "
+        "comma-separated lists, or `*` for every peer; repeatable",
         "proxy",
         metavar="LIST",
         shown="none; loopback with `--share`; `*` on a Space",
     )
     allowed_hosts: tuple[str, ...] = option(
         (),
-        "name under which the server may be asked for, `*.example.org` for all below; repeatable. This machine's own "
-        "always are; `*` is any",
+        "host name that requests may use, `*.example.org` for all subdomains, `*` for any; repeatable. The names of "
+        "this machine are always allowed",
         "access",
         metavar="NAME",
-        shown="any; where only this machine is listened to, its own names",
+        shown="any; this machine's names if it listens on loopback only",
     )
     auth: tuple[str, ...] = option(
         (),
-        "who may use the page, after a login; repeatable. Lets programs in too (HTTP Basic)",
+        "user who may log in to the page; repeatable. API clients can use it too, as HTTP Basic",
         "access",
         metavar="USER:PASSWORD",
         secret=True,
     )
     api_key: tuple[str, ...] = option(
         (),
-        "what programs send as `Authorization: Bearer KEY`; repeatable. The page stays open without `--auth`",
+        "key that API clients send as `Authorization: Bearer KEY`; repeatable. Without `--auth` the page has no login",
         "access",
         metavar="KEY",
         secret=True,
     )
     max_sessions: int = option(
-        64, "sessions at once, of pages and programs together", "limits", metavar="N", low=1, high=10_000
+        64, "sessions that run at once, from pages and API clients together", "limits", metavar="N", low=1, high=10_000
     )
     max_queue: int = option(
         64,
-        "how many more may wait for a place, and are told their position; 0 refuses them at once",
+        "how many more wait in line, where they see their position; with 0 they are refused at once",
         "limits",
         metavar="N",
         low=0,
@@ -168,7 +171,7 @@ class Config:
     )
     max_session_seconds: float = option(
         4 * 3600.0,
-        "how long one session may last; it then ends with all its text",
+        "maximum duration of a session; it then ends, and all its text is delivered",
         "limits",
         metavar="SECONDS",
         low=1,
@@ -176,22 +179,22 @@ class Config:
     )
     rate_limit: str | None = option(
         None,
-        "how often one address, and one key, may open a session or send a request, such as `60/minute`",
+        "how often each address and each key may open a session or send a request, such as `60/minute`",
         "limits",
         metavar="N/TIME",
     )
     vad_threshold: float = option(
-        0.5, "speech probability from which a moment counts as speech", "endpointing", metavar="P", low=0.01, high=0.99
+        0.5, "speech probability from which audio counts as speech", "endpointing", metavar="P", low=0.01, high=0.99
     )
     silence_threshold: float = option(
         0.8, "seconds of silence that end an utterance", "endpointing", metavar="SECONDS", low=0.1, high=10
     )
     min_speech_duration: float = option(
-        0.3, "seconds of speech below which a sound is no utterance", "endpointing", metavar="SECONDS", low=0, high=5
+        0.3, "minimum seconds of speech for an utterance", "endpointing", metavar="SECONDS", low=0, high=5
     )
     max_utterance_seconds: float = option(
         30.0,
-        "longest utterance; a longer one is cut at the quietest point of its last seconds",
+        "maximum length of an utterance; a longer one is cut at the quietest point of its last seconds",
         "endpointing",
         metavar="SECONDS",
         low=6,
@@ -199,43 +202,45 @@ class Config:
     )
     chunk_size_sec: float = option(
         1.0,
-        "seconds of new audio after which the text is brought up to date",
+        "seconds of new audio after which the text is updated",
         "pacing",
         metavar="SECONDS",
         low=0.1,
         high=30,
     )
     max_new_tokens: int = option(
-        512, "most tokens that one utterance may have", "pacing", metavar="N", low=1, high=8192
+        512, "maximum number of tokens of one utterance", "pacing", metavar="N", low=1, high=8192
     )
     default_language: str | None = option(
         None,
-        "language that is spoken, a name or a code such as `German` or `de`",
+        "spoken language, as a name or a code such as `German` or `de`",
         "defaults",
         metavar="LANGUAGE",
-        shown="recognized",
+        shown="detected",
     )
     default_prompt: str | None = option(
-        None, "instruction in front of the context, for the model", "defaults", metavar="TEXT", shown="none"
+        None, "instruction for the model, placed before the context", "defaults", metavar="TEXT", shown="none"
     )
     default_context: str | None = option(
-        None, "names and terms that will be spoken, for the model", "defaults", metavar="TEXT", shown="none"
+        None, "names and terms that are likely to be spoken", "defaults", metavar="TEXT", shown="none"
     )
     unfixed_chunk_num: int | None = option(
-        None, "accepted for old scripts; the engine needs it not", "other", metavar="N", low=0, high=1000, shown="none"
+        None, "accepted for compatibility; ignored", "other", metavar="N", low=0, high=1000, shown="none"
     )
     unfixed_token_num: int | None = option(
-        None, "accepted for old scripts; the engine needs it not", "other", metavar="N", low=0, high=1000, shown="none"
+        None, "accepted for compatibility; ignored", "other", metavar="N", low=0, high=1000, shown="none"
     )
-    log_format: str = option(
-        "text", "lines for people, or a JSON object a line for machines", "other", choices=("text", "json")
-    )
+    log_format: str = option("text", "plain text, or one JSON object per line", "other", choices=("text", "json"))
     log_level: str = option(
-        "info", "how much is logged", "other", choices=("debug", "info", "warning", "error"), env="QWEN_ASR_LOG_LEVEL"
+        "info",
+        "minimum level of the messages that are logged",
+        "other",
+        choices=("debug", "info", "warning", "error"),
+        env="QWEN_ASR_LOG_LEVEL",
     )
 
     def __post_init__(self) -> None:
-        # A frozen object is completed once, while it is made: from here on host and port are never None.
+        # object.__setattr__, because the dataclass is frozen. From here on, host and port are never None.
         if self.host is None:
             object.__setattr__(self, "host", ALL_HOSTS if self.tls or self.on_space else LOCAL_HOST)
         if self.port is None:
@@ -255,29 +260,29 @@ class Config:
 
     @property
     def trusted_proxies(self) -> TrustedProxies:
-        """Whose forwarded headers count.
+        """The proxies whose forwarded headers are trusted.
 
-        Nobody's by default: a page of another site that a DNS trick brings to a local port is a loopback peer too. The
-        tunnel of `--share` ends on this machine, and to a Space only Hugging Face's proxy has a way.
+        None by default, not even loopback: with DNS rebinding, a page of another site connects from loopback too. The
+        tunnel of `--share` ends on this machine, and only Hugging Face's proxy can reach a Space.
         """
-        default = (ANYBODY,) if self.on_space else LOOPBACK if self.share else ()
+        default = (ANY_PEER,) if self.on_space else LOOPBACK if self.share else ()
         return TrustedProxies(self.forwarded_allow_ips or default)
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The values that must not appear in a log: keys, users with their passwords, and passwords alone."""
+        """The values that must not appear in a log: API keys, `USER:PASSWORD` pairs, and the passwords alone."""
         passwords = [user.partition(":")[2] for user in self.auth]
         return (*self.api_key, *self.auth, *passwords, *filter(None, [self.ssl_keyfile_password]))
 
     @property
     def _https_options(self) -> list[str]:
-        """The options for a certificate that were given, as they are typed."""
+        """The flags of the certificate options that are set."""
         names = ("generate_self_signed_cert", "ssl_certfile", "local_ca", "acme_domain")
         return [flag(name) for name in names if getattr(self, name)]
 
     @property
     def on_space(self) -> bool:
-        """Whether this runs on a Hugging Face Space."""
+        """Whether the server runs on a Hugging Face Space."""
         return bool(os.environ.get("SPACE_ID"))
 
     @property
@@ -287,6 +292,6 @@ class Config:
 
     @property
     def unneeded(self) -> tuple[str, ...]:
-        """The options that were given and that the engine has no need of, as they are written; said once in the log."""
+        """The flags of the options that are set but have no effect. They are logged once at startup."""
         names = ("unfixed_chunk_num", "unfixed_token_num")
         return tuple(flag(name) for name in names if getattr(self, name) is not None)

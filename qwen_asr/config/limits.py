@@ -1,7 +1,7 @@
-"""Limits that are not options: sizes, times and counts, as frozen dataclasses that are handed in.
+"""Limits that are not options: sizes, timeouts and counts, as frozen dataclasses.
 
-Each name carries its unit. `Limits` groups them for `Service`, whose routes take their part of it, so a test gives
-limits of its own: ``Service(config, limits=Limits(upload=UploadLimits(file_bytes=1000)))``.
+Each name contains its unit. `Limits` groups them for `Service`, and each route takes its part. A test can pass
+its own: ``Service(config, limits=Limits(upload=UploadLimits(file_bytes=1000)))``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 RETRY_AFTER_SECONDS = 5
-"""The `Retry-After` header of a refusal that will pass by itself, such as while the checkpoint loads."""
+"""The `Retry-After` header of a temporary refusal, such as while the checkpoint is loading."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +17,14 @@ class PageLimits:
     """Limits for the recordings of the page."""
 
     idle_seconds: float = 60.0
-    """After this long without a request from its page, a recording is freed: the connection died without notice."""
+    """A recording is freed after this long without a request from its page: the connection was lost without notice."""
     reconnect_seconds: float = 8.0
-    """How long the recordings of a page whose connection ended are kept. A phone that changes from Wi-Fi to mobile
-    data drops every connection at once and is back within seconds; a closed tab never returns."""
+    """How long recordings are kept after the page's connection ended. A phone that changes from Wi-Fi to mobile data
+    drops every connection and returns within seconds; a closed tab never returns."""
     block_bytes: int = 1 << 20
-    """Audio in one request of the page; more is split, so that no request fills the memory."""
+    """Maximum audio in one request of the page. The page splits larger blocks, to bound the memory of a request."""
     backlog_seconds: float = 600.0
-    """Audio that the page keeps while it cannot reach the server. Then it stops recording and shows why."""
+    """Audio that the page buffers while the server is unreachable. Beyond it, recording stops with an error message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,37 +32,38 @@ class UploadLimits:
     """Limits for `/v1/audio/transcriptions`."""
 
     file_bytes: int = 512 << 20
-    """The audio file. It is kept on disk, not in memory; OpenAI's own server takes 25 MB."""
+    """Maximum size of the audio file, which is stored on disk, not in memory. OpenAI's own server accepts 25 MB."""
     form_bytes: int = 1 << 20
-    """The rest of the form: fields, headers, boundaries."""
+    """Maximum size of the rest of the form: fields, headers, boundaries."""
     write_bytes: int = 1 << 20
-    """How much of the file is collected before a thread writes it. Writing each network packet would cost more."""
+    """How much of the file is buffered before a thread writes it. A write per network packet would cost more."""
     idle_seconds: float = 60.0
-    """The longest pause between two pieces of an upload."""
+    """Maximum pause between two chunks of an upload."""
     linger_seconds: float = 5.0
-    """How long the rest of a refused upload is read and discarded, so that the client reads the answer."""
+    """How long the rest of a refused upload is read and discarded, so that the client can read the response."""
     shutdown_linger_seconds: float = 0.5
-    """The same while the server stops, when its connections have less time."""
+    """The same during shutdown, when less time is left."""
     ahead_seconds: float = 30.0
-    """Speech of a file that may wait for the recognizer before more of the file is decoded."""
+    """Decoding of a file pauses while this much of its speech is waiting for the recognizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchdogLimits:
-    """How long a pass over the model may take, and what happens after one that hangs or finds no memory."""
+    """How long a pass over the model may take, and what happens after one that hangs or runs out of memory."""
 
     base_seconds: float = 30.0
-    """A pass without any work …"""
+    """Allowed for every pass."""
     seconds_per_frame: float = 0.02
-    """… and this much more for each log-mel frame (10 ms) that it encodes …"""
+    """Allowed in addition for each log-mel frame (10 ms) that the pass encodes."""
     seconds_per_position: float = 0.2
-    """… and for each position of the decoder. Both are about twenty times what Qwen3-ASR-0.6B took on two CPU cores."""
+    """Allowed in addition for each decoder position. Both are about 20 times the times of Qwen3-ASR-0.6B on two CPU
+    cores."""
     poll_seconds: float = 1.0
     """How often the watchdog checks for a pass that hangs."""
     hanging_threads: int = 2
-    """With this many threads hanging, each on a core of its own, the server accepts no more work."""
+    """The server accepts no more work once this many threads hang, each of which occupies a core."""
     memory_seconds: float = 10.0
-    """How long no session is opened after a pass failed for lack of memory."""
+    """How long no session is opened after a pass ran out of memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +71,10 @@ class ShutdownLimits:
     """Limits for a graceful shutdown."""
 
     seconds: float = 10.0
-    """How long audio that was received is still transcribed. A supervisor that kills the process earlier (Docker after
-    10 s, Kubernetes after 30 s) has to be configured: docs/operate.md."""
+    """How long audio that was already received is still transcribed. If a supervisor kills the process earlier (Docker
+    after 10 s, Kubernetes after 30 s), configure it as described in docs/operate.md."""
     notice_seconds: float = 1.0
-    """How long sessions that got no text within `seconds` may take to tell their clients."""
+    """How long sessions without a result after `seconds` may take to notify their clients."""
     load_failure_seconds: float = 1.5
     """How long a server that could not load its checkpoint keeps running, so that open pages can show why."""
 
@@ -83,70 +84,72 @@ class GuardLimits:
     """Limits for requests with wrong credentials."""
 
     wrong_credentials: str = "20/minute"
-    """Wrong keys and passwords from one address. Over this rate even a right one is refused."""
+    """Failed authentications per address. Above this rate, even correct credentials are refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SocketLimits:
-    """What the server takes on over its WebSockets, with units in the names; each is nobody's option either."""
+    """Limits for WebSocket connections."""
 
     config_bytes: int = 1 << 16
-    """A text message. The longest context that Qwen3-ASR was trained with, 10,000 tokens, fits."""
+    """Maximum size of a text message. It fits 10,000 tokens, the longest context that Qwen3-ASR was trained with."""
     held_bytes: int = 1 << 20
-    """Audio that a client sends while it waits in the queue, kept for its session: 16 s of float32 at 16 kHz. No more
-    is read then until it is in."""
+    """Audio that is buffered for a client that waits in the queue: 16 s of float32 at 16 kHz. Beyond it, the server
+    stops reading until the session starts."""
     message_bytes: int = 4 << 20
-    """A message of audio: a minute of float32 at 16 kHz. Whoever sends a file sends it in pieces."""
+    """Maximum size of an audio message: a minute of float32 at 16 kHz. Files have to be sent in chunks."""
     config_seconds: float = 10.0
-    """How long after the connection the first message may take."""
+    """How long a client may take to send its first message."""
     idle_seconds: float = 60.0
-    """How long nothing may come from a client that could send. It finds half-open connections too."""
+    """How long a client may send nothing while the server is reading. This also detects half-open connections."""
     session_seconds: float = 4 * 3600.0
-    """How long a session may last. The server takes it from `--max-session-seconds`, which has the same default."""
+    """Maximum duration of a session. The server sets it to `--max-session-seconds`, which has the same default."""
     resume_seconds: float = 30.0
-    """How long a session whose connection was lost goes on, in its place, for the client to come back to."""
+    """How long a session keeps its slot after its connection was lost, so that the client can resume it."""
     kept_finals: int = 1024
-    """How many finals a session keeps for a client that comes back: hours of speech, a megabyte at most."""
+    """How many finals a session keeps for a client that resumes it: hours of speech, at most a megabyte."""
     ahead_seconds: float = 30.0
-    """How much speech may wait for its text before no more is read from that client."""
+    """The server stops reading from a client while this much of its speech is waiting for the recognizer."""
     waiting_messages: int = 256
-    """How many messages may wait for a client that reads slowly before no more is read from it."""
+    """The server stops reading from a slow client while this many messages to it are waiting."""
     waiting_turns: int = 16
-    """How many committed turns of a realtime session may wait for their texts before no more is read from it."""
+    """The server stops reading from a realtime client while this many committed turns are waiting for their text."""
     send_seconds: float = 30.0
-    """How long a client may take to accept one message; it is then given up."""
+    """How long a client may take to accept one message before it is disconnected."""
     close_seconds: float = 10.0
-    """How long a connection may still exist after its session ended: its last messages, and the answer to the close."""
+    """How long a connection may stay open after its session ended: for the last messages and the close handshake."""
     ping_seconds: float = 20.0
-    """A connection without traffic is kept open, in proxies and routers between, by a ping so often."""
+    """Interval of pings, which keep idle connections open in proxies and routers."""
     threads: int = 4
-    """Voice detection and resampling run on so many threads at once: these few, not the pool that pages need."""
+    """Number of threads for voice detection and resampling, separate from the thread pool of the pages."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AcceptorLimits:
-    """What the ports for HTTPS and its redirects take on before there is a request, and between requests; nobody's
-    option. Waiting is a connection whose first byte, handshake, or request for a redirect is not complete."""
+    """Limits for connections to the HTTPS and redirect ports, before a request and between requests.
+
+    A connection is waiting until its first byte, its TLS handshake, or its request for a redirect is complete.
+    """
 
     waiting: int = 512
-    """Connections that wait at once; one more ends the oldest one from where most come."""
+    """Maximum number of waiting connections. One more closes the oldest of the source that has most."""
     waiting_per_address: int = 64
-    """The same from one address. A browser opens six at once; many people may share one address."""
+    """The same for each address. A browser opens six at once, and many users may share an address."""
     first_byte_seconds: float = 10.0
-    """How long a connection may take to say anything. Browsers open some ahead of need, and open them again."""
+    """How long a connection may take to send its first byte. Browsers open connections in advance, and reopen them."""
     handshake_seconds: float = 10.0
-    """How long the TLS handshake may take from there on."""
+    """How long the TLS handshake may take after the first byte."""
     shutdown_seconds: float = 5.0
-    """How long the other side may take to answer the end of TLS."""
+    """How long the peer may take to answer the TLS close notification."""
     request_seconds: float = 5.0
-    """How long a request that is only redirected may take, with its answer."""
+    """How long a redirected request may take, including its response."""
     idle_seconds: float = 20.0
-    """How long an open connection may be without a complete request; after an answer uvicorn waits 5 s itself."""
+    """How long a connection may be open without a complete request. After a response, uvicorn itself waits 5 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """All limits of one server."""
+    """All limits of a server."""
 
     page: PageLimits = field(default_factory=PageLimits)
     upload: UploadLimits = field(default_factory=UploadLimits)

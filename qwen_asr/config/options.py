@@ -1,7 +1,7 @@
-"""How a field of a frozen dataclass is also a command-line option, an environment variable and a row of a table.
+"""Turns dataclass fields into command-line options, environment variables and rows of docs/options.md.
 
-The mechanism alone; what the options are stands in `config`. Each field carries in its metadata what the command line
-and the README say about it, so `add_options` (argparse), `option_table` and the checks cannot come to differ.
+`config` defines the options themselves. The metadata of each field holds its help text and range, which `add_options`
+(argparse), `option_table` and the checks all use, so that they always agree.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ GROUPS = {
     "model": "model",
     "server": "address and HTTPS",
     "proxy": "behind a proxy",
-    "access": "who may come in",
-    "limits": "how many, how much, how long",
-    "endpointing": "where an utterance begins and ends",
-    "pacing": "pacing",
-    "defaults": "used where a client names none",
+    "access": "authentication and allowed hosts",
+    "limits": "limits",
+    "endpointing": "endpointing: where an utterance starts and ends",
+    "pacing": "decoding",
+    "defaults": "defaults for clients that send no value",
     "other": "other",
 }
-"""The sections of `--help`: what `group` of a field may be, and its title."""
+"""The sections of `--help`: the allowed values of `group`, with their titles."""
 
 T = TypeVar("T")
 
@@ -46,10 +46,10 @@ def option(
 ) -> Any:
     """A dataclass field that is also a command-line option.
 
-    `low` and `high` are the ends of the allowed range, both allowed. `shown` is how the default is written where
-    it is not simply the value. `env` is its environment variable, by default QWEN_ASR_ and the field's name. What is
-    `secret` is left out of the object's `repr` and of the sentences about it. A field of the type `tuple[str, ...]` may
-    be given several times; its environment variable holds the values with blanks between them.
+    `low` and `high` are the allowed range, both inclusive. `shown` describes the default in `--help` and in the docs if
+    it is not simply the value. `env` is the environment variable, by default QWEN_ASR_ and the field's name in
+    capitals. A `secret` value appears neither in the object's `repr` nor in error messages. An option of type
+    `tuple[str, ...]` is repeatable; its environment variable holds the values separated by spaces.
     """
     return dataclasses.field(
         default=default,
@@ -69,7 +69,7 @@ def option(
 
 
 def flag(name: str) -> str:
-    """The option of a field as it is typed: ``chunk_size_sec`` → ``--chunk-size-sec``."""
+    """The command-line flag of a field: ``chunk_size_sec`` → ``--chunk-size-sec``."""
     return "--" + name.replace("_", "-")
 
 
@@ -79,17 +79,17 @@ def environment_name(field: dataclasses.Field[Any]) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser, options: type, *names: str) -> None:
-    """Adds the options of the fields of `options` called `names` (of all, where none is named) to `parser`.
+    """Adds options to `parser` for the fields `names` of the dataclass `options`, or for all fields if none are named.
 
-    What is typed stays text, and what is not typed leaves no trace: `from_options` converts and completes, so that
-    the environment goes through the very same checks.
+    The parser keeps values as text and leaves out options that were not given. `from_options` converts the values, so
+    that those from the environment pass the same checks.
     """
     for key, title in GROUPS.items():
         fields = [field for field in dataclasses.fields(options) if field.metadata["group"] == key]
-        chosen = [field for field in fields if not names or field.name in names]
-        if chosen:
+        selected = [field for field in fields if not names or field.name in names]
+        if selected:
             section = parser.add_argument_group(title)
-            for field in chosen:
+            for field in selected:
                 _add_option(section, field)
 
 
@@ -105,9 +105,9 @@ def _add_option(section: argparse._ArgumentGroup, field: dataclasses.Field[Any])
 
 
 def from_options(kind: Callable[..., T], options: Mapping[str, Any], environ: Mapping[str, str]) -> T:
-    """An object of the dataclass `kind`, of parsed options (field name → text, texts, or True) and of the environment.
+    """Builds the dataclass `kind` from parsed options (field name → text, texts, or True) and the environment.
 
-    Raises BadConfig.
+    Raises `BadConfig` if a value cannot be converted, and whatever `kind` raises.
     """
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cast(type, kind)):
@@ -120,13 +120,13 @@ def from_options(kind: Callable[..., T], options: Mapping[str, Any], environ: Ma
 
 
 def unknown_variables(options: type, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The variables that look like an option of ours and are none, most likely mistyped; sorted."""
+    """The variables that start with QWEN_ASR_ but match no option, such as misspelled ones; sorted."""
     known = {environment_name(field) for field in dataclasses.fields(options)}
     return tuple(sorted(name for name in environ if name.startswith(ENV_PREFIX) and name not in known))
 
 
 def option_table(options: type) -> str:
-    """The options as a Markdown table, for the README; a test holds that it is the one printed there."""
+    """The options as a Markdown table, for docs/options.md."""
     lines = ["| option | default | meaning |", "|---|---|---|"]
     for field in dataclasses.fields(options):
         values = field.metadata["choices"]
@@ -148,7 +148,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _kind(field: dataclasses.Field[Any]) -> type:
-    """The type of a field's values, None aside."""
+    """The type of a field's values, apart from None."""
     kinds = {"str": str, "int": int, "float": float, "bool": bool, "tuple[str, ...]": tuple}
     return kinds[str(field.type).removesuffix(" | None")]
 
@@ -158,7 +158,7 @@ _ON, _OFF = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 def _convert(field: dataclasses.Field[Any], given: Any, source: str) -> Any:
     kind = _kind(field)
-    # No file has an empty name: that is a variable of the shell that was never set, and `check` refuses it.
+    # An empty file name usually comes from an unset shell variable: `check` rejects it.
     if given == "" and "None" in str(field.type) and field.metadata["metavar"] != "FILE":
         return None
     if kind is tuple:
@@ -167,7 +167,7 @@ def _convert(field: dataclasses.Field[Any], given: Any, source: str) -> Any:
         return given
     if kind is bool:
         if given.strip().lower() not in _ON | _OFF:
-            raise BadConfig(f"{source} was given {given!r}, but is switched by 1 or 0.")
+            raise BadConfig(f"{source} was given {given!r}, but expects 1 or 0.")
         return given.strip().lower() in _ON
     try:
         return kind(given)
@@ -176,7 +176,7 @@ def _convert(field: dataclasses.Field[Any], given: Any, source: str) -> Any:
 
 
 def check(field: dataclasses.Field[Any], value: Any) -> None:
-    """Raises BadConfig where `value` is of another type than the field, or out of its range."""
+    """Raises `BadConfig` if `value` has the wrong type, is out of range, or is not one of the choices."""
     if value is None and "None" in str(field.type):
         return
     kind, low, high = _kind(field), field.metadata["low"], field.metadata["high"]
@@ -185,7 +185,7 @@ def check(field: dataclasses.Field[Any], value: Any) -> None:
     types = (int, float) if kind is float else kind
     right_type = isinstance(value, types) and isinstance(value, bool) == (kind is bool)
     in_choices = not field.metadata["choices"] or value in field.metadata["choices"]
-    # Written so that NaN, which compares false with everything, is refused too.
+    # The comparison is negated so that it also rejects NaN, which compares false with everything.
     if not (right_type and in_choices and (low is None or low <= value <= high)) or value == "":
         shown = "a value" if field.metadata["secret"] else repr(value)
         raise BadConfig(f"{flag(field.name)} was given {shown}, but expects {_expected(field)}.")

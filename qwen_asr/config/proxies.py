@@ -1,4 +1,4 @@
-"""What may stand in front of the server: proxies whose word counts, and the path under which they publish it."""
+"""Trusted proxies in front of the server, and the public path under which a proxy publishes it."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from collections.abc import Iterable
 from qwen_asr.errors import BadConfig
 from qwen_asr.network import Address, Network, parse_address, parse_host
 
-ANYBODY = "*"
+ANY_PEER = "*"
 LOOPBACK = ("127.0.0.1", "::1")
 ALL_NETWORKS = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
-_OURS = ("v1", "ws", "healthz", "readyz", "metrics", "trust", "ca.pem")
-_GRADIOS = (
+_API_PATHS = ("v1", "ws", "healthz", "readyz", "metrics", "trust", "ca.pem")
+_GRADIO_PATHS = (
     *("gradio_api", "assets", "static", "svelte", "config", "login", "logout", "monitoring", "theme.css"),
     *("robots.txt", "favicon.ico", "pwa_icon", "manifest.json", "openapi.json"),
 )
-OWN_PATHS = frozenset(_OURS + _GRADIOS)
-"""What addresses of the server itself begin with. A proxy may take the public path off or leave it on, and in a public
-path like one of these nobody could tell which it has done."""
+OWN_PATHS = frozenset(_API_PATHS + _GRADIO_PATHS)
+"""First segments of the server's own paths. A proxy may strip the public path or keep it; if the public path started
+with one of these, the server could not know which the proxy did."""
 
-# The unreserved characters of RFC 3986, so that no part of a path is ever written in two ways.
+# Unreserved characters of RFC 3986 only, so that a path can be written in just one way.
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
 class TrustedProxies:
-    """The peers whose forwarded headers count.
+    """The peers whose forwarded headers are trusted.
 
-    `texts` are addresses, networks (`10.0.0.0/8`), or comma lists of them. ``*`` is whoever connects: right where the
-    proxy alone can reach the port. Raises BadConfig.
+    `texts` are addresses, networks (`10.0.0.0/8`), or comma-separated lists of them. ``*`` trusts every peer; use it
+    only if the proxy alone can reach the port. Raises `BadConfig`.
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         parts = [part.strip() for text in texts for part in text.split(",")]
-        self._anybody = ANYBODY in parts
-        self._networks = tuple(_network(part) for part in parts if part != ANYBODY)
-        if not self._anybody and any(network in ALL_NETWORKS for network in self._networks):
+        self._trusts_all = ANY_PEER in parts
+        self._networks = tuple(_network(part) for part in parts if part != ANY_PEER)
+        if not self._trusts_all and any(network in ALL_NETWORKS for network in self._networks):
             raise BadConfig(
-                "--forwarded-allow-ips was given all addresses there are, by which every client could name any address "
-                "as its own: give the proxy's address, or * where nobody but the proxy can reach the port."
+                "--forwarded-allow-ips was given a network of all addresses, with which every client could claim any "
+                "address: give the proxy's address, or * if only the proxy can reach the port."
             )
 
     def trusts_peer(self, host: str | None) -> bool:
-        """Whether what a connection from `host` says of its clients is believed. None: a socket without addresses."""
-        return self._anybody or (host is not None and self._holds(parse_address(host)))
+        """Whether forwarded headers from the peer `host` are trusted. None: a socket without addresses."""
+        return self._trusts_all or (host is not None and self._holds(parse_address(host)))
 
     def client(self, peer: str, forwarded_for: str) -> str:
-        """Who a trusted peer speaks for: the rightmost address of X-Forwarded-For that is no trusted proxy.
+        """The address of the client: the rightmost address of `forwarded_for` that is not a trusted proxy.
 
-        Each proxy appends the address that it saw, so from the right each is as good as the proxy behind it; what
-        stands left of an address that is not trusted was made up by whoever sits there. It ends, too, at what is no
-        address. With ``*`` only the peer itself is known to be a proxy, so exactly one address is taken.
+        `peer` is a trusted proxy, `forwarded_for` the value of X-Forwarded-For. Each proxy appends the address that it
+        saw, so an entry is reliable only if all proxies to its right are trusted. The search also stops at an entry
+        that is not an address. With ``*``, only the peer itself is known to be a proxy, so just the last entry is used.
         """
         found = peer
         for part in reversed(forwarded_for.split(",")):
@@ -69,21 +69,21 @@ class TrustedProxies:
 
 
 def check_root_path(path: str) -> None:
-    """Raises BadConfig for what is no plain path such as ``/speech``."""
+    """Raises `BadConfig` if `path` is not a plain path such as ``/speech``, or collides with one of `OWN_PATHS`."""
     if not _ROOT_PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
         raise BadConfig(
-            f"--root-path was given {path!r}, but expects a path such as /speech: it begins with a slash and ends "
-            "without one, and holds only letters, digits and . _ ~ - between slashes. At a domain's root leave it out."
+            f"--root-path was given {path!r}, but expects a path such as /speech, with a slash at the start, none at "
+            "the end, and only letters, digits and . _ ~ - between slashes. Omit it at the root of a domain."
         )
     if (first := path.split("/")[1]) in OWN_PATHS:
-        raise BadConfig(f"--root-path was given {path}, but /{first} is an address of the server itself: take another.")
+        raise BadConfig(f"--root-path was given {path}, but /{first} is a path of the server itself: choose another.")
 
 
 def _network(text: str) -> Network:
     try:
         network = ipaddress.ip_network(text)
     except ValueError as error:
-        remedy = "set its last bits to zero" if "host bits" in str(error) else "names are not looked up"
+        remedy = "set the host bits to zero" if "host bits" in str(error) else "host names are not resolved"
         raise BadConfig(
             f"--forwarded-allow-ips was given {text!r}, but expects addresses such as 127.0.0.1, networks such as "
             f"10.0.0.0/8, or *: {remedy}."
@@ -95,6 +95,6 @@ def _network(text: str) -> Network:
 
 
 def _without_port(text: str) -> str:
-    """`192.0.2.1:443` and `[2001:db8::1]:443`, as some proxies write it, without the port."""
+    """Removes the port that some proxies add, as in `192.0.2.1:443` and `[2001:db8::1]:443`."""
     host = parse_host(text)
     return text if host is None else host.name

@@ -1,5 +1,5 @@
-"""Hypotheses in, events out: what a person or a client sees.
+"""Live sessions: one speaker's audio in, partial and final texts out, as events.
 
-`session` turns one speaker's audio into steps and events, `runner` drives it, `transcript` says what is settled and
-keeps the history, `guards` keep the model's known failures away, `subtitles` write the finals down.
+`session` is the state machine, `runner` runs it on the scheduler, `guards` correct known failures of the model,
+`transcript` computes settled text and keeps the history, `subtitles` writes finals as files.
 """

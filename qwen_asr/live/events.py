@@ -1,8 +1,9 @@
-"""What a session tells its listener. Positions are samples at 16 kHz since the session began, ranges are [start, end).
+"""The events of a session: `Partial`, `Final` and `Failed`.
 
-For each utterance there are any number of `Partial`, then exactly one `Final` or `Failed`. Utterances come in order and
-never mix. `lag` is `Session.lag` (seconds) at the moment of the event. Each entry of `warnings` is one sentence behind
-a prefix that programs may test: `repetition:`, `tokens:`, `silence:`, `context:`, `language:` or `step:`.
+Each utterance has any number of `Partial` events, then exactly one `Final` or `Failed`. All events of an utterance come
+before those of the next. `start` and `end` are samples at 16 kHz since the session began; `end` is exclusive. `lag` is
+`Session.lag` (seconds) at the time of the event. Each of the `warnings` is a sentence after a prefix that programs can
+test for: `repetition:`, `tokens:`, `silence:`, `marker:`, `context:`, `language:` or `step:`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Partial:
-    """The text so far of an utterance that still runs.
+    """The text so far of an utterance that has not ended.
 
-    `text[:stable]` is settled: it stays as it is in every later `Partial` of this utterance. The rest is tentative.
-    `end` is where the audio behind this text ends; the utterance may already be longer.
+    `text[:stable]` is settled: every later `Partial` of this utterance starts with it. The rest is tentative.
+    The text covers the audio up to `end`; the utterance may already be longer.
     """
 
     utterance: int
@@ -30,9 +31,9 @@ class Partial:
 
 @dataclass(frozen=True)
 class Final:
-    """The text of a whole utterance, empty where nothing was said.
+    """The text of a whole utterance, empty if it contains no words.
 
-    `corrected`: it does not begin with what the partials had settled.
+    `corrected` is true if `text` does not start with the settled text of the partials.
     """
 
     utterance: int
@@ -47,7 +48,7 @@ class Final:
 
 @dataclass(frozen=True)
 class Failed:
-    """An utterance that could not be transcribed. `message` is a sentence for people; the session goes on."""
+    """An utterance that could not be transcribed. `message` is a sentence for the user. The session continues."""
 
     utterance: int
     start: int

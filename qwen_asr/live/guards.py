@@ -1,7 +1,8 @@
-"""What keeps a recognizer's known failures away from people. Pure functions; the session says when to apply them.
+"""Guards against known failures of the model: loops, invented text, echoed context, wrong language.
 
-The engine gives exactly what `generate` gives. Here, and only here, is text changed, and each change is a warning of
-the event that it changed. Two of the failures (context echoed, language flipped) are mended by decoding again.
+The engine returns exactly what `generate` returns. Only this module changes the text, and each change is reported as a
+warning of the event. An echoed context and a wrong language are corrected by decoding again. The functions are pure;
+`session` calls them.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from qwen_asr.live.transcript import is_unspaced, split_units
 if TYPE_CHECKING:
     from qwen_asr.engine.streaming import Hypothesis
 
-# Nobody speaks 20 tokens a second in any of the 30 languages; the constant leaves room for the language header.
-TOKENS_AT_LEAST = 24
+# Speech has fewer than 20 tokens per second in each of the 30 languages. The base leaves room for the language header.
+BASE_TOKENS = 24
 TOKENS_PER_SECOND = 20
-# Loudest 20 ms below -66 dBFS: no microphone makes speech out of that, but a model may.
+# Root mean square of the loudest 20 ms, -66 dBFS. Speech is louder, but the model may write text even for such audio.
 SILENCE_LEVEL = 5e-4
-_FRAME = 320
-# A phrase of two or more words said six times on end is a loop; a single word or a row of digits may be meant
-# ("no no no no", a code), up to twelve. The processor's parse_output cuts what repeats more than 20 times itself.
+_FRAME = 320  # samples in 20 ms
+# A phrase of two or more words is a loop if it occurs six times in a row. A single word or a row of digits can be
+# intended ("no no no no", a code), so it needs twelve. parse_output of the processor cuts more than 20 itself.
 PHRASE_REPEATS = 6
-MARKER = "<asr_text>"  # stands between the language and the text of an answer, and has no place in the text
 WORD_REPEATS = 12
-# One second of speech with the pre-roll and the hang-over (0.3 s each) that the detector leaves around it.
+MARKER = "<asr_text>"  # separates the language from the text in the model's output; not part of the text
+# One second of speech with the pre-roll and the hang-over (0.3 s each) that the detector adds.
 SHORT_SAMPLES = int(1.6 * SAMPLE_RATE)
 
 
 @dataclass(frozen=True)
 class Retry:
-    """Decode the utterance again with this context and language. `reason` is also the prefix of the warning."""
+    """A request to decode the utterance again with this context and language. `reason` is the prefix of the warning."""
 
     reason: Literal["context", "language"]
     context: str
@@ -44,12 +45,12 @@ class Retry:
 
 
 def token_limit(samples: int, configured: int) -> int:
-    """The most tokens that `samples` of audio may become: never above what was configured."""
-    return min(configured, TOKENS_AT_LEAST + TOKENS_PER_SECOND * samples // SAMPLE_RATE)
+    """The maximum number of tokens for `samples` of audio: at most `configured`."""
+    return min(configured, BASE_TOKENS + TOKENS_PER_SECOND * samples // SAMPLE_RATE)
 
 
 def is_silent(samples: NDArray[np.float32]) -> bool:
-    """Whether the loudest 20 ms of `samples` (any length) lie below SILENCE_LEVEL."""
+    """Whether the loudest 20 ms of `samples` (any length) are below `SILENCE_LEVEL`."""
     whole = samples[: len(samples) // _FRAME * _FRAME].reshape(-1, _FRAME) if len(samples) >= _FRAME else samples[None]
     if whole.size == 0:
         return True
@@ -57,22 +58,22 @@ def is_silent(samples: NDArray[np.float32]) -> bool:
 
 
 def _key(unit: str) -> str:
-    """What is compared of a unit: no case, no punctuation. Empty for punctuation alone."""
+    """A unit without case and punctuation, for comparison. Empty for punctuation alone."""
     return "".join(character for character in unit.casefold() if character.isalnum())
 
 
 def _repeats_needed(phrase: list[str]) -> int:
     if all(key.isdigit() for key in phrase):
         return WORD_REPEATS
-    # A word of a script without spaces is about two characters.
+    # In scripts without spaces, a word has about two characters.
     words = sum(0.5 if len(key) == 1 and is_unspaced(key) else 1.0 for key in phrase)
     return PHRASE_REPEATS if words >= 2 else WORD_REPEATS
 
 
 def cut_repetition(text: str) -> str:
-    """`text` with a loop at its end reduced to one round; unchanged where there is none.
+    """Reduces a loop at the end of `text` to one occurrence. Returns `text` unchanged if there is no loop.
 
-    The last round may be incomplete, as it is when the decoder ran into its limit.
+    The last repetition may be incomplete, because the decoder stops at its token limit.
     """
     units = split_units(text)
     spoken = [(key, index) for index, unit in enumerate(units) if (key := _key(unit))]
@@ -88,33 +89,33 @@ def cut_repetition(text: str) -> str:
     return text
 
 
-def cleaned(hypothesis: Hypothesis, silent: bool, configured: int) -> tuple[str, list[str]]:
-    """The hypothesis' text as people may see it, and a warning for each thing that was wrong with it."""
+def clean_text(hypothesis: Hypothesis, silent: bool, configured: int) -> tuple[str, list[str]]:
+    """The corrected text of a hypothesis, and a warning for each correction. `silent`: the audio contains no sound."""
     if silent:
-        changed = "silence: the model wrote text for audio without sound; it was dropped."
-        return "", [changed] if hypothesis.text else []
+        warning = "silence: the model wrote text for audio without sound; it was dropped."
+        return "", [warning] if hypothesis.text else []
     warnings = []
-    # An ordinary token, so decoding keeps it; parse_output takes only the first away.
+    # The marker is an ordinary token, so decoding keeps it; parse_output removes only the first one.
     text, marker, _ = hypothesis.text.partition(MARKER)
     if marker:
-        warnings.append(f"marker: the model wrote {MARKER} into its text; what stood behind it was dropped.")
-    once = cut_repetition(text.rstrip())
-    if once != text.rstrip():
-        warnings.append("repetition: the model repeated the same words in a loop; one round was kept.")
-    text = once
+        warnings.append(f"marker: the model wrote {MARKER} into its text; the text after it was dropped.")
+    without_loop = cut_repetition(text.rstrip())
+    if without_loop != text.rstrip():
+        warnings.append("repetition: the model repeated the same words in a loop; one occurrence was kept.")
+    text = without_loop
     if hypothesis.truncated:
         limit = token_limit(hypothesis.samples, configured)
-        why = (
+        reason = (
             "the configured maximum"
             if limit == configured
             else f"more than {hypothesis.samples / SAMPLE_RATE:.1f} seconds of speech can hold"
         )
-        warnings.append(f"tokens: the text stops at {limit} tokens, {why}.")
+        warnings.append(f"tokens: the text stops at {limit} tokens, {reason}.")
     return text, warnings
 
 
-def echoes(text: str, context: str) -> bool:
-    """Whether `text` may be the context read back: nearly all of it is one run of the context's words, a long one."""
+def echoes_context(text: str, context: str) -> bool:
+    """Whether `text` may be an echo of `context`: a run of its words makes up 80 % of `text`, and is not too short."""
     spoken = [key for unit in split_units(text) if (key := _key(unit))]
     given = [key for unit in split_units(context) if (key := _key(unit))]
     if not spoken or not given:
@@ -123,8 +124,8 @@ def echoes(text: str, context: str) -> bool:
     return run >= 0.8 * len(spoken) and run >= min(4, len(given))
 
 
-def flips(hypothesis: Hypothesis, established: str | None) -> bool:
-    """Whether a short utterance speaks another language than the session did until now."""
+def switches_language(hypothesis: Hypothesis, established: str | None) -> bool:
+    """Whether a short utterance has another language than the session so far."""
     return (
         established is not None
         and hypothesis.language is not None
@@ -134,19 +135,19 @@ def flips(hypothesis: Hypothesis, established: str | None) -> bool:
     )
 
 
-def better(retry: Retry, first: Hypothesis, second: Hypothesis) -> tuple[bool, str | None]:
-    """Whether the second decoding is to be taken, and the warning if that changed the event.
+def replaces_first(retry: Retry, first: Hypothesis, second: Hypothesis) -> tuple[bool, str | None]:
+    """Whether the second hypothesis replaces the first, and the warning if it does.
 
-    People do say what stands in the context. Where the model hears about the same words without the context, the first
-    decoding stays: it has the context's spelling. A language forced on a word that it lacks may give nothing: the word
-    stays.
+    Speakers do say terms from the context. If the second hypothesis, without the context, has similar words, the first
+    is kept, because its spelling follows the context. If decoding in the forced language gives no text, the first is
+    kept too.
     """
     if retry.reason == "context":
         if SequenceMatcher(None, first.text.casefold(), second.text.casefold(), autojunk=False).ratio() >= 0.5:
             return False, None
-        return True, "context: the model read the context back; the audio was decoded again without it."
+        return True, "context: the model echoed the context; the audio was decoded again without it."
     if not second.text:
         return False, None
     return True, (
-        f"language: {first.language} on so short an utterance was doubted; it was decoded again as {retry.language}."
+        f"language: {first.language} is unlikely for such a short utterance; it was decoded again as {retry.language}."
     )

@@ -1,4 +1,4 @@
-"""What drives a session: `Runner` on the scheduler's threads, `run_session` in a plain loop."""
+"""Runs a session: `Runner` on the shared scheduler, `run_session` in the calling thread."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ logger = logging.getLogger(__name__)
 
 
 class Runner:
-    """A session whose audio comes from any thread and whose steps run on the shared scheduler. It has no thread itself.
+    """Runs a session's steps on the shared scheduler. Thread-safe, and has no thread of its own.
 
-    Voice detection (0.1 to 1 ms of CPU for each 32 ms of audio) runs on the thread that calls `feed`, under a lock of
-    its own. A live block is cheap; a minute of backlog at once is not: feed that from a worker thread, not on an event
-    loop. The scheduler's thread never waits for it.
+    Voice detection (0.1 to 1 ms of CPU for each 32 ms of audio) runs in the thread that calls `feed`, under a separate
+    lock, so that the scheduler's thread never waits for it. A live block is cheap. Feed a long backlog, such as a
+    minute of audio, from a worker thread, not from an event loop.
 
-    `on_events` gets the events in order, one call at a time, with no lock held; it may call back into the runner. It
-    runs on whichever thread has just learnt something, the scheduler's among them, which serves every speaker: it
-    should hand the events on and return.
+    `on_events` receives the events in order, one call at a time, and without a lock held, so it may call methods of the
+    runner. It can run in any thread that calls the runner, including the scheduler's, which serves all sessions: it
+    should pass the events on and return quickly.
 
-    `on_end` is called once the session needs nothing more: behind the last event after `finish`, and at each `close`.
+    `on_end` is called when the session is over: after the last event that follows `finish`, and at each `close`.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Runner:
         self._scheduler = scheduler
         self._on_events = on_events
         self._on_end = on_end
-        self._listening = threading.Lock()  # keeps blocks of audio in order; taken before _state, never after it
-        self._state = threading.Lock()  # the session but its detector, and what stands below
+        self._detector_lock = threading.Lock()  # keeps blocks in order; always acquired before _state_lock
+        self._state_lock = threading.Lock()  # guards the session, except its detector, and the fields below
         self._undelivered: list[Event] = []
-        self._driving = False  # one thread at a time submits and delivers; the others leave their work to it
+        self._driving = False  # whether a thread is submitting steps and delivering events; only one does at a time
         self._finishing: Future[None] | None = None
         self._delivery_error: Exception | None = None
         self._resolved = False
@@ -59,22 +59,22 @@ class Runner:
     @property
     def lag(self) -> float:
         """`Session.lag`, from any thread."""
-        with self._state:
+        with self._state_lock:
             return self._session.lag
 
     @property
     def busy(self) -> bool:
         """`Session.busy`, from any thread."""
-        with self._state:
+        with self._state_lock:
             return self._session.busy
 
     @property
     def idle(self) -> bool:
-        """Whether all that is to be said of the audio fed so far was told, from any thread.
+        """Whether all events for the audio fed so far have been delivered, from any thread.
 
-        `lag` is 0 a little earlier: when the text is there, but `on_events` is still to return from being told it.
+        `lag` becomes 0 a little earlier: when the text exists, but `on_events` has not returned yet.
         """
-        with self._state:
+        with self._state_lock:
             return not (self._driving or self._undelivered or self._session.busy or self._session.lag > 0)
 
     @property
@@ -83,25 +83,26 @@ class Runner:
         return self._session.received
 
     def feed(self, samples: NDArray[np.float32]) -> None:
-        """Take the next samples (float32 mono 16 kHz). Ignored after `close`.
+        """Processes the next samples. Does nothing after `close`.
 
-        Raises AudioError for a block that is no audio, RuntimeError after `finish`.
+        `samples` are float32 mono at 16 kHz that an edge has validated (`audio.samples.to_mono`). Raises `RuntimeError`
+        after `finish`.
         """
-        with self._listening:
+        with self._detector_lock:
             if self._closed:
                 return
             detected = self._session.listen(samples)
-            with self._state:
+            with self._state_lock:
                 if not self._closed:
                     self._undelivered += self._session.take(detected)
         self._drive()
 
     def finish(self) -> Future[None]:
-        """No more audio comes. The future is resolved once the last event was delivered; the same one at each call.
+        """Ends the audio. Returns a future that is resolved after the last event; each call returns the same one.
 
-        It holds the first exception that `on_events` raised, if it did, and is cancelled by `close`.
+        The future holds the first exception that `on_events` raised, if any. `close` cancels it.
         """
-        with self._listening, self._state:
+        with self._detector_lock, self._state_lock:
             if self._finishing is None:
                 self._finishing = Future()
                 if self._closed:
@@ -113,11 +114,11 @@ class Runner:
         return finishing
 
     def close(self) -> None:
-        """Drop everything: nothing is delivered any more, later audio is ignored. May be called at any time, again too.
+        """Drops the session: no more events are delivered, and later audio is ignored. Can be called repeatedly.
 
-        An `on_events` that another thread is in at this moment still runs to its end.
+        A call of `on_events` that is running in another thread still completes.
         """
-        with self._state:
+        with self._state_lock:
             self._closed = True
             self._undelivered.clear()
             self._session.drop()
@@ -128,10 +129,10 @@ class Runner:
         self._on_end()
 
     def _drive(self) -> None:
-        """Submit and deliver until nothing is left to do, unless another thread is already at it."""
-        with self._state:
+        """Submits steps and delivers events until none is left, unless another thread is already doing so."""
+        with self._state_lock:
             if self._driving:
-                return  # that thread looks again, under this lock, before it stops
+                return  # that thread checks for new work, under this lock, before it stops
             self._driving = True
         try:
             while (work := self._next_work()) is not None:
@@ -141,12 +142,12 @@ class Runner:
                 if events:
                     self._deliver(events)
         except BaseException:
-            with self._state:
-                self._driving = False  # or the session would stand still for good
+            with self._state_lock:
+                self._driving = False  # otherwise the session would never run again
             raise
 
     def _next_work(self) -> tuple[Step | None, list[Event]] | None:
-        with self._state:
+        with self._state_lock:
             step = None if self._closed else self._session.next_step()
             events, self._undelivered = self._undelivered, []
             if step is not None or events:
@@ -156,7 +157,7 @@ class Runner:
             if self._closed or self._resolved or finishing is None or not self._session.done:
                 return None
             self._resolved = True
-        self._on_end()  # first: whoever waits for the future may come again at once, and finds the place free
+        self._on_end()  # before the future is resolved, so that its waiter finds the slot free
         if finishing.set_running_or_notify_cancel():
             if self._delivery_error is None:
                 finishing.set_result(None)
@@ -167,8 +168,8 @@ class Runner:
     def _submit(self, step: Step) -> None:
         try:
             future = self._scheduler.submit(step.utterance)
-        except Exception as error:  # a scheduler that refuses must not lose the utterance in silence
-            message = _sentence(error)
+        except Exception as error:  # a refused step becomes a `Failed` event or a warning
+            message = _public_message(error)
             self._report(lambda: self._session.failed(step, message))
         else:
             future.add_done_callback(lambda done: self._step_done(step, done))
@@ -178,29 +179,29 @@ class Runner:
         if done.cancelled():
             self._report(lambda: self._session.failed(step, "The recognizer was stopped."))
         elif error is not None:
-            message = _sentence(error)
+            message = _public_message(error)
             self._report(lambda: self._session.failed(step, message))
         else:
             self._report(lambda: self._session.completed(step, done.result()))
         self._drive()
 
     def _report(self, outcome: Callable[[], list[Event]]) -> None:
-        with self._state:
+        with self._state_lock:
             if not self._closed:
                 self._undelivered += outcome()
 
     def _deliver(self, events: list[Event]) -> None:
         try:
             self._on_events(events)
-        except Exception as error:  # one listener's mistake must not stop the thread that serves all speakers
-            logger.exception("A listener of session events failed.")
+        except Exception as error:  # an error of one callback must not stop the thread that serves all sessions
+            logger.exception("The callback for session events failed.")
             self._delivery_error = self._delivery_error or error
 
 
 def run_session(session: Session, blocks: Iterable[NDArray[np.float32]]) -> Iterator[Event]:
-    """Feed the blocks to the session, carry out each step in this thread, and yield the events as they come.
+    """Feeds `blocks` (float32 mono 16 kHz) to `session`, runs its steps in this thread, and yields the events.
 
-    A step that fails gives a `Failed` event (and a log entry), as it does under a `Runner`.
+    A failed step is logged. A failed final step yields a `Failed` event, as with a `Runner`.
     """
     for block in blocks:
         yield from session.feed(block)
@@ -215,12 +216,12 @@ def _run_steps(session: Session) -> Iterator[Event]:
             nothing = np.zeros(0, np.float32)
             hypothesis = step.utterance.finish() if step.final else step.utterance.feed(nothing)
         except Exception as error:
-            yield from session.failed(step, _sentence(error))
+            yield from session.failed(step, _public_message(error))
         else:
             yield from session.completed(step, hypothesis)
 
 
-def _sentence(error: BaseException) -> str:
-    """What to tell people: our own errors speak for themselves, others stay in the log."""
+def _public_message(error: BaseException) -> str:
+    """The message for the user. Details of errors other than `QwenASRError` appear only in the log."""
     logger.error("A recognition step failed.", exc_info=error)
     return str(error) if isinstance(error, QwenASRError) else "The recognizer failed on this part; the log says why."

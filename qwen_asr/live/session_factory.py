@@ -1,4 +1,4 @@
-"""`create_session`: a session on a loaded recognizer, for the server, the command line and the Python API."""
+"""`create_session`: creates a session for the server, the command line and the Python API."""
 
 from functools import partial
 
@@ -10,5 +10,5 @@ from qwen_asr.live.session_options import SessionOptions
 
 
 def create_session(recognizer: Recognizer, silero: Silero, options: SessionOptions) -> Session:
-    """A new session. Raises `BadInput` for a system prompt that holds a control token of the model."""
+    """Creates a session. Raises `BadInput` if the system prompt contains a control token of the model."""
     return Session(partial(Utterance, recognizer), options.detector(silero, options.endpoints), options)

@@ -1,4 +1,4 @@
-"""`SessionOptions`: everything that one session is opened with, checked once and passed on whole."""
+"""`SessionOptions`: the options of one session, such as language, context and endpointing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qwen_asr.engine.languages import resolve_language
 from qwen_asr.errors import BadConfig
 
 DetectorFactory = Callable[[Silero, EndpointConfig], Detector]
-"""Makes the detector that finds a session's utterances, from the shared network and the session's endpointing."""
+"""Creates the utterance detector of a session from the shared VAD network and the endpointing options."""
 
 
 def voice_detector(silero: Silero, endpoints: EndpointConfig) -> Detector:
@@ -28,19 +28,19 @@ class SessionOptions:
     """
 
     language: str | None = None
-    """The spoken language: given as a name or a code, kept as the English name. None: recognized by the model."""
+    """The spoken language, given as a name or a code and stored as the English name. None: detected by the model."""
     context: str = ""
-    """Names and terms that will be spoken, for the model."""
+    """Names and terms that are likely to be spoken."""
     prompt: str = ""
-    """An instruction for the model, in front of the context."""
+    """An instruction for the model, placed before the context."""
     chunk_seconds: float = 1.0
-    """Seconds of new speech between two partial texts."""
+    """Seconds of new audio between two partials."""
     max_new_tokens: int = 512
-    """The most tokens that one utterance may have."""
+    """The maximum number of tokens of one utterance."""
     endpoints: EndpointConfig = field(default_factory=EndpointConfig)
-    """Where an utterance begins and ends."""
+    """The rules for where an utterance starts and ends."""
     detector: DetectorFactory = voice_detector
-    """Makes the detector that applies `endpoints`."""
+    """Creates the detector that applies `endpoints`."""
 
     def __post_init__(self) -> None:
         if not self.chunk_seconds > 0:
@@ -54,7 +54,7 @@ class SessionOptions:
 
 
 def endpoints_of(config: Config) -> EndpointConfig:
-    """The endpointing that the server's options ask for."""
+    """The endpointing options of the server's configuration."""
     return EndpointConfig(
         threshold=config.vad_threshold,
         silence_seconds=config.silence_threshold,

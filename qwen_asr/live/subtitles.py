@@ -1,4 +1,4 @@
-"""Finals as SubRip, WebVTT, plain text or JSON. Utterances without text make no cue."""
+"""Writes finals as SubRip, WebVTT, plain text or JSON. Utterances without text are left out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qwen_asr.live.transcript import Transcript
 
 
 def srt(finals: Iterable[Final]) -> str:
-    """SubRip. The format has no escapes: an arrow within the text, which would begin a new cue, loses a dash."""
+    """SubRip. The format has no escapes, so an arrow in the text, which would start a new cue, is shortened to `->`."""
     return "".join(
         f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n{text.replace('-->', '->')}\n\n"
         for number, (start, end, text) in enumerate(_cues(finals), 1)
@@ -27,7 +27,7 @@ def vtt(finals: Iterable[Final]) -> str:
 
 
 def txt(finals: Iterable[Final]) -> str:
-    """One line for each utterance."""
+    """Plain text, one line per utterance."""
     return "".join(f"{text}\n" for _, _, text in _cues(finals))
 
 
@@ -37,7 +37,7 @@ def as_json(finals: Iterable[Final]) -> str:
 
 
 def _cues(finals: Iterable[Final]) -> Iterator[tuple[int, int, str]]:
-    """(start, end, text), times in milliseconds, in order, none empty, none overlapping; text on one line."""
+    """Yields (start, end, text) in order and without overlaps. Times are in milliseconds; the text is one line."""
     latest = 0
     for final in sorted(finals, key=lambda final: (final.start, final.end)):
         text = _one_line(final.text)
@@ -48,7 +48,7 @@ def _cues(finals: Iterable[Final]) -> Iterator[tuple[int, int, str]]:
 
 
 def _one_line(text: str) -> str:
-    """Line breaks of any kind end a cue or a line of the file, other control characters upset players."""
+    """Removes line breaks, which would end a cue or line, and control characters, which some players cannot handle."""
     spaced = " ".join(text.split())
     return "".join(character for character in spaced if unicodedata.category(character) != "Cc").strip()
 

@@ -1,4 +1,4 @@
-"""Text as it settles while an utterance runs, and the history of a session's finals."""
+"""The settled part of an utterance's text, and `Transcript`, the history of a session's finals."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.live.events import Final
 
-# Scripts that put no space between words, as ranges of code points: a unit of agreement is one character there.
-# Hangul is absent on purpose, Korean has spaces.
+# Code points of scripts without spaces between words, where a unit of agreement is one character.
+# Hangul is not included, because Korean has spaces.
 _UNSPACED = (
     (0x0E00, 0x0EFF),  # Thai, Lao
     (0x1000, 0x109F),  # Myanmar
@@ -32,9 +32,9 @@ def is_unspaced(character: str) -> bool:
 
 
 def split_units(text: str) -> list[str]:
-    """Cut text into the units on which hypotheses agree or not: words, or characters where no spaces are written.
+    """Splits text into the units in which hypotheses are compared: words, or characters in scripts without spaces.
 
-    A unit carries the white space before it, so `"".join(split_units(text)) == text.rstrip()`.
+    A unit includes the white space before it, so `"".join(split_units(text)) == text.rstrip()`.
     """
     units: list[str] = []
     gap = ""
@@ -44,7 +44,7 @@ def split_units(text: str) -> list[str]:
             gap += character
             joins = False
         elif units and not gap and unicodedata.category(character).startswith("M"):
-            units[-1] += character  # a vowel sign or tone mark never stands alone
+            units[-1] += character  # vowel signs and tone marks belong to the character before them
         elif joins and not is_unspaced(character):
             units[-1] += character
         else:
@@ -55,7 +55,7 @@ def split_units(text: str) -> list[str]:
 
 
 def _without_closing_marks(text: str) -> str:
-    """`text` without the punctuation at its end."""
+    """`text` without trailing punctuation."""
     while text and unicodedata.category(text[-1]).startswith("P"):
         text = text[:-1]
     return text
@@ -64,8 +64,8 @@ def _without_closing_marks(text: str) -> str:
 class Settling:
     """LocalAgreement over the last two hypotheses of one utterance (Liu et al. 2020, as in whisper_streaming).
 
-    What both begin with is settled. A model closes every hypothesis with a full stop that goes away when more is said,
-    so the punctuation at the very end of a hypothesis stays tentative.
+    Their common prefix is settled. The model ends every hypothesis with a full stop that disappears when the speaker
+    continues, so punctuation at the very end of a hypothesis stays tentative.
     """
 
     def __init__(self) -> None:
@@ -73,10 +73,10 @@ class Settling:
         self._previous: list[str] = []
 
     def update(self, text: str) -> tuple[str, int]:
-        """Take the next hypothesis; return the text to show and how many of its characters are settled.
+        """Processes the next hypothesis. Returns `(shown, stable)`: the text to show and its settled length.
 
-        `shown[:stable]` is always what was settled before, or longer. A hypothesis that contradicts settled text is
-        shown from the unit after the settled ones, all of it tentative, and settles nothing.
+        `shown[:stable]` always starts with the text that was settled before. If a hypothesis contradicts settled text,
+        the settled text is kept, the units after as many of the hypothesis are shown as tentative, and none settles.
         """
         units = split_units(text)
         agreed = self._agreed(units)
@@ -86,14 +86,14 @@ class Settling:
         return self.view(text)
 
     def view(self, text: str) -> tuple[str, int]:
-        """The same for a text that settles nothing and is no evidence for the next."""
+        """Like `update`, but settles no text and does not count as a hypothesis."""
         if text.startswith(self.settled):
             return text, len(self.settled)
         rest = split_units(text)[len(split_units(self.settled)) :]
         return self.settled + "".join(rest), len(self.settled)
 
     def corrects(self, final: str) -> bool:
-        """Whether the final text takes back something that was settled."""
+        """Whether the final text contradicts the settled text."""
         return not final.startswith(self.settled)
 
     def _agreed(self, units: list[str]) -> str:
@@ -107,7 +107,7 @@ class Settling:
 
 
 def join_texts(texts: Iterable[str]) -> str:
-    """Texts of successive utterances as one: with a space between them where the script has spaces."""
+    """Joins the texts of successive utterances, with spaces between them unless the script has none."""
     whole = ""
     for text in filter(None, texts):
         unspaced = whole and is_unspaced(whole[-1]) and is_unspaced(text[0])
@@ -122,12 +122,12 @@ class Transcript:
         self._finals = list(finals)
 
     def add(self, final: Final) -> None:
-        """Append the next final."""
+        """Appends the next final."""
         self._finals.append(final)
 
     @property
     def finals(self) -> tuple[Final, ...]:
-        """Every final so far, those with empty text among them."""
+        """All finals so far, including those without text."""
         return tuple(self._finals)
 
     @property
@@ -137,7 +137,7 @@ class Transcript:
 
     @property
     def language(self) -> str | None:
-        """The language of most of the audio that had text, None before there is any."""
+        """The language of most of the audio with text, or None if there is no text."""
         spoken: Counter[str] = Counter()
         for final in self._finals:
             if final.text and final.language is not None:

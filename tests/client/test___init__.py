@@ -11,8 +11,13 @@ from tests.support.commands import run, run_with_input
 BLOCK = """
 import sys
 SLOW = ("torch", "transformers", "gradio", "fastapi", "onnxruntime", "av", "cryptography", "uvicorn")
-for name in SLOW:
-    sys.modules[name] = None  # an import raises ModuleNotFoundError
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in SLOW:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NotInstalled())  # not None in sys.modules: scipy takes that for an imported torch
 """
 
 

@@ -309,7 +309,7 @@ def test_audio_that_is_no_longer_in_the_buffer_is_reported(service: Service) -> 
                 assert await until(lambda: received.client.sent_seconds > 4.5)
                 between.freeze()
                 [session] = server.route.sessions.active
-                session.problem = QwenASRError("the session is lost")
+                session.error = QwenASRError("the session is lost")
 
             return await stream(between.url, samples, halfway=forget, limits=limits)
 

@@ -1,4 +1,4 @@
-"""Options: their defaults, their ranges, where a value comes from, and what the README says about them."""
+"""Options: defaults, ranges, the sources of a value, and the generated table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parsed(*arguments: str, environ: dict[str, str] | None = None) -> Config:
     return from_options(Config, vars(parser.parse_args(arguments)), environ or {})
 
 
-def test_what_is_not_given_is_the_default() -> None:
+def test_options_that_are_not_given_have_their_defaults() -> None:
     assert parsed() == Config()
 
 
@@ -51,12 +51,12 @@ def test_what_is_not_given_is_the_default() -> None:
         (["--host", "::", "--port", "0"], "::", 0),
     ],
 )
-def test_plain_http_stays_on_the_machine(arguments: Sequence[str], host: str, port: int) -> None:
+def test_plain_http_listens_on_loopback_by_default(arguments: Sequence[str], host: str, port: int) -> None:
     config = parsed(*arguments)
     assert (config.host, config.port) == (host, port)
 
 
-def test_a_space_is_reached_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_space_the_server_listens_on_all_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPACE_ID", "someone/something")
     config = parsed()
     assert (config.host, config.port, config.tls) == ("0.0.0.0", 7860, False)
@@ -74,10 +74,10 @@ def test_a_space_is_reached_from_outside(monkeypatch: pytest.MonkeyPatch) -> Non
         ["--share", "--local-ca"],
     ],
 )
-def test_ways_to_https_that_exclude_each_other(given: list[str]) -> None:
+def test_conflicting_https_options_are_rejected(given: list[str]) -> None:
     with pytest.raises(HttpsConflict, match=r"give .*\.$") as refused:
         parsed(*given)
-    assert refused.value.exit_code == 1  # as the mistakes that are in files
+    assert refused.value.exit_code == 1  # as for errors in certificate files
 
 
 @pytest.mark.parametrize(
@@ -87,35 +87,35 @@ def test_ways_to_https_that_exclude_each_other(given: list[str]) -> None:
         (["--ssl-certfile", "a.pem", "--ssl-keyfile", ""], "--ssl-keyfile"),
     ],
 )
-def test_an_unset_variable_of_the_shell_does_not_take_https_away(given: list[str], name: str) -> None:
+def test_an_empty_file_name_does_not_disable_https(given: list[str], name: str) -> None:
     with pytest.raises(BadConfig, match=f"{name} was given '', but expects a text that is not empty"):
         parsed(*given)
     assert parsed("--ssl-keyfile-password", "").ssl_keyfile_password is None
 
 
-def test_the_password_of_a_key_is_in_no_text_and_may_stand_in_the_environment() -> None:
+def test_the_key_password_can_come_from_the_environment_and_is_not_in_the_repr() -> None:
     environ = {"QWEN_ASR_SSL_KEYFILE_PASSWORD": "secret"}
-    assert not parsed(environ=environ).tls  # alone it means nothing: other programs may share the environment
+    assert not parsed(environ=environ).tls  # ignored without a certificate: other programs may use the same environment
     config = parsed("--ssl-certfile", "a.pem", environ=environ)
     assert config.ssl_keyfile_password == environ["QWEN_ASR_SSL_KEYFILE_PASSWORD"]
     assert "secret" not in repr(config)
 
 
-def test_the_command_line_wins_over_the_environment() -> None:
+def test_the_command_line_takes_precedence_over_the_environment() -> None:
     environ = {"QWEN_ASR_PORT": "9000", "QWEN_ASR_MODEL_PATH": "demo", "QWEN_ASR_SHARE": "yes", "QWEN_ASR_DEVICE": ""}
     config = parsed("--port", "9001", environ=environ)
     assert (config.port, config.asr_model_path, config.share, config.device) == (9001, "demo", True, "auto")
     assert parsed(environ={"QWEN_ASR_SHARE": "off"}).share is False
 
 
-def test_what_is_wrong_in_the_environment_is_named() -> None:
+def test_an_error_names_the_environment_variable() -> None:
     with pytest.raises(BadConfig, match=r"QWEN_ASR_PORT was given 'web', but expects a whole number from 0 to 65535"):
         parsed(environ={"QWEN_ASR_PORT": "web"})
     with pytest.raises(BadConfig, match="QWEN_ASR_SHARE was given 'maybe'"):
         parsed(environ={"QWEN_ASR_SHARE": "maybe"})
 
 
-def test_variables_that_are_no_option_are_found() -> None:
+def test_variables_that_match_no_option_are_found() -> None:
     known = {environment_name(field): "1" for field in FIELDS.values()}
     assert unknown_variables(Config, {**known, "PATH": "/bin"}) == ()
     mistyped = {"QWEN_ASR_PROT": "", "QWEN_ASR_HOSTS": "1"}
@@ -128,7 +128,7 @@ def config_with(name: str, value: Any) -> Config:
 
 
 @pytest.mark.parametrize("name", RANGES)
-def test_the_ends_of_a_range_are_allowed_and_nothing_beyond(name: str) -> None:
+def test_ranges_are_inclusive_and_values_outside_are_rejected(name: str) -> None:
     kind = int if "int" in str(FIELDS[name].type) else float
     low, high = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
     for value in (low, high):
@@ -139,7 +139,7 @@ def test_the_ends_of_a_range_are_allowed_and_nothing_beyond(name: str) -> None:
 
 
 @given(st.sampled_from([name for name in RANGES if FIELDS[name].type == "float"]), st.floats())
-def test_a_number_is_in_its_range_or_refused(name: str, value: float) -> None:
+def test_a_number_outside_its_range_is_rejected(name: str, value: float) -> None:
     low, high = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
     if not math.isnan(value) and low <= value <= high:
         assert getattr(config_with(name, value), name) == value
@@ -150,7 +150,7 @@ def test_a_number_is_in_its_range_or_refused(name: str, value: float) -> None:
 
 @pytest.mark.slow
 @given(st.sampled_from(sorted(FIELDS)), st.text(max_size=20))
-def test_any_text_makes_a_config_or_one_clear_sentence(name: str, text: str) -> None:
+def test_any_text_gives_a_config_or_one_clear_error_message(name: str, text: str) -> None:
     given: Any = True if FIELDS[name].type == "bool" else text
     message = f"{flag(name)} was given nothing wrong."
     try:
@@ -162,7 +162,7 @@ def test_any_text_makes_a_config_or_one_clear_sentence(name: str, text: str) -> 
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_a_choice_is_one_of_those_listed(name: str) -> None:
+def test_only_listed_choices_are_accepted(name: str) -> None:
     for value in FIELDS[name].metadata["choices"]:
         assert getattr(parsed(flag(name), value), name) == value
     with pytest.raises(BadConfig, match="expects one of "):
@@ -170,21 +170,21 @@ def test_a_choice_is_one_of_those_listed(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [True, "8000", 8000.0])
-def test_a_value_of_the_wrong_type_is_refused(value: Any) -> None:
+def test_a_value_of_the_wrong_type_is_rejected(value: Any) -> None:
     with pytest.raises(BadConfig, match="--port"):
         Config(port=value)
 
 
-def test_an_empty_text_is_the_default() -> None:
+def test_an_empty_text_gives_the_default() -> None:
     assert parsed("--default-context", "").default_context is None
 
 
-def test_options_for_old_scripts_are_accepted_and_known() -> None:
+def test_ignored_options_are_accepted_and_reported() -> None:
     assert Config().unneeded == ()
     assert parsed("--unfixed-chunk-num", "4").unneeded == ("--unfixed-chunk-num",)
 
 
-def test_each_option_has_help_a_group_and_a_variable_of_its_own() -> None:
+def test_each_option_has_a_help_text_and_a_unique_variable() -> None:
     variables = [environment_name(field) for field in FIELDS.values()]
     assert len(set(variables)) == len(FIELDS)
     parser = argparse.ArgumentParser()
@@ -196,14 +196,14 @@ def test_each_option_has_help_a_group_and_a_variable_of_its_own() -> None:
     assert "None" not in help
 
 
-def test_the_table_has_a_row_for_each_option_and_breaks_in_none() -> None:
+def test_the_table_has_a_valid_row_for_each_option() -> None:
     rows = option_table(Config).splitlines()
     assert len(rows) == 2 + len(FIELDS)
     assert all(row.count("|") == 4 for row in rows)
     assert "None" not in option_table(Config)
 
 
-def test_some_options_only() -> None:
+def test_a_parser_can_have_a_subset_of_the_options() -> None:
     parser = argparse.ArgumentParser()
     add_options(parser, Config, "device", "dtype")
     assert "--device" in parser.format_help()
@@ -212,7 +212,7 @@ def test_some_options_only() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Keyed:
-    """What no option of Config's need be: given several times, and secret."""
+    """Options with a field that is both repeatable and secret."""
 
     api_key: tuple[str, ...] = option((), "a key", "access", metavar="KEY", secret=True)
 
@@ -229,7 +229,7 @@ class Keyed:
         (["--api-key", "one"], {"QWEN_ASR_API_KEY": "two"}, ("one",)),
     ],
 )
-def test_an_option_may_be_given_several_times(arguments: Sequence[str], environ: dict[str, str], keys: Any) -> None:
+def test_an_option_can_be_repeated(arguments: Sequence[str], environ: dict[str, str], keys: Any) -> None:
     parser = argparse.ArgumentParser()
     add_options(parser, Keyed)
     keyed = from_options(Keyed, vars(parser.parse_args(arguments)), environ)
@@ -238,7 +238,7 @@ def test_an_option_may_be_given_several_times(arguments: Sequence[str], environ:
     assert "| `--api-key KEY` | none | a key |" in option_table(Keyed)
 
 
-def test_a_secret_is_in_no_sentence_about_it() -> None:
+def test_an_error_message_does_not_contain_the_secret() -> None:
     with pytest.raises(BadConfig, match="--api-key was given an empty text, but expects one that") as refused:
         from_options(Keyed, {"api_key": ["hunter2", ""]}, {})
     assert "hunter2" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""The guards: what they catch, what they must leave alone, and that the session reports each."""
+"""The guards: what they correct, what they leave unchanged, and the warnings of the session."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SECOND = 16000
         "...",
     ],
 )
-def test_what_people_say_again_and_again_stays(text: str) -> None:
+def test_natural_repetition_is_unchanged(text: str) -> None:
     assert guards.cut_repetition(text) == text
 
 
@@ -64,18 +64,18 @@ def test_what_people_say_again_and_again_stays(text: str) -> None:
         ("a b c d e f " * 6 + "a b c", "a b c d e f"),
     ],
 )
-def test_a_loop_at_the_end_becomes_one_round(text: str, kept: str) -> None:
+def test_a_loop_at_the_end_is_reduced_to_one_occurrence(text: str, kept: str) -> None:
     assert guards.cut_repetition(text.strip()) == kept
 
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "c.", "北", "1"]), max_size=60))
-def test_cutting_a_loop_only_shortens_and_keeps_the_beginning(words: list[str]) -> None:
+def test_cutting_a_loop_returns_a_prefix_of_the_text(words: list[str]) -> None:
     text = " ".join(words)
     assert text.startswith(guards.cut_repetition(text))
 
 
-def test_silence_is_known_by_its_loudest_moment() -> None:
+def test_silence_is_detected_by_the_loudest_moment() -> None:
     quiet = np.full(5 * SECOND, 3e-4, np.float32)
     assert guards.is_silent(quiet)
     assert guards.is_silent(np.zeros(0, np.float32))
@@ -84,7 +84,7 @@ def test_silence_is_known_by_its_loudest_moment() -> None:
     assert not guards.is_silent(quiet)
 
 
-def test_tokens_follow_the_audio_up_to_what_was_configured() -> None:
+def test_the_token_limit_grows_with_the_audio_up_to_the_configured_maximum() -> None:
     assert guards.token_limit(0, 512) == 24
     assert guards.token_limit(10 * SECOND, 512) == 224
     assert guards.token_limit(60 * SECOND, 512) == 512
@@ -104,8 +104,8 @@ def test_tokens_follow_the_audio_up_to_what_was_configured() -> None:
         ("会议在星期一", "今天的会议在星期一上午", True),
     ],
 )
-def test_echo(text: str, context: str, echo: bool) -> None:
-    assert guards.echoes(text, context) == echo
+def test_an_echo_of_the_context_is_detected(text: str, context: str, echo: bool) -> None:
+    assert guards.echoes_context(text, context) == echo
 
 
 def events_of(say: Transcribe, audio: Samples, **options: Any) -> list[Event]:
@@ -145,13 +145,13 @@ def test_the_token_limit_is_reported() -> None:
 
 
 def test_text_for_silence_is_dropped() -> None:
-    class Deaf:
+    class AlwaysSpeech:
         def feed(self, samples: Samples) -> Samples:
-            return np.ones(len(samples) // 512, np.float32)  # a detector that takes everything for speech
+            return np.ones(len(samples) // 512, np.float32)  # classifies all audio as speech
 
     hiss = make_audio([(False, 3 * SECOND)]) / 10
     say = saying("Thank you for watching.")
-    detector = UtteranceDetector(EndpointConfig(), Deaf())
+    detector = UtteranceDetector(EndpointConfig(), AlwaysSpeech())
     double: Any = functools.partial(UtteranceDouble, say)
     session = Session(double, detector, SessionOptions())
     events = list(run_session(session, np.array_split(hiss, 30)))
@@ -165,7 +165,7 @@ def test_text_for_silence_is_dropped() -> None:
 NAMES = "Gradio, Silero, Qwen and espeak"
 
 
-def test_a_context_read_back_is_decoded_again_without_it() -> None:
+def test_an_echoed_context_is_decoded_again_without_the_context() -> None:
     def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
         return replace(transcribe_exactly(samples, context, language), text=context or "Open the door.")
 
@@ -182,7 +182,7 @@ def test_a_context_read_back_is_decoded_again_without_it() -> None:
         assert partial.warnings[0].startswith("context:")
 
 
-def test_a_context_that_was_really_said_stays() -> None:
+def test_context_words_that_were_really_spoken_are_kept() -> None:
     def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
         return replace(
             transcribe_exactly(samples, context, language), text=context or "Gradio, Solero, Quen and E-Speak"
@@ -193,7 +193,7 @@ def test_a_context_that_was_really_said_stays() -> None:
     assert final.warnings == ()
 
 
-def test_a_second_decoding_that_fails_leaves_the_first() -> None:
+def test_if_the_retry_fails_the_first_hypothesis_is_kept() -> None:
     def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
         if not context:
             raise RuntimeError("out of memory")
@@ -208,12 +208,12 @@ TWO = make_audio([(True, 3 * SECOND), (False, SECOND), (True, SECOND // 2), (Fal
 
 
 def by_length(samples: Samples, context: str, language: str | None) -> Hypothesis:
-    """Takes anything short for Dutch."""
+    """A model that detects Dutch in every short utterance."""
     spoken = language or ("English" if len(samples) > 2 * SECOND else "Dutch")
     return replace(transcribe_exactly(samples, context, language), text=f"{spoken} words", language=spoken)
 
 
-def test_the_language_does_not_flip_on_one_second() -> None:
+def test_a_short_utterance_does_not_change_the_language() -> None:
     finals = finals_of(by_length, TWO)
     assert [final.language for final in finals] == ["English"] * 3
     assert [final.text for final in finals] == ["English words"] * 3
@@ -221,12 +221,12 @@ def test_the_language_does_not_flip_on_one_second() -> None:
     assert finals[1].warnings[0].startswith("language: Dutch")
 
 
-def test_the_language_may_be_anything_while_none_is_established() -> None:
+def test_any_language_is_accepted_before_one_is_established() -> None:
     finals = finals_of(by_length, TWO[4 * SECOND :])
     assert [final.language for final in finals] == ["Dutch", "English"]
 
 
-def test_a_short_utterance_establishes_no_language() -> None:
+def test_a_short_utterance_does_not_establish_a_language() -> None:
     def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
         return replace(
             transcribe_exactly(samples, context, language), language="Dutch" if len(samples) > SECOND else "English"
@@ -238,7 +238,7 @@ def test_a_short_utterance_establishes_no_language() -> None:
     assert all(final.warnings == () for final in finals)
 
 
-def test_a_word_that_the_established_language_lacks_stays() -> None:
+def test_an_utterance_without_text_in_the_established_language_is_kept() -> None:
     def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
         hypothesis = by_length(samples, context, language)
         return hypothesis if language is None else replace(hypothesis, text="")
@@ -246,7 +246,7 @@ def test_a_word_that_the_established_language_lacks_stays() -> None:
     assert [final.text for final in finals_of(say, TWO)] == ["English words", "Dutch words", "English words"]
 
 
-def test_a_longer_utterance_may_change_the_language() -> None:
+def test_a_longer_utterance_can_change_the_language() -> None:
     def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
         return replace(
             transcribe_exactly(samples, context, language), language="Dutch" if len(samples) > 4 * SECOND else "English"
@@ -258,8 +258,8 @@ def test_a_longer_utterance_may_change_the_language() -> None:
     assert all(final.warnings == () for final in finals)
 
 
-def test_the_models_own_marker_is_no_text() -> None:
+def test_text_after_a_stray_marker_is_dropped() -> None:
     hypothesis = Hypothesis(text="Open the window.<asr_text>The interview", samples=SECOND)
-    text, warnings = guards.cleaned(hypothesis, silent=False, configured=512)
+    text, warnings = guards.clean_text(hypothesis, silent=False, configured=512)
     assert text == "Open the window."
     assert [warning.split(":")[0] for warning in warnings] == ["marker"]

@@ -1,4 +1,4 @@
-"""The session on the real engine: a final is what the engine says offline for exactly those samples."""
+"""The session on the real engine: each final equals offline transcription of the same samples."""
 
 from __future__ import annotations
 
@@ -44,36 +44,36 @@ def check_against_offline(recognizer: Recognizer, witness: EventChecker, audio: 
     assert len(witness.finals) >= 3
     for final in witness.finals:
         offline = Utterance(recognizer, language="English", max_new_tokens=TOKENS).feed(audio[final.start : final.end])
-        assert final.text == guards.cleaned(offline, False, TOKENS)[0]
+        assert final.text == guards.clean_text(offline, False, TOKENS)[0]
 
 
-def test_synchronously(recognizer: Recognizer) -> None:
+def test_finals_equal_offline_transcription(recognizer: Recognizer) -> None:
     audio, session, witness = make_audio(SEGMENTS), new_session(recognizer), EventChecker()
     rng = np.random.default_rng(0)
     for event in run_session(session, np.split(audio, np.sort(rng.integers(0, len(audio), 60)))):
         witness.take([event])
     witness.check_complete(session)
     check_against_offline(recognizer, witness, audio)
-    assert len(witness.events) > len(witness.finals) + 5  # partials came too
+    assert len(witness.events) > len(witness.finals) + 5  # there were partials too
 
 
-def test_three_speakers_on_one_scheduler(recognizer: Recognizer) -> None:
-    speakers = []
+def test_three_sessions_share_a_scheduler(recognizer: Recognizer) -> None:
+    sessions = []
     with Scheduler(recognizer) as scheduler:
         for seed in range(3):
             session, witness = new_session(recognizer), EventChecker()
-            speakers.append((session, witness, Runner(session, scheduler, witness.take), make_audio(SEGMENTS, seed)))
-        for turn in range(40):
-            for _, _, runner, audio in speakers:
-                runner.feed(np.array_split(audio, 40)[turn])
-        for ending in [runner.finish() for _, _, runner, _ in speakers]:
-            ending.result(timeout=120)
-    for session, witness, _, audio in speakers:
+            sessions.append((session, witness, Runner(session, scheduler, witness.take), make_audio(SEGMENTS, seed)))
+        for block in range(40):
+            for _, _, runner, audio in sessions:
+                runner.feed(np.array_split(audio, 40)[block])
+        for future in [runner.finish() for _, _, runner, _ in sessions]:
+            future.result(timeout=120)
+    for session, witness, _, audio in sessions:
         witness.check_complete(session)
         check_against_offline(recognizer, witness, audio)
 
 
-def test_a_scheduler_that_stops_ends_the_session_with_sentences(recognizer: Recognizer) -> None:
+def test_a_closed_scheduler_fails_every_utterance_with_a_message(recognizer: Recognizer) -> None:
     scheduler, session, witness = Scheduler(recognizer), new_session(recognizer), EventChecker()
     runner = Runner(session, scheduler, witness.take)
     scheduler.close()

@@ -1,4 +1,4 @@
-"""The runner among threads: order, completeness, and that nothing stops it but `close`."""
+"""The runner with several threads: order and completeness of events, errors, and `close`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SEVERAL = [(True, 40_000), (False, 9_000), (True, 12_000), (False, 20_000), (Tru
 
 
 class RandomDevice:
-    """Steps of random duration on a pool of threads; some fail if so asked. At most one at a time for an utterance."""
+    """Runs steps of random duration in a thread pool, of which a share can fail. One per utterance at a time."""
 
     def __init__(self, seed: int, failing: float = 0.0, longest: float = 0.004) -> None:
         self._random = random.Random(seed)
@@ -62,8 +62,8 @@ class RandomDevice:
         self._pool.shutdown()
 
 
-class AudioSink:
-    """Checks that calls never overlap, and passes the events to a witness."""
+class EventSink:
+    """A callback that checks that calls never overlap, and passes the events to a witness."""
 
     def __init__(self) -> None:
         self.witness = EventChecker()
@@ -91,11 +91,11 @@ def run(session: Any, device: Any, blocks: list[Any], on_events: Any) -> Runner:
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("failing", [0.0, 0.3])
-def test_every_event_arrives_in_order_whatever_the_device_does(seed: int, failing: float) -> None:
+def test_every_event_arrives_in_order_on_any_device(seed: int, failing: float) -> None:
     rng = np.random.default_rng(seed)
     audio = make_audio(SEVERAL, seed)
-    session, listener, device = new_session(chunk_seconds=0.2), AudioSink(), RandomDevice(seed, failing)
-    runner = run(session, device, [], listener)
+    session, sink, device = new_session(chunk_seconds=0.2), EventSink(), RandomDevice(seed, failing)
+    runner = run(session, device, [], sink)
     watched = threading.Event()
     lags: list[float] = []
 
@@ -107,7 +107,7 @@ def test_every_event_arrives_in_order_whatever_the_device_does(seed: int, failin
     watcher.start()
     for block in np.split(audio, np.sort(rng.integers(0, len(audio), 40))):
         runner.feed(block)
-        lags.append(runner.lag)  # the watcher alone may not get a turn on a busy machine
+        lags.append(runner.lag)  # the watcher alone may not run on a busy machine
         time.sleep(rng.uniform(0, 0.002))
     finished = runner.finish()
     assert runner.finish() is finished
@@ -115,58 +115,58 @@ def test_every_event_arrives_in_order_whatever_the_device_does(seed: int, failin
     watched.set()
     watcher.join()
     device.close()
-    assert not listener.problems
-    listener.witness.check_complete(session)
+    assert not sink.problems
+    sink.witness.check_complete(session)
     assert runner.received == len(audio)
     assert min(lags) >= 0
-    for final in listener.witness.finals:
+    for final in sink.witness.finals:
         assert final.text == text_of(audio[final.start : final.end])
 
 
-def test_a_runner_is_idle_once_everything_was_told() -> None:
+def test_a_runner_is_idle_once_all_events_are_delivered() -> None:
     device: Any = RandomDevice(0)
-    told, idle_while_telling = threading.Event(), []
+    called, idle_during_delivery = threading.Event(), []
     go_on = threading.Event()
 
-    def tell(_: list[Event]) -> None:
-        idle_while_telling.append((runner.lag, runner.idle))
-        told.set()
+    def deliver(_: list[Event]) -> None:
+        idle_during_delivery.append((runner.lag, runner.idle))
+        called.set()
         go_on.wait(30)
 
-    runner = Runner(new_session(chunk_seconds=0.2), device, tell)
+    runner = Runner(new_session(chunk_seconds=0.2), device, deliver)
     assert runner.idle
-    listening = threading.Thread(target=runner.feed, args=(make_audio(SEVERAL, 0),))
-    listening.start()
-    assert told.wait(30)
+    feeding = threading.Thread(target=runner.feed, args=(make_audio(SEVERAL, 0),))
+    feeding.start()
+    assert called.wait(30)
     assert not runner.idle
     go_on.set()
-    listening.join()
+    feeding.join()
     runner.finish().result(timeout=60)
     device.close()
     assert runner.idle
-    assert not any(idle for _, idle in idle_while_telling)
-    assert idle_while_telling[-1] == (0, False)  # nothing lags, and yet it is just being told
+    assert not any(idle for _, idle in idle_during_delivery)
+    assert idle_during_delivery[-1] == (0, False)  # no lag, but the delivery is not complete
 
 
-def test_many_speakers_share_a_device() -> None:
+def test_many_sessions_share_a_device() -> None:
     device: Any = RandomDevice(0)
-    speakers = []
+    sessions = []
     for seed in range(10):
-        session, listener = new_session(chunk_seconds=0.2), AudioSink()
-        speakers.append((session, listener, Runner(session, device, listener), make_audio(SEVERAL, seed)))
+        session, sink = new_session(chunk_seconds=0.2), EventSink()
+        sessions.append((session, sink, Runner(session, device, sink), make_audio(SEVERAL, seed)))
 
-    def speak(speaker: Any) -> None:
-        _, _, runner, audio = speaker
+    def feed(entry: Any) -> None:
+        _, _, runner, audio = entry
         for block in np.array_split(audio, 30):
             runner.feed(block)
         runner.finish().result(timeout=60)
 
     with ThreadPoolExecutor(10) as pool:
-        list(pool.map(speak, speakers))
+        list(pool.map(feed, sessions))
     device.close()
-    for session, listener, _, _ in speakers:
-        assert not listener.problems
-        listener.witness.check_complete(session)
+    for session, sink, _, _ in sessions:
+        assert not sink.problems
+        sink.witness.check_complete(session)
 
 
 class Refusing:
@@ -192,55 +192,57 @@ MANY = [(True, 4000), (False, 6000)] * 600
 
 
 @pytest.mark.parametrize(("device", "ending"), [(Refusing, Failed), (FailsAtOnce, Failed), (AnswersAtOnce, Final)])
-def test_a_device_that_answers_at_once_makes_no_deep_recursion(device: Any, ending: type) -> None:
-    session, listener = new_session(chunk_seconds=0.2), AudioSink()
-    runner = run(session, device(), [make_audio(MANY)], listener)
+def test_a_device_that_answers_at_once_causes_no_deep_recursion(device: Any, ending: type) -> None:
+    session, sink = new_session(chunk_seconds=0.2), EventSink()
+    runner = run(session, device(), [make_audio(MANY)], sink)
     runner.finish().result(timeout=60)
-    assert len(listener.witness.closed) == 600
-    assert all(type(event) is ending for event in listener.witness.closed)
-    listener.witness.check_complete(session)
+    assert len(sink.witness.closed) == 600
+    assert all(type(event) is ending for event in sink.witness.closed)
+    sink.witness.check_complete(session)
 
 
-def test_people_see_a_sentence_and_the_log_the_detail(caplog: pytest.LogCaptureFixture) -> None:
-    listener = AudioSink()
-    run(new_session(), FailsAtOnce(), [make_audio([(True, SECOND)])], listener).finish().result(timeout=60)
-    (failed,) = listener.witness.closed
+def test_the_user_gets_a_message_and_the_log_the_details(caplog: pytest.LogCaptureFixture) -> None:
+    sink = EventSink()
+    run(new_session(), FailsAtOnce(), [make_audio([(True, SECOND)])], sink).finish().result(timeout=60)
+    (failed,) = sink.witness.closed
     assert isinstance(failed, Failed)
     assert "secret" not in failed.message
     assert "secret detail" in caplog.text
 
 
-def test_a_listener_that_fails_stops_nobody_and_is_told_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_callback_that_fails_does_not_stop_the_session_and_its_error_is_raised_at_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     calls: list[int] = []
 
-    def listen(events: list[Event]) -> None:
+    def fail(events: list[Event]) -> None:
         calls.append(len(events))
         raise KeyError("page is gone")
 
     session, device = new_session(chunk_seconds=0.2), RandomDevice(1)
-    runner = run(session, device, np.array_split(make_audio(SEVERAL), 30), listen)
+    runner = run(session, device, np.array_split(make_audio(SEVERAL), 30), fail)
     with pytest.raises(KeyError, match="page is gone"):
         runner.finish().result(timeout=60)
     device.close()
     assert len(calls) > 3
     assert session.done
-    assert "listener" in caplog.text
+    assert "callback for session events failed" in caplog.text
 
 
-def test_a_listener_may_call_back() -> None:
+def test_a_callback_can_call_the_runner() -> None:
     session, witness = new_session(chunk_seconds=0.2), EventChecker()
     device: Any = RandomDevice(2)
     rest = [make_audio([(True, 20_000)], seed) for seed in range(3)]
     ended = threading.Event()
 
-    def listen(events: list[Event]) -> None:
+    def respond(events: list[Event]) -> None:
         witness.take(events)
         if rest:
             runner.feed(rest.pop())
         elif not ended.is_set():
             runner.finish().add_done_callback(lambda _: ended.set())
 
-    runner = Runner(session, device, listen)
+    runner = Runner(session, device, respond)
     runner.feed(make_audio([(True, 20_000)]))
     assert ended.wait(60)
     device.close()
@@ -250,14 +252,14 @@ def test_a_listener_may_call_back() -> None:
 
 def test_close_drops_everything_at_any_moment() -> None:
     for moment in range(20):
-        told: list[list[Event]] = []
+        delivered: list[list[Event]] = []
         device = RandomDevice(moment, longest=0.002)
-        runner = run(new_session(chunk_seconds=0.1), device, np.array_split(make_audio(SEVERAL), 30), told.append)
+        runner = run(new_session(chunk_seconds=0.1), device, np.array_split(make_audio(SEVERAL), 30), delivered.append)
         finished = runner.finish() if moment % 2 else None
         time.sleep(moment / 4000)
         runner.close()
         runner.close()
-        runner.feed(make_audio([(True, SECOND)]))  # a late block of a page that is gone
+        runner.feed(make_audio([(True, SECOND)]))  # a late block of a closed page
         if finished is not None and not finished.cancelled():
             finished.result(timeout=60)
         later = runner.finish()
@@ -266,16 +268,16 @@ def test_close_drops_everything_at_any_moment() -> None:
             with pytest.raises(CancelledError):
                 later.result()
         device.close()
-        count = len(told)
+        count = len(delivered)
         time.sleep(0.002)
-        assert len(told) == count
+        assert len(delivered) == count
         assert runner.lag == 0
 
 
-def test_an_error_on_the_way_to_the_device_does_not_stop_the_session_for_good() -> None:
+def test_a_temporary_error_before_a_step_does_not_stop_the_session() -> None:
     full = [MemoryError("for a moment")]
 
-    class Tight(UtteranceDouble):
+    class ShortOfMemory(UtteranceDouble):
         def append(self, samples: Any) -> None:
             if full:
                 raise full.pop()
@@ -283,9 +285,9 @@ def test_an_error_on_the_way_to_the_device_does_not_stop_the_session_for_good() 
 
     audio, witness = make_audio([(True, 30_000)]), EventChecker()
     device: Any = AnswersAtOnce()
-    tight: Any = partial(Tight, transcribe_exactly)
+    new_utterance: Any = partial(ShortOfMemory, transcribe_exactly)
     detector = UtteranceDetector(EndpointConfig(), Loudness())
-    session = Session(tight, detector, SessionOptions())
+    session = Session(new_utterance, detector, SessionOptions())
     runner = Runner(session, device, witness.take)
     with pytest.raises(MemoryError):
         runner.feed(audio[:20_000])
@@ -295,7 +297,7 @@ def test_an_error_on_the_way_to_the_device_does_not_stop_the_session_for_good() 
     assert [final.text for final in witness.finals] == [text_of(audio)]
 
 
-def test_who_cancels_the_end_stops_nothing() -> None:
+def test_canceling_the_future_of_finish_stops_nothing() -> None:
     session, device, witness = new_session(), RandomDevice(3), EventChecker()
     runner = run(session, device, [make_audio(SEVERAL)], witness.take)
     runner.finish().cancel()
@@ -307,7 +309,7 @@ def test_who_cancels_the_end_stops_nothing() -> None:
     witness.check_complete(session)
 
 
-def test_synchronously_a_failing_step_is_an_event_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_run_session_yields_an_event_for_a_failed_step(caplog: pytest.LogCaptureFixture) -> None:
     def say(samples: Any, context: str, language: str | None) -> Hypothesis:
         raise ValueError("secret detail")
 

@@ -1,4 +1,4 @@
-"""The session's state machine under any order of audio, completions and failures."""
+"""The session's state machine with any order of audio, completed steps and failed steps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONTEXT = "alpha bravo charlie delta echo"
 
 
 class Driver:
-    """Carries out what a test decides, checking after each move what holds at every moment."""
+    """Performs the moves that a test chooses, and checks the invariants after each."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -47,10 +47,10 @@ class Driver:
     def begin(self) -> None:
         step = self.session.next_step()
         if self.step is not None:
-            assert step is None  # never two at once
+            assert step is None  # never two at a time
         elif step is not None:
             self.step = step
-            step.utterance.busy = True  # type: ignore[attr-defined]  # the double's own
+            step.utterance.busy = True  # type: ignore[attr-defined]  # an attribute of the double
 
     def end(self, failing: bool = False) -> None:
         if self.step is None:
@@ -71,7 +71,7 @@ class Driver:
 
 
 def echoing(samples: Samples, context: str, language: str | None) -> Hypothesis:
-    """A faulty model: it reads a context back now and then, and takes short utterances for another language."""
+    """A faulty model: it sometimes echoes the context, and sometimes detects another language."""
     if context and len(samples) % 3 == 0:
         return Hypothesis((1,), "raw", language or "English", context, len(samples))
     spoken = language or ("Dutch" if len(samples) % 2 else "English")
@@ -92,7 +92,7 @@ segments = st.lists(st.tuples(st.booleans(), st.integers(1, 30_000)), max_size=8
     finish_at=st.floats(0, 1),
     faulty=st.booleans(),
 )
-def test_every_utterance_is_told_once_and_every_sample_counted(
+def test_every_utterance_is_reported_once_and_every_sample_is_counted(
     segments: list[tuple[bool, int]],
     sizes: list[int],
     moves: list[str],
@@ -106,27 +106,27 @@ def test_every_utterance_is_told_once_and_every_sample_counted(
         echoing if faulty else transcribe_exactly, chunk_seconds=chunk, context=CONTEXT if faulty else ""
     )
     driver = Driver(session)
-    position = turn = 0
+    position = count = 0
     while position < len(audio):
-        # A size of 0 must not stop the test: from the second round on the sizes grow.
-        size = sizes[turn % len(sizes)] + turn // len(sizes)
+        # The sizes grow with each round, so that sizes of 0 do not loop forever.
+        size = sizes[count % len(sizes)] + count // len(sizes)
         driver.take(session.feed(audio[position : position + size]))
         position += size
-        driver.move(moves[turn % len(moves)])
-        turn += 1
+        driver.move(moves[count % len(moves)])
+        count += 1
     session.finish()
-    limit = turn + 10_000
+    limit = count + 10_000
     while not session.done:
         driver.begin()
-        driver.move(moves[turn % len(moves)])
+        driver.move(moves[count % len(moves)])
         driver.end()
-        turn += 1
-        assert turn < limit
+        count += 1
+        assert count < limit
     driver.witness.check_complete(session)
     assert session.next_step() is None
     for final in driver.witness.finals:
-        said = text_of(audio[final.start : final.end])
-        assert final.text == said or (faulty and driver.failures and final.text == CONTEXT)
+        expected = text_of(audio[final.start : final.end])
+        assert final.text == expected or (faulty and driver.failures and final.text == CONTEXT)
     if not driver.failures:
         assert len(driver.witness.finals) == len(driver.witness.closed)
 
@@ -134,22 +134,22 @@ def test_every_utterance_is_told_once_and_every_sample_counted(
 @pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(segments=segments, sizes=st.lists(st.integers(1, 20_000), min_size=1, max_size=10))
-def test_finals_do_not_depend_on_how_the_audio_came(segments: list[tuple[bool, int]], sizes: list[int]) -> None:
+def test_finals_do_not_depend_on_the_block_sizes(segments: list[tuple[bool, int]], sizes: list[int]) -> None:
     audio = make_audio(segments)
 
     def finals(blocks: list[Samples]) -> list[tuple[int, int, str]]:
         events = run_session(new_session(chunk_seconds=0.3), blocks)
         return [(event.start, event.end, event.text) for event in events if isinstance(event, Final)]
 
-    blocks, position, turn = [], 0, 0
+    blocks, position, count = [], 0, 0
     while position < len(audio):
-        blocks.append(audio[position : position + sizes[turn % len(sizes)]])
+        blocks.append(audio[position : position + sizes[count % len(sizes)]])
         position += len(blocks[-1])
-        turn += 1
+        count += 1
     assert finals(blocks) == finals([audio])
 
 
-def test_a_slow_device_makes_longer_steps_and_never_a_queue_of_them() -> None:
+def test_a_slow_device_runs_longer_steps_instead_of_queueing_them() -> None:
     endpoints = EndpointConfig(longest_seconds=30)
     session = new_session(endpoints=endpoints, chunk_seconds=0.5)
     audio = make_audio([(True, 6 * SECOND)])
@@ -164,7 +164,7 @@ def test_a_slow_device_makes_longer_steps_and_never_a_queue_of_them() -> None:
             step = None
         step = step or session.next_step()
     assert covered[0] < SECOND  # the first step came with the first chunk
-    assert covered[1] - covered[0] > 1.4 * SECOND  # the second took all that had come meanwhile
+    assert covered[1] - covered[0] > 1.4 * SECOND  # the second covered all audio since then
     assert session.lag < 2.6
 
 
@@ -189,20 +189,20 @@ def test_lag_is_zero_in_silence_and_counts_speech_until_it_is_covered() -> None:
     session.feed(make_audio([(True, SECOND)]))
     (partial,) = session.completed(step, step.utterance.finish())
     assert partial.lag == pytest.approx(1.0, abs=0.1)
-    session.feed(make_audio([(False, SECOND // 2)]))  # held back: it may belong to the utterance or not
+    session.feed(make_audio([(False, SECOND // 2)]))  # held back: it may or may not belong to the utterance
     assert session.lag == pytest.approx(1.3, abs=0.1)  # the third second and the hang-over
 
 
-def test_samples_behind_a_cut_are_forgotten_by_the_first_utterance_and_heard_by_the_second() -> None:
+def test_samples_after_a_cut_belong_to_the_second_utterance_only() -> None:
     session = new_session(chunk_seconds=0.2)
     audio = make_audio([(True, 2 * SECOND)])
     witness = EventChecker()
     session.feed(audio[:23_000])
     step = session.next_step()
-    session.feed(audio[23_000:])  # the limit of 1.5 s lies here, while the step is under way
+    session.feed(audio[23_000:])  # reaches the limit of 1.5 s while the step is running
     assert step is not None
     witness.take(session.completed(step, step.utterance.finish()))
-    assert witness.events == []  # it covered samples that are the next utterance's now
+    assert witness.events == []  # it covered samples that now belong to the next utterance
     session.finish()
     while (step := session.next_step()) is not None:
         witness.take(session.completed(step, step.utterance.finish()))
@@ -213,7 +213,7 @@ def test_samples_behind_a_cut_are_forgotten_by_the_first_utterance_and_heard_by_
     assert [first.text, second.text] == [text_of(audio[: first.end]), text_of(audio[first.end :])]
 
 
-def test_words_that_a_cut_may_move_do_not_settle() -> None:
+def test_words_that_a_cut_can_move_do_not_settle() -> None:
     session = new_session(chunk_seconds=0.1)
     corrected = [
         event.corrected
@@ -230,20 +230,20 @@ def test_a_step_that_covered_the_whole_utterance_is_its_final_step() -> None:
     step = session.next_step()
     assert step is not None
     assert not step.final
-    session.feed(make_audio([(False, SECOND)]))  # the end was in what the step covers, only nobody knew
+    session.feed(make_audio([(False, SECOND)]))  # the step covers the end, which was not known then
     (final,) = session.completed(step, step.utterance.finish())
     assert isinstance(final, Final)
     assert session.next_step() is None
 
 
-def test_a_failed_partial_costs_nothing_but_itself() -> None:
+def test_a_failed_partial_step_loses_only_that_partial() -> None:
     session = new_session(chunk_seconds=0.5)
     audio = make_audio([(True, SECOND)])
     session.feed(audio)
     step = session.next_step()
     assert step is not None
     assert session.failed(step, "It broke.") == []
-    assert session.next_step() is None  # not before the next chunk: no hot loop on a broken device
+    assert session.next_step() is None  # not before the next chunk, to avoid a busy loop on a broken device
     session.finish()
     again = session.next_step()
     assert again is not None
@@ -254,7 +254,7 @@ def test_a_failed_partial_costs_nothing_but_itself() -> None:
     assert final.warnings == ("step: It broke.",)
 
 
-def test_a_warning_is_told_once() -> None:
+def test_a_warning_is_reported_once() -> None:
     session = new_session(endpoints=EndpointConfig(longest_seconds=30), chunk_seconds=0.5)
     warnings = []
     for number, block in enumerate(np.split(make_audio([(True, 24_000)]), 3)):
@@ -270,7 +270,7 @@ def test_a_warning_is_told_once() -> None:
     assert warnings == [("step: It broke.",), ()]
 
 
-def test_audio_whose_text_was_rejected_counts_as_not_covered() -> None:
+def test_audio_of_a_rejected_hypothesis_is_not_covered() -> None:
     session = new_session(
         lambda samples, context, _: replace(transcribe_exactly(samples, "", None), text=context), context=CONTEXT
     )
@@ -286,7 +286,7 @@ def test_audio_whose_text_was_rejected_counts_as_not_covered() -> None:
     assert final.lag == 0
 
 
-def test_a_failed_final_step_fails_its_utterance_and_the_next_goes_on() -> None:
+def test_a_failed_final_step_fails_only_its_utterance() -> None:
     session = new_session(chunk_seconds=5)
     session.feed(make_audio([(True, SECOND), (False, SECOND), (True, SECOND), (False, SECOND)]))
     session.finish()
@@ -303,7 +303,7 @@ def test_a_failed_final_step_fails_its_utterance_and_the_next_goes_on() -> None:
     assert session.done
 
 
-def test_misuse_is_said() -> None:
+def test_misuse_raises() -> None:
     with pytest.raises(BadConfig, match="above 0"):
         new_session(chunk_seconds=0)
     session = new_session(chunk_seconds=0.1)
@@ -314,7 +314,7 @@ def test_misuse_is_said() -> None:
     session.feed(make_audio([(True, SECOND)]))
     step = session.next_step()
     assert step is not None
-    with pytest.raises(ValueError, match="not the one under way"):
+    with pytest.raises(ValueError, match="not the one that is running"):
         session.completed(Step(step.utterance, 0, False), Hypothesis())
     session.finish()
     session.finish()
@@ -322,7 +322,7 @@ def test_misuse_is_said() -> None:
         session.feed(np.zeros(1, np.float32))
 
 
-def test_a_session_that_cannot_speak_does_not_start() -> None:
+def test_a_session_reports_invalid_options_when_it_is_created() -> None:
     def refuse(*, context: str, language: str | None, max_new_tokens: int) -> Utterance:
         raise BadConfig("No.")
 
@@ -330,7 +330,7 @@ def test_a_session_that_cannot_speak_does_not_start() -> None:
         Session(refuse, UtteranceDetector(QUICK, Loudness()), SessionOptions())
 
 
-def test_tokens_are_bounded_by_the_length_of_the_audio() -> None:
+def test_the_token_limit_depends_on_the_length_of_the_audio() -> None:
     session = new_session(endpoints=EndpointConfig(longest_seconds=60), chunk_seconds=1.0, max_new_tokens=100)
     limits = []
     for _ in range(5):
@@ -344,7 +344,7 @@ def test_tokens_are_bounded_by_the_length_of_the_audio() -> None:
     assert limits[-1] == 100
 
 
-def test_drop_forgets_everything() -> None:
+def test_drop_discards_everything() -> None:
     session = new_session(chunk_seconds=0.1)
     session.feed(make_audio([(True, SECOND)]))
     assert session.next_step() is not None
@@ -354,7 +354,7 @@ def test_drop_forgets_everything() -> None:
     assert session.lag == 0
 
 
-def test_int16_is_scaled_however_quiet_it_is() -> None:
+def test_int16_is_scaled_even_if_it_is_quiet() -> None:
     quiet = np.tile(np.array([2, -2], np.int16), SECOND)
     session = new_session()
     session.feed(quiet)  # type: ignore[arg-type]  # int16 on purpose

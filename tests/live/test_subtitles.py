@@ -1,4 +1,4 @@
-"""Subtitle files, compared whole."""
+"""Subtitle files, compared with the complete expected text."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_json() -> None:
     assert [one["start"] for one in read["utterances"]] == [0.5, 3661.001]
 
 
-def test_nothing_said() -> None:
+def test_finals_without_text() -> None:
     assert subtitles.srt([]) == ""
     assert subtitles.txt([final(0, 1, "  ")]) == ""
     assert subtitles.vtt([]) == "WEBVTT\n\n"
@@ -68,7 +68,7 @@ def test_nothing_said() -> None:
         max_size=8,
     )
 )
-def test_cues_never_overlap_and_no_text_breaks_the_file(finals: list[Final]) -> None:
+def test_cues_never_overlap_and_any_text_gives_a_valid_file(finals: list[Final]) -> None:
     for text, point in ((subtitles.srt(finals), ","), (subtitles.vtt(finals), ".")):
         stamp = rf"(\d+):(\d\d):(\d\d){re.escape(point)}(\d\d\d)"
         blocks = [block for block in text.removeprefix("WEBVTT\n\n").split("\n\n") if block]

@@ -1,4 +1,4 @@
-"""Settled text and the history."""
+"""Settled text, and the history of finals."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ words = st.text(st.sampled_from("ab .,北京กำ한ナ\n"), max_size=12)
 
 @settings(deadline=None)
 @given(words | st.text(max_size=30))
-def test_units_lose_nothing(text: str) -> None:
+def test_splitting_keeps_every_character(text: str) -> None:
     assert "".join(split_units(text)) == text.rstrip()
 
 
-def test_a_unit_is_a_word_or_a_character_where_there_are_no_spaces() -> None:
+def test_a_unit_is_a_word_or_a_character_in_scripts_without_spaces() -> None:
     assert split_units("Turn on, the  light") == ["Turn", " on,", " the", "  light"]
     assert split_units("I love 北京。") == ["I", " love", " 北", "京", "。"]
     assert split_units("안녕 하세요") == ["안녕", " 하세요"]
-    assert split_units("ที่นี่") == ["ที่", "นี่"]  # vowel signs and tone marks stay on their letter
+    assert split_units("ที่นี่") == ["ที่", "นี่"]  # vowel signs and tone marks stay with their letter
 
 
 @settings(deadline=None)
@@ -37,7 +37,7 @@ def test_settled_text_only_grows(hypotheses: list[str]) -> None:
     assert not settling.corrects(before + " more")
 
 
-def test_what_two_hypotheses_agree_on_is_settled() -> None:
+def test_the_common_prefix_of_two_hypotheses_settles() -> None:
     settling = Settling()
     assert settling.update("Turn on the kitten.") == ("Turn on the kitten.", 0)
     text = "Turn on the kitchen light."
@@ -46,7 +46,7 @@ def test_what_two_hypotheses_agree_on_is_settled() -> None:
     assert settling.update(longer) == (longer, len("Turn on the kitchen"))
 
 
-def test_the_full_stop_at_the_end_stays_tentative() -> None:
+def test_a_full_stop_at_the_end_stays_tentative() -> None:
     settling = Settling()
     settling.update("It is ten.")
     assert settling.update("It is ten.") == ("It is ten.", len("It is ten"))
@@ -54,13 +54,13 @@ def test_the_full_stop_at_the_end_stays_tentative() -> None:
     assert not settling.corrects("It is ten past one.")
 
 
-def test_characters_settle_where_there_are_no_words() -> None:
+def test_characters_settle_in_scripts_without_spaces() -> None:
     settling = Settling()
     settling.update("今天天气很")
     assert settling.update("今天天气好不好") == ("今天天气好不好", 4)
 
 
-def test_a_contradiction_keeps_the_settled_text_and_shows_the_rest_behind_as_many_words() -> None:
+def test_a_contradiction_keeps_the_settled_text_and_shows_the_words_after_it() -> None:
     settling = Settling()
     settling.update("the cat sat on")
     settling.update("the cat sat on a")
@@ -93,5 +93,5 @@ def test_history() -> None:
     assert Transcript().as_dict() == {"text": "", "language": None, "utterances": []}
 
 
-def test_texts_are_joined_as_their_script_is_written() -> None:
+def test_texts_are_joined_with_spaces_only_in_scripts_that_have_them() -> None:
     assert join_texts(["你好。", "", "再见。", "Bye.", "Ciao."]) == "你好。再见。 Bye. Ciao."

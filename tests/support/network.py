@@ -1,4 +1,4 @@
-"""Free ports, and a network that fails: a TCP proxy that cuts connections at any byte, or falls silent."""
+"""Free ports, and a TCP proxy that cuts connections at any byte, or freezes them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from collections.abc import AsyncIterator, Callable
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on."""
+    """Free ports of 127.0.0.1."""
     with contextlib.ExitStack() as taken:
         return [taken.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
 
 
 class Proxy:
-    """Forwards to a port of this machine. `budget()` is how many bytes from the client the next connection may send;
-    behind them it is reset in both directions. None: it is never cut."""
+    """Forwards to a port of this machine.
+
+    `budget()` is how many bytes the client of the next connection may send; after them the connection is reset in both
+    directions. None: it is never cut.
+    """
 
     def __init__(self, port: int, budget: Callable[[], int | None]) -> None:
         self._port = port
@@ -30,21 +33,21 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The socket behind the proxy."""
+        """The address of the socket behind the proxy."""
         return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/ws/asr"
 
     def freeze(self) -> None:
-        """From here on those who are connected hear nothing and are not heard; who comes now is served."""
+        """Forward nothing more on the existing connections, in either direction. New connections work."""
         self._flowing.clear()
         self._flowing = asyncio.Event()
         self._flowing.set()
 
     async def start(self) -> None:
-        """Listens on any port."""
+        """Listen on a free port."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
 
     async def stop(self) -> None:
-        """Ends all that is left."""
+        """Close every connection."""
         self._server.close()
         for task in self._tasks:
             task.cancel()
@@ -89,7 +92,7 @@ class Proxy:
 
 @contextlib.asynccontextmanager
 async def proxy(url: str, budget: Callable[[], int | None] = lambda: None) -> AsyncIterator[Proxy]:
-    """A proxy in front of the server with that socket."""
+    """A proxy in front of the server with that `/ws/asr`."""
     between = Proxy(int(url.removesuffix("/ws/asr").rpartition(":")[2]), budget)
     await between.start()
     try:

@@ -1,6 +1,6 @@
-"""Random clients of `/v1/realtime`: what they send, and what has to hold whatever it was.
+"""Random clients of `/v1/realtime`: what they send, and what must hold in every case.
 
-The suite runs a few thousand messages of it, `scripts/fuzz-realtime` as many as one likes.
+The test suite sends a few thousand messages, `scripts/fuzz-realtime` any number.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tests.support.checkpoints import spoken
 from tests.support.sockets import Client, Listening, client, until
 
 CLOSES = {1000, 1002, 1007, 1009}
-"""How a session may end that a client talked nonsense to; docs/openai.md says when."""
-MOST_LEFT = 8
-"""Turns that may stay in memory: the recognizer's thread keeps its last batch until the next one comes."""
+"""Close codes of a session after wrong messages; docs/openai.md explains them."""
+MAX_LEFT = 8
+"""Turns that may stay in memory: the recognizer's thread keeps its last batch until the next one."""
 EVENTS: list[dict[str, Any]] = [
     {"type": "session.update", "session": {"type": "transcription", "audio": {"input": {"turn_detection": None}}}},
     {
@@ -57,7 +57,7 @@ VALUES: list[Any] = [None, True, *NUMBERS, "", "x", "\ud800", "é" * 100, [], {}
 
 
 def random_message(rng: np.random.Generator) -> str | bytes:
-    """An event as a client sends it, or nearly so: with values or bytes changed; or any bytes at all."""
+    """An event, possibly with values or bytes changed, or random bytes."""
     if rng.integers(2):
         speech = (spoken("Turn on the kitchen light.") * 32_767).astype("<i2").tobytes()
         begin = int(rng.integers(0, len(speech)))
@@ -74,8 +74,8 @@ def random_message(rng: np.random.Generator) -> str | bytes:
     if kind == 7:
         return rng.bytes(int(rng.integers(0, 3_000)))
     text = bytearray(json.dumps(event).encode())
-    for place in rng.integers(0, len(text), int(rng.integers(1, 6))):
-        text[place] = rng.integers(0, 256)
+    for position in rng.integers(0, len(text), int(rng.integers(1, 6))):
+        text[position] = rng.integers(0, 256)
     if kind == 8:
         del text[int(rng.integers(0, len(text))) :]
     return bytes(text).decode(errors="replace")
@@ -91,23 +91,23 @@ def _change(given: dict[str, Any], rng: np.random.Generator) -> None:
 
 
 async def fuzz(server: Listening, messages: int, seed: int) -> Counter[str]:
-    """Send so many messages over many connections; returns how often each type, error code and close was told.
+    """Send `messages` messages over many connections; returns how often each type, error code and close came.
 
-    Raises AssertionError where a session neither answers nor was closed as documented, and where anything is left.
+    Raises AssertionError if a session neither answers nor was closed as documented, or if anything stays in memory.
     """
     rng = np.random.default_rng(seed)
-    told: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     sent = 0
     while sent < messages:
         count = min(int(rng.integers(1, 80)), messages - sent)
         sent += count
-        await _talk(server, rng, count, told)
+        await _talk(server, rng, count, counts)
     assert await until(lambda: not server.route.connections)
     assert await until(lambda: not server.connections)
-    # A busy recognizer comes to the steps of those who left when it has done the others.
-    if not await until(lambda: _turns_left() <= MOST_LEFT):
-        raise AssertionError(f"{_turns_left()} turns are still in memory, though nobody is connected")
-    return told
+    # A busy recognizer reaches the steps of closed sessions only after the others.
+    if not await until(lambda: _turns_left() <= MAX_LEFT):
+        raise AssertionError(f"{_turns_left()} turns are still in memory, though no client is connected")
+    return counts
 
 
 def _turns_left() -> int:
@@ -115,15 +115,15 @@ def _turns_left() -> int:
     return sum(issubclass(type(one), TurnStream) for one in gc.get_objects())
 
 
-async def _talk(server: Listening, rng: np.random.Generator, count: int, told: Counter[str]) -> None:
-    """One connection: some messages, then an end of one kind or another."""
+async def _talk(server: Listening, rng: np.random.Generator, count: int, counts: Counter[str]) -> None:
+    """One connection: some messages, then one of several kinds of end."""
     async with client(f"{server.url}?intent=transcription", ping_interval=None) as speaker:
         end = rng.integers(8)
         broken = False
         with contextlib.suppress(ConnectionClosed):
             for _ in range(count):
                 message = random_message(rng)
-                # A client's library sends bytes as a binary message, unless it is told that they are text.
+                # The client's library sends bytes as a binary message unless `text` is set.
                 as_text = isinstance(message, bytes) and not rng.integers(40)
                 broken = broken or as_text
                 await speaker.connection.send(message, text=as_text or None)
@@ -136,17 +136,17 @@ async def _talk(server: Listening, rng: np.random.Generator, count: int, told: C
         else:
             await _still_answers(speaker, broken)
     for answer in speaker.messages:
-        told[answer["type"]] += 1
+        counts[answer["type"]] += 1
         if answer["type"] == "error":
-            told[answer["error"]["code"]] += 1
+            counts[answer["error"]["code"]] += 1
             assert answer["error"]["type"] == "invalid_request_error", answer
-    told[f"closed {speaker.connection.close_code}"] += 1
+    counts[f"closed {speaker.connection.close_code}"] += 1
 
 
 async def _still_answers(speaker: Client, broken: bool) -> None:
-    """An update is answered, unless the connection was closed as documented.
+    """Check that an update is answered, unless the connection was closed as documented.
 
-    `broken`: the client broke the protocol itself. What it sent behind that may then be faster than the close.
+    `broken`: the client broke the WebSocket protocol. What it sent after that may be faster than the close.
     """
     asked = {"type": "session.update", "event_id": "last", "session": {"include": ["nothing"]}}
     with contextlib.suppress(ConnectionClosed):
@@ -155,5 +155,5 @@ async def _still_answers(speaker: Client, broken: bool) -> None:
     def answered() -> bool:
         return any(one["error"]["event_id"] == "last" for one in speaker.of_type("error"))
 
-    assert await until(lambda: answered() or speaker.connection.close_code is not None, 60)
+    assert await until(lambda: answered() or speaker.connection.close_code is not None)
     assert speaker.connection.close_code in {None, *CLOSES, 1006 if broken else None}

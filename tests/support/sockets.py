@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -30,6 +30,8 @@ from qwen_asr.web.transport.websocket_protocol import websocket_options
 from tests.support.checkpoints import Samples
 
 TIMEOUT = 120.0  # seconds; a busy machine is slow, and no test is about speed
+PATIENT = SocketLimits(config_seconds=TIMEOUT, idle_seconds=600, send_seconds=600, close_seconds=60, resume_seconds=600)
+"""For tests that are not about these limits: on a busy machine everything takes long."""
 FRAME = 1_600  # samples, 100 ms, as the original client sends them
 
 
@@ -62,7 +64,11 @@ def listening(
     route: type[AsrRoute | RealtimeRoute] = AsrRoute,
     port: int = 0,
 ) -> Iterator[Listening]:
-    """Serve the route on a free port. `send_buffer` is the kernel's, in bytes, for each connection."""
+    """Serve the route on a free port, with patient limits by default.
+
+    `send_buffer` is the kernel's send buffer for each connection, in bytes.
+    """
+    limits = limits or replace(PATIENT, session_seconds=service.config.max_session_seconds)
     app = FastAPI()
     app.state.end_streams = lambda: None
     served = route.add_to(app, service, limits)
@@ -78,7 +84,7 @@ def listening(
         yield Listening(f"ws://localhost:{bound.getsockname()[1]}{route.path}", served, server, service, app)
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(TIMEOUT)
         service.stopping = False  # it may be served again
         bound.close()
     assert not thread.is_alive()

@@ -1,6 +1,6 @@
-"""Whatever is sent to the sockets and routes: no traceback, no 500, and afterwards all is as it was before.
+"""Random frames and requests to the sockets and routes: no traceback, no 500, and nothing left behind.
 
-`scripts/fuzz` runs the same with many more frames; here are as many as a suite has time for.
+`scripts/fuzz` sends many more frames; this is what a test suite has time for.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from tests.support.checkpoints import spoken
 from tests.support.processes import until
 
 FRAMES = int(os.environ.get("FUZZ_FRAMES", "400"))
-"""To each socket and each route."""
+"""How many go to each socket and each route."""
 FRAMES_A_CONNECTION = 8
 DOCUMENTED_CLOSES = {1000, 1007, 1008, 1009, 1013}
 GROWTH_MB = 40
-"""Of a server's 560, in half of the frames: allocators and the device's caches of shapes fill slowly."""
+"""How much the server's 560 MB may grow in half of the frames: allocators and caches of shapes fill slowly."""
 pytestmark = pytest.mark.timeout(max(300, FRAMES))
 
 FUZZING = settings(deadline=None, database=None, suppress_health_check=[*HealthCheck])
@@ -50,31 +50,31 @@ values: st.SearchStrategy[Any] = st.deferred(
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the server's log goes."""
+    """The path of the server's log."""
     return tmp_path_factory.mktemp("log") / "server.log"
 
 
 @pytest.fixture(scope="module")
 def running(log: Path) -> Iterator[RunningServer]:
-    """The server as it is started, with the demo checkpoint."""
+    """A server process with the demo checkpoint."""
     options = ("--asr-model-path", "demo", "--device", "cpu", "--chunk-size-sec", "0.5")
     with log.open("w") as written, server(*options, log=written) as started:
         yield started
-        # Those whose connection was cut wait for their clients at first.
+        # Sessions whose connection was cut wait for a while to be resumed.
         assert until(lambda: not open_sessions(started)), "sessions were left open"
 
 
 def open_sessions(running: RunningServer) -> list[str]:
-    """The lines of /metrics on the sessions that there still are."""
-    lines = httpx.get(f"{running.base}/metrics", timeout=60).text.splitlines()
+    """The lines of /metrics about sessions that are still open."""
+    lines = httpx.get(f"{running.base}/metrics", timeout=300).text.splitlines()
     return [line for line in lines if line.startswith("qwen_asr_sessions{") and not line.endswith(" 0.0")]
 
 
 def fuzz(
     running: RunningServer, log: Path, examples: int, send: Callable[..., None], *strategies: st.SearchStrategy
 ) -> None:
-    """Has `send` called with so many examples. Afterwards nothing is in the log, and in the second half of them the
-    memory has grown no more than it may."""
+    """Call `send` with `examples` examples. Then check that the log has no error, and that memory grew little in the
+    second half of them."""
     for _ in range(2):
         before = running.megabytes
         settings(FUZZING, max_examples=max(1, examples // 2))(given(*strategies)(send))()
@@ -83,13 +83,13 @@ def fuzz(
 
 
 def mutated(original: bytes) -> st.SearchStrategy[bytes]:
-    """The bytes with a piece replaced, taken out or doubled."""
+    """The bytes with a piece replaced, removed or repeated."""
 
     def change(begin: int, size: int, put: bytes) -> bytes:
         return original[:begin] + put + original[begin + size :]
 
-    place = st.integers(0, len(original))
-    return st.builds(change, place, st.integers(0, 60), st.binary(max_size=40))
+    position = st.integers(0, len(original))
+    return st.builds(change, position, st.integers(0, 60), st.binary(max_size=40))
 
 
 # --- /ws/asr
@@ -109,7 +109,7 @@ SPEECH = spoken("Turn on the kitchen light.")[8_000:24_000].astype("<f4").tobyte
 
 
 def texts(messages: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Messages, mutated ones, and what is none."""
+    """Messages, mutated messages, and any text."""
     broken = messages.flatmap(
         lambda message: mutated(message.encode()).map(lambda data: data.decode("utf-8", "replace"))
     )
@@ -119,7 +119,7 @@ def texts(messages: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 asr_frames = texts(asr_messages) | st.binary(max_size=6_000) | st.just(SPEECH) | mutated(SPEECH)
 asr_exchanges = st.tuples(
     st.lists(asr_frames, min_size=1, max_size=2 * FRAMES_A_CONNECTION),
-    st.booleans(),  # whether it begins as it should
+    st.booleans(),  # whether it begins with a valid config
     st.sampled_from(["finalize", "leave", "cut"]),
 )
 
@@ -134,7 +134,7 @@ async def exchange(url: str, frames: list[str | bytes], end: str | None) -> int 
                 connection.transport.abort()
             elif end:
                 await connection.send(end)
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(300):
                     async for _ in connection:
                         pass
         await connection.close()
@@ -175,15 +175,15 @@ REST_CHECKS = [CHECKS.get_one(name) for name in (
 def test_routes(running: RunningServer, log: Path, path: str, method: str) -> None:
     def send(case: Any) -> None:
         name = urllib.parse.unquote(str(case.path_parameters.get("name", "")))
-        # Clients resolve dots themselves, and ask for another path; a line break ends the path for the router: 404.
+        # Clients resolve dots themselves and request another path; a line break ends the path for the router: 404.
         assume(not {".", ".."} & set(name.split("/")) and "\n" not in name)
-        case.call_and_validate(base_url=running.base, checks=REST_CHECKS, timeout=60)
+        case.call_and_validate(base_url=running.base, checks=REST_CHECKS, timeout=300)
 
     fuzz(running, log, FRAMES, send, SCHEMA[path][method].as_strategy())
 
 
 def upload() -> bytes:
-    """A form as a client sends it: half a second of speech as WAV, and two fields."""
+    """A form with half a second of speech as WAV, and two fields."""
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setnchannels(1)
@@ -215,6 +215,6 @@ def test_uploads(running: RunningServer, log: Path) -> None:
             assert answer.json()["error"]["message"]
 
     begun = mutated(FORM[:300]).map(lambda head: head + FORM[300:])
-    with httpx.Client(base_url=running.base, timeout=60) as client:
+    with httpx.Client(base_url=running.base, timeout=300) as client:
         assert client.post(rest.TRANSCRIPTIONS, content=FORM, headers={"content-type": KIND}).status_code == 200
         fuzz(running, log, FRAMES, send, begun | mutated(FORM) | st.binary(max_size=300), kinds)

@@ -238,7 +238,7 @@ def test_invalid_public_paths(path: str) -> None:
 
 
 def test_a_public_path_must_differ_from_the_paths_of_the_server(served: Served) -> None:
-    with pytest.raises(BadConfig, match="/v1 is an address of the server itself"):
+    with pytest.raises(BadConfig, match="/v1 is a path of the server itself"):
         Config(root_path="/v1/speech")
     app: Any = served.app
     ours = {route.path.split("/")[1] for route in app.routes if getattr(route, "path", "")}

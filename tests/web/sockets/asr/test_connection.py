@@ -1,4 +1,4 @@
-"""`/ws/asr` on a real server with the real engine: what a client sends, and what it is told."""
+"""`/ws/asr` on a real server with the real engine: what clients send, and what they receive."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from qwen_asr.config.limits import SocketLimits
 from qwen_asr.service.service import Service
 from tests.support.browser import serving
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
-from tests.support.sockets import Client, Listening, client, listening, silence, until
+from tests.support.sockets import PATIENT, Client, Listening, client, listening, silence, until
 
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")
+STARTED_AT = time.time()
 PARTIAL_KEYS = {"type", "language", "text", "timestamp"}
 FINAL_KEYS = {*PARTIAL_KEYS, "is_speech_final"}
 
@@ -45,26 +46,26 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def served(service: Service) -> Iterator[Listening]:
-    """A server with the limits that everybody has."""
+    """A server with the usual limits."""
     with listening(service) as server:
         yield server
 
 
 @pytest.fixture(autouse=True)
 def _no_error_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """A traceback in the server's log fails the test, unless the test has looked at the log and cleared it."""
+    """Fails a test that leaves an error in the server's log. A test that expects one checks the log and clears it."""
     yield
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 def said(*sentences: str, gap: float = 1.2) -> Samples:
-    """Sentences with pauses that end an utterance between them, none behind the last."""
+    """Sentences with pauses between them that end an utterance, and none after the last."""
     parts = [part for sentence in sentences for part in (spoken(sentence), silence(gap))]
     return np.concatenate([silence(0.5), *parts[:-1]])
 
 
 def offline(final: dict[str, Any], heard: Samples, context: str = "", language: str | None = None) -> str:
-    """What the Python API says of a final's samples."""
+    """The transcription of a final's samples by the Python API."""
     begin, end = (round(final[key] * 16_000) for key in ("start", "end"))
     model = Qwen3ASRModel(demo_recognizer())
     [transcription] = model.transcribe((heard[begin:end], 16_000), context=context, language=language)
@@ -72,15 +73,15 @@ def offline(final: dict[str, Any], heard: Samples, context: str = "", language: 
 
 
 def check_order(messages: list[dict[str, Any]]) -> None:
-    """session_created, then of each utterance its partials and one final; positions and texts that fit together."""
+    """Check: session_created, then the partials and one final of each utterance; consistent positions and texts."""
     assert [message["type"] for message in messages].index("session_created") == 0
-    told = messages[1:]
-    assert [one["utterance"] for one in told] == sorted(one["utterance"] for one in told)
-    stamps = [one["timestamp"] for one in told]
+    results = messages[1:]
+    assert [one["utterance"] for one in results] == sorted(one["utterance"] for one in results)
+    stamps = [one["timestamp"] for one in results]
     assert stamps == sorted(stamps)
-    assert abs(stamps[-1] - time.time()) < 60
-    for number in {one["utterance"] for one in told}:
-        *partials, final = [one for one in told if one["utterance"] == number]
+    assert STARTED_AT <= stamps[0] <= stamps[-1] <= time.time()
+    for number in {one["utterance"] for one in results}:
+        *partials, final = [one for one in results if one["utterance"] == number]
         assert final["type"] == "final"
         assert final["is_speech_final"] is True
         assert final["stable"] == len(final["text"])
@@ -88,12 +89,12 @@ def check_order(messages: list[dict[str, Any]]) -> None:
         for one in partials:
             assert one["start"] == final["start"] < one["end"]
             assert 0 <= one["stable"] <= len(one["text"])
-    received = [one["received_samples"] for one in told]
+    received = [one["received_samples"] for one in results]
     assert received == sorted(received)
 
 
 async def exchange(url: str, samples: Samples, trust: ssl.SSLContext | None = None, **settings: Any) -> Client:
-    """What the original client does: config, frames of 100 ms, finalize. Half way it waits for a first partial."""
+    """What the original client does: config, frames of 100 ms, finalize. Halfway it waits for a first partial."""
     async with client(url, trust) as speaker:
         await speaker.config(**settings)
         half = len(samples) // 2
@@ -105,7 +106,7 @@ async def exchange(url: str, samples: Samples, trust: ssl.SSLContext | None = No
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Gradio's own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from Gradio
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 def test_the_original_clients_exchange_beside_the_page(scheme: str, tmp_path: Path) -> None:
     samples = said(*SENTENCES)
@@ -116,9 +117,9 @@ def test_the_original_clients_exchange_beside_the_page(scheme: str, tmp_path: Pa
         url = f"{scheme}{server.url[server.url.index('://') :]}/ws/asr"
         settings = {"context": "", "language": None, "unfixed_chunk_num": 4, "unfixed_token_num": 5}
         speaker = asyncio.run(exchange(url, samples, trust, **settings, chunk_size_sec=0.5))
-        with pytest.raises(InvalidStatus) as refused:  # the page has no socket of its own at other paths
+        with pytest.raises(InvalidStatus) as refused:  # there is no WebSocket at other paths
             asyncio.run(exchange(url.replace("/ws/asr", "/ws/other"), samples, trust))
-    gc.collect()  # what Gradio leaves to the collector, while warnings of it are ignored
+    gc.collect()  # Gradio leaves objects whose warnings are ignored only here
     assert refused.value.response.status_code == 403
     check_order(speaker.messages)
     partials, finals = speaker.of_type("partial"), speaker.of_type("final")
@@ -189,7 +190,7 @@ def test_a_bad_config_is_answered(served: Listening, first: str | bytes, code: s
         (np.array([np.inf], "<f4").tobytes(), "AudioError", 1007),
     ],
 )
-def test_what_ends_a_session_comes_behind_the_text_of_what_was_said(
+def test_an_error_that_ends_a_session_comes_after_the_last_final(
     served: Listening, wrong: str | bytes, code: str, close_code: int
 ) -> None:
     samples = said(SENTENCES[0])
@@ -238,7 +239,7 @@ def test_a_client_that_vanishes_frees_its_session(served: Listening) -> None:
 
 
 @pytest.mark.slow
-def test_two_at_once_do_not_block_each_other(served: Listening) -> None:
+def test_two_clients_do_not_block_each_other(served: Listening) -> None:
     long = np.concatenate([said(*SENTENCES)] * 6)
     short = said(SENTENCES[0])
 
@@ -264,7 +265,7 @@ def test_two_at_once_do_not_block_each_other(served: Listening) -> None:
     ]
 
 
-def test_while_it_loads_it_says_so() -> None:
+def test_while_the_checkpoint_loads_a_client_is_refused() -> None:
     async def speak(url: str) -> Client:
         async with client(url) as speaker:
             assert await speaker.closed() == 1013
@@ -275,7 +276,7 @@ def test_while_it_loads_it_says_so() -> None:
     assert error == {"type": "error", "message": "Loading …", "code": "NotReady"}
 
 
-def test_so_many_sessions_and_no_more() -> None:
+def test_a_session_above_the_limit_is_refused() -> None:
     async def speak(server: Listening) -> dict[str, Any]:
         async with client(server.url) as first, client(server.url) as second:
             await first.config()
@@ -301,7 +302,7 @@ def test_sizes_at_the_limit_and_one_above(service: Service) -> None:
     async def config(server: Listening, size: int) -> Client:
         async with client(server.url) as speaker:
             await speaker.connection.send('{"type":"config"}'.ljust(size))
-            await until(lambda: bool(speaker.messages))
+            assert await until(lambda: bool(speaker.messages))
         return speaker
 
     async def audio(server: Listening, size: int) -> Client:
@@ -311,7 +312,7 @@ def test_sizes_at_the_limit_and_one_above(service: Service) -> None:
             await speaker.finalize()
         return speaker
 
-    with listening(service, SocketLimits(config_bytes=200, message_bytes=3_000)) as server:
+    with listening(service, replace(PATIENT, config_bytes=200, message_bytes=3_000)) as server:
         assert asyncio.run(config(server, 200)).messages[0]["type"] == "session_created"
         assert asyncio.run(config(server, 201)).messages[0]["code"] == "TooLarge"
         assert asyncio.run(audio(server, 3_000)).messages[-1]["type"] == "final"
@@ -319,7 +320,7 @@ def test_sizes_at_the_limit_and_one_above(service: Service) -> None:
         assert speaker.messages[-1]["code"] == "TooLarge"
         assert speaker.connection.close_code == 1009
         assert "3001 bytes" in speaker.messages[-1]["message"]
-        # Far above, where no sentence is possible any more: the protocol's own close, and no memory spent.
+        # Far above the limit the WebSocket protocol itself closes, without a message, and without spending memory.
         speaker = asyncio.run(audio(server, 12_001))
         assert speaker.connection.close_code == 1009
 
@@ -345,8 +346,8 @@ def test_times_that_run_out(service: Service, limit: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chunk_seconds", [0.5, 5.0])  # the second needs more for a step than may wait for one
-def test_audio_is_read_only_as_far_as_it_is_consumed(service: Service, chunk_seconds: float) -> None:
+@pytest.mark.parametrize("chunk_seconds", [0.5, 5.0])  # with 5 s, a step needs more audio than may wait
+def test_audio_is_read_only_as_fast_as_it_is_recognized(service: Service, chunk_seconds: float) -> None:
     samples = np.concatenate([said(*SENTENCES, gap=0.3)] * 6)  # one minute, hardly a pause
 
     async def speak(server: Listening) -> Client:
@@ -356,10 +357,10 @@ def test_audio_is_read_only_as_far_as_it_is_consumed(service: Service, chunk_sec
             assert await speaker.finalize() == 1000
         return speaker
 
-    with listening(service, SocketLimits(ahead_seconds=2.0)) as server:
+    with listening(service, replace(PATIENT, ahead_seconds=2.0)) as server:
         speaker = asyncio.run(speak(server))
     check_order(speaker.messages)
-    # What may wait, and the second that was being taken, and what the detector had held back until it was speech.
+    # What may wait, the second that is being fed, and what the detector held back until it was sure of speech.
     assert max(one["lag"] for one in speaker.messages[1:]) < max(2.0, chunk_seconds) + 1.0 + 1.0
     assert speaker.messages[-1]["received_samples"] == len(samples)
 
@@ -392,7 +393,7 @@ def test_a_failed_step_is_reported_and_the_session_goes_on(
     assert final["text"]
 
 
-def test_a_server_that_stops_says_so_and_ends_at_once(service: Service) -> None:
+def test_a_server_that_stops_closes_with_1012(service: Service) -> None:
     async def speak(server: Listening) -> int:
         async with client(server.url) as speaker:
             await speaker.config()
@@ -406,7 +407,7 @@ def test_a_server_that_stops_says_so_and_ends_at_once(service: Service) -> None:
 
 
 def random_message(rng: np.random.Generator) -> str | bytes:
-    """What a client may send, or nearly: a config or finalize with some bytes changed, or any bytes."""
+    """A config or a finalize, possibly with some bytes changed, or random bytes."""
     config = json.dumps({"type": "config", "language": "en", "sample_rate": 8_000, "encoding": "s16le"})
     kind = rng.integers(6)
     if kind == 0:
@@ -416,8 +417,8 @@ def random_message(rng: np.random.Generator) -> str | bytes:
     if kind == 2:
         return json.dumps({"type": "finalize"})
     text = bytearray((config if kind < 5 else '{"type": "finalize"}').encode())
-    for place in rng.integers(0, len(text), int(rng.integers(1, 4))):
-        text[place] = rng.integers(0, 256)
+    for position in rng.integers(0, len(text), int(rng.integers(1, 4))):
+        text[position] = rng.integers(0, 256)
     return bytes(text).decode(errors="replace")
 
 
@@ -447,7 +448,7 @@ def test_random_messages_leave_nothing_behind(service: Service) -> None:
         assert len(served.route.sessions.active) == served.route.sessions.waiting == 0
         return answers
 
-    with listening(service, SocketLimits(resume_seconds=0.5)) as server:
+    with listening(service, replace(PATIENT, resume_seconds=0.5)) as server:
         answers = asyncio.run(speak_all(server))
     assert {message["type"] for message in answers} <= {"session_created", "partial", "final", "error"}
     codes = {message["code"] for message in answers if message["type"] == "error"}
@@ -456,9 +457,9 @@ def test_random_messages_leave_nothing_behind(service: Service) -> None:
 
 
 class Jam:
-    """A client that stops reading, its way in full to the brim, so that the server cannot send it a byte.
+    """Makes a client stop reading, with its receive buffers full, so that the server cannot send it a byte.
 
-    Texts alone are too short to fill it; answers to pings do, which the server sends whether they are read or not.
+    Texts are too short to fill the buffers. Pongs do: the server sends them whether they are read or not.
     """
 
     PINGS = 4_000
@@ -467,19 +468,19 @@ class Jam:
         self._connection = speaker.connection
 
     async def close(self) -> None:
-        """Stop reading, and ask for half a megabyte of pongs."""
+        """Stop reading, and request half a megabyte of pongs."""
         self._connection.transport.pause_reading()
         for number in range(self.PINGS):
             await self._connection.ping(number.to_bytes(4, "big").ljust(125, b"."))
 
     def open(self) -> None:
-        """Read on."""
+        """Read again."""
         self._connection.transport.resume_reading()
 
 
 @contextlib.asynccontextmanager
 async def jammed(url: str) -> AsyncIterator[tuple[Client, Jam]]:
-    """A client with a session, whose way in is jammed and its kernel's buffer small."""
+    """A client with a session and a small receive buffer, which does not read."""
     host, port = url.removeprefix("ws://").removesuffix("/ws/asr").split(":")
     with socket.socket() as narrow:
         narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
@@ -493,14 +494,14 @@ async def jammed(url: str) -> AsyncIterator[tuple[Client, Jam]]:
 
 
 @pytest.mark.slow
-def test_a_slow_reader_gets_every_final_and_holds_up_nobody(service: Service) -> None:
+def test_a_slow_reader_gets_every_final_and_delays_no_other_client(service: Service) -> None:
     samples = said(*SENTENCES, *SENTENCES)
     short = said(SENTENCES[0])
 
     async def speak(server: Listening) -> tuple[Client, Client]:
         async with jammed(server.url) as (slow, jam):
             await slow.audio(np.concatenate([samples, silence(1.5)]))
-            async with client(server.url) as other:  # it is served while the first one's texts wait
+            async with client(server.url) as other:  # served while the texts of the first one wait
                 await other.config()
                 await other.audio(short)
                 assert await other.finalize() == 1000
@@ -509,19 +510,19 @@ def test_a_slow_reader_gets_every_final_and_holds_up_nobody(service: Service) ->
             assert await slow.finalize() == 1000
         return slow, other
 
-    with listening(service, send_buffer=4_096) as server:
+    with listening(service, PATIENT, send_buffer=4_096) as server:
         slow, other = asyncio.run(speak(server))
     check_order(slow.messages)
     finals = slow.of_type("final")
     assert len(finals) == 4
     assert [final["text"] for final in finals] == [offline(final, samples) for final in finals]
-    # Of the partials that were made meanwhile one of each utterance waited; the first may have been on its way.
+    # One partial of each utterance waited; another may have been on its way already.
     assert len(slow.of_type("partial")) <= len(finals) + 1
     [final] = other.of_type("final")
     assert final["text"] == offline(final, short)
 
 
-def test_who_never_reads_is_given_up(service: Service) -> None:
+def test_a_client_that_never_reads_is_dropped(service: Service) -> None:
     async def speak(server: Listening) -> None:
         async with jammed(server.url) as (slow, _):
             await slow.audio(said(*SENTENCES))
@@ -529,29 +530,29 @@ def test_who_never_reads_is_given_up(service: Service) -> None:
             assert await until(lambda: not server.connections)  # not only the session: the connection too
             slow.connection.transport.abort()
 
-    with listening(service, SocketLimits(send_seconds=1.0, close_seconds=1.0), send_buffer=4_096) as server:
+    with listening(service, replace(PATIENT, send_seconds=1.0, close_seconds=1.0), send_buffer=4_096) as server:
         asyncio.run(speak(server))
 
 
 @pytest.mark.slow
-def test_a_client_that_reads_nothing_is_not_read_for_ever(service: Service) -> None:
+def test_a_client_that_does_not_read_is_read_only_up_to_a_limit(service: Service) -> None:
     many = np.concatenate([said(SENTENCES[0], SENTENCES[0])] * 6)  # a dozen finals
 
     async def speak(server: Listening) -> Client:
         async with jammed(server.url) as (slow, jam):
             await slow.audio(many[: len(many) // 2])
-            [conversation] = server.route.connections
-            assert await until(lambda: conversation.waiting > limits.waiting_messages)
+            [connection] = server.route.connections
+            assert await until(lambda: connection.waiting > limits.waiting_messages)
             sending = asyncio.create_task(slow.audio(many[len(many) // 2 :]))
             await asyncio.sleep(3.0)
-            # A few more may come of the audio that was taken before: two seconds, so one utterance and part of another.
-            assert conversation.waiting <= limits.waiting_messages + 4
+            # A few more may come from audio received before: two seconds, so one utterance and part of another.
+            assert connection.waiting <= limits.waiting_messages + 4
             jam.open()
             await sending
             assert await slow.finalize() == 1000
         return slow
 
-    limits = SocketLimits(waiting_messages=4, ahead_seconds=2.0)
+    limits = replace(PATIENT, waiting_messages=4, ahead_seconds=2.0)
     with listening(service, limits, send_buffer=4_096) as server:
         slow = asyncio.run(speak(server))
     check_order(slow.messages)

@@ -1,4 +1,4 @@
-"""Sessions of `/ws/asr` that outlive their connection: the protocol, message by message."""
+"""Resuming sessions of `/ws/asr` that have lost their connection, message by message."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ import torch
 from scipy.signal import resample_poly
 
 from qwen_asr.config.config import Config
-from qwen_asr.config.limits import SocketLimits
 from qwen_asr.service.service import Service
 from qwen_asr.web.sockets.asr.session import AsrSession
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
-from tests.support.sockets import Client, Listening, client, listening, silence, until
+from tests.support.sockets import PATIENT, Client, Listening, client, listening, silence, until
 
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.", "Wake me up at half past six.")
 SAID: Samples = np.concatenate(
     [part for sentence in SENTENCES for part in (silence(0.5), spoken(sentence), silence(1.0))]
 )
-QUICK = replace(SocketLimits(), resume_seconds=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +40,14 @@ def served(service: Service) -> Iterator[Listening]:
 
 
 def results(messages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """What must be the same however often the connection was lost."""
+    """What must not depend on how often the connection was lost."""
     finals = [one for one in messages if one["type"] == "final"]
     return [(one["utterance"], one["start"], one["end"], one["end_sample"], one["text"]) for one in finals]
 
 
 @pytest.fixture(scope="module")
 def uncut(served: Listening) -> list[tuple[Any, ...]]:
-    """What is said of SAID over one connection."""
+    """The results for SAID over one connection."""
 
     async def speak() -> list[dict[str, Any]]:
         async with client(served.url) as speaker:
@@ -65,19 +63,19 @@ def uncut(served: Listening) -> list[tuple[Any, ...]]:
 
 
 async def resume(speaker: Client, session: str, offset: int = 0, **settings: Any) -> dict[str, Any]:
-    """Comes back; returns the answer."""
+    """Resumes the session; returns the answer."""
     await speaker.send({"type": "config", "resume": session, "offset": offset, **settings})
     assert await until(lambda: bool(speaker.messages))
     return speaker.messages[0]
 
 
 def drop(speaker: Client) -> None:
-    """The network is gone."""
+    """Loses the connection, as when the network fails."""
     speaker.connection.transport.abort()
 
 
 @pytest.mark.slow
-def test_a_session_goes_on_where_it_was(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
+def test_a_session_goes_on_where_it_stopped(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
     async def speak() -> tuple[Client, dict[str, Any]]:
         async with client(served.url) as first:
             session = await first.config()
@@ -101,7 +99,7 @@ def test_a_session_goes_on_where_it_was(served: Listening, uncut: list[tuple[Any
 
 
 @pytest.mark.slow
-def test_finals_are_said_again_and_marked(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
+def test_finals_are_repeated_and_marked(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
     async def speak(offset: int) -> list[dict[str, Any]]:
         async with client(served.url) as first:
             session = await first.config()
@@ -119,10 +117,10 @@ def test_finals_are_said_again_and_marked(served: Listening, uncut: list[tuple[A
         assert results(messages) == uncut[-missed:]
         finals = [one for one in messages if one["type"] == "final"]
         marks = [one.get("repeated", False) for one in finals]
-        assert all(marks[: missed - 1])  # two were there when the connection was lost; the third may have been, too
+        assert all(marks[: missed - 1])  # two existed when the connection was lost, and maybe the third
 
 
-def test_a_drop_behind_the_finalize_loses_no_final(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
+def test_a_connection_lost_after_the_finalize_loses_no_final(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
     async def speak() -> list[dict[str, Any]]:
         async with client(served.url) as first:
             session = await first.config()
@@ -130,11 +128,11 @@ def test_a_drop_behind_the_finalize_loses_no_final(served: Listening, uncut: lis
             await first.send({"type": "finalize"})
             assert await until(lambda: any(one.finalized and one.id == session for one in known()))
             drop(first)
-        for _ in range(2):  # the second time everything was delivered already, but for all that anybody knows
+        for _ in range(2):  # the second time everything was delivered, but the close may have been lost
             async with client(served.url) as second:
                 await resume(second, session, uncut[0][3])
                 assert second.messages[0]["received_samples"] == len(SAID)
-                assert await second.closed() == 1000  # it need not say again that it has finished
+                assert await second.closed() == 1000  # it need not finalize again
         return second.messages
 
     def known() -> list[AsrSession]:
@@ -146,7 +144,7 @@ def test_a_drop_behind_the_finalize_loses_no_final(served: Listening, uncut: lis
 
 
 @pytest.mark.slow
-def test_what_was_never_known_goes_on_from_the_offset(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
+def test_an_unknown_session_starts_at_the_offset(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
     at = uncut[0][3]
 
     async def speak(unknown: str) -> list[dict[str, Any]]:
@@ -186,7 +184,7 @@ def test_samples_are_counted_at_the_clients_rate(served: Listening) -> None:
             final = await first.wait_for("final")
             drop(first)
         async with client(served.url) as second:
-            answer = await resume(second, session, final["end_sample"])  # without settings: those of the session
+            answer = await resume(second, session, final["end_sample"])  # without settings, the session keeps its own
             await second.connection.send(data[answer["received_samples"] :].tobytes())
             assert await second.finalize() == 1000
         return [final, *second.messages]
@@ -197,13 +195,13 @@ def test_samples_are_counted_at_the_clients_rate(served: Listening) -> None:
     assert messages[-1]["received_samples"] == len(at_48)
 
 
-def test_the_settings_are_those_of_the_session(served: Listening) -> None:
+def test_a_resumed_session_keeps_its_settings(served: Listening) -> None:
     async def speak() -> None:
         async with client(served.url) as first:
             session = await first.config(context="May")
             await first.audio(SAID[:1_600])
             await first.connection.ping()
-            await until(lambda: any(one.has_audio for one in served.route.sessions.active))
+            assert await until(lambda: any(one.has_audio for one in served.route.sessions.active))
             drop(first)
         async with client(served.url) as second:
             answer = await resume(second, session, encoding="s16le")
@@ -234,7 +232,7 @@ def test_a_wrong_offset_is_answered(served: Listening, wrong: dict[str, Any]) ->
 
 
 @pytest.mark.slow
-def test_a_connection_that_is_only_thought_alive_is_taken_over(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
+def test_a_half_open_connection_is_taken_over(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
     async def speak() -> list[dict[str, Any]]:
         async with client(served.url) as first, client(served.url) as second:
             session = await first.config()
@@ -250,12 +248,14 @@ def test_a_connection_that_is_only_thought_alive_is_taken_over(served: Listening
     assert results(asyncio.run(speak())) == uncut
 
 
-def test_many_come_back_at_once_and_one_has_it(served: Listening) -> None:
+def test_of_many_connections_that_resume_one_gets_the_session(served: Listening) -> None:
     async def speak() -> list[int | None]:
         async with contextlib.AsyncExitStack() as stack:
             first = await stack.enter_async_context(client(served.url))
             session = await first.config()
             await first.audio(SAID[:16_000])
+            # A session without audio would not be kept.
+            assert await until(lambda: any(one.id == session and one.has_audio for one in served.route.sessions.active))
             others = [await stack.enter_async_context(client(served.url)) for _ in range(5)]
             await asyncio.gather(*(resume(other, session) for other in others))
             assert await until(lambda: sum(one.connection.close_code == 4001 for one in [first, *others]) == 5)
@@ -266,7 +266,7 @@ def test_many_come_back_at_once_and_one_has_it(served: Listening) -> None:
     assert sorted(map(str, asyncio.run(speak()))) == ["1000", *["4001"] * 4]
 
 
-def test_somebody_elses_session_is_unknown(served: Listening) -> None:
+def test_a_session_of_another_client_is_unknown(served: Listening) -> None:
     async def speak() -> None:
         async with client(served.url, additional_headers={"Authorization": "Bearer one"}) as first:
             session = await first.config()
@@ -282,7 +282,7 @@ def test_somebody_elses_session_is_unknown(served: Listening) -> None:
     asyncio.run(speak())
 
 
-def test_it_keeps_its_place_for_the_grace_period_and_no_longer(service: Service) -> None:
+def test_a_session_keeps_its_slot_while_it_waits_to_be_resumed(service: Service) -> None:
     async def speak(server: Listening) -> None:
         async with client(server.url) as first:
             session = await first.config()
@@ -293,26 +293,40 @@ def test_it_keeps_its_place_for_the_grace_period_and_no_longer(service: Service)
         async with client(server.url) as other:
             await other.send({"type": "config"})
             assert await other.closed() == 1013
-        async with client(server.url) as second:  # the server is full, but this is who it is full of
+        async with client(server.url) as second:  # it resumes the session that has the only slot
             assert (await resume(second, session))["type"] == "session_resumed"
-            drop(second)
-        assert await until(lambda: server.route.sessions.waiting == 1)
-        assert await until(lambda: len(server.route.sessions.active) == 0)
-        assert not server.route.sessions._by_digest
-        async with client(server.url) as third:
-            assert (await resume(third, session))["type"] == "session_created"
+            assert server.route.sessions.waiting == 0
 
     config = replace(service.config, max_sessions=1, max_queue=0)
-    with contextlib.closing(Service(config, demo_recognizer())) as full, listening(full, QUICK) as server:
+    with contextlib.closing(Service(config, demo_recognizer())) as full, listening(full) as server:
         asyncio.run(speak(server))
 
 
-def test_who_leaves_on_purpose_leaves_nothing(served: Listening) -> None:
+def test_a_session_that_is_not_resumed_in_time_frees_its_slot(service: Service) -> None:
+    async def speak(server: Listening) -> None:
+        async with client(server.url) as first:
+            session = await first.config()
+            await first.audio(SAID[:16_000])
+            await (await first.connection.ping())
+            drop(first)
+        assert await until(lambda: not server.route.sessions.active)
+        assert server.route.sessions.waiting == 0
+        assert not server.route.sessions._by_digest
+        async with client(server.url) as second:
+            assert (await resume(second, session))["type"] == "session_created"
+
+    config = replace(service.config, max_sessions=1, max_queue=0)
+    limits = replace(PATIENT, resume_seconds=0.1)
+    with contextlib.closing(Service(config, demo_recognizer())) as full, listening(full, limits) as server:
+        asyncio.run(speak(server))
+
+
+def test_a_client_that_closes_leaves_no_session(served: Listening) -> None:
     async def speak() -> str:
         async with client(served.url) as first:
             session = await first.config()
             await first.audio(SAID[:16_000])
-        assert await until(lambda: session_is_gone())
+        assert await until(session_is_gone)
         async with client(served.url) as second:
             return str((await resume(second, session))["type"])
 
@@ -324,7 +338,7 @@ def test_who_leaves_on_purpose_leaves_nothing(served: Listening) -> None:
     assert asyncio.run(speak()) == "session_created"
 
 
-def test_an_error_that_ended_it_ended_it(served: Listening) -> None:
+def test_a_session_that_an_error_ended_is_unknown(served: Listening) -> None:
     async def speak() -> str:
         async with client(served.url) as first:
             session = await first.config()
@@ -338,7 +352,7 @@ def test_an_error_that_ended_it_ended_it(served: Listening) -> None:
 
 
 @pytest.mark.slow
-def test_more_finals_than_are_kept_are_not_half_told(service: Service) -> None:
+def test_a_session_with_more_finals_than_it_keeps_is_unknown(service: Service) -> None:
     async def speak(server: Listening, missed: int) -> str:
         async with client(server.url) as first:
             session = await first.config()
@@ -350,13 +364,13 @@ def test_more_finals_than_are_kept_are_not_half_told(service: Service) -> None:
         async with client(server.url) as second:
             return str((await resume(second, session, finals[2 - missed]["end_sample"] if missed < 3 else 0))["type"])
 
-    with listening(service, replace(QUICK, kept_finals=1)) as server:
+    with listening(service, replace(PATIENT, kept_finals=1)) as server:
         assert [asyncio.run(speak(server, missed)) for missed in (0, 1, 2, 3)] == [
             "session_resumed", "session_resumed", "session_created", "session_created"
         ]  # fmt: skip
 
 
-def test_the_log_does_not_tell_how_to_resume(served: Listening, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_shows_too_little_of_the_id_to_resume(served: Listening, caplog: pytest.LogCaptureFixture) -> None:
     async def speak() -> str:
         async with client(served.url) as first:
             session = await first.config()

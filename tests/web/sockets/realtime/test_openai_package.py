@@ -1,4 +1,4 @@
-"""`/v1/realtime` over TLS, as the openai package sees it, sync and async, in both shapes of the API."""
+"""The openai package as a client of `/v1/realtime` over TLS: sync and async, in both shapes of the API."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = [
 ]
 LONGEST = 6.0
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
-# What the session is told → PcmStream's encoding and rate.
+# The session's format → PcmStream's encoding and rate.
 FORMATS: dict[str, tuple[dict[str, Any], str, int]] = {
     "pcm24": ({"type": "audio/pcm", "rate": 24_000}, "s16le", 24_000),
     "pcm16": ({"type": "audio/pcm", "rate": 16_000}, "s16le", 16_000),
@@ -57,19 +57,19 @@ class Server:
 
     @contextlib.contextmanager
     def sync(self) -> Iterator[Any]:
-        """A connection of the openai package."""
+        """A connection of the openai package's client."""
         with self.clients.sync() as client, client.realtime.connect(**self.options) as connection:
             yield connection
 
     @contextlib.asynccontextmanager
     async def asynchronous(self) -> AsyncIterator[Any]:
-        """One of its asyncio side."""
+        """A connection of its asyncio client."""
         async with self.clients.asynchronous() as client, client.realtime.connect(**self.options) as connection:
             yield connection
 
     @contextlib.contextmanager
     def old(self) -> Iterator[Any]:
-        """One of its older client, whose header asks for the older shape of the API."""
+        """A connection of its older client, whose header requests the older shape of the API."""
         with (
             self.clients.sync() as client,
             client.beta.realtime.connect(model="any", **self.options) as connection,
@@ -90,25 +90,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def coded(samples: Samples, name: str) -> bytes:
-    """16 kHz samples as a telephone, or whoever speaks that format, sends them."""
+    """16 kHz samples as bytes in that format."""
     _, encoding, rate = FORMATS[name]
-    heard = samples if rate == 16_000 else resample_poly(samples, rate // 1000, 16)
-    values = (np.clip(heard, -1, 1) * 32_767).astype("<i2")
+    resampled = samples if rate == 16_000 else resample_poly(samples, rate // 1000, 16)
+    values = (np.clip(resampled, -1, 1) * 32_767).astype("<i2")
     if encoding == "s16le":
         return values.tobytes()
     codes = np.argsort(LAWS[encoding], kind="stable")
-    places = np.clip(np.searchsorted(LAWS[encoding][codes], values), 0, 255)
-    return codes[places].astype(np.uint8).tobytes()
+    positions = np.clip(np.searchsorted(LAWS[encoding][codes], values), 0, 255)
+    return codes[positions].astype(np.uint8).tobytes()
 
 
 def decoded(data: bytes, name: str) -> Samples:
-    """What the server hears of it."""
+    """The samples that the server decodes from it."""
     stream = PcmStream(*FORMATS[name][1:])
     return np.concatenate([stream.feed(data), stream.finish()])
 
 
 def offline(samples: Samples, prompt: str = "", language: str | None = None) -> str:
-    """What the Python API says of the same samples."""
+    """The transcription of the same samples by the Python API."""
     model = Qwen3ASRModel(demo_recognizer(), max_utterance_seconds=LONGEST)
     return str(model.transcribe((samples, 16_000), context=prompt, language=language)[0].text)
 
@@ -119,12 +119,12 @@ def update(**inputs: Any) -> dict[str, Any]:
 
 
 def pieces(data: bytes, size: int) -> Iterator[str]:
-    """So many bytes at once, in base64."""
+    """Pieces of `size` bytes, in base64."""
     return (base64.b64encode(data[begin : begin + size]).decode() for begin in range(0, len(data), size))
 
 
 def read(connection: Any, until: Callable[[list[Any]], bool]) -> list[Any]:
-    """The events up to the one with which the condition holds."""
+    """The events up to the one that makes the condition true."""
     events: list[Any] = []
     for event in connection:
         events.append(event)
@@ -138,12 +138,12 @@ def of_type(events: list[Any], kind: str) -> list[Any]:
 
 
 def many(kind: str, count: int = 1) -> Callable[[list[Any]], bool]:
-    """Whether there are so many events of that type."""
+    """A condition: `count` events of that type."""
     return lambda events: len(of_type(events, kind)) == count
 
 
 def check_items(events: list[Any], added: str = "added") -> list[Any]:
-    """That each item's events are there in their order, the deltas part of its text; returns what was completed."""
+    """Check the order of each item's events, and that its deltas are its text; returns the `completed` events."""
     assert len({event.event_id for event in events}) == len(events)
     committed, previous = of_type(events, ".committed"), None
     for one in committed:
@@ -157,8 +157,8 @@ def check_items(events: list[Any], added: str = "added") -> list[Any]:
         assert events.index(one) < events.index(item) < events.index(texts[-1])
         assert kinds.count("completed") == 1
         assert kinds[-1] == "completed"
-        told = "".join(event.delta for event in texts[:-1])
-        assert texts[-1].transcript == told  # no final of these corrects what had settled
+        deltas = "".join(event.delta for event in texts[:-1])
+        assert texts[-1].transcript == deltas  # none of these finals corrects settled text
         if "speech_started" in kinds:
             assert kinds.index("speech_started") == 0
             assert kinds.index("speech_stopped") == kinds.index("committed") - 1
@@ -172,17 +172,17 @@ def test_server_vad_in_each_format(server: Server, name: str) -> None:
     data = coded(samples, name)
     described: dict[str, Any] = FORMATS[name][0]
     with server.sync() as connection:
-        wish = {"model": "whisper-1", "language": "en", "prompt": "Names."}
+        given = {"model": "whisper-1", "language": "en", "prompt": "Names."}
         turns = {"type": "server_vad", "threshold": 0.6, "silence_duration_ms": 600, "prefix_padding_ms": 200}
-        connection.session.update(session=update(format=described, transcription=wish, turn_detection=turns))
-        for piece in pieces(data, 3_001):  # which cuts samples
+        connection.session.update(session=update(format=described, transcription=given, turn_detection=turns))
+        for piece in pieces(data, 3_001):  # pieces end within samples
             connection.input_audio_buffer.append(audio=piece)
         events = read(connection, many("transcription.completed", 2))
     assert [event.type for event in events[:2]] == ["session.created", "session.updated"]
     before, after = (event.session.audio.input for event in events[:2])
     assert before.turn_detection.silence_duration_ms == 800
     assert after.turn_detection.to_dict() == turns
-    assert after.transcription.to_dict() == {**wish, "model": "demo"}
+    assert after.transcription.to_dict() == {**given, "model": "demo"}
     assert {"rate": 24_000, **after.format.to_dict()} == {"rate": 24_000, **described}
     heard = decoded(data, name)
     completed = check_items(events)
@@ -226,7 +226,7 @@ def test_the_client_commits_its_turns_while_it_reads(server: Server) -> None:
                     assert await eventually(partial(is_transcribed, due))
                 deltas = len(of_type(events, ".delta"))
                 await until(partial(has_more_deltas, deltas))
-                assert len(of_type(events, ".committed")) == number - 1  # it settles while it is spoken
+                assert len(of_type(events, ".committed")) == number - 1  # text settles before the end of the turn
                 for piece in pieces(data[len(data) * 2 // 3 :], 4_800):
                     await connection.input_audio_buffer.append(audio=piece)
                 await connection.input_audio_buffer.commit()
@@ -244,12 +244,12 @@ def test_the_client_commits_its_turns_while_it_reads(server: Server) -> None:
     assert first.transcript == SENTENCES[1]
 
 
-def test_a_turn_that_was_sent_at_once(server: Server) -> None:
+def test_a_turn_in_one_message(server: Server) -> None:
     samples = np.concatenate([spoken(SENTENCES[1]), silence(0.3)])
     with server.sync() as connection:
         connection.session.update(session=update(turn_detection=None))
         connection.input_audio_buffer.append(audio=next(pieces(coded(samples, "pcm24"), 1 << 20)))
-        connection.input_audio_buffer.append(audio="")  # nothing is no audio, and no error
+        connection.input_audio_buffer.append(audio="")  # an empty append is allowed
         connection.input_audio_buffer.commit()
         events = read(connection, many("transcription.completed"))
     assert check_items(events)[0].transcript == SENTENCES[1]
@@ -271,17 +271,17 @@ def test_the_older_shape_of_the_api(server: Server) -> None:
             connection.input_audio_buffer.append(audio=piece)
         events = read(connection, many("transcription.completed"))
     assert [event.type for event in events[:2]] == ["transcription_session.created", "transcription_session.updated"]
-    told = events[1].session
-    assert told.input_audio_format == "g711_ulaw"
-    assert told.input_audio_transcription.language == "de-DE"
-    assert told.turn_detection.silence_duration_ms == 500
+    session = events[1].session
+    assert session.input_audio_format == "g711_ulaw"
+    assert session.input_audio_transcription.language == "de-DE"
+    assert session.turn_detection.silence_duration_ms == 500
     [completed] = check_items(events, "created")
     [started], [stopped] = of_type(events, "speech_started"), of_type(events, "speech_stopped")
     utterance = decoded(coded(samples, "mulaw"), "mulaw")[started.audio_start_ms * 16 : stopped.audio_end_ms * 16]
     assert completed.transcript == offline(utterance, "P.", "German")
 
 
-def test_who_asks_for_a_conversation_is_told_that_there_is_none(server: Server) -> None:
+def test_a_conversation_is_refused(server: Server) -> None:
     with server.clients.sync() as client:
         options = {**server.options, "extra_query": {}}
         with client.realtime.connect(model="gpt-realtime", **options) as connection:
