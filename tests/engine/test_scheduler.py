@@ -47,6 +47,7 @@ def test_many_sessions_at_once_equal_generate(scheduler: Scheduler) -> None:
         check_generated(name, clip, utterance.hypothesis.tokens, max_new_tokens=40)
 
 
+@pytest.mark.slow
 def test_steps_run_together_equal_steps_run_alone() -> None:
     recognizer = random_recognizer()
     rng = np.random.default_rng(12)
@@ -253,6 +254,7 @@ def test_closing_does_not_wait_for_what_hangs(monkeypatch: pytest.MonkeyPatch) -
         let_go.set()
 
 
+@pytest.mark.slow
 def test_a_long_file_keeps_no_live_session_from_its_turns() -> None:
     """Turns are counted, not time: beside a file, a live step takes part in every pass from its begin to its end, and
     what it shares its passes with is bounded, however much of the file is waiting."""
