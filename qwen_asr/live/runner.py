@@ -83,9 +83,10 @@ class Runner:
         return self._session.received
 
     def feed(self, samples: NDArray[np.float32]) -> None:
-        """Processes the next samples (float32 mono 16 kHz). Does nothing after `close`.
+        """Processes the next samples. Does nothing after `close`.
 
-        Raises `AudioError` for a block that is not one row of finite numbers, `RuntimeError` after `finish`.
+        `samples` are float32 mono at 16 kHz that an edge has validated (`audio.samples.to_mono`). Raises `RuntimeError`
+        after `finish`.
         """
         with self._detector_lock:
             if self._closed:

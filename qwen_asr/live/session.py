@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.endpointing import CUT_SECONDS, Ended, Skipped, Speech, Started
+from qwen_asr.audio.endpointing import Ended, Skipped, Speech, Started, cut_span
 from qwen_asr.audio.samples import to_mono
 from qwen_asr.live import guards
 from qwen_asr.live.events import Event, Failed, Final, Partial
@@ -107,9 +107,9 @@ class Session:
         self._new_utterance = new_utterance
         self._detector = detector
         self._chunk_samples = max(1, round(options.chunk_seconds * SAMPLE_RATE))
-        longest = detector.config.longest_seconds
+        longest = round(detector.config.longest_seconds * SAMPLE_RATE)
         # An utterance may be cut after this length. Words after the cut belong to the next, so they must not settle.
-        self._cut_from = round((longest - min(CUT_SECONDS, longest / 2)) * SAMPLE_RATE)
+        self._cut_from = longest - cut_span(longest)
         self._context = options.system_prompt
         self._language = options.language
         self._max_new_tokens = options.max_new_tokens
@@ -160,15 +160,17 @@ class Session:
         Raises `AudioError` if `samples` is not one row of finite numbers, and `RuntimeError` after `finish`. The state
         is then unchanged.
         """
-        return self.take(self.listen(samples))
+        return self.take(self.listen(to_mono(samples)))
 
     def listen(self, samples: NDArray[np.float32]) -> Sequence[Detected]:
-        """The first half of `feed`, and the expensive one: voice detection. It changes only the detector."""
+        """The first half of `feed`, and the expensive one: voice detection. It changes only the detector.
+
+        `samples` are float32 mono at 16 kHz that an edge has validated (`audio.samples.to_mono`).
+        """
         if self._finished:
             raise RuntimeError("The session is finished: feed() after finish().")
-        block = to_mono(samples)
-        self._received += len(block)
-        return self._detector.feed(block)
+        self._received += len(samples)
+        return self._detector.feed(samples)
 
     def take(self, detected: Iterable[Detected]) -> list[Event]:
         """The second half of `feed`: processes what `listen` returned, in order."""

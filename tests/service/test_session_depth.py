@@ -24,6 +24,7 @@ import pytest
 import torch
 
 import qwen_asr
+from qwen_asr.audio.samples import to_mono
 from qwen_asr.config.config import Config
 from qwen_asr.engine.streaming import Utterance
 from qwen_asr.service.service import Service
@@ -149,3 +150,21 @@ def test_a_session_is_opened_in_few_calls_and_the_docs_show_them(edge: str, serv
     document = (repository / "docs" / "architecture.md").read_text(encoding="utf-8")
     [row] = re.findall(rf"^\| `{edge}` \|.*$|^\| {edge} \|.*$", document, re.MULTILINE)
     assert re.findall(r"`([\w.<>]+)`", row.partition("|")[2].partition("|")[2]) == chain
+
+
+def test_a_microphone_block_is_validated_once(service: Service) -> None:
+    validated = []
+
+    def count(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code is _code_of(to_mono):
+            validated.append(frame)
+
+    recordings = create_app(service.config, service).state.recordings
+    recording = recordings.open("tab", "recording", 48_000, service.session_options())
+    sys.setprofile(count)
+    try:
+        recording.receive(0, bytes(9_600))
+    finally:
+        sys.setprofile(None)
+    recordings.close()
+    assert len(validated) == 1
