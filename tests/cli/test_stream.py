@@ -40,6 +40,7 @@ def speech(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_piped_audio_becomes_lines_of_text(served: Listening) -> None:
     done = run_with_input(PCM + b"\0", *QWEN_ASR, "stream", "--url", served.url, "-", "--rate", "16000")
     assert (done.returncode, done.stderr) == (0, b"")
@@ -96,6 +97,7 @@ def test_an_error_is_one_sentence(
     assert message in line
 
 
+@pytest.mark.slow
 def test_missing_speech_is_reported(served: Listening) -> None:
     done = run_with_input(bytes(2 * 16_000 * 3), *QWEN_ASR, "stream", "--url", served.url, "-", "--rate", "16000")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"No speech was found.\n")

@@ -47,6 +47,7 @@ def test_many_sessions_at_once_equal_generate(scheduler: Scheduler) -> None:
         check_generated(name, clip, utterance.hypothesis.tokens, max_new_tokens=40)
 
 
+@pytest.mark.slow
 def test_steps_run_together_equal_steps_run_alone() -> None:
     recognizer = random_recognizer()
     rng = np.random.default_rng(12)
@@ -253,6 +254,7 @@ def test_closing_does_not_wait_for_a_hanging_thread(monkeypatch: pytest.MonkeyPa
         release.set()
 
 
+@pytest.mark.slow
 def test_a_long_file_does_not_delay_live_sessions() -> None:
     """Counts iterations, not time. A live step takes part in every iteration from its start to its end, and the work
     that it shares its passes with is bounded, however long the file is."""

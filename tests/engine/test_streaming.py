@@ -155,6 +155,7 @@ def test_control_tokens_in_the_context_are_refused(recognizer: Recognizer) -> No
             Utterance(recognizer, context=f"Anna {token} Peter")
 
 
+@pytest.mark.slow
 def test_the_comparison_with_generate_fails_on_any_wrong_token(name: str) -> None:
     samples = long_speech(np.random.default_rng(6), 3.0)
     tokens = generate(name, samples, max_new_tokens=12)

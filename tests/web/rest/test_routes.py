@@ -170,6 +170,7 @@ def test_language_and_prompt_reach_the_model(clients: Clients) -> None:
     assert len(answer.segments) == len(granular.segments) == 3
 
 
+@pytest.mark.slow
 def test_silence_has_no_text(clients: Clients) -> None:
     silence = wav(np.zeros(3 * SAMPLE_RATE, np.float32))
     with clients.sync() as client:
