@@ -30,7 +30,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from qwen_asr.audio.resample import StreamingResampler
-from qwen_asr.audio.samples import to_mono
+from qwen_asr.audio.validation import to_mono
 from qwen_asr.errors import AudioError
 
 log = logging.getLogger(__name__)

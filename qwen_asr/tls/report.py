@@ -25,9 +25,10 @@ from qwen_asr.tls.checks import (
     shortened,
     warnings_for,
 )
+from qwen_asr.tls.context import load_context
 from qwen_asr.tls.managed_files import fingerprint
 from qwen_asr.tls.pem import UNREADABLE, certificates_in, key_in, read_pem
-from qwen_asr.tls.preflight import chain_warnings, check_pair, leaf_for_key, load_context, sort_chain
+from qwen_asr.tls.preflight import chain_warnings, check_pair, leaf_for_key, sort_chain
 
 OWN_FILES = (
     self_signed.CERTIFICATE_NAME,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from qwen_asr.audio import SAMPLE_RATE, decode
 from qwen_asr.audio.decode import decode_blocks, load_audio
 from qwen_asr.audio.resample import StreamingResampler
-from qwen_asr.audio.samples import to_mono
+from qwen_asr.audio.validation import to_mono
 from qwen_asr.errors import AudioError
 
 SECONDS = 3.0
