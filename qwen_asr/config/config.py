@@ -1,6 +1,6 @@
 """`Config`: all options of the server, with their defaults, ranges and help texts.
 
-`Config` is a frozen dataclass. `option_fields` generates the command line and the table in docs/options.md from its fields::
+`Config` is a frozen dataclass. `option_fields` generates the command line and the table in docs/options.md from it::
 
     config = Config(port=8443, generate_self_signed_cert=True)              # from Python; raises BadConfig
     config = from_options(Config, vars(parser.parse_args()), os.environ)    # from the command line and the environment
