@@ -6,8 +6,8 @@ earlier text: "prompt lookup decoding", Saxena 2023). Tokens that the model woul
 
 from collections.abc import Sequence
 
-RESUME_LENGTH = 8  # tokens proposed after a correction; a wrong proposal makes the pass longer
-REACH = 6  # by how many tokens a correction may shift the rest
+MAX_PROPOSAL = 8  # tokens proposed after a correction; a wrong proposal makes the pass longer
+MAX_SHIFT = 6  # by how many tokens a correction may shift the rest
 
 
 class Draft:
@@ -16,16 +16,16 @@ class Draft:
     def __init__(self, tokens: Sequence[int]) -> None:
         self._tokens = list(tokens)
 
-    def first(self) -> list[int]:
+    def initial(self) -> list[int]:
         """The whole draft."""
         return list(self._tokens)
 
-    def following(self, tokens: list[int]) -> list[int]:
+    def continue_after(self, tokens: list[int]) -> list[int]:
         """The draft's tokens after the last of `tokens`, where the draft has that token nearest to here; or none."""
         position = len(tokens) - 1
-        low, high = max(position - REACH, 0), min(position + REACH + 1, len(self._tokens))
+        low, high = max(position - MAX_SHIFT, 0), min(position + MAX_SHIFT + 1, len(self._tokens))
         matches = [index for index in range(low, high) if self._tokens[index] == tokens[-1]]
         if not matches:
             return []
         nearest = min(matches, key=lambda index: abs(index - position))
-        return self._tokens[nearest + 1 : nearest + 1 + RESUME_LENGTH]
+        return self._tokens[nearest + 1 : nearest + 1 + MAX_PROPOSAL]

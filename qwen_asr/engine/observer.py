@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Load:
+class PassSize:
     """The work of one pass of the model.
 
     rows: utterances whose passes run together. frames: log-mel frames (10 ms each) through the encoder. positions:
@@ -25,8 +25,8 @@ class Observer:
     def iteration_started(self) -> None:
         """The scheduler has work: it collects passes, runs them, and returns their results."""
 
-    def pass_started(self, load: Load) -> None:
-        """The model runs one pass over the rows of `load`."""
+    def pass_started(self, size: PassSize) -> None:
+        """The model runs one pass over the rows of `size`."""
 
     def iteration_ended(self) -> None:
         """The results of this iteration were returned."""

@@ -73,7 +73,7 @@ class Service:
         self.error: QwenASRError | None = None
         self._scheduler: Scheduler | None = None
         self._silero: Silero | None = None
-        self._settled = threading.Event()
+        self._load_finished = threading.Event()
         self.stopping = False
         self.instruments = Instruments()
         self.sessions = SessionRegistry(self.instruments.lag.observe, lambda: self.instruments.count("StepFailed"))
@@ -95,7 +95,7 @@ class Service:
 
     def wait(self, seconds: float | None = None) -> str:
         """Waits until the state is no longer "loading", at most `seconds`; returns the state."""
-        self._settled.wait(seconds)
+        self._load_finished.wait(seconds)
         return self.state
 
     def as_dict(self) -> dict[str, Any]:
@@ -281,7 +281,7 @@ class Service:
 
     def _settle(self, state: str, text: str) -> None:
         self._set_state(state, text)
-        self._settled.set()
+        self._load_finished.set()
 
     def _set_state(self, state: str, text: str) -> None:
         self.state, self.text = state, text

@@ -253,7 +253,11 @@ def _renew_self_signed(folder: Path) -> str:
 
 def _renew_leaf(folder: Path) -> str:
     local = local_ca.ensure_local_ca(folder, renew=True)
-    root = "a new root, which each device has to install" if local.root.made else "which stays, so no browser will warn"
+    root = (
+        "a new root, which each device has to install"
+        if local.root.newly_created
+        else "which stays, so no browser will warn"
+    )
     return f"renewed, SHA-256 {local.files.fingerprint}, signed by {local.root.certfile}, {root}."
 
 
