@@ -1,4 +1,4 @@
-"""The observer interface: a scheduler reports its work for measurements and the watchdog, because it reads no clock."""
+"""`Observer`: the interface through which the scheduler reports its work, for metrics and the watchdog."""
 
 from dataclasses import dataclass
 

@@ -73,9 +73,9 @@ class Work:
 class Utterance:
     """Recognizes one utterance while its samples arrive.
 
-    context: goes into the system prompt. language: a name in `languages.LANGUAGES`, which is forced in the way of the
-    processor, or None to detect it. max_new_tokens: the longest answer. Not safe for use by two threads at once. Raises
-    `BadInput` for control tokens in `context`.
+    context: goes into the system prompt. language: a name in `languages.LANGUAGES`, which is written into the
+    prompt as the processor does it, or None to detect it. max_new_tokens: the longest answer. Not safe for use by two
+    threads at once. Raises `BadInput` for control tokens in `context`.
     """
 
     def __init__(

@@ -29,7 +29,8 @@ class Settling:
         """Processes the next hypothesis. Returns `(shown, stable)`: the text to show and its settled length.
 
         `shown[:stable]` always starts with the text that was settled before. If a hypothesis contradicts settled text,
-        the settled text is kept, the units after as many of the hypothesis are shown as tentative, and none settles.
+        the settled text is kept, and nothing new settles. As many units as are settled are dropped from the beginning
+        of the hypothesis, and the rest of it is shown as tentative.
         """
         units = split_units(text)
         agreed = self._agreed(units)

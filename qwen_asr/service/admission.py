@@ -55,7 +55,7 @@ class Admission:
     """Admits at most `max_sessions` tickets at once; at most `max_queue` more wait.
 
     A ticket's ``on_move`` is called whenever its position changes, on the thread of the ticket that left and without a
-    lock held; it may call back. It gets no number, so two calls that overtake each other cannot report a wrong one.
+    lock held; it may call back. Read the ticket's `position` in it: calls may arrive in any order.
     """
 
     def __init__(self, max_sessions: int, max_queue: int) -> None:
@@ -81,7 +81,7 @@ class Admission:
         return self.max_sessions + self.max_queue
 
     def check_room(self) -> None:
-        """Raises LimitExceeded if `enter` would raise it now. For a check before work that would be in vain."""
+        """Raises LimitExceeded if `enter` would raise it now. Call it before expensive work."""
         if len(self._admitted) + len(self._queue) >= self.capacity:
             raise self._refusal()
 

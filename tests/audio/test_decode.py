@@ -141,7 +141,7 @@ def test_a_video_without_sound_raises(convert, tmp_path):
     path = convert(
         "silent.mp4", "-map", "0:v", "-an", "-t", "1", before=("-f", "lavfi", "-i", "testsrc=size=64x64:rate=10")
     )
-    with pytest.raises(AudioError, match=r"silent\.mp4' has no sound in it"):
+    with pytest.raises(AudioError, match=r"silent\.mp4' contains no audio track"):
         load_audio(path)
 
 

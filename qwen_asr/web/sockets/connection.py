@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.05  # between two looks at a session that is ahead of the recognizer
+_POLL_SECONDS = 0.05  # interval at which a session that is ahead of the recognizer is checked
 NORMAL_CLOSE = 1000
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class Connection(ABC):
         self._threads = threads
         self._early_messages: deque[dict[str, Any]] = deque()  # messages that came while the client waited for a slot
         self._close_code = NORMAL_CLOSE
-        self._disconnect_error: Exception | None = None  # how the client was found to be gone
+        self._disconnect_error: Exception | None = None  # the error that showed that the client is gone
         self._stopping = False
         self._connection_scope, self._read_scope, self._finish_scope = (
             anyio.CancelScope(),
@@ -68,7 +68,7 @@ class Connection(ABC):
 
     @abstractmethod
     async def _begin(self) -> None:
-        """Open or resume a session. Raises the QwenASRError why there is none, and WebSocketDisconnect."""
+        """Open or resume a session. Raises a QwenASRError if that is not possible, and WebSocketDisconnect."""
 
     @abstractmethod
     async def _handle(self, message: str | bytes) -> bool:
@@ -169,7 +169,7 @@ class Connection(ABC):
                     await self._finish(error)
             except Exception:
                 log.exception("The session could not be finished.")
-                error = QwenASRError("The server failed on the end of this session; its log says why.")
+                error = QwenASRError("The server failed while it finished this session; its log says why.")
             if error is not None:
                 self._close_code = error.close_code
                 self._service.instruments.count(error)
@@ -191,11 +191,11 @@ class Connection(ABC):
                 raise
             except Exception:
                 log.exception("The session failed.")
-                return QwenASRError("The server failed on this session; its log says why. Connect again to go on.")
+                return QwenASRError("The server failed on this session; its log says why. Reconnect to continue.")
             return None
         return LimitExceeded(
             f"The session has lasted {self._limits.session_seconds:g} seconds, the most that this server allows: "
-            "connect again to go on."
+            "reconnect to continue."
         )
 
     async def _send_loop(self) -> None:
@@ -243,7 +243,7 @@ class Connection(ABC):
                 return bytes(message.get("bytes") or b"") if text is None else str(text)
             self._check_stopping()
             if not await self._is_busy():
-                raise TimedOut(f"Nothing came for {seconds:g} seconds: connect again to go on.")
+                raise TimedOut(f"Nothing came for {seconds:g} seconds: reconnect to continue.")
 
     async def _feed_audio(self, audio: bytes) -> None:
         """Feed audio in pieces, no faster than the recognizer takes it. Raises what `_feed` raises."""

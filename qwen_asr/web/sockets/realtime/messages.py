@@ -126,7 +126,7 @@ class InputUpdate(ClientModel):
 
 
 class AudioUpdate(ClientModel):
-    """The level of the current shape around `InputUpdate`."""
+    """The `audio` object of a `session.update` in the current shape of the API."""
 
     input: InputUpdate | None = None
 
@@ -279,7 +279,7 @@ class Input(ServerModel):
 
 
 class AudioSettings(ServerModel):
-    """The level of the current shape around `Input`."""
+    """The `audio` object of a session in the current shape of the API."""
 
     input: Input
 
