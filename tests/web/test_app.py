@@ -41,7 +41,7 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(taken: int, tmp_path: P
 
 
 def test_an_address_that_is_not_ours() -> None:
-    with pytest.raises(StartupError, match="no address of this machine"):
+    with pytest.raises(StartupError, match="is not an address of this machine"):
         bind("192.0.2.1", 0)
     with pytest.raises(StartupError, match="is not an address"):
         bind("no such host", 0)
