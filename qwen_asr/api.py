@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import load_audio
 from qwen_asr.audio.endpointing import EndpointConfig, cut_point
-from qwen_asr.audio.samples import to_mono
 from qwen_asr.audio.vad import Silero
+from qwen_asr.audio.validation import to_mono
 from qwen_asr.engine.checkpoint import load_recognizer
 from qwen_asr.engine.languages import LANGUAGES, resolve_language
 from qwen_asr.engine.recognizer import Recognizer

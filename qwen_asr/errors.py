@@ -128,7 +128,7 @@ class ServerStopping(NotReady):
 
     close_code = 1012
 
-    def __init__(self, message: str = "The server is restarting: connect again in a moment to go on.") -> None:
+    def __init__(self, message: str = "The server is restarting: reconnect in a moment to continue.") -> None:
         super().__init__(message)
 
 

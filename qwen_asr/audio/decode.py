@@ -30,7 +30,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from qwen_asr.audio.resample import StreamingResampler
-from qwen_asr.audio.samples import to_mono
+from qwen_asr.audio.validation import to_mono
 from qwen_asr.errors import AudioError
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def _sound_of(container: InputContainer, name: str) -> AudioStream:
     """The audio stream to decode: FFmpeg's choice where there are several."""
     best = container.streams.best("audio")
     if not isinstance(best, AudioStream):
-        raise AudioError(f"{name} has no sound in it; {_EXPECTED} with an audio track.")
+        raise AudioError(f"{name} contains no audio track; {_EXPECTED} with sound.")
     if best.codec_context is None:
         raise AudioError(f"{name} is in an audio format that cannot be decoded; convert it to wav, flac or mp3.")
     return best

@@ -4,7 +4,7 @@ A stream is split into utterances and skipped ranges that tile it: no sample is 
 on the samples only, not on the pieces they come in, because each decision is made at the end of a 32 ms window, at its
 absolute position.
 
-States: SILENCE (what is older than the pre-roll is skipped, window by window), MAYBE (voice was found, but not yet
+States: SILENCE (what is older than the pre-roll is skipped, window by window), CANDIDATE (voice was found, but not yet
 enough to count as speech), SPEECH (an utterance is open, and its samples are passed on as they arrive).
 """
 
@@ -128,7 +128,7 @@ class VoiceModel(Protocol):
 
 class _State(Enum):
     SILENCE = auto()
-    MAYBE = auto()
+    CANDIDATE = auto()
     SPEECH = auto()
 
 
@@ -153,7 +153,9 @@ class UtteranceDetector:
         self._state = _State.SILENCE
         self._speaking = False  # in the last window
         self._judged = 0  # end of the last window that was judged
-        self._settled = 0  # everything before it is in an Ended or Skipped; the start of the open utterance, if any
+        self._decided_until = (
+            0  # everything before it is in an Ended or Skipped; the start of the open utterance, if any
+        )
         self._passed_on = 0  # end of the samples of the open utterance that were passed on
         self._voiced = 0  # samples with voice since the first voice of the utterance
         self._voice_end = 0  # end of the last window with voice
@@ -197,7 +199,7 @@ class UtteranceDetector:
         events: list[DetectorEvent] = []
         if self.position > self._judged:
             events += self._window(self.position)  # the incomplete window counts like the one before it
-        if self._state is _State.MAYBE and self._speaking:
+        if self._state is _State.CANDIDATE and self._speaking:
             events += self._open()  # stopped in the middle of a word, so its length says nothing
         if self._state is _State.SPEECH:
             events += self._close(min(self.position, self._voice_end + self._hang_over), "finish")
@@ -212,12 +214,12 @@ class UtteranceDetector:
         if self._speaking:
             if self._state is _State.SILENCE:
                 events += self._skip(begin - self._pre_roll)
-                self._state, self._voiced = _State.MAYBE, 0
+                self._state, self._voiced = _State.CANDIDATE, 0
             self._voiced += end - begin
             self._voice_end = end
-        long = end - self._settled >= self._longest
+        long = end - self._decided_until >= self._longest
         quiet = end - self._voice_end >= self._silence
-        if self._state is _State.MAYBE:
+        if self._state is _State.CANDIDATE:
             # At the length limit there is no more waiting, and even a little voice is not dropped.
             if self._voiced >= self._voiced_enough or long:
                 events += self._open()
@@ -233,30 +235,30 @@ class UtteranceDetector:
         return events
 
     def _open(self) -> list[DetectorEvent]:
-        """Start an utterance where the last settled range ended."""
+        """Start an utterance where the last decided range ended."""
         self._state = _State.SPEECH
         self._utterance += 1
-        self._passed_on = self._settled
-        return [Started(self._utterance, self._settled)]
+        self._passed_on = self._decided_until
+        return [Started(self._utterance, self._decided_until)]
 
     def _close(self, end: int, reason: Literal["silence", "length", "finish"]) -> list[DetectorEvent]:
         """End the open utterance at `end`."""
         events = self._pass_on(end)
-        events.append(Ended(self._utterance, self._settled, end, reason))
-        self._state, self._settled = _State.SILENCE, end
+        events.append(Ended(self._utterance, self._decided_until, end, reason))
+        self._state, self._decided_until = _State.SILENCE, end
         return events
 
     def _cut(self) -> list[DetectorEvent]:
         """End the utterance at the quietest point before the length limit. What follows it starts the next."""
-        limit = self._settled + self._longest
-        cut = self._settled + cut_point(self._buffer[limit - self._cut_span : limit], self._longest)
+        limit = self._decided_until + self._longest
+        cut = self._decided_until + cut_point(self._buffer[limit - self._cut_span : limit], self._longest)
         if self._voice_end <= cut:  # only silence follows the cut, which is no utterance
             return self._close(min(limit, self._voice_end + self._hang_over), "length")
         return [*self._close(cut, "length"), *self._open()]
 
     def _pass_on(self, end: int) -> list[DetectorEvent]:
         """Pass on the open utterance up to `end`, without silence that may end it, and at most the longest length."""
-        end = min(end, self._voice_end + self._hang_over, self._settled + self._longest)
+        end = min(end, self._voice_end + self._hang_over, self._decided_until + self._longest)
         if end <= self._passed_on:
             return []
         begin, self._passed_on = self._passed_on, end
@@ -264,16 +266,16 @@ class UtteranceDetector:
 
     def _skip(self, end: int) -> list[DetectorEvent]:
         """Report what lies before `end` as skipped."""
-        if end <= self._settled:
+        if end <= self._decided_until:
             return []
-        begin, self._settled = self._settled, end
+        begin, self._decided_until = self._decided_until, end
         return [Skipped(begin, end)]
 
     def _drop_old(self) -> None:
         """Drop the samples that are not needed again: they were passed on, and no cut can come before them."""
-        keep = self._settled
+        keep = self._decided_until
         if self._state is _State.SPEECH:
-            keep = min(self._passed_on, self._settled + self._longest - self._cut_span)
+            keep = min(self._passed_on, self._decided_until + self._longest - self._cut_span)
         self._buffer.drop(keep)
 
 

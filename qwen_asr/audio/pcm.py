@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.g711 import LAWS
 from qwen_asr.audio.resample import StreamingResampler
-from qwen_asr.audio.samples import to_mono
+from qwen_asr.audio.validation import to_mono
 from qwen_asr.errors import AudioError
 
 ENCODINGS = {"f32le": "<f4", "s16le": "<i2"}

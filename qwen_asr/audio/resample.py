@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.signal import firwin, kaiser_atten, kaiser_beta
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.samples import HIGHEST_RATE, LOWEST_RATE
+from qwen_asr.audio.validation import HIGHEST_RATE, LOWEST_RATE
 from qwen_asr.errors import AudioError
 
 # The filter: 64 zero crossings on each side, in units of the lower of the two Nyquist frequencies. It passes up to

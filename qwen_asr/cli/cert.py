@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from qwen_asr.config.config import Config
-from qwen_asr.config.options import add_options
+from qwen_asr.config.option_fields import add_options
 
 HELP = "show, check and renew certificates"
 EXAMPLES = """examples:

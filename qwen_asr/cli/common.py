@@ -9,7 +9,7 @@ from typing import Any
 
 from qwen_asr import logs
 from qwen_asr.config.config import Config
-from qwen_asr.config.options import from_options, unknown_variables
+from qwen_asr.config.option_fields import from_options, unknown_variables
 from qwen_asr.errors import QwenASRError
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 
 from qwen_asr.cli.common import check_language, load_config
 from qwen_asr.config.config import Config
-from qwen_asr.config.options import add_options
+from qwen_asr.config.option_fields import add_options
 
 log = logging.getLogger(__name__)
 

@@ -89,7 +89,7 @@ class StreamSettings:
 def _parse_rate(text: str | None) -> int | None:
     if text is None:
         return None
-    from qwen_asr.audio.samples import HIGHEST_RATE, LOWEST_RATE  # imports numpy
+    from qwen_asr.audio.validation import HIGHEST_RATE, LOWEST_RATE  # imports numpy
 
     if not text.isascii() or not text.isdigit() or not LOWEST_RATE <= int(text) <= HIGHEST_RATE:
         raise BadConfig(f"--rate was given {text!r}, but expects a whole number from {LOWEST_RATE} to {HIGHEST_RATE}.")

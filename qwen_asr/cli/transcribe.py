@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from qwen_asr.cli.common import check_language, load_config, print_error
 from qwen_asr.config.config import Config
-from qwen_asr.config.options import add_options
+from qwen_asr.config.option_fields import add_options
 from qwen_asr.errors import AudioError, BadConfig, StepFailed
 
 if TYPE_CHECKING:

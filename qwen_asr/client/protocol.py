@@ -35,7 +35,7 @@ class ClientProtocol:
     def config_message(self) -> dict[str, Any]:
         """The first message of a connection."""
         self.finalized, self.server_error = False, None
-        resume = {"resume": self._session_id, "offset": self._buffer.settled} if self._session_id else {}
+        resume = {"resume": self._session_id, "offset": self._buffer.final_until} if self._session_id else {}
         return {"type": "config", **self._settings, **resume}
 
     def finalize_message(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class ClientProtocol:
             raise error_from(message)
         if kind not in ("session_created", "session_resumed"):
             raise ConnectionFailed(f"The server answered the config with {kind!r}; expected session_created.")
-        position = message.get("received_samples", self._buffer.settled)
+        position = message.get("received_samples", self._buffer.final_until)
         if not isinstance(position, int) or not 0 <= position <= self._buffer.end:
             raise ConnectionFailed(f"The server requests audio from sample {position!r} on, which does not exist.")
         resumed = kind == "session_resumed"
@@ -82,7 +82,7 @@ class ClientProtocol:
             stable, lag = int(message.get("stable", 0)), float(message.get("lag", 0.0))
             return Partial(number, start, end, language, text, stable, lag, warning)
         end_sample = int(message.get("end_sample", end * self._rate))
-        if message.get("repeated") and end_sample <= self._buffer.settled:
+        if message.get("repeated") and end_sample <= self._buffer.final_until:
             return None
         self._buffer.settle(end_sample)
         if kind == "final" and not text and start == end:

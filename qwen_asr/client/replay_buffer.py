@@ -8,8 +8,8 @@ from collections import deque
 class ReplayBuffer:
     """The last part of a stream of samples, at most `capacity` samples. Positions count samples from 0.
 
-    `settled` is the end of the last final text; nothing before it is needed again. `begin` is the first sample that is
-    kept: `settled`, or later if the capacity was exceeded. `end` is the end of the stream so far.
+    `final_until` is the end of the last final text; nothing before it is needed again. `begin` is the first sample that
+    is kept: `final_until`, or later if the capacity was exceeded. `end` is the end of the stream so far.
     """
 
     def __init__(self, sample_bytes: int, capacity: int) -> None:
@@ -19,7 +19,7 @@ class ReplayBuffer:
         self._blocks_begin = 0  # position of the first sample in the first block; may be before `begin`
         self.begin = 0
         self.end = 0
-        self.settled = 0
+        self.final_until = 0
 
     def append(self, data: bytes) -> None:
         """Adds samples, which must be complete. Discards the oldest ones beyond the capacity."""
@@ -31,8 +31,8 @@ class ReplayBuffer:
 
     def settle(self, position: int) -> None:
         """The text is final up to `position`, so the audio before it is discarded. Earlier positions are ignored."""
-        self.settled = min(max(self.settled, position), self.end)
-        self._discard_before(self.settled)
+        self.final_until = min(max(self.final_until, position), self.end)
+        self._discard_before(self.final_until)
 
     def read(self, position: int, count: int) -> bytes:
         """At most `count` samples from `position` on, with silence in place of discarded ones; empty at the end.

@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.pcm import ENCODINGS
-from qwen_asr.audio.samples import to_mono
+from qwen_asr.audio.validation import to_mono
 from qwen_asr.client.connect_errors import connect_error, socket_url
 from qwen_asr.client.events import Connected, Event, Gap, Lost, Partial
 from qwen_asr.client.limits import ClientLimits

@@ -1,6 +1,6 @@
 """`Config`: all options of the server, with their defaults, ranges and help texts.
 
-`Config` is a frozen dataclass. `options` generates the command line and the table in docs/options.md from its fields::
+`Config` is a frozen dataclass. `option_fields` generates the command line and the table in docs/options.md from it::
 
     config = Config(port=8443, generate_self_signed_cert=True)              # from Python; raises BadConfig
     config = from_options(Config, vars(parser.parse_args()), os.environ)    # from the command line and the environment
@@ -15,7 +15,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
-from qwen_asr.config.options import check, flag, option
+from qwen_asr.config.option_fields import check, flag, option
 from qwen_asr.config.proxies import ANY_PEER, LOOPBACK, TrustedProxies, check_root_path
 from qwen_asr.config.validators import check_certificate_options, check_hosts, check_keys, check_rate, check_users
 

@@ -267,7 +267,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of the checkpoint in `folder`. Raises `CheckpointNotFound` or `BadCheckpoint`."""
     file = folder / "config.json"
     if not file.is_file():
-        raise CheckpointNotFound(f"{folder} is no checkpoint: it has no config.json. Give a Qwen3-ASR's folder or id.")
+        raise CheckpointNotFound(
+            f"{folder} is not a checkpoint: it has no config.json. Give the folder or the id of a Qwen3-ASR checkpoint."
+        )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -298,7 +300,10 @@ def _load_weights(folder: Path, **options: Any) -> Any:
 def _load_original(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
     thinker = config["thinker_config"]
     if config.get("model_type", "qwen3_asr") != "qwen3_asr" or "classify_num" in thinker:
-        raise WrongArchitecture(f"{folder} holds no Qwen3-ASR recognizer but a forced aligner or another Qwen.")
+        raise WrongArchitecture(
+            f"{folder} holds a forced aligner or another Qwen model, not a Qwen3-ASR recognizer. Give the folder or "
+            "the id of a Qwen3-ASR checkpoint."
+        )
     converted = convert_config(thinker)
     model = _load_weights(folder, config=converted, dtype=dtype, key_mapping=RENAMED)
     tokenizer = Qwen2Tokenizer.from_pretrained(folder, extra_special_tokens=TOKEN_NAMES)

@@ -1,4 +1,4 @@
-"""Drafts for speculative decoding: the last hypothesis is the draft of the new one, also after a correction.
+"""Speculative decoding: proposes tokens of the last hypothesis, which the model then verifies in one pass.
 
 Verifying several tokens costs about as much as decoding one (speculative decoding, Leviathan et al. 2023; drafts from
 earlier text: "prompt lookup decoding", Saxena 2023). Tokens that the model would not choose itself are discarded.
@@ -6,26 +6,26 @@ earlier text: "prompt lookup decoding", Saxena 2023). Tokens that the model woul
 
 from collections.abc import Sequence
 
-RESUME_LENGTH = 8  # tokens proposed after a correction; a wrong proposal makes the pass longer
-REACH = 6  # by how many tokens a correction may shift the rest
+MAX_PROPOSAL = 8  # tokens proposed after a correction; a wrong proposal makes the pass longer
+MAX_SHIFT = 6  # by how many tokens a correction may shift the rest
 
 
 class Draft:
-    """The tokens of the last hypothesis: proposed whole at first, then from where the new one joins it again."""
+    """The tokens of the last hypothesis: proposed whole at first, then from where the new one matches it again."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self._tokens = list(tokens)
 
-    def first(self) -> list[int]:
+    def initial(self) -> list[int]:
         """The whole draft."""
         return list(self._tokens)
 
-    def following(self, tokens: list[int]) -> list[int]:
-        """The draft's tokens after the last of `tokens`, where the draft has that token nearest to here; or none."""
+    def continue_after(self, tokens: list[int]) -> list[int]:
+        """The tokens that follow `tokens[-1]` in the draft, at its nearest occurrence; empty if there is none."""
         position = len(tokens) - 1
-        low, high = max(position - REACH, 0), min(position + REACH + 1, len(self._tokens))
+        low, high = max(position - MAX_SHIFT, 0), min(position + MAX_SHIFT + 1, len(self._tokens))
         matches = [index for index in range(low, high) if self._tokens[index] == tokens[-1]]
         if not matches:
             return []
         nearest = min(matches, key=lambda index: abs(index - position))
-        return self._tokens[nearest + 1 : nearest + 1 + RESUME_LENGTH]
+        return self._tokens[nearest + 1 : nearest + 1 + MAX_PROPOSAL]

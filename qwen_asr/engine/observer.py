@@ -1,10 +1,10 @@
-"""The observer interface: a scheduler reports its work for measurements and the watchdog, because it reads no clock."""
+"""`Observer`: the interface through which the scheduler reports its work, for metrics and the watchdog."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Load:
+class PassSize:
     """The work of one pass of the model.
 
     rows: utterances whose passes run together. frames: log-mel frames (10 ms each) through the encoder. positions:
@@ -25,8 +25,8 @@ class Observer:
     def iteration_started(self) -> None:
         """The scheduler has work: it collects passes, runs them, and returns their results."""
 
-    def pass_started(self, load: Load) -> None:
-        """The model runs one pass over the rows of `load`."""
+    def pass_started(self, size: PassSize) -> None:
+        """The model runs one pass over the rows of `size`."""
 
     def iteration_ended(self) -> None:
         """The results of this iteration were returned."""

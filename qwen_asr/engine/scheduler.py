@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from qwen_asr.engine.observer import Load, Observer
+from qwen_asr.engine.observer import Observer, PassSize
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
 from qwen_asr.engine.streaming import Hypothesis, Utterance
 from qwen_asr.errors import StepFailed
@@ -41,9 +41,9 @@ class _ActiveStep:
         self._step = utterance.step()
         # Log entries and callbacks get the context of the submitter, not that of the thread they run on.
         self._context = contextvars.copy_context()
-        self._settling = threading.Lock()
+        self._outcome_lock = threading.Lock()
         self._started = False
-        self._settled = False
+        self._outcome_set = False
 
     def start(self) -> bool:
         """Mark the step as started: it can no longer be cancelled. False if it was cancelled. May be called again."""
@@ -62,7 +62,7 @@ class _ActiveStep:
             hypothesis = done.value
         else:
             return True
-        self._settle(lambda: self.future.set_result(hypothesis))
+        self._set_outcome(lambda: self.future.set_result(hypothesis))
         return False
 
     def restart(self) -> None:
@@ -81,14 +81,14 @@ class _ActiveStep:
     def abort(self, sentence: str) -> None:
         """End the step for its submitter with `StepFailed`. A thread that is still in the step is left alone."""
         if self.start():
-            self._settle(lambda: self.future.set_exception(StepFailed(sentence)))
+            self._set_outcome(lambda: self.future.set_exception(StepFailed(sentence)))
 
-    def _settle(self, outcome: Any) -> None:
+    def _set_outcome(self, outcome: Any) -> None:
         """Set the outcome once: a thread that was abandoned may still return a result, which is ignored."""
-        with self._settling:
-            if self._settled:
+        with self._outcome_lock:
+            if self._outcome_set:
                 return
-            self._settled = True
+            self._outcome_set = True
         # Only one thread at a time can enter a context, and one that hangs may be in this one: use a copy.
         self._context.copy().run(outcome)
 
@@ -119,9 +119,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _load(passes: list[Pass]) -> Load:
+def _pass_size(passes: list[Pass]) -> PassSize:
     windows = [window for one in passes if isinstance(one, Encode) for window in one.windows]
-    return Load(
+    return PassSize(
         rows=len(passes),
         frames=sum(window.shape[1] for window in windows),
         positions=sum(len(one.row.embeds) for one in passes if isinstance(one, Predict)),
@@ -288,7 +288,7 @@ class Scheduler:
             return []
         passes = [running.next_pass for running in active if running.next_pass is not None]
         lengths = self.recognizer.cache_lengths(passes)
-        self._observer.pass_started(_load(passes))
+        self._observer.pass_started(_pass_size(passes))
         try:
             return list(zip(active, self.recognizer.run(passes), strict=True))
         except Exception as error:

@@ -73,9 +73,9 @@ class Work:
 class Utterance:
     """Recognizes one utterance while its samples arrive.
 
-    context: goes into the system prompt. language: a name in `languages.LANGUAGES`, which is forced in the way of the
-    processor, or None to detect it. max_new_tokens: the longest answer. Not safe for use by two threads at once. Raises
-    `BadInput` for control tokens in `context`.
+    context: goes into the system prompt. language: a name in `languages.LANGUAGES`, which is written into the
+    prompt as the processor does it, or None to detect it. max_new_tokens: the longest answer. Not safe for use by two
+    threads at once. Raises `BadInput` for control tokens in `context`.
     """
 
     def __init__(
@@ -179,12 +179,12 @@ class Utterance:
             yield Predict(Row(cache, pending[:MAX_POSITIONS], 0))
             pending = pending[MAX_POSITIONS:]
         draft = Draft(self.hypothesis.tokens[: self.max_new_tokens - 1])
-        proposal = draft.first()
+        proposal = draft.initial()
         tokens: list[int] = []
         while True:
             embeds = torch.cat([pending, decoder.embed(proposal)]) if proposal else pending
             predicted: list[int] = yield Predict(Row(cache, embeds, len(proposal) + 1))
-            accepted = agreement(proposal, predicted)
+            accepted = count_accepted(proposal, predicted)
             self.work.drafted += len(proposal)
             self.work.accepted += accepted
             cache.crop(cache.length - (len(proposal) - accepted))
@@ -196,7 +196,7 @@ class Utterance:
             if len(tokens) >= self.max_new_tokens:
                 break
             pending = decoder.embed([token])
-            proposal = draft.following(tokens)[: self.max_new_tokens - len(tokens) - 1]
+            proposal = draft.continue_after(tokens)[: self.max_new_tokens - len(tokens) - 1]
         self._crop_to_prefix(cache)
         return tokens, token in self._recognizer.end_tokens
 
@@ -220,7 +220,7 @@ class Utterance:
         return Hypothesis(tuple(tokens), raw, self._language or language, text, samples, truncated)
 
 
-def agreement(proposal: list[int], predicted: list[int]) -> int:
+def count_accepted(proposal: list[int], predicted: list[int]) -> int:
     """How many leading tokens of `proposal` are the model's own choice."""
     for index, token in enumerate(proposal):
         if predicted[index] != token:

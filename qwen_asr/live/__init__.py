@@ -1,5 +1,5 @@
 """Live sessions: one speaker's audio in, partial and final texts out, as events.
 
 `session` is the state machine, `runner` runs it on the scheduler, `guards` correct known failures of the model,
-`transcript` computes settled text and keeps the history, `subtitles` writes finals as files.
+`settling` decides which text is settled, `transcript` keeps the history, `subtitles` writes finals as files.
 """

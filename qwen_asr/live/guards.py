@@ -57,7 +57,7 @@ def is_silent(samples: NDArray[np.float32]) -> bool:
     return bool(np.square(whole, dtype=np.float64).mean(axis=1).max() < SILENCE_LEVEL**2)
 
 
-def _key(unit: str) -> str:
+def _normalized(unit: str) -> str:
     """A unit without case and punctuation, for comparison. Empty for punctuation alone."""
     return "".join(character for character in unit.casefold() if character.isalnum())
 
@@ -76,7 +76,7 @@ def cut_repetition(text: str) -> str:
     The last repetition may be incomplete, because the decoder stops at its token limit.
     """
     units = split_units(text)
-    spoken = [(key, index) for index, unit in enumerate(units) if (key := _key(unit))]
+    spoken = [(key, index) for index, unit in enumerate(units) if (key := _normalized(unit))]
     keys = [key for key, _ in spoken]
     for period in range(1, len(keys) // PHRASE_REPEATS + 1):
         same = 0
@@ -116,8 +116,8 @@ def clean_text(hypothesis: Hypothesis, silent: bool, configured: int) -> tuple[s
 
 def echoes_context(text: str, context: str) -> bool:
     """Whether `text` may be an echo of `context`: a run of its words makes up 80 % of `text`, and is not too short."""
-    spoken = [key for unit in split_units(text) if (key := _key(unit))]
-    given = [key for unit in split_units(context) if (key := _key(unit))]
+    spoken = [key for unit in split_units(text) if (key := _normalized(unit))]
+    given = [key for unit in split_units(context) if (key := _normalized(unit))]
     if not spoken or not given:
         return False
     run = SequenceMatcher(None, spoken, given, autojunk=False).find_longest_match().size

@@ -85,8 +85,8 @@ class Runner:
     def feed(self, samples: NDArray[np.float32]) -> None:
         """Processes the next samples. Does nothing after `close`.
 
-        `samples` are float32 mono at 16 kHz that an edge has validated (`audio.samples.to_mono`). Raises `RuntimeError`
-        after `finish`.
+        `samples` are float32 mono at 16 kHz that an edge has validated (`audio.validation.to_mono`). Raises
+        `RuntimeError` after `finish`.
         """
         with self._detector_lock:
             if self._closed:

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import Ended, Skipped, Speech, Started, cut_span
-from qwen_asr.audio.samples import to_mono
+from qwen_asr.audio.validation import to_mono
 from qwen_asr.live import guards
 from qwen_asr.live.events import Event, Failed, Final, Partial
-from qwen_asr.live.transcript import Settling, Transcript
+from qwen_asr.live.settling import Settling
+from qwen_asr.live.transcript import Transcript
 
 if TYPE_CHECKING:  # the engine imports torch, which this module does not need
     from qwen_asr.audio.endpointing import Detector
@@ -165,7 +166,7 @@ class Session:
     def listen(self, samples: NDArray[np.float32]) -> Sequence[Detected]:
         """The first half of `feed`, and the expensive one: voice detection. It changes only the detector.
 
-        `samples` are float32 mono at 16 kHz that an edge has validated (`audio.samples.to_mono`).
+        `samples` are float32 mono at 16 kHz that an edge has validated (`audio.validation.to_mono`).
         """
         if self._finished:
             raise RuntimeError("The session is finished: feed() after finish().")

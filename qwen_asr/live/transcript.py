@@ -1,4 +1,4 @@
-"""The settled part of an utterance's text, and `Transcript`, the history of a session's finals."""
+"""`Transcript`, the history of a session's finals, and how texts are split into units and joined."""
 
 from __future__ import annotations
 
@@ -52,58 +52,6 @@ def split_units(text: str) -> list[str]:
             gap = ""
             joins = not is_unspaced(character)
     return units
-
-
-def _without_closing_marks(text: str) -> str:
-    """`text` without trailing punctuation."""
-    while text and unicodedata.category(text[-1]).startswith("P"):
-        text = text[:-1]
-    return text
-
-
-class Settling:
-    """LocalAgreement over the last two hypotheses of one utterance (Liu et al. 2020, as in whisper_streaming).
-
-    Their common prefix is settled. The model ends every hypothesis with a full stop that disappears when the speaker
-    continues, so punctuation at the very end of a hypothesis stays tentative.
-    """
-
-    def __init__(self) -> None:
-        self.settled = ""
-        self._previous: list[str] = []
-
-    def update(self, text: str) -> tuple[str, int]:
-        """Processes the next hypothesis. Returns `(shown, stable)`: the text to show and its settled length.
-
-        `shown[:stable]` always starts with the text that was settled before. If a hypothesis contradicts settled text,
-        the settled text is kept, the units after as many of the hypothesis are shown as tentative, and none settles.
-        """
-        units = split_units(text)
-        agreed = self._agreed(units)
-        self._previous = units
-        if text.startswith(self.settled) and len(agreed) > len(self.settled):
-            self.settled = agreed
-        return self.view(text)
-
-    def view(self, text: str) -> tuple[str, int]:
-        """Like `update`, but settles no text and does not count as a hypothesis."""
-        if text.startswith(self.settled):
-            return text, len(self.settled)
-        rest = split_units(text)[len(split_units(self.settled)) :]
-        return self.settled + "".join(rest), len(self.settled)
-
-    def corrects(self, final: str) -> bool:
-        """Whether the final text contradicts the settled text."""
-        return not final.startswith(self.settled)
-
-    def _agreed(self, units: list[str]) -> str:
-        count = 0
-        for new, old in zip(units, self._previous, strict=False):
-            if new != old:
-                break
-            count += 1
-        agreed = "".join(units[:count])
-        return _without_closing_marks(agreed) if count == len(units) else agreed
 
 
 def join_texts(texts: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ class Slot(Protocol):
         """Returns the slot. A second call does nothing."""
 
 
-class Borrowed:
+class SharedSlot:
     """A slot for one of several sessions that share the slot of their connection, which returns it."""
 
     def leave(self) -> None:
@@ -42,7 +42,7 @@ class QueueTicket:
         return self._position
 
     @property
-    def is_in(self) -> bool:
+    def is_admitted(self) -> bool:
         """Whether the ticket holds a slot, or held one before `leave`."""
         return self._position == 0
 
@@ -55,20 +55,20 @@ class Admission:
     """Admits at most `max_sessions` tickets at once; at most `max_queue` more wait.
 
     A ticket's ``on_move`` is called whenever its position changes, on the thread of the ticket that left and without a
-    lock held; it may call back. It gets no number, so two calls that overtake each other cannot report a wrong one.
+    lock held; it may call back. Read the ticket's `position` in it: calls may arrive in any order.
     """
 
     def __init__(self, max_sessions: int, max_queue: int) -> None:
         self.max_sessions = max_sessions
         self.max_queue = max_queue
         self._lock = threading.Lock()
-        self._inside: set[QueueTicket] = set()
+        self._admitted: set[QueueTicket] = set()
         self._queue: deque[QueueTicket] = deque()
 
     @property
-    def inside(self) -> int:
+    def admitted(self) -> int:
         """The number of slots in use."""
-        return len(self._inside)
+        return len(self._admitted)
 
     @property
     def waiting(self) -> int:
@@ -81,16 +81,16 @@ class Admission:
         return self.max_sessions + self.max_queue
 
     def check_room(self) -> None:
-        """Raises LimitExceeded if `enter` would raise it now. For a check before work that would be in vain."""
-        if len(self._inside) + len(self._queue) >= self.capacity:
+        """Raises LimitExceeded if `enter` would raise it now. Call it before expensive work."""
+        if len(self._admitted) + len(self._queue) >= self.capacity:
             raise self._refusal()
 
     def enter(self, on_move: Callable[[], None] = lambda: None) -> QueueTicket:
         """Returns a ticket, admitted or waiting. Raises LimitExceeded if the queue is full."""
         ticket = QueueTicket(self, on_move)
         with self._lock:
-            if len(self._inside) < self.max_sessions:
-                self._inside.add(ticket)
+            if len(self._admitted) < self.max_sessions:
+                self._admitted.add(ticket)
             elif len(self._queue) < self.max_queue:
                 self._queue.append(ticket)
                 ticket._position = len(self._queue)
@@ -101,7 +101,7 @@ class Admission:
     def enter_at_once(self) -> QueueTicket:
         """Returns an admitted ticket, for a client that cannot wait. Raises LimitExceeded if no slot is free."""
         ticket = self.enter()
-        if not ticket.is_in:
+        if not ticket.is_admitted:
             ticket.leave()
             raise self._refusal()
         return ticket
@@ -124,8 +124,8 @@ class Admission:
 
     def _remove(self, ticket: QueueTicket) -> list[QueueTicket]:
         """Removes the ticket; returns those whose position has changed."""
-        if ticket in self._inside:
-            self._inside.remove(ticket)
+        if ticket in self._admitted:
+            self._admitted.remove(ticket)
             first = 0
         elif ticket in self._queue:
             first = self._queue.index(ticket)
@@ -135,6 +135,6 @@ class Admission:
         behind = list(self._queue)[first:]
         for other in behind:
             other._position -= 1
-        if self._queue and self._queue[0].is_in:
-            self._inside.add(self._queue.popleft())
+        if self._queue and self._queue[0].is_admitted:
+            self._admitted.add(self._queue.popleft())
         return behind

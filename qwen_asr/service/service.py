@@ -73,7 +73,7 @@ class Service:
         self.error: QwenASRError | None = None
         self._scheduler: Scheduler | None = None
         self._silero: Silero | None = None
-        self._settled = threading.Event()
+        self._load_finished = threading.Event()
         self.stopping = False
         self.instruments = Instruments()
         self.sessions = SessionRegistry(self.instruments.lag.observe, lambda: self.instruments.count("StepFailed"))
@@ -95,7 +95,7 @@ class Service:
 
     def wait(self, seconds: float | None = None) -> str:
         """Waits until the state is no longer "loading", at most `seconds`; returns the state."""
-        self._settled.wait(seconds)
+        self._load_finished.wait(seconds)
         return self.state
 
     def as_dict(self) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class Service:
 
     @contextlib.contextmanager
     def _reporting_out_of_memory(self) -> Iterator[None]:
-        """Turns an error for lack of memory into LimitExceeded, and has no sessions opened for a while."""
+        """Raises LimitExceeded for an out-of-memory error, and stops new sessions for a while."""
         from qwen_asr.engine.scheduler import is_out_of_memory  # heavy: torch
 
         try:
@@ -259,7 +259,7 @@ class Service:
         """Fails the steps of a pass that hangs. On the CPU another thread continues with the other sessions."""
         hanging = sum(thread.is_alive() for thread in self._hanging)
         replace = scheduler.recognizer.device.type == "cpu" and hanging + 1 < self.limits.watchdog.hanging_threads
-        sentence = f"The recognizer hung on this part for {seconds:.0f} seconds and was given up."
+        sentence = f"The recognizer hung on this part for {seconds:.0f} seconds, so the part was abandoned."
         abandoned = scheduler.abandon(sentence, replace=replace)
         self.watchdog.iteration_ended()
         self._hanging += abandoned
@@ -281,7 +281,7 @@ class Service:
 
     def _settle(self, state: str, text: str) -> None:
         self._set_state(state, text)
-        self._settled.set()
+        self._load_finished.set()
 
     def _set_state(self, state: str, text: str) -> None:
         self.state, self.text = state, text

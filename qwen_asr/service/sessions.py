@@ -42,7 +42,7 @@ class SessionRegistry:
         self._lock = threading.Lock()
         self._open: set[TrackedRunner] = set()
         self._past_samples = 0  # of sessions that have ended
-        self._past_ends: Counter[str] = Counter()
+        self._past_outcomes: Counter[str] = Counter()
         self.ended = 0  # how many sessions have ended
 
     def open(
@@ -68,7 +68,7 @@ class SessionRegistry:
             self._open.remove(runner)
             self.ended += 1
             self._past_samples += runner.received
-            self._past_ends += runner.ends
+            self._past_outcomes += runner.outcomes
         return True
 
     def open_by_kind(self) -> dict[str, int]:
@@ -82,10 +82,10 @@ class SessionRegistry:
         with self._lock:
             return (self._past_samples + sum(runner.received for runner in self._open)) / SAMPLE_RATE
 
-    def ends(self) -> Counter[str]:
+    def outcomes(self) -> Counter[str]:
         """The number of utterances that ended as "final" and as "failed"."""
         with self._lock:
-            return sum((runner.ends for runner in self._open), self._past_ends.copy())
+            return sum((runner.outcomes for runner in self._open), self._past_outcomes.copy())
 
     def longest_lag(self) -> float:
         """The largest lag of an open session, in seconds; 0 if there is none."""
@@ -97,7 +97,7 @@ class SessionRegistry:
 class TrackedRunner(Runner):
     """A runner that logs its session and counts for its registry.
 
-    Set `why` before `close` to log a reason for the end; otherwise it is "finished" or "left".
+    Set `end_reason` before `close` to log a reason for the end; otherwise it is "finished" or "left".
     """
 
     def __init__(
@@ -113,11 +113,11 @@ class TrackedRunner(Runner):
         super().__init__(session, scheduler, self._account, on_end)
         self.kind = kind
         self.name = name
-        self.why = ""
-        self.ends: Counter[str] = Counter()
+        self.end_reason = ""
+        self.outcomes: Counter[str] = Counter()
         self._pass_on = on_events
         self._sessions = sessions
-        self._lags = 0.0
+        self._lag_sum = 0.0
         self._events = 0
         self._finished: Future[None] | None = None
         self._log("Session began: %s.", kind, event="session_begin")
@@ -144,23 +144,23 @@ class TrackedRunner(Runner):
         super().close()
         if not self._sessions.close(self):
             return
-        seconds, mean = self.received / SAMPLE_RATE, self._lags / max(self._events, 1)
-        why = self.why or ("finished" if complete else "left")
+        seconds, mean = self.received / SAMPLE_RATE, self._lag_sum / max(self._events, 1)
+        why = self.end_reason or ("finished" if complete else "left")
         self._log(
             "Session ended: %s, %.1f s of audio, %d utterances (%d failed), mean lag %.2f s, %s.",
-            self.kind, seconds, self.ends.total(), self.ends["failed"], mean, why,
-            event="session_end", audio_seconds=round(seconds, 3), utterances=self.ends.total(),
-            failed=self.ends["failed"], mean_lag=round(mean, 3), why=why,
+            self.kind, seconds, self.outcomes.total(), self.outcomes["failed"], mean, why,
+            event="session_end", audio_seconds=round(seconds, 3), utterances=self.outcomes.total(),
+            failed=self.outcomes["failed"], mean_lag=round(mean, 3), why=why,
         )  # fmt: skip
 
     def _account(self, events: list[Event]) -> None:
         """Counts the events and passes them on, on the thread that made them."""
         for event in events:
-            self._lags += event.lag
+            self._lag_sum += event.lag
             self._events += 1
             self._sessions.on_lag(event.lag)
             if isinstance(event, Final | Failed):
-                self.ends["failed" if isinstance(event, Failed) else "final"] += 1
+                self.outcomes["failed" if isinstance(event, Failed) else "final"] += 1
             if isinstance(event, Failed):
                 self._sessions.on_failed()
         self._pass_on(events)

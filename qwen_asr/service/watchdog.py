@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qwen_asr.config.limits import WatchdogLimits
-from qwen_asr.engine.observer import Load, Observer
+from qwen_asr.engine.observer import Observer, PassSize
 
 if TYPE_CHECKING:
     from qwen_asr.service.instruments import Instruments
@@ -49,11 +49,11 @@ class Watchdog(Observer):
         self._timeout = self._limits.base_seconds
         self._progressed = self._began = self._clock()
 
-    def pass_started(self, load: Load) -> None:
+    def pass_started(self, size: PassSize) -> None:
         """See `Observer`. A pass may take longer the more work there is."""
-        self._instruments.rows.observe(load.rows)
+        self._instruments.rows.observe(size.rows)
         limits = self._limits
-        work = load.frames * limits.seconds_per_frame + load.positions * limits.seconds_per_position
+        work = size.frames * limits.seconds_per_frame + size.positions * limits.seconds_per_position
         self._timeout = limits.base_seconds + work
         self._progressed = self._clock()
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from qwen_asr.tls.context import load_context
 from qwen_asr.tls.managed_files import CertificateFiles, fingerprint
-from qwen_asr.tls.preflight import CheckedPair, check_pair, load_context
+from qwen_asr.tls.preflight import CheckedPair, check_pair
 
 log = logging.getLogger(__name__)
 

@@ -130,8 +130,8 @@ def _name_warnings(certfile: Path, leaf: x509.Certificate, own: Names) -> list[s
     if matches_machine(names, own):
         return []
     return [
-        f"{certfile} is for {shortened(names)}, and none of these is a name or address of this machine: the page opens "
-        "without a warning only under a name of the certificate that leads to this machine."
+        f"{certfile} is for {shortened(names)}, and none of these is a name or address of this machine: to open the "
+        "page without a warning, use a name that is in the certificate and resolves to this machine."
     ]
 
 

@@ -103,9 +103,13 @@ def ensure_local_ca(
                 f"or move {CA_NAME} away too so that a new root is created, which each device has to install."
             )
         certificate = _sign_and_write_leaf(folder, allowed, root, key, now)
-        leaf = CertificateFiles(folder / LEAF_NAME, folder / LEAF_KEY_NAME, fingerprint(certificate), made=True)
+        leaf = CertificateFiles(
+            folder / LEAF_NAME, folder / LEAF_KEY_NAME, fingerprint(certificate), newly_created=True
+        )
     else:
-        leaf = CertificateFiles(folder / LEAF_NAME, folder / LEAF_KEY_NAME, fingerprint(certificate), made=False)
+        leaf = CertificateFiles(
+            folder / LEAF_NAME, folder / LEAF_KEY_NAME, fingerprint(certificate), newly_created=False
+        )
     return LocalCertificate(leaf, files, excluded)
 
 

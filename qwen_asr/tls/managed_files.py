@@ -29,14 +29,14 @@ from qwen_asr.tls.checks import same_key
 class CertificateFiles:
     """A certificate and its key, as PEM files.
 
-    `fingerprint` (SHA-256, hexadecimal pairs) can be compared with the one in the browser's warning. `made` is true if
-    the files are new, so browsers will warn again.
+    `fingerprint` (SHA-256, hexadecimal pairs) can be compared with the one in the browser's warning. `newly_created` is
+    true if the files are new, so browsers will warn again.
     """
 
     certfile: Path
     keyfile: Path
     fingerprint: str
-    made: bool
+    newly_created: bool
 
 
 @dataclass(frozen=True)

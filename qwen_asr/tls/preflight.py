@@ -1,23 +1,18 @@
-"""Checks a certificate, its chain and its key before they are served, and loads them into an SSL context.
+"""Checks a certificate, its chain and its key before they are served.
 
-``check_pair`` reads the files and reports what is wrong in one sentence; ``load_context`` creates the `ssl.SSLContext`
-for connections. Both are fast, use no network, and never prompt for a password.
+``check_pair`` reads the files and reports what is wrong in one sentence. It is fast, uses no network, and never prompts
+for a password.
 """
 
 from __future__ import annotations
 
 import os
-import ssl
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.checks import (
@@ -31,24 +26,6 @@ from qwen_asr.tls.checks import (
     warnings_for,
 )
 from qwen_asr.tls.pem import UNREADABLE, PemFile, certificates_in, key_in, read_pem
-
-# Mozilla's "intermediate" profile, version 5.7: forward secrecy and AEAD only, which TLS 1.3 always has.
-CIPHERS = ":".join(
-    (
-        "ECDHE-ECDSA-AES128-GCM-SHA256",
-        "ECDHE-RSA-AES128-GCM-SHA256",
-        "ECDHE-ECDSA-AES256-GCM-SHA384",
-        "ECDHE-RSA-AES256-GCM-SHA384",
-        "ECDHE-ECDSA-CHACHA20-POLY1305",
-        "ECDHE-RSA-CHACHA20-POLY1305",
-    )
-)
-_OPENSSL_REASONS = {
-    "EE_KEY_TOO_SMALL": "its key is too weak",
-    "CA_KEY_TOO_SMALL": "a key in its chain is too weak",
-    "CA_MD_TOO_WEAK": "a signature in its chain is too weak",
-    "KEY_VALUES_MISMATCH": "certificate and key do not belong together",
-}
 
 
 @dataclass(frozen=True)
@@ -217,43 +194,3 @@ def _permission_warnings(path: Path) -> tuple[str, ...]:
         return ()  # the file was removed or replaced after it was read
     warning = f"The key in {path} can be read by every user of this machine: run chmod 600 {path}."
     return (warning,) if world_readable else ()
-
-
-def load_context(checked: CheckedPair) -> ssl.SSLContext:
-    """A server context for the pair: TLS 1.2 and later, AEAD ciphers with forward secrecy, ALPN http/1.1.
-
-    Raises CertificateError if OpenSSL rejects it, for example because a file changed after the check.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(CIPHERS)
-    context.set_alpn_protocols(["http/1.1"])
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    password = os.fsencode(checked.password or "")
-    try:
-        with ExitStack() as opened:
-            certfile = opened.enter_context(_in_order(checked)) if checked.reordered else checked.certfile
-            # A function: without a password, OpenSSL would prompt for one on the terminal.
-            context.load_cert_chain(certfile, checked.keyfile or checked.certfile, lambda: password)
-    except ssl.SSLError as error:
-        reason = _OPENSSL_REASONS.get(error.reason or "", f"OpenSSL error {error.reason or 'without a reason'}")
-        raise CertificateError(
-            f"{checked.certfile} with its key cannot be loaded ({reason}): get a certificate for an RSA key of 2048 "
-            "bits or an EC key on P-256, or save both files again as plain PEM."
-        ) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise CertificateError(
-            f"{checked.certfile} with its key cannot be loaded ({reason}): check both files."
-        ) from None
-    return context
-
-
-@contextmanager
-def _in_order(checked: CheckedPair) -> Iterator[Path]:
-    """A temporary file with the chain in the right order; OpenSSL loads chains only from files."""
-    with tempfile.NamedTemporaryFile(suffix=".pem") as file:
-        for certificate in (checked.leaf, *checked.chain):
-            file.write(certificate.public_bytes(Encoding.PEM))
-        file.flush()
-        yield Path(file.name)

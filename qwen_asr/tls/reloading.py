@@ -21,7 +21,8 @@ from cryptography import x509
 
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.checks import WARN_FRACTION
-from qwen_asr.tls.preflight import check_pair, load_context
+from qwen_asr.tls.context import load_context
+from qwen_asr.tls.preflight import check_pair
 
 log = logging.getLogger(__name__)
 

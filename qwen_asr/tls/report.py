@@ -25,9 +25,10 @@ from qwen_asr.tls.checks import (
     shortened,
     warnings_for,
 )
+from qwen_asr.tls.context import load_context
 from qwen_asr.tls.managed_files import fingerprint
 from qwen_asr.tls.pem import UNREADABLE, certificates_in, key_in, read_pem
-from qwen_asr.tls.preflight import chain_warnings, check_pair, leaf_for_key, load_context, sort_chain
+from qwen_asr.tls.preflight import chain_warnings, check_pair, leaf_for_key, sort_chain
 
 OWN_FILES = (
     self_signed.CERTIFICATE_NAME,
@@ -252,7 +253,11 @@ def _renew_self_signed(folder: Path) -> str:
 
 def _renew_leaf(folder: Path) -> str:
     local = local_ca.ensure_local_ca(folder, renew=True)
-    root = "a new root, which each device has to install" if local.root.made else "which stays, so no browser will warn"
+    root = (
+        "a new root, which each device has to install"
+        if local.root.newly_created
+        else "which stays, so no browser will warn"
+    )
     return f"renewed, SHA-256 {local.files.fingerprint}, signed by {local.root.certfile}, {root}."
 
 

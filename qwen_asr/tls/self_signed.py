@@ -53,13 +53,13 @@ def ensure_self_signed(
     certificate, key = _load_certificate(certfile), load_own_key(keyfile, MARK)
     usable = certificate and key and is_for_key(certificate, key) and is_private(keyfile) and not renew
     if certificate and usable and is_current(certificate, now) and includes_names(certificate, names):
-        return CertificateFiles(certfile, keyfile, fingerprint(certificate), made=False)
+        return CertificateFiles(certfile, keyfile, fingerprint(certificate), newly_created=False)
     key = new_key()
     certificate = self_sign(key, names, now)
     # The key first: if the program is stopped in between, both files carry the mark and are replaced next time.
     pem = certificate.public_bytes(Encoding.PEM)
     write_files(folder, {KEY_NAME: (key_pem(key, MARK), 0o600), CERTIFICATE_NAME: (pem, 0o644)})
-    return CertificateFiles(certfile, keyfile, fingerprint(certificate), made=True)
+    return CertificateFiles(certfile, keyfile, fingerprint(certificate), newly_created=True)
 
 
 def _load_certificate(path: Path) -> x509.Certificate | None:

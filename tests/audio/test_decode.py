@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from qwen_asr.audio import SAMPLE_RATE, decode
 from qwen_asr.audio.decode import decode_blocks, load_audio
 from qwen_asr.audio.resample import StreamingResampler
-from qwen_asr.audio.samples import to_mono
+from qwen_asr.audio.validation import to_mono
 from qwen_asr.errors import AudioError
 
 SECONDS = 3.0
@@ -141,7 +141,7 @@ def test_a_video_without_sound_raises(convert, tmp_path):
     path = convert(
         "silent.mp4", "-map", "0:v", "-an", "-t", "1", before=("-f", "lavfi", "-i", "testsrc=size=64x64:rate=10")
     )
-    with pytest.raises(AudioError, match=r"silent\.mp4' has no sound in it"):
+    with pytest.raises(AudioError, match=r"silent\.mp4' contains no audio track"):
         load_audio(path)
 
 

@@ -11,7 +11,7 @@ import pytest
 from qwen_asr.audio.g711 import LAWS, RATE
 from qwen_asr.audio.pcm import PcmStream
 from qwen_asr.audio.resample import StreamingResampler
-from qwen_asr.audio.samples import to_mono
+from qwen_asr.audio.validation import to_mono
 
 CODES = bytes(range(256))
 

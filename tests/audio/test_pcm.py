@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qwen_asr.audio.pcm import ENCODINGS, PcmStream
 from qwen_asr.audio.resample import StreamingResampler
-from qwen_asr.audio.samples import to_mono
+from qwen_asr.audio.validation import to_mono
 from qwen_asr.errors import AudioError
 
 

@@ -174,7 +174,7 @@ def test_the_server_reports_a_bad_checkpoint(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     stderr_text = [line for line in done.stderr.splitlines() if " INFO " not in line]
     assert len(stderr_text) == 1
-    assert stderr_text[0].startswith(f"app.py: error: {tmp_path} is no checkpoint")
+    assert stderr_text[0].startswith(f"app.py: error: {tmp_path} is not a checkpoint")
 
 
 @pytest.mark.parametrize("command", [cli.main, cli.run_subcommand])

@@ -41,7 +41,7 @@ def test_a_queue_then_a_session_then_another_server(buffer: ReplayBuffer) -> Non
     assert isinstance(protocol.handle_message({"type": "partial", "text": "A", "stable": 1, "utterance": 0}), Partial)
     assert protocol.handle_message(final(0, 20_000)) == Final(0, 0.5, 1.25, "English", "A.")
     assert protocol.handle_message(final(0, 20_000, repeated=True)) is None
-    assert buffer.begin == buffer.settled == 20_000
+    assert buffer.begin == buffer.final_until == 20_000
     assert protocol.config_message() == {"type": "config", "language": "en", "resume": "a", "offset": 20_000}
     resumed = {"type": "session_resumed", "session_id": "a", "received_samples": 32_000, "warning": "resume: no."}
     assert protocol.handle_config_answer(resumed) == (Connected("a", True, 2.0, "resume: no."), 32_000)

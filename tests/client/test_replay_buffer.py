@@ -37,7 +37,7 @@ def test_it_returns_what_was_appended_and_silence_for_what_was_discarded(
             ]
             assert buffer.read(position, 40) == b"".join(expected)
         begin = max(begin, settled, end - capacity)  # nothing else is discarded
-        assert (buffer.begin, buffer.end, buffer.settled) == (begin, end, settled)
+        assert (buffer.begin, buffer.end, buffer.final_until) == (begin, end, settled)
         kept = sum(map(len, buffer._blocks))
         assert kept <= SAMPLE_BYTES * (capacity + 60)  # plus at most one block that extends before `begin`
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_asr.config.config import Config
-from qwen_asr.config.options import (
+from qwen_asr.config.option_fields import (
     add_options,
     check,
     environment_name,

@@ -39,7 +39,7 @@ def test_it_waits_in_the_queue_with_its_microphone_open(chromium: Browser, certi
         assert len(served.recordings) == 1  # kept for its text
         assert proof["sha256"] == proof["serverSha256"]
         assert int(proof["bytes"]) > 2 * 2 * int(proof["rate"])
-        assert admission.inside == 0
+        assert admission.admitted == 0
         assert tab.problems == []
 
 

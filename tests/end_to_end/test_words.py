@@ -13,7 +13,7 @@ from scipy.signal import resample_poly
 
 from qwen_asr import Qwen3ASRModel
 from qwen_asr.audio.resample import StreamingResampler
-from qwen_asr.audio.samples import to_mono
+from qwen_asr.audio.validation import to_mono
 from qwen_asr.service.service import Service
 from tests.support.browser import MARKS, Served, Tab, serving, small_config, start_chromium, write_wav
 from tests.support.checkpoints import Samples, demo_recognizer, spoken

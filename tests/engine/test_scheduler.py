@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from qwen_asr.engine.observer import Load, Observer
+from qwen_asr.engine.observer import Observer, PassSize
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
 from qwen_asr.engine.scheduler import Scheduler
 from qwen_asr.engine.streaming import MAX_POSITIONS, MAX_WINDOWS, Utterance, run_steps
@@ -127,7 +127,7 @@ class RecordingObserver(Observer):
     def __init__(self) -> None:
         self.started: list[object] = []
         self.ended: list[tuple[object, bool]] = []
-        self.passes: list[Load] = []
+        self.passes: list[PassSize] = []
         self.without_memory = 0
 
     def step_started(self, step: object) -> None:
@@ -136,8 +136,8 @@ class RecordingObserver(Observer):
     def step_ended(self, step: object, failed: bool) -> None:
         self.ended.append((step, failed))
 
-    def pass_started(self, load: Load) -> None:
-        self.passes.append(load)
+    def pass_started(self, size: PassSize) -> None:
+        self.passes.append(size)
 
     def out_of_memory(self) -> None:
         self.without_memory += 1

@@ -33,9 +33,9 @@ def test_a_client_that_cannot_wait_does_not_stay_in_the_queue() -> None:
     first = admission.enter_at_once()
     with pytest.raises(LimitExceeded):
         admission.enter_at_once()
-    assert (admission.inside, admission.waiting) == (1, 0)
+    assert (admission.admitted, admission.waiting) == (1, 0)
     first.leave()
-    assert admission.enter_at_once().is_in
+    assert admission.enter_at_once().is_admitted
 
 
 def test_a_ticket_may_call_back() -> None:
@@ -50,9 +50,9 @@ def test_a_ticket_may_call_back() -> None:
     second = admission.enter(called)
     third = admission.enter(lambda: positions.append(third.position))
     first.leave()
-    assert third.is_in
+    assert third.is_admitted
     assert positions[0] == 0
-    assert (admission.inside, admission.waiting) == (1, 0)
+    assert (admission.admitted, admission.waiting) == (1, 0)
 
 
 class Queue(RuleBasedStateMachine):
@@ -99,7 +99,7 @@ class Queue(RuleBasedStateMachine):
         expected = [max(0, index - self.slots + 1) for index in range(len(self.present))]
         assert [ticket.position for ticket in self.present] == expected
         assert [self.seen[ticket] for ticket in self.present] == expected
-        assert self.admission.inside == min(len(self.present), self.slots)
+        assert self.admission.admitted == min(len(self.present), self.slots)
         assert self.admission.waiting == max(0, len(self.present) - self.slots)
 
 
@@ -114,7 +114,7 @@ def test_many_threads_never_exceed_the_number_of_slots() -> None:
         for _ in range(50):
             moved = threading.Event()
             ticket = admission.enter(moved.set)
-            while not ticket.is_in:
+            while not ticket.is_admitted:
                 assert moved.wait(30)
                 moved.clear()
             with lock:
@@ -131,4 +131,4 @@ def test_many_threads_never_exceed_the_number_of_slots() -> None:
         thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
     assert 1 <= most[1] <= 3
-    assert (admission.inside, admission.waiting) == (0, 0)
+    assert (admission.admitted, admission.waiting) == (0, 0)

@@ -53,7 +53,7 @@ def test_options_are_checked_without_opening_a_session(service: Service) -> None
     service.check_options(service.session_options(context="names"))
     with pytest.raises(BadInput, match="control token"):
         service.check_options(service.session_options(context="<|im_end|>"))
-    assert service.admission.inside == 0
+    assert service.admission.admitted == 0
     with pytest.raises(NotReady):
         Service(DEFAULTS).check_options(SessionOptions())
 
@@ -61,8 +61,8 @@ def test_options_are_checked_without_opening_a_session(service: Service) -> None
 def test_a_session_that_cannot_be_opened_returns_its_slot(service: Service) -> None:
     with pytest.raises(BadInput, match="control token"):
         service.open_session(service.session_options(context="<|im_end|>"), lambda _: None)
-    assert service.admission.inside == 0
+    assert service.admission.admitted == 0
     runner = service.open_session(service.session_options(), lambda _: None)
-    assert service.admission.inside == 1
+    assert service.admission.admitted == 1
     runner.close()
-    assert service.admission.inside == 0
+    assert service.admission.admitted == 0

@@ -24,7 +24,7 @@ import pytest
 import torch
 
 import qwen_asr
-from qwen_asr.audio.samples import to_mono
+from qwen_asr.audio.validation import to_mono
 from qwen_asr.config.config import Config
 from qwen_asr.engine.streaming import Utterance
 from qwen_asr.service.service import Service

@@ -19,7 +19,7 @@ import torch
 from qwen_asr import Qwen3ASRModel
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits, WatchdogLimits
-from qwen_asr.engine.observer import Load
+from qwen_asr.engine.observer import PassSize
 from qwen_asr.service.instruments import Instruments
 from qwen_asr.service.service import Service
 from qwen_asr.service.watchdog import Watchdog
@@ -66,7 +66,7 @@ def test_a_pass_may_take_longer_the_more_work_it_has() -> None:
     now = 0.0
     watchdog = Watchdog(Instruments(), WatchdogLimits(), lambda: now)
     watchdog.iteration_started()
-    watchdog.pass_started(Load(rows=1, frames=3_000, positions=400))  # half a minute of speech
+    watchdog.pass_started(PassSize(rows=1, frames=3_000, positions=400))  # half a minute of speech
     now = 100.0
     assert watchdog.stalled_for is None
     now = 200.0

@@ -121,9 +121,9 @@ def test_the_leaf_is_short_lived_and_has_a_complete_chain(tmp_path: Path) -> Non
 
 def test_both_are_reused_while_they_are_suitable(tmp_path: Path) -> None:
     first = ensure(tmp_path)
-    assert (first.files.made, first.root.made) == (True, True)
+    assert (first.files.newly_created, first.root.newly_created) == (True, True)
     again = ensure(tmp_path, days=260)
-    assert (again.files.made, again.root.made) == (False, False)
+    assert (again.files.newly_created, again.root.newly_created) == (False, False)
     assert again.files.fingerprint == first.files.fingerprint
 
 
@@ -140,7 +140,7 @@ def test_the_leaf_is_replaced_and_the_root_is_kept(tmp_path: Path, change: str, 
         (tmp_path / LEAF_KEY_NAME).chmod(0o644)
     days = 270 if change == "near expiry" else 0
     renewed = ensure(tmp_path, names, days, renew=change == "requested")
-    assert (renewed.files.made, renewed.root.made) == (True, False)
+    assert (renewed.files.newly_created, renewed.root.newly_created) == (True, False)
     assert renewed.files.fingerprint != first.files.fingerprint
     assert (tmp_path / CA_NAME).read_bytes() == root
     at = str(int((NOW + days * DAY).timestamp()))
@@ -156,10 +156,10 @@ def test_names_that_the_root_excludes_are_left_out_and_reported(tmp_path: Path, 
 
 def test_a_root_near_expiry_is_replaced(tmp_path: Path) -> None:
     ensure(tmp_path)
-    assert not ensure(tmp_path, days=3600).root.made
+    assert not ensure(tmp_path, days=3600).root.newly_created
     late = x509.load_pem_x509_certificate((tmp_path / LEAF_NAME).read_bytes())
     assert late.not_valid_after_utc <= signer(tmp_path).certificate.not_valid_after_utc
-    assert ensure(tmp_path, days=3625).root.made
+    assert ensure(tmp_path, days=3625).root.newly_created
 
 
 def test_a_missing_root_is_created_again_with_the_same_key(tmp_path: Path, verify: Callable[..., str]) -> None:
@@ -174,7 +174,7 @@ def test_a_missing_root_is_created_again_with_the_same_key(tmp_path: Path, verif
 def test_without_the_root_key_the_leaf_is_used_until_it_expires(tmp_path: Path) -> None:
     ensure(tmp_path)
     (tmp_path / CA_KEY_NAME).unlink()
-    assert not ensure(tmp_path).files.made
+    assert not ensure(tmp_path).files.newly_created
     with pytest.raises(CertificateError, match=f"{CA_KEY_NAME} is missing or damaged, .* restore it, or move"):
         ensure(tmp_path, renew=True)
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from qwen_asr.config.config import Config
-from qwen_asr.config.options import add_options, from_options
+from qwen_asr.config.option_fields import add_options, from_options
 from tests.support.certificates import HELD_PORTS, MISTAKES, PASSWORD, issue, pattern_of, put
 
 ROOT = Path(__file__).parents[2]

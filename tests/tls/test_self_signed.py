@@ -121,7 +121,7 @@ def test_it_is_reused_while_it_is_suitable(tmp_path: Path) -> None:
     made = ensure_self_signed(tmp_path, names=NAMES, now=NOW)
     before = made.certfile.read_bytes(), made.keyfile.read_bytes()
     again = ensure_self_signed(tmp_path, names=NAMES, now=NOW + timedelta(days=242))
-    assert (made.made, again.made) == (True, False)
+    assert (made.newly_created, again.newly_created) == (True, False)
     assert again.fingerprint == made.fingerprint
     assert (again.certfile.read_bytes(), again.keyfile.read_bytes()) == before
 
@@ -135,17 +135,17 @@ def test_it_is_replaced_near_expiry_and_outside_its_validity(tmp_path: Path, day
 def test_it_is_replaced_for_a_new_address_or_name_but_not_for_a_removed_one(tmp_path: Path) -> None:
     made = ensure_self_signed(tmp_path, names=NAMES, now=NOW)
     fewer = Names(NAMES.dns[:1], NAMES.ips[:2])
-    assert not ensure_self_signed(tmp_path, names=fewer, now=NOW).made
+    assert not ensure_self_signed(tmp_path, names=fewer, now=NOW).newly_created
     moved = names_of([ipaddress.ip_address("192.0.2.8")], NAMES.dns)
     renewed = ensure_self_signed(tmp_path, names=moved, now=NOW)
-    assert renewed.made
+    assert renewed.newly_created
     assert renewed.fingerprint != made.fingerprint
-    assert ensure_self_signed(tmp_path, names=Names((*NAMES.dns, "other"), moved.ips), now=NOW).made
+    assert ensure_self_signed(tmp_path, names=Names((*NAMES.dns, "other"), moved.ips), now=NOW).newly_created
 
 
 def test_it_is_reused_with_the_names_of_this_machine(tmp_path: Path) -> None:
-    assert ensure_self_signed(tmp_path / "certs").made
-    assert not ensure_self_signed(tmp_path / "certs").made
+    assert ensure_self_signed(tmp_path / "certs").newly_created
+    assert not ensure_self_signed(tmp_path / "certs").newly_created
     certificate = x509.load_pem_x509_certificate((tmp_path / "certs" / CERTIFICATE_NAME).read_bytes())
     named = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert set(named.get_values_for_type(x509.IPAddress)) == set(own_names().ips)
@@ -176,9 +176,9 @@ def test_an_incomplete_pair_is_replaced(tmp_path: Path, change: Callable[[Path],
     ensure_self_signed(tmp_path, names=NAMES, now=NOW)
     change(tmp_path)
     renewed = ensure_self_signed(tmp_path, names=NAMES, now=NOW)
-    assert renewed.made
+    assert renewed.newly_created
     _load_pair(renewed.certfile, renewed.keyfile)
-    assert not ensure_self_signed(tmp_path, names=NAMES, now=NOW).made
+    assert not ensure_self_signed(tmp_path, names=NAMES, now=NOW).newly_created
 
 
 def _load_pair(certfile: Path, keyfile: Path) -> None:
@@ -296,7 +296,7 @@ def test_an_encrypted_key_with_the_mark_is_replaced_without_a_prompt(tmp_path: P
     mark = files.keyfile.read_bytes().splitlines(keepends=True)[0]
     secret = new_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
     files.keyfile.write_bytes(mark + secret)
-    assert ensure_self_signed(tmp_path, names=NAMES, now=NOW).made
+    assert ensure_self_signed(tmp_path, names=NAMES, now=NOW).newly_created
 
 
 @given(

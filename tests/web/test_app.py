@@ -38,9 +38,9 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(taken: int, tmp_path: P
 
 
 def test_an_address_that_is_not_ours() -> None:
-    with pytest.raises(StartupError, match="no address of this machine"):
+    with pytest.raises(StartupError, match="is not an address of this machine"):
         bind("192.0.2.1", 0)
-    with pytest.raises(StartupError, match="is no address"):
+    with pytest.raises(StartupError, match="is not an address"):
         bind("no such host", 0)
 
 
@@ -63,7 +63,7 @@ def test_a_folder_that_is_no_checkpoint_ends_the_server(tmp_path: Path, reposito
     (tmp_path / "empty").mkdir()
     code, said = ServerProcess(tmp_path, repository, "--port", "0", "--asr-model-path", "./empty").end()
     assert code == 1
-    assert "error: empty is no checkpoint" in said
+    assert "error: empty is not a checkpoint" in said
     assert "Traceback" not in said
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.resample import StreamingResampler
-from qwen_asr.audio.samples import to_mono
+from qwen_asr.audio.validation import to_mono
 from qwen_asr.config.limits import PageLimits
 from qwen_asr.live.events import Event, Partial
 from qwen_asr.live.session_options import SessionOptions
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 BYTES_PER_SAMPLE = 2
 """The page sends int16, little endian, one channel."""
-TIME_LIMIT_MESSAGE = "The recording has lasted as long as this server allows and was stopped. Press Record to go on."
+TIME_LIMIT_MESSAGE = "The recording has lasted as long as this server allows and was stopped. Press Record to continue."
 SKIPPED_MARGIN_SECONDS = 1.0
 """The page keeps this much of the newest audio even if it was silence. It is longer than any pre-roll."""
 

@@ -65,9 +65,9 @@ class ServiceMetrics(Collector):
         utterances = CounterMetricFamily(
             "qwen_asr_utterances", "Utterances that ended, by outcome.", labels=["outcome"]
         )
-        ends = service.sessions.ends()
+        outcomes = service.sessions.outcomes()
         for outcome in ("final", "failed"):
-            utterances.add_metric([outcome], ends[outcome])
+            utterances.add_metric([outcome], outcomes[outcome])
         yield utterances
         yield counter("qwen_asr_busy_seconds", "Time during which the recognizer was working.", watchdog.busy_seconds)
         factor = watchdog.real_time_factor(service.sessions.audio_seconds())

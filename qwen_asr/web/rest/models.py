@@ -27,7 +27,7 @@ class Model(Answer):
 
 
 class ModelList(Answer):
-    """A list of one."""
+    """A list with the loaded checkpoint as its only entry."""
 
     object: Literal["list"] = "list"
     data: list[Model] = Field(min_length=1, max_length=1)

@@ -107,7 +107,7 @@ def models_routes(models: Models) -> list[ApiRoute]:
             models.list,
             operation_id="listModels",
             summary="List the one model that is served",
-            responses={200: answer(ModelList, "A list of one"), **errors(503, *GUARD_ERRORS)},
+            responses={200: answer(ModelList, "A list with the loaded checkpoint"), **errors(503, *GUARD_ERRORS)},
         ),
         ApiRoute(
             "/v1/models/{name:path}",
@@ -141,8 +141,8 @@ def operator_routes(probes: Probes, metrics: Metrics) -> list[ApiRoute]:
             operation_id="readyz",
             summary="Whether sessions can be opened",
             responses={
-                200: answer(Readiness, "They can"),
-                503: answer(Readiness, "They cannot, or not yet", 503),
+                200: answer(Readiness, "Sessions can be opened"),
+                503: answer(Readiness, "No session can be opened now", 503),
             },
             openapi_extra=WITHOUT_CREDENTIALS,
         ),

@@ -77,7 +77,7 @@ class Transcriptions:
 
     async def _answer(self, headers: Headers, body: Body, send: Send) -> Response | None:
         """The response; None if it was sent already, as events."""
-        # Checked before the upload, which would be in vain.
+        # Checked first, so that a request that would be refused does not upload its file.
         check_ready(self._service)
         self._service.admission.check_room()
         with self._count_request():

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.05  # between two looks at a session that is ahead of the recognizer
+_POLL_SECONDS = 0.05  # interval at which a session that is ahead of the recognizer is checked
 NORMAL_CLOSE = 1000
 T = TypeVar("T")
 
@@ -54,17 +54,21 @@ class Connection(ABC):
         self._service = service
         self._limits = limits
         self._threads = threads
-        self._held: deque[dict[str, Any]] = deque()  # messages that came while the client waited for a slot
+        self._early_messages: deque[dict[str, Any]] = deque()  # messages that came while the client waited for a slot
         self._close_code = NORMAL_CLOSE
-        self._lost: Exception | None = None  # how the client was found to be gone
+        self._disconnect_error: Exception | None = None  # the error that showed that the client is gone
         self._stopping = False
-        self._scope, self._reading, self._finishing = anyio.CancelScope(), anyio.CancelScope(), anyio.CancelScope()
+        self._connection_scope, self._read_scope, self._finish_scope = (
+            anyio.CancelScope(),
+            anyio.CancelScope(),
+            anyio.CancelScope(),
+        )
 
     # --- what a protocol fills in
 
     @abstractmethod
     async def _begin(self) -> None:
-        """Open or resume a session. Raises the QwenASRError why there is none, and WebSocketDisconnect."""
+        """Open or resume a session. Raises a QwenASRError if that is not possible, and WebSocketDisconnect."""
 
     @abstractmethod
     async def _handle(self, message: str | bytes) -> bool:
@@ -123,13 +127,13 @@ class Connection(ABC):
             await self.refuse(error)
             return
         try:
-            with self._scope:
+            with self._connection_scope:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._unless_lost, self._send_loop)
-                    tasks.start_soon(self._unless_lost, self._receive_loop)
+                    tasks.start_soon(self._run_part, self._send_loop)
+                    tasks.start_soon(self._run_part, self._receive_loop)
         finally:
             self._detach()
-        if self._lost is None:
+        if self._disconnect_error is None:
             with anyio.move_on_after(self._limits.send_seconds):
                 await self._websocket.close(self._close_code)
 
@@ -144,11 +148,11 @@ class Connection(ABC):
     def stop(self) -> None:
         """Read nothing more. Audio already received is transcribed, and the client is told that the server stops."""
         self._stopping = True
-        self._reading.cancel()
+        self._read_scope.cancel()
 
     def give_up(self) -> None:
         """After `stop`, when the time is over: close without the texts that are still missing."""
-        self._finishing.cancel()
+        self._finish_scope.cancel()
 
     @property
     def waiting(self) -> int:
@@ -159,13 +163,13 @@ class Connection(ABC):
         """Receive until something ends the session; then finish it. Raises WebSocketDisconnect."""
         error = await self._receive_all()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._unless_lost, self._drain)
+            tasks.start_soon(self._run_part, self._drain)
             try:
-                with anyio.CancelScope() as self._finishing:
+                with anyio.CancelScope() as self._finish_scope:
                     await self._finish(error)
             except Exception:
                 log.exception("The session could not be finished.")
-                error = QwenASRError("The server failed on the end of this session; its log says why.")
+                error = QwenASRError("The server failed while it finished this session; its log says why.")
             if error is not None:
                 self._close_code = error.close_code
                 self._service.instruments.count(error)
@@ -187,11 +191,11 @@ class Connection(ABC):
                 raise
             except Exception:
                 log.exception("The session failed.")
-                return QwenASRError("The server failed on this session; its log says why. Connect again to go on.")
+                return QwenASRError("The server failed on this session; its log says why. Reconnect to continue.")
             return None
         return LimitExceeded(
             f"The session has lasted {self._limits.session_seconds:g} seconds, the most that this server allows: "
-            "connect again to go on."
+            "reconnect to continue."
         )
 
     async def _send_loop(self) -> None:
@@ -199,28 +203,28 @@ class Connection(ABC):
         while (message := await self._outbox.take()) is not None:
             with anyio.fail_after(self._limits.send_seconds):
                 await self._websocket.send_text(message.to_json())
-        self._scope.cancel()
+        self._connection_scope.cancel()
 
     async def _drain(self) -> None:
         """Read and drop what comes while the last texts are on their way. Raises WebSocketDisconnect."""
         while True:
             await self._next()
 
-    async def _unless_lost(self, part: Callable[[], Awaitable[None]]) -> None:
+    async def _run_part(self, part: Callable[[], Awaitable[None]]) -> None:
         """Run a part of the flow. If the client turns out to be gone, or not to read, end the other parts too."""
         try:
             await part()
         except (WebSocketDisconnect, TimeoutError) as lost:
             log.info("The client is gone (%s).", type(lost).__name__)
-            self._lost = self._lost or lost
-            self._scope.cancel()
+            self._disconnect_error = self._disconnect_error or lost
+            self._connection_scope.cancel()
 
     # --- for protocols
 
     async def _wait_for_slot(self) -> QueueTicket:
         """Wait for a slot among the sessions. Raises LimitExceeded, ServerStopping, WebSocketDisconnect."""
-        with anyio.CancelScope() as self._reading:
-            slot, self._held = await wait_for_slot_on_socket(
+        with anyio.CancelScope() as self._read_scope:
+            slot, self._early_messages = await wait_for_slot_on_socket(
                 self._websocket, self._service.admission, self._limits, self._queued_message
             )
             return slot
@@ -233,13 +237,13 @@ class Connection(ABC):
         """
         while True:
             self._check_stopping()
-            with anyio.move_on_after(seconds) as self._reading:
+            with anyio.move_on_after(seconds) as self._read_scope:
                 message = await self._next()
                 text = message.get("text")
                 return bytes(message.get("bytes") or b"") if text is None else str(text)
             self._check_stopping()
             if not await self._is_busy():
-                raise TimedOut(f"Nothing came for {seconds:g} seconds: connect again to go on.")
+                raise TimedOut(f"Nothing came for {seconds:g} seconds: reconnect to continue.")
 
     async def _feed_audio(self, audio: bytes) -> None:
         """Feed audio in pieces, no faster than the recognizer takes it. Raises what `_feed` raises."""
@@ -261,7 +265,9 @@ class Connection(ABC):
 
     async def _next(self) -> dict[str, Any]:
         """The next ASGI message. Raises WebSocketDisconnect."""
-        message: dict[str, Any] = self._held.popleft() if self._held else dict(await self._websocket.receive())
+        message: dict[str, Any] = (
+            self._early_messages.popleft() if self._early_messages else dict(await self._websocket.receive())
+        )
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message["code"], message.get("reason"))
         return message

@@ -11,7 +11,7 @@ from qwen_asr.service.notifier import Notifier
 if TYPE_CHECKING:
     from qwen_asr.web.sockets.messages import ServerMessage
 
-_WAIT_SECONDS = 60.0  # of one wait for a notification; the value does not matter, since every change notifies
+_WAIT_SECONDS = 60.0  # timeout of a wait for a notification; any value works, since every change notifies
 
 
 class Outbox:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qwen_asr.service.admission import Admission, QueueTicket
     from qwen_asr.web.sockets.messages import ServerMessage
 
-_WAIT_SECONDS = 60.0  # of one wait for a notification; the value does not matter, since every move notifies
+_WAIT_SECONDS = 60.0  # timeout of a wait for a notification; any value works, since every move notifies
 
 
 class QueueEntry:

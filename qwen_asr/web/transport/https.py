@@ -49,7 +49,7 @@ def check_https_options(config: Config) -> None:
         )
     if config.http_redirect_port is not None and not config.tls:
         raise HttpsConflict(
-            "--http-redirect-port was given, but there is no HTTPS to send people to: give a certificate too, with "
+            "--http-redirect-port was given, but the server does not serve HTTPS: give a certificate too, with "
             "--generate-self-signed-cert, --local-ca, --ssl-certfile or --acme-domain."
         )
     if config.http_redirect_port and config.http_redirect_port == config.port:

@@ -45,7 +45,7 @@ def bind(host: str, port: int, option: str = "--port") -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError:
-        raise StartupError(f"--host {host} is no address: give a name or address of this machine.") from None
+        raise StartupError(f"--host {host} is not an address: give a name or address of this machine.") from None
     listening = socket.socket(family, kind, protocol)
     try:
         # Allows a port on which connections are in TIME_WAIT, but not one on which another socket listens.
@@ -68,7 +68,9 @@ def _bind_error(error: OSError, host: str, port: int, option: str) -> StartupErr
             "to use it (on Linux with CAP_NET_BIND_SERVICE; see docs/https.md)."
         )
     if error.errno == errno.EADDRNOTAVAIL:
-        return StartupError(f"--host {host} is no address of this machine: give one of them, or 0.0.0.0 for all.")
+        return StartupError(
+            f"--host {host} is not an address of this machine: give one of its addresses, or 0.0.0.0 for all."
+        )
     return StartupError(f"Cannot listen on {host}:{port} ({error.strerror}): give another --host or {option}.")
 
 

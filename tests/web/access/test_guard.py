@@ -109,7 +109,7 @@ def test_requests_without_a_valid_key_are_refused(keyed: Served) -> None:
         assert httpx.get(keyed.url + path, **TIMEOUT).status_code == 401
     for path in ("/ws/asr", "/v1/realtime"):
         assert handshake_status(keyed, path) == 401
-    assert keyed.service.admission.inside == 0
+    assert keyed.service.admission.admitted == 0
 
 
 def test_requests_with_a_valid_key_are_allowed(keyed: Served) -> None:
@@ -177,7 +177,7 @@ def test_every_guarded_route_refuses_pages_of_other_sites(keyed: Served, origin:
         assert response.status_code == 403, path
         if method != "HEAD":
             assert response.json()["error"]["code"] == "forbidden", path
-    assert keyed.service.admission.inside == 0
+    assert keyed.service.admission.admitted == 0
 
 
 def test_every_guarded_route_allows_the_servers_own_pages(keyed: Served) -> None:

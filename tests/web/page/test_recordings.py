@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from qwen_asr.audio.resample import StreamingResampler
-from qwen_asr.audio.samples import to_mono
+from qwen_asr.audio.validation import to_mono
 from qwen_asr.config.limits import PageLimits
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.session_options import SessionOptions

@@ -69,7 +69,7 @@ def test_a_client_in_the_queue_gets_each_position_and_loses_no_audio() -> None:
             assert third.of_type("session_created") == []
             assert await first.finalize() == 1000
             assert await third.closed() == 1000
-            assert await until(lambda: service.admission.inside == 0)
+            assert await until(lambda: service.admission.admitted == 0)
         return third
 
     with service_with(max_sessions=1, max_queue=2) as service, listening(service) as server:
@@ -136,12 +136,12 @@ def test_a_refused_config_and_a_lost_client_free_their_slots() -> None:
             one.connection.transport.abort()
         async with client(url) as one:
             await one.config()
-            assert service.admission.inside == 1
+            assert service.admission.admitted == 1
             assert await one.finalize() == 1000
 
     with service_with(max_sessions=1, max_queue=1) as service, listening(service) as server:
         asyncio.run(speak(server.url, service))
-        assert sync_until(lambda: service.admission.inside == 0)
+        assert sync_until(lambda: service.admission.admitted == 0)
 
 
 def test_a_session_lasts_as_long_as_the_option_says() -> None:
@@ -191,7 +191,7 @@ def test_a_request_waits_for_a_slot_and_one_more_is_refused(rest: tuple[str, Ser
         assert not waiting.done()
         slot.leave()
         assert waiting.result(120).json()["text"].strip() == SENTENCE
-    assert sync_until(lambda: service.admission.inside == 0)
+    assert sync_until(lambda: service.admission.admitted == 0)
 
     slot = service.admission.enter_at_once()
     with pytest.raises(httpx.ReadTimeout):
@@ -240,7 +240,7 @@ def test_recordings_queue_and_free_their_slots() -> None:
         assert [entry.position for entry in (first, second, third) if entry is not None] == [0, 1, 2]
         assert recordings.queue_entry("tab 1", "one", "address") is second  # asked twice, queued once
         recording = recordings.open("tab 0", "one", 16_000, SessionOptions())
-        assert (service.admission.inside, service.admission.waiting) == (1, 2)
+        assert (service.admission.admitted, service.admission.waiting) == (1, 2)
         recordings.tab_closed("tab 1")
         clock.now += 9
         assert recordings.remove_idle() == 1
@@ -252,7 +252,7 @@ def test_recordings_queue_and_free_their_slots() -> None:
         assert third.position == 0  # a finished recording that is still shown has no slot
         clock.now += 61
         recordings.remove_idle()
-        assert (service.admission.inside, service.admission.waiting) == (0, 0)
+        assert (service.admission.admitted, service.admission.waiting) == (0, 0)
 
 
 def test_an_open_recording_does_not_take_a_second_slot() -> None:
@@ -261,7 +261,7 @@ def test_an_open_recording_does_not_take_a_second_slot() -> None:
         with ThreadPoolExecutor(8) as pool:
             opened = list(pool.map(lambda _: recordings.open("tab", "one", 16_000, SessionOptions()), range(8)))
         assert len(set(map(id, opened))) == 1
-        assert service.admission.inside == 1
+        assert service.admission.admitted == 1
 
 
 def test_a_recording_that_lasts_too_long_is_warned_and_then_stopped() -> None:
@@ -280,7 +280,7 @@ def test_a_recording_that_lasts_too_long_is_warned_and_then_stopped() -> None:
         clock.now += 600
         assert recording.receive(640, bytes(320)) == 640
         assert sync_until(lambda: recording.done)
-        assert service.admission.inside == 0
+        assert service.admission.admitted == 0
 
 
 def test_many_sessions_leave_no_slot_taken() -> None:
@@ -289,7 +289,7 @@ def test_many_sessions_leave_no_slot_taken() -> None:
         with ThreadPoolExecutor(4) as pool:
             for _ in pool.map(lambda _: _come_and_go(service), range(40)):
                 pass
-        assert (admission.inside, admission.waiting) == (0, 0)
+        assert (admission.admitted, admission.waiting) == (0, 0)
 
 
 def _come_and_go(service: Service) -> None:

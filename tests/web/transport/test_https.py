@@ -14,7 +14,7 @@ from qwen_asr.web.transport.https import check_https_options, choose_certificate
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"generate_self_signed_cert": True, "ssl_certfile": "x.pem"}, "--generate-self-signed-cert and --ssl-certfile"),
     ({"ssl_keyfile": "x.pem"}, "--ssl-keyfile was given without --ssl-certfile"),
-    ({"http_redirect_port": 80}, "no HTTPS to send people to"),
+    ({"http_redirect_port": 80}, "does not serve HTTPS"),
     ({"generate_self_signed_cert": True, "port": 8443, "http_redirect_port": 8443}, "are both 8443"),
     ({"acme_domain": ("asr.example.com",)}, "without --http-redirect-port"),
 ]

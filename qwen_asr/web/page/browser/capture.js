@@ -36,7 +36,7 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 export class Capture {
   // `workletSource`: the text of worklet.js. `onBlock(bytes, peak)`: a Uint8Array of int16 and its peak from 0 to 1.
   // `onInterruption(message)`: the device pauses the microphone; "" when it goes on. `onUnplugged(message)`: it ended.
-  // Rejects with UserError where there is no microphone to be had.
+  // Rejects with UserError if no microphone is available.
   static async open({ workletSource, onBlock, onInterruption, onUnplugged }) {
     const obstacle = findObstacle();
     if (obstacle) throw new UserError(obstacle);

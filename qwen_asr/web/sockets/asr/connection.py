@@ -69,7 +69,7 @@ class AsrConnection(Connection):
         """See `Holder`."""
         self._handing_over = True
         self._close_code = RESUMED_CLOSE
-        self._scope.cancel()
+        self._connection_scope.cancel()
         await self._detached.wait()
 
     # --- the beginning
@@ -169,13 +169,13 @@ class AsrConnection(Connection):
         if error is None:
             session.conclude()
         else:
-            session.why = type(error).__name__
+            session.end_reason = type(error).__name__
             self._outbox.put(error_message(error))
 
     def _detach(self) -> None:
-        session, lost = self._session, self._lost
+        session, lost = self._session, self._disconnect_error
         if lost is not None:
-            session.why = f"the client is gone ({type(lost).__name__})"
+            session.end_reason = f"the client is gone ({type(lost).__name__})"
         session.detach()
         left = isinstance(lost, WebSocketDisconnect) and lost.code in (*_LEFT, _STOPPING)
         if self._handing_over or (lost is not None and not left and session.error is None):

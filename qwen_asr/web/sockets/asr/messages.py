@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.samples import HIGHEST_RATE, LOWEST_RATE
+from qwen_asr.audio.validation import HIGHEST_RATE, LOWEST_RATE
 from qwen_asr.config.config import Config
 from qwen_asr.engine.languages import resolve_language
 from qwen_asr.errors import BadConfig, BadInput, QwenASRError

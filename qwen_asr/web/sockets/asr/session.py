@@ -64,7 +64,7 @@ class AsrSession:
         self.holder: Holder | None = None
         self.error: QwenASRError | None = None  # what has ended it
         self.finalized = False
-        self.why = ""  # a few words on its end, for the log
+        self.end_reason = ""  # a few words on its end, for the log
         self._opened_at = time.monotonic()
         self._limits = limits
         self._audio = PcmStream(config.encoding, config.sample_rate)
@@ -165,7 +165,7 @@ class AsrSession:
 
     def close(self) -> None:
         """Free the recognizer's part. The messages made so far are kept."""
-        self._runner.why = self.why
+        self._runner.end_reason = self.end_reason
         self._runner.close()
 
     # --- messages

@@ -69,15 +69,15 @@ class RealtimeConnection(Connection):
         service: Service,
         limits: SocketLimits,
         threads: anyio.CapacityLimiter,
-        old: bool = False,
+        old_api: bool = False,
     ) -> None:
-        """`old`: the client uses the older shape of the API, until an update shows otherwise."""
+        """`old_api`: the client uses the older shape of the API, until an update shows otherwise."""
         super().__init__(websocket, service, limits, threads)
         self.session_id = new_id("sess")
         self._outbox = Outbox(limits.waiting_messages)
         # What follows is used by one worker thread at a time, because events are applied one after the other.
         self._settings = RealtimeSettings.of(service.config)
-        self._item_log = ItemLog(self._outbox.put, self.session_id, old)
+        self._item_log = ItemLog(self._outbox.put, self.session_id, old_api)
         self._audio = self._new_audio()
         self._turns: TurnStream | None = None  # those that get the audio now
         self._ending: list[TurnStream] = []  # those before them that still have texts to come
@@ -91,7 +91,7 @@ class RealtimeConnection(Connection):
         self._info = SessionInfo.starting_now(self.session_id, model, self._limits.session_seconds)
         logs.set_session(self.session_id)
         log.info("Realtime session began.")
-        self._item_log.put(self._info.event(self._settings, self._item_log.old, created=True))
+        self._item_log.put(self._info.event(self._settings, self._item_log.old_api, created=True))
 
     async def _finish(self, error: QwenASRError | None) -> None:
         for finished in await self._in_thread(self._finish_turns):
@@ -182,8 +182,8 @@ class RealtimeConnection(Connection):
             self._update(event)
 
     def _commit(self, event_id: str | None) -> None:
-        uncommitted = self._audio.held + (self._turns.uncommitted if self._turns else 0)
-        milliseconds = uncommitted * 1000 / SAMPLE_RATE
+        uncommitted_samples = self._audio.held + (self._turns.uncommitted_samples if self._turns else 0)
+        milliseconds = uncommitted_samples * 1000 / SAMPLE_RATE
         if milliseconds < MIN_COMMIT_MS:
             self._item_log.put(too_little_audio(milliseconds, event_id))
             return
@@ -212,8 +212,8 @@ class RealtimeConnection(Connection):
             self._settings = settings
             self._audio = self._new_audio()
         self._apply_settings()
-        self._item_log.old = isinstance(event, OldSessionUpdate)
-        self._item_log.put(self._info.event(settings, self._item_log.old))
+        self._item_log.old_api = isinstance(event, OldSessionUpdate)
+        self._item_log.put(self._info.event(settings, self._item_log.old_api))
 
     def _check(self, settings: RealtimeSettings, path: str) -> None:
         """Raise BadField if the model cannot be given these settings."""

@@ -126,7 +126,7 @@ class InputUpdate(ClientModel):
 
 
 class AudioUpdate(ClientModel):
-    """The level of the current shape around `InputUpdate`."""
+    """The `audio` object of a `session.update` in the current shape of the API."""
 
     input: InputUpdate | None = None
 
@@ -279,7 +279,7 @@ class Input(ServerModel):
 
 
 class AudioSettings(ServerModel):
-    """The level of the current shape around `Input`."""
+    """The `audio` object of a session in the current shape of the API."""
 
     input: Input
 
@@ -448,10 +448,10 @@ class ErrorEvent(ServerEvent):
     error: EventErrorObject
 
 
-def announce_item(item_id: str, previous: str | None, old: bool) -> list[ItemEvent]:
+def announce_item(item_id: str, previous: str | None, old_api: bool) -> list[ItemEvent]:
     """The events that announce a new item, in the current or the older shape."""
     item = ItemObject(id=item_id)
-    if old:
+    if old_api:
         return [ItemEvent(type="conversation.item.created", previous_item_id=previous, item=item)]
     return [
         ItemEvent(type="conversation.item.added", previous_item_id=previous, item=item),

@@ -25,8 +25,8 @@ class RealtimeRoute(SocketRoute[RealtimeConnection]):
     async def _accept(self, websocket: WebSocket) -> RealtimeConnection:
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept(PROTOCOL if PROTOCOL in offered else None)
-        old = _OLD_PROTOCOL in offered or _OLD_HEADER in websocket.headers.get("openai-beta", "")
-        return RealtimeConnection(websocket, self._service, self._limits, self._threads, old)
+        old_api = _OLD_PROTOCOL in offered or _OLD_HEADER in websocket.headers.get("openai-beta", "")
+        return RealtimeConnection(websocket, self._service, self._limits, self._threads, old_api)
 
     @property
     def _max_connections(self) -> int:

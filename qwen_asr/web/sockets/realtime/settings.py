@@ -165,13 +165,13 @@ class SessionInfo:
         return cls(session_id, model, int(time.time() + seconds))
 
     def event(
-        self, settings: RealtimeSettings, old: bool = False, created: bool = False
+        self, settings: RealtimeSettings, old_api: bool = False, created: bool = False
     ) -> SessionEvent | OldSessionEvent:
-        """`session.updated`, or `session.created`; `old`: in the older shape of the API."""
+        """`session.updated`, or `session.created`; `old_api`: in the older shape of the API."""
         transcription = Transcription(model=self.model, language=settings.language, prompt=settings.prompt)
         detection = settings.vad.as_message() if settings.vad else None
         g711_types = _G711_TYPES.get(settings.format.encoding)
-        if old:
+        if old_api:
             return OldSessionEvent(
                 type="transcription_session.created" if created else "transcription_session.updated",
                 session=OldSessionObject(

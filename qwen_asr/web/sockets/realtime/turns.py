@@ -1,6 +1,6 @@
 """Turns of a realtime session: audio under one set of settings, and the items that its turns become.
 
-`VoiceTurns` finds any number of turns by voice; `CommittedTurn` is one turn, which the client ends. Each is one session
+`VoiceTurns` finds any number of turns by voice; `ClientTurn` is one turn, which the client ends. Each is one session
 on the shared recognizer. One thread at a time feeds it, while results come on the scheduler's thread. Its events have
 the order of OpenAI's API: deltas of an item may come before it is committed, its `completed` or `failed` never does.
 """
@@ -21,7 +21,7 @@ from qwen_asr.audio.vad import Silero, VoiceActivity
 from qwen_asr.errors import QwenASRError, StepFailed
 from qwen_asr.live.events import Event, Failed, Partial
 from qwen_asr.live.transcript import join_texts
-from qwen_asr.service.admission import Borrowed
+from qwen_asr.service.admission import SharedSlot
 from qwen_asr.web.sockets.realtime.messages import (
     Committed,
     ServerEvent,
@@ -44,18 +44,18 @@ if TYPE_CHECKING:
 class ItemLog:
     """The items of a conversation, in order. `put` sends an event to the client, from any thread."""
 
-    def __init__(self, put: Callable[[ServerEvent], None], session_id: str, old: bool = False) -> None:
-        """`old`: the client uses the older shape of the API, until an update shows otherwise."""
+    def __init__(self, put: Callable[[ServerEvent], None], session_id: str, old_api: bool = False) -> None:
+        """`old_api`: the client uses the older shape of the API, until an update shows otherwise."""
         self.put = put
         self.session_id = session_id
-        self.old = old
+        self.old_api = old_api
         self._last: str | None = None
 
     def commit(self, item_id: str) -> None:
         """Announce a new item after the last one."""
         previous, self._last = self._last, item_id
         self.put(Committed(previous_item_id=previous, item_id=item_id))
-        for event in announce_item(item_id, previous, self.old):
+        for event in announce_item(item_id, previous, self.old_api):
             self.put(event)
 
 
@@ -72,13 +72,13 @@ class Item:
         self.samples = 0  # its length, as far as it is known
         self._put = put
         self._sent = ""  # all deltas together
-        self._before = ""  # the part of it that belongs to utterances before the current one
+        self._earlier_text = ""  # the part of it that belongs to utterances before the current one
         self._finals: list[str] = []
         self._error: QwenASRError | None = None
 
     def add_settled(self, text: str) -> None:
         """This much of the current utterance has settled."""
-        whole = join_texts([self._before, text])
+        whole = join_texts([self._earlier_text, text])
         if self.dropped or not whole.startswith(self._sent) or whole == self._sent:
             return
         self._put(TranscriptionDelta(item_id=self.id, delta=whole[len(self._sent) :]))
@@ -87,7 +87,7 @@ class Item:
     def add_final(self, text: str) -> None:
         """The current utterance has ended, with this text."""
         self.add_settled(text)
-        self._before = self._sent
+        self._earlier_text = self._sent
         self._finals.append(text)
 
     def fail(self, error: QwenASRError) -> None:
@@ -123,7 +123,7 @@ class TurnStream:
             context=self.settings.prompt, language=self.settings.language or "auto", detector=self._detector
         )
         self._runner = service.open_session(
-            options, self._on_events, kind="realtime", name=self._item_log.session_id, slot=Borrowed()
+            options, self._on_events, kind="realtime", name=self._item_log.session_id, slot=SharedSlot()
         )
 
     @property
@@ -137,7 +137,7 @@ class TurnStream:
         raise NotImplementedError
 
     @property
-    def uncommitted(self) -> int:
+    def uncommitted_samples(self) -> int:
         """Samples since the last item ended."""
         raise NotImplementedError
 
@@ -196,13 +196,13 @@ class TurnStream:
         """The item of that utterance has its text, or the error for it."""
 
 
-class TappedDetector:
-    """A voice detector that calls `on_found` with what it finds, before the session gets that."""
+class ObservedDetector:
+    """A voice detector that calls `on_events` with what it finds, before the session gets that."""
 
-    def __init__(self, detector: UtteranceDetector, on_found: Callable[[Sequence[DetectorEvent]], None]) -> None:
+    def __init__(self, detector: UtteranceDetector, on_events: Callable[[Sequence[DetectorEvent]], None]) -> None:
         self.config = detector.config
         self._detector = detector
-        self._on_found = on_found
+        self._on_detected = on_events
 
     @property
     def quiet(self) -> bool:
@@ -210,12 +210,12 @@ class TappedDetector:
 
     def feed(self, samples: NDArray[np.float32], /) -> Sequence[DetectorEvent]:
         found = self._detector.feed(samples)
-        self._on_found(found)
+        self._on_detected(found)
         return found
 
     def finish(self) -> Sequence[DetectorEvent]:
         found = self._detector.finish()
-        self._on_found(found)
+        self._on_detected(found)
         return found
 
 
@@ -233,17 +233,17 @@ class VoiceTurns(TurnStream):
     @property
     def quiet(self) -> bool:
         """Whether there is no speech."""
-        return self._tapped.quiet
+        return self._observed.quiet
 
     @property
-    def uncommitted(self) -> int:
+    def uncommitted_samples(self) -> int:
         """Samples since the last item ended."""
         return self.end - self._last_end
 
     def commit(self) -> Future[None]:
         """End the turn here. Without speech the item is empty, but it exists: the client waits for it."""
         before, self._ended_by = self._last_end, "commit"
-        length = self.uncommitted
+        length = self.uncommitted_samples
         finished = self.finish()
         if self._last_end == before:
             item = Item(self._item_log.put)
@@ -259,10 +259,10 @@ class VoiceTurns(TurnStream):
 
     def _detector(self, silero: Silero, endpoints: EndpointConfig) -> Detector:
         detector = UtteranceDetector(self._vad.endpoints(endpoints), VoiceActivity(silero))
-        self._tapped = TappedDetector(detector, self._on_found)
-        return self._tapped
+        self._observed = ObservedDetector(detector, self._on_detected)
+        return self._observed
 
-    def _on_found(self, events: Sequence[DetectorEvent]) -> None:
+    def _on_detected(self, events: Sequence[DetectorEvent]) -> None:
         """Runs on the thread that feeds, before the session takes the same events."""
         for event in events:
             if isinstance(event, Started):
@@ -294,7 +294,7 @@ class VoiceTurns(TurnStream):
         self._items.pop(utterance).complete()
 
 
-class CommittedTurn(TurnStream):
+class ClientTurn(TurnStream):
     """One turn, until the client commits it: one item, of as many utterances as its length needs."""
 
     def __init__(self, settings: RealtimeSettings, item_log: ItemLog, begin: int) -> None:
@@ -305,16 +305,16 @@ class CommittedTurn(TurnStream):
     @property
     def quiet(self) -> bool:
         """Whether it has no audio yet."""
-        return self.uncommitted == 0
+        return self.uncommitted_samples == 0
 
     @property
-    def uncommitted(self) -> int:
+    def uncommitted_samples(self) -> int:
         """All its samples: the commit ends it."""
         return self._runner.received
 
     def commit(self) -> Future[None]:
         """The item exists at once; its text comes as soon as it is known."""
-        self._whole.samples = self.uncommitted
+        self._whole.samples = self.uncommitted_samples
         self._item_log.commit(self._whole.id)
         finished = self.finish()
         finished.add_done_callback(self._complete)
@@ -344,7 +344,7 @@ def open_turn_stream(service: Service, settings: RealtimeSettings, item_log: Ite
     """Open the turns that the settings ask for. Raises as `Service.open_session`."""
     turns: TurnStream
     if settings.vad is None:
-        turns = CommittedTurn(settings, item_log, begin)
+        turns = ClientTurn(settings, item_log, begin)
     else:
         turns = VoiceTurns(settings, settings.vad, item_log, begin)
     turns.open(service)

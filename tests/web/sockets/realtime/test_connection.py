@@ -586,6 +586,6 @@ def test_a_client_in_the_queue_gets_its_position_and_loses_no_audio(service: Ser
         listening(full, route=RealtimeRoute) as server,
     ):
         third = asyncio.run(speak(server))
-        assert full.admission.inside == full.admission.waiting == 0
+        assert full.admission.admitted == full.admission.waiting == 0
     [completed] = third.of_type("conversation.item.input_audio_transcription.completed")
     assert completed["transcript"] == offline(samples)

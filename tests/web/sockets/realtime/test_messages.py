@@ -71,7 +71,7 @@ def test_the_server_sends_the_examples(examples: dict[str, Any]) -> None:
         "speech_stopped": messages.SpeechStopped(audio_end_ms=2_956, item_id="item_1"),
         "committed": messages.Committed(previous_item_id=None, item_id="item_1"),
         "cleared": messages.Cleared(),
-        "item.added": messages.announce_item("item_1", None, old=False)[0],
+        "item.added": messages.announce_item("item_1", None, old_api=False)[0],
         "delta": messages.TranscriptionDelta(item_id="item_1", delta="Turn on the"),
         "completed": messages.TranscriptionCompleted(
             item_id="item_1", transcript="Turn on the kitchen light.", usage=messages.Usage(seconds=1.976)

@@ -80,7 +80,7 @@ def test_the_events_report_the_settings_in_both_shapes() -> None:
     info = SessionInfo("sess_1", "demo", 5)
     settings = RealtimeSettings(None, AudioFormat("mulaw", 8_000), "de", "Names")
     transcription = {"model": "demo", "language": "de", "prompt": "Names"}
-    current, older = info.event(settings).as_dict(), info.event(settings, old=True, created=True).as_dict()
+    current, older = info.event(settings).as_dict(), info.event(settings, old_api=True, created=True).as_dict()
     assert (current["type"], older["type"]) == ("session.updated", "transcription_session.created")
     assert current["session"]["audio"]["input"] == {
         "format": {"type": "audio/pcmu"},

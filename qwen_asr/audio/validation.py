@@ -1,4 +1,4 @@
-"""Validation of audio samples at the edges: any array to float32 mono, or an error that says what is wrong.
+"""Validates audio samples at the edges: any array to float32 mono, or an error that says what is wrong.
 
 Samples are validated once, where they enter: `load_audio` and `decode_blocks` (files), `PcmStream` (network), the
 Python API and `Session.feed`. Everything behind these edges takes validated samples: float32, mono, finite, shape (n,).

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qwen_asr.audio.samples import to_mono
+from qwen_asr.audio.validation import to_mono
 from qwen_asr.errors import AudioError
 
 

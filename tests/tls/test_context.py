@@ -1,0 +1,35 @@
+"""The SSL context that serves a checked certificate."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from qwen_asr.errors import CertificateError
+from qwen_asr.tls.context import load_context
+from qwen_asr.tls.preflight import check_pair
+from tests.support.certificates import NOW, issue, put
+
+
+def test_files_that_changed_after_the_check_are_an_error(tmp_path: Path) -> None:
+    issued = issue()
+    put(tmp_path, issued.pem, issued.key_pem())
+    checked = check_pair(tmp_path / "cert.pem", tmp_path / "key.pem", None, NOW)
+    (tmp_path / "key.pem").write_bytes(issue().key_pem())
+    with pytest.raises(CertificateError, match="do not belong together"):
+        load_context(checked)
+    (tmp_path / "key.pem").unlink()
+    with pytest.raises(CertificateError, match="cannot be loaded"):
+        load_context(checked)
+
+
+def test_the_context_allows_only_modern_tls(tmp_path: Path) -> None:
+    issued = issue()
+    put(tmp_path, issued.pem, issued.key_pem())
+    context = load_context(check_pair(tmp_path / "cert.pem", tmp_path / "key.pem", None, NOW))
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    suites = [suite["name"] for suite in context.get_ciphers() if not suite["name"].startswith("TLS_")]
+    assert suites
+    assert all("ECDHE" in name and ("GCM" in name or "POLY1305" in name) for name in suites)
