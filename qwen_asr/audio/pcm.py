@@ -33,7 +33,7 @@ class PcmStream:
         self.received = 0
 
     @property
-    def bytes_a_second(self) -> int:
+    def bytes_per_second(self) -> int:
         """Bytes in one second of audio."""
         return self._resampler.rate * self._type.itemsize
 

@@ -33,6 +33,7 @@ class Partial:
 class Final:
     """The text of a whole utterance, empty if it contains no words.
 
+    `start` and `end` are samples at 16 kHz; `qwen_asr.client.Final` has `start_seconds` and `end_seconds` instead.
     `corrected` is true if `text` does not start with the settled text of the partials.
     """
 

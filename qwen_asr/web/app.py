@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from qwen_asr.config.limits import Limits
     from qwen_asr.live.events import Event
     from qwen_asr.live.session_options import SessionOptions
     from qwen_asr.service.admission import QueueTicket
@@ -165,7 +166,7 @@ def _in_event_loop(mount: Callable[[], FastAPI]) -> FastAPI:
     return mount()
 
 
-def serve(config: Config) -> int:
+def serve(config: Config, limits: Limits | None = None) -> int:
     """Serves until SIGINT or SIGTERM; returns the exit code.
 
     Raises StartupError if the server cannot start, and the error of loading if the checkpoint cannot be loaded. On a
@@ -186,7 +187,7 @@ def serve(config: Config) -> int:
         from qwen_asr.service.service import Service  # heavy
         from qwen_asr.web.access.guard import access_warnings
 
-        service = Service(config)
+        service = Service(config, limits=limits)
         app = create_app(config, service, chosen=chosen)
         app.state.certificate = certificate
         server = create_server(

@@ -40,4 +40,4 @@ def test_a_stream_of_codes_equals_its_resampled_samples(law: str) -> None:
     expected = np.concatenate([resampler.feed(whole), resampler.finish()])
     pieces = [stream.feed(data[begin : begin + 333]) for begin in range(0, len(data), 333)]
     np.testing.assert_array_equal(np.concatenate([*pieces, stream.finish()]), expected)
-    assert (stream.received, stream.bytes_a_second) == (len(data), RATE)
+    assert (stream.received, stream.bytes_per_second) == (len(data), RATE)

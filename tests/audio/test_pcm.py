@@ -50,7 +50,7 @@ def test_invalid_floats_raise(value: float) -> None:
 
 
 def test_supported_encodings() -> None:
-    assert {name: PcmStream(name, 8_000).bytes_a_second for name in ENCODINGS} == {"f32le": 32_000, "s16le": 16_000}
+    assert {name: PcmStream(name, 8_000).bytes_per_second for name in ENCODINGS} == {"f32le": 32_000, "s16le": 16_000}
     with pytest.raises(AudioError, match="unknown; give one of f32le, s16le"):
         PcmStream("mp3")
     with pytest.raises(AudioError, match="sample rate of 10 Hz"):

@@ -118,7 +118,7 @@ async def talk(url: str, samples: Samples, ended: asyncio.Event | None = None) -
 
 async def answer(served: Listening, path: str) -> httpx.Response:
     """The response to a GET."""
-    async with httpx.AsyncClient() as asking:
+    async with httpx.AsyncClient(timeout=60) as asking:
         return await asking.get(served.http + path)
 
 

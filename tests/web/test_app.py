@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import ssl
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,12 +31,10 @@ def taken() -> Iterator[int]:
 def test_a_port_in_use_is_said_before_anything_is_loaded(taken: int, tmp_path: Path, repository: Path) -> None:
     with pytest.raises(PortInUse, match=f"Port {taken} on 127.0.0.1 is in use.*--port"):
         serve(Config(port=taken))
-    began = time.monotonic()
     code, said = ServerProcess(tmp_path, repository, "--port", str(taken)).end()
     assert code == 1
-    assert said.count("\n") == 1
+    assert said.count("\n") == 1  # no line about loading before it
     assert "in use" in said
-    assert time.monotonic() - began < 60
 
 
 def test_an_address_that_is_not_ours() -> None:
@@ -125,5 +122,5 @@ def test_the_warning_of_browsers_is_announced(tmp_path: Path, capsys: pytest.Cap
     config = Config(ssl_certfile=str(tmp_path / "cert.pem"), ssl_keyfile=str(tmp_path / "key.pem"))
     _announce(config, 443, choose_certificate(config))
     output = capsys.readouterr().out
-    assert ("the browser warns once" in output) is own
+    assert ("the browser shows a warning once" in output) is own
     assert output.count("https://") == output.count("https://localhost\n") == 1

@@ -36,7 +36,7 @@ def served() -> Iterator[Listening]:
 
 async def families(served: Listening) -> dict[str, Metric]:
     """What /metrics says, as Prometheus' own parser reads it."""
-    async with httpx.AsyncClient() as asking:
+    async with httpx.AsyncClient(timeout=60) as asking:
         answer = await asking.get(f"{served.http}/metrics")
         assert answer.headers["content-type"].startswith("text/plain; version=")
         new = await asking.get(f"{served.http}/metrics", headers={"Accept": "application/openmetrics-text"})

@@ -148,7 +148,7 @@ class AsrConnection(Connection):
         return self._session.feed(audio)
 
     def _piece_bytes(self) -> int:
-        return self._session.bytes_a_second
+        return self._session.bytes_per_second
 
     def _is_ahead(self) -> bool:
         return self._session.is_ahead()

@@ -95,9 +95,9 @@ class AsrSession:
         return time.monotonic() - self._opened_at
 
     @property
-    def bytes_a_second(self) -> int:
+    def bytes_per_second(self) -> int:
         """How many bytes one second of audio has."""
-        return self._audio.bytes_a_second
+        return self._audio.bytes_per_second
 
     @property
     def received(self) -> int:

@@ -159,7 +159,7 @@ class RealtimeConnection(Connection):
 
     def _piece_bytes(self) -> int:
         # If new settings wait for the end of the current turn, that end must be noticed soon.
-        return self._audio.bytes_a_second // (1 if self._settings_apply() else 10)
+        return self._audio.bytes_per_second // (1 if self._settings_apply() else 10)
 
     def _feed(self, audio: bytes) -> bool:
         self._feed_turns(self._audio.feed(audio))
