@@ -38,6 +38,7 @@ DEMO_NOTE = (
     "on Monday the tenth of May.”, “Wake me up at half past six.”, and nothing else. For real speech start the server "
     "with a Qwen3-ASR checkpoint."
 )
+FALLBACK_NOTE = "No Qwen3-ASR checkpoint could be loaded (the log says why), so this is the demo instead. "
 
 
 def short_of_memory() -> LimitExceeded:
@@ -106,8 +107,13 @@ class Service:
             "state": "loading" if state == "stopping" else state,  # the page keeps asking until a server is ready
             "text": text,
             "model": f"Checkpoint: {recognizer.name}" if recognizer else "",
-            "note": DEMO_NOTE if recognizer and recognizer.is_demo else "",
+            "note": self._note(),
         }
+
+    def _note(self) -> str:
+        if self._scheduler is None or not self._scheduler.recognizer.is_demo:
+            return ""
+        return DEMO_NOTE if self.config.asr_model_path == "demo" else FALLBACK_NOTE + DEMO_NOTE
 
     def session_options(
         self,

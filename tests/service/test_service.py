@@ -66,3 +66,12 @@ def test_a_session_that_cannot_be_opened_returns_its_slot(service: Service) -> N
     assert service.admission.admitted == 1
     runner.close()
     assert service.admission.admitted == 0
+
+
+@pytest.mark.parametrize(("path", "replaced"), [("demo", False), ("auto", True)])
+def test_the_page_says_if_the_demo_replaces_a_model(path: str, replaced: bool) -> None:
+    torch.set_num_threads(1)
+    with contextlib.closing(Service(Config(asr_model_path=path), demo_recognizer())) as service:
+        note = service.as_dict()["note"]
+    assert "A small demo" in note
+    assert ("could be loaded" in note) == replaced

@@ -109,7 +109,8 @@ def _add_fallback_recorder(
     recorder = FallbackRecorder(recordings, state)
     with gr.Accordion("Trouble with the microphone?", open=False, elem_id="stock"):
         gr.Markdown(
-            "It sends audio every half second and may lose some of it on a poor connection. The text appears above."
+            "If Record does not work in this browser, use this simpler recorder. It sends audio every half second, and "
+            "a poor connection may lose some of it. The text appears above."
         )
         audio = gr.Audio(
             sources=["microphone"],
