@@ -57,7 +57,7 @@ def get(started: tuple[str, Path, list[str]], path: str) -> Any:
 
 def test_it_prints_where_to_install_the_certificate(started: tuple[str, Path, list[str]]) -> None:
     text = "\n".join(started[2])
-    assert f"install the authority once: {started[0]}/trust" in text
+    assert f"Install the authority once, and no browser warns: {started[0]}/trust" in text
     assert re.search(r"SHA-256 fingerprint: ([0-9A-F]{2}:){31}[0-9A-F]{2}$", text, re.MULTILINE)
     assert "self-signed" not in text
     assert "▄" not in text  # no phone can reach localhost
