@@ -21,17 +21,15 @@ from math import gcd
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy.signal import firwin, kaiser_atten, kaiser_beta
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.validation import HIGHEST_RATE, LOWEST_RATE
 from qwen_asr.errors import AudioError
 
 # The filter: 64 zero crossings on each side, in units of the lower of the two Nyquist frequencies. It passes up to
-# 0.908 of that frequency and rejects everything above it by `REJECTION_DB`, 92 dB, as Kaiser's formula gives.
+# 0.908 of that frequency and rejects everything above it by `rejection_db()`, 92 dB, as Kaiser's formula gives.
 _CROSSINGS = 64
 _PASSBAND = 0.908
-REJECTION_DB = float(kaiser_atten(2 * _CROSSINGS + 1, 1 - _PASSBAND))
 # A rate with more phases than this uses the phases of a fixed grid, interpolated linearly (-106 dB). 44,099 Hz has
 # 16,000 phases: without this, each odd rate that a client names would have a table of tens of megabytes.
 _MAX_PHASES = 640
@@ -116,6 +114,13 @@ class StreamingResampler:
         return np.asarray(low + fraction * (high - low), dtype=np.float32)
 
 
+def rejection_db() -> float:
+    """How far the filters reject what lies above the new Nyquist frequency, in dB, by Kaiser's formula."""
+    from scipy.signal import kaiser_atten  # slow to import, and audio at 16 kHz needs no filter
+
+    return float(kaiser_atten(2 * _CROSSINGS + 1, 1 - _PASSBAND))
+
+
 @lru_cache(maxsize=16)
 def phase_filters(rate: int) -> NDArray[np.float32]:
     """The filter for `rate` Hz at each phase, (phases, taps): row p weighs the inputs around the position p / phases.
@@ -123,10 +128,12 @@ def phase_filters(rate: int) -> NDArray[np.float32]:
     One low-pass filter at `phases` times the input rate, taken apart. Each row is scaled to the sum 1, so that a
     constant stays that constant at every phase.
     """
+    from scipy.signal import firwin, kaiser_beta  # as in `rejection_db`
+
     up = SAMPLE_RATE // gcd(rate, SAMPLE_RATE)
     phases, rows = (up, up) if up <= _MAX_PHASES else (_GRID, _GRID + 1)
     half = int(np.ceil(_CROSSINGS * max(1.0, rate / SAMPLE_RATE)))
     cutoff = (1 + _PASSBAND) / 2 * min(1.0, SAMPLE_RATE / rate)  # 1 is the input's Nyquist frequency
-    lowpass = firwin(2 * half * phases + 1, cutoff / phases, window=("kaiser", kaiser_beta(REJECTION_DB)))
+    lowpass = firwin(2 * half * phases + 1, cutoff / phases, window=("kaiser", kaiser_beta(rejection_db())))
     table = lowpass[phases * np.arange(1, 2 * half + 1) - np.arange(rows)[:, None]]
     return np.asarray(table / table.sum(axis=1, keepdims=True), dtype=np.float32)
