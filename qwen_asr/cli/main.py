@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import os
 import signal
 import sys
@@ -55,6 +56,19 @@ class _Parser(argparse.ArgumentParser):
         # No abbreviations: with them, a new option could change the meaning of `--max`.
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
         self.add_argument("--version", action="version", version=f"qwen-asr-live {__version__}")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse's, but a subcommand itself reports the options that it does not have, and similar ones."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            similar = {name: self._similar_option(name) for name in unknown}
+            words = [f"{name} (did you mean {option}?)" if option else name for name, option in similar.items()]
+            self.error(f"unrecognized arguments: {' '.join(words)}")
+        return parsed, unknown
+
+    def _similar_option(self, argument: str) -> str | None:
+        name = argument.partition("=")[0] if argument.startswith("-") else ""
+        return next(iter(difflib.get_close_matches(name, self._option_string_actions, n=1)), None)
 
     def error(self, message: str) -> NoReturn:
         """Raises BadConfig with argparse's message as a sentence."""

@@ -1,5 +1,7 @@
 """The thirty languages of Qwen3-ASR: their codes, and the English names that the model was trained with."""
 
+import difflib
+
 from qwen_asr.errors import UnknownLanguage
 
 # As in transformers' processing_qwen3_asr.py, which takes seconds to import. A test checks that they are the same.
@@ -50,5 +52,9 @@ def resolve_language(language: str | None) -> str | None:
     name = by_name.get(wanted) or LANGUAGES.get(wanted) or LANGUAGES.get(wanted.replace("_", "-").split("-")[0])
     if name is None:
         known = ", ".join(f"{name} ({code})" for code, name in LANGUAGES.items())
-        raise UnknownLanguage(f"Unknown language {language!r}. Give one of: {known}; or leave it out to detect it.")
+        similar = difflib.get_close_matches(wanted, by_name, n=1)
+        hint = f" Did you mean {by_name[similar[0]]}?" if similar else ""
+        raise UnknownLanguage(
+            f"Unknown language {language!r}.{hint} Give one of: {known}; or leave it out to detect it."
+        )
     return name

@@ -100,13 +100,13 @@ class Service:
         return self.state
 
     def as_dict(self) -> dict[str, Any]:
-        """The state for the page: `state`, `text`, `model` (the checkpoint's name) and `note` (what it recognizes)."""
+        """The state for the page: `state`, `text`, `model` (its name) and `note` (what it recognizes)."""
         recognizer = self._scheduler.recognizer if self._scheduler else None
         state, text = self.readiness()
         return {
             "state": "loading" if state == "stopping" else state,  # the page keeps asking until a server is ready
             "text": text,
-            "model": f"Checkpoint: {recognizer.name}" if recognizer else "",
+            "model": f"Model: {recognizer.name}" if recognizer else "",
             "note": self._note(),
         }
 

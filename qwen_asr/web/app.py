@@ -22,6 +22,7 @@ from qwen_asr.config.config import Config
 from qwen_asr.errors import QwenASRError, ShareUnavailable
 from qwen_asr.redaction import redact_logs
 from qwen_asr.web.access.hsts import StrictTransport
+from qwen_asr.web.error_response import unknown_path_response
 from qwen_asr.web.transport.https import active_certificate, check_https_options, choose_certificate
 from qwen_asr.web.transport.uvicorn_server import Server, bind, create_server
 
@@ -101,6 +102,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     app.add_middleware(ForwardedHeaders, trusted=config.trusted_proxies, root_path=config.root_path or "")
     gradio_app: Any
     [gradio_app] = [route.app for route in mounted.routes if isinstance(route, Mount) and route.path == ""]
+    gradio_app.add_exception_handler(404, unknown_path_response)
     guard.attach_page(gradio_app)
 
     def end_streams() -> None:
@@ -202,6 +204,7 @@ def serve(config: Config, limits: Limits | None = None) -> int:
             threading.Thread(target=_share, args=(port,), name="qwen-asr-share", daemon=True).start()
         server.run(sockets=[listening])
         service.close()
+        say("Stopped.")
     if service.error is not None and server.stopped_by is None:
         raise service.error
     return 0

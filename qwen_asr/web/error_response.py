@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
 
 from qwen_asr.config.limits import RETRY_AFTER_SECONDS
 from qwen_asr.errors import AudioError, BadField, LimitExceeded, NotReady, QwenASRError, UnknownLanguage
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +79,19 @@ def status_response(
 ) -> JSONResponse:
     """The HTTP response for an error that only HTTP knows, such as an unknown path."""
     return JSONResponse(_body(status, message, param, code).model_dump(), status, headers)
+
+
+async def unknown_path_response(request: Request, error: Exception) -> Response:
+    """The response for a path that no route has: an exception handler for 404 in the Gradio app.
+
+    404s that Gradio raises itself, as for a file, are answered as usual.
+    """
+    from fastapi.exception_handlers import http_exception_handler  # heavy; Gradio has imported it by now
+
+    if isinstance(error, HTTPException) and error.detail != HTTPStatus.NOT_FOUND.phrase:
+        return await http_exception_handler(request, error)
+    message = f"There is no {request.url.path} here. The page is at /, and /openapi.json describes the API."
+    return status_response(404, message, code="unknown_url")
 
 
 def to_public_error(

@@ -85,8 +85,8 @@ def test_both_server_commands_have_the_same_options(capsys: pytest.CaptureFixtur
         (["--vad-threshold", "nan"], "--vad-threshold was given nan, but expects a number from 0.01 to 0.99."),
         (["--device", "tpu"], "--device was given 'tpu', but expects one of auto, cuda, mps, cpu."),
         (["--host", ""], "--host was given '', but expects a text that is not empty."),
-        (["--prot", "8000"], "Unrecognized arguments: --prot 8000: see app.py --help."),
-        (["--max", "3"], "Unrecognized arguments: --max 3: see app.py --help."),
+        (["--prot", "8000"], "Unrecognized arguments: --prot (did you mean --port?) 8000: see app.py --help."),
+        (["--max", "3"], "Unrecognized arguments: --max (did you mean --max-queue?) 3: see app.py --help."),
         (["--port"], "Argument --port: expected one argument: see app.py --help."),
     ],
 )
@@ -94,6 +94,12 @@ def test_a_mistyped_option(arguments: list[str], sentence: str) -> None:
     done = run(*SERVER, *arguments)
     assert error_of(done) == sentence
     assert done.returncode == 2
+
+
+def test_a_mistyped_option_of_a_command_names_the_help_of_that_command(qwen_asr: Command) -> None:
+    done = qwen_asr("transcribe", "a.wav", "--formt=srt")
+    expected = "Unrecognized arguments: --formt=srt (did you mean --format?): see qwen-asr transcribe --help."
+    assert error_of(done) == expected
 
 
 def test_values_in_the_environment_are_checked_too() -> None:

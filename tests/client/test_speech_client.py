@@ -157,6 +157,7 @@ def let_listen(process: subprocess.Popen[str]) -> None:
     assert process.stdout.readline() == "ready\n"
 
 
+@pytest.mark.slow
 def test_a_killed_and_restarted_server(expected: list[Final]) -> None:
     [port] = free_ports(1)
     processes = [start_server(port), start_server(port)]  # the second one loads in the meantime
@@ -184,6 +185,7 @@ def test_a_killed_and_restarted_server(expected: list[Final]) -> None:
     assert last.start in [final.end for final in received.of(Final)]  # audio with a final text is not sent again
 
 
+@pytest.mark.slow
 def test_a_stopped_and_restarted_server(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """SIGTERM in the middle of a sentence: its final text ends there, and the next server continues after it."""
     [port] = free_ports(1)
@@ -224,6 +226,7 @@ def test_a_stopped_and_restarted_server(tmp_path: Path, request: pytest.FixtureR
     assert servers[1].end(signal.SIGTERM)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_half_open_connection(service: Service, expected: list[Final]) -> None:
     async def run(server: Listening) -> tuple[Received, int]:
         async with proxy(server.url) as between:
@@ -248,6 +251,7 @@ def test_a_half_open_connection(service: Service, expected: list[Final]) -> None
     check_stream(received)
 
 
+@pytest.mark.slow
 def test_a_slow_reader_gets_every_final(served: Listening, expected: list[Final]) -> None:
     async def run() -> list[Event]:
         async with asyncio.timeout(TIMEOUT_SECONDS), SpeechClient(served.url, limits=LIMITS) as client:
@@ -262,6 +266,7 @@ def test_a_slow_reader_gets_every_final(served: Listening, expected: list[Final]
     assert len([event for event in events if isinstance(event, Partial)]) <= len(expected)
 
 
+@pytest.mark.slow
 def test_a_killed_client_does_not_disturb_others(service: Service, expected: list[Final], tmp_path: Path) -> None:
     with wave.open(str(tmp_path / "speech.wav"), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
@@ -297,6 +302,7 @@ def test_a_killed_client_does_not_disturb_others(service: Service, expected: lis
     assert received.of(Lost) == []
 
 
+@pytest.mark.slow
 def test_audio_that_is_no_longer_in_the_buffer_is_reported(service: Service) -> None:
     """A server without the session, after silence that is longer than the buffer."""
     limits = replace(LIMITS, buffer_seconds=4.0, receive_timeout_seconds=2.0)

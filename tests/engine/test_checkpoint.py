@@ -164,3 +164,5 @@ def test_languages() -> None:
         assert resolve_language(automatic) is None
     with pytest.raises(UnknownLanguage, match=r"Klingon.*English \(en\)"):
         resolve_language("Klingon")
+    with pytest.raises(UnknownLanguage, match=r"'Germn'\. Did you mean German\?"):
+        resolve_language("Germn")

@@ -72,6 +72,7 @@ def test_silence(name: str, kind: str) -> None:
     check_every_step(name, samples, [1, 1, 7_997, 1, 1, 21_999, 20_000], 24)
 
 
+@pytest.mark.slow
 def test_a_louder_voice_encodes_quiet_windows_again(recognizer: Recognizer, name: str) -> None:
     quiet = long_speech(np.random.default_rng(5), 9.0) * 1e-4
     loud = spoken("Open the garage door.")
@@ -93,6 +94,7 @@ def test_a_completed_window_is_encoded_once(recognizer: Recognizer) -> None:
     assert recognizer.encoder.frames_encoded == 400  # only the open window: 16 s to 20 s
 
 
+@pytest.mark.slow
 def test_language_and_context_match_the_processor(recognizer: Recognizer, name: str) -> None:
     samples = spoken("Set a timer for ten minutes.", 3)
     for language, context in ((None, "kitchen timer"), ("English", ""), ("German", "Anna, Peter")):

@@ -49,6 +49,7 @@ def ranges(*groups: str) -> list[Requirement]:
     return [requirement for requirement in listed if requirement.name != project()["name"]]
 
 
+@pytest.mark.slow
 def test_what_is_imported_is_pinned_and_what_is_pinned_is_installed() -> None:
     pinned = requirements("requirements.txt")
     tests = requirements("requirements-test.txt")

@@ -127,6 +127,7 @@ def metric(text: str, name: str) -> float:
     return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(f"{name} "))
 
 
+@pytest.mark.slow
 def test_a_pass_that_raises_fails_only_its_own_utterance(served: Listening, caplog: pytest.LogCaptureFixture) -> None:
     ill = with_pauses(poisoned(spoken(SENTENCES[0])), spoken(SENTENCES[1]))
     well = [with_pauses(spoken(SENTENCES[index]), spoken(SENTENCES[index - 1])) for index in (1, 2)]
@@ -238,6 +239,7 @@ def test_if_no_thread_can_continue_all_clients_get_an_error(
     asyncio.run(speak())
 
 
+@pytest.mark.slow
 def test_a_device_without_memory_for_all_utterances_at_once(served: Listening, clock: Clock) -> None:
     parts = [with_pauses(spoken(SENTENCES[index % 3]), spoken(SENTENCES[(index + 1) % 3])) for index in range(4)]
     most = 0

@@ -88,7 +88,7 @@ def test_it_serves_https_and_stops_cleanly(number: int, tmp_path: Path, reposito
         "0",
     )
     url = started.line_with("https://")
-    started.line_with("Ready. Checkpoint: demo")
+    started.line_with("Ready. Model: demo")
     trust = ssl.create_default_context(cafile=str(tmp_path / "certs" / "qwen_asr_cert.pem"))
     with urllib.request.urlopen(url, context=trust, timeout=30) as page:  # noqa: S310 - our own server
         assert page.status == 200
@@ -102,7 +102,9 @@ def test_it_serves_https_and_stops_cleanly(number: int, tmp_path: Path, reposito
     with urllib.request.urlopen(f"{url}/gradio_api/heartbeat/x", context=trust, timeout=30) as stream:  # noqa: S310 - ours
         assert stream.headers["X-Accel-Buffering"] == "no"
         assert stream.headers["content-type"].startswith("text/event-stream")
-        code, said = started.end(number)  # with a stream still open
+        started.process.send_signal(number)  # with a stream still open
+        started.line_with("Stopped.")
+        code, said = started.end()
     assert code == 0, said
     assert "Traceback" not in said
 

@@ -141,6 +141,7 @@ async def exchange(url: str, frames: list[str | bytes], end: str | None) -> int 
     return connection.close_code
 
 
+@pytest.mark.slow
 def test_asr_socket(running: RunningServer, log: Path) -> None:
     def send(exchanged: tuple[list[str | bytes], bool, str]) -> None:
         frames, begins, ending = exchanged

@@ -163,6 +163,7 @@ def guarded_routes(served: Served) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("origin", [OTHER_SITE, "null", "http://localhost:1", "http://localhost"])
 @pytest.mark.parametrize("headers", [{}, RIGHT], ids=["without a key", "with a key"])
 def test_every_guarded_route_refuses_pages_of_other_sites(keyed: Served, origin: str, headers: dict[str, str]) -> None:
@@ -280,6 +281,7 @@ def guarded_client(guard: AccessGuard, address: str) -> TestClient:
     return TestClient(guard.middleware(app), base_url="http://localhost", client=(address, 1))
 
 
+@pytest.mark.slow
 def test_wrong_keys_are_limited_for_each_address_until_the_window_moves(clock: Clock) -> None:
     guard = AccessGuard(Config(api_key=(KEY,)), Rates(None), wrong_keys="20/minute")
     client = guarded_client(guard, "192.0.2.1")
@@ -369,7 +371,7 @@ def test_the_log_of_a_server_has_no_secret(tmp_path: Path, repository: Path) -> 
     reading.start()
     try:
         url = server.line_with("http://localhost")
-        server.line_with("Ready. Checkpoint: demo")
+        server.line_with("Ready. Model: demo")
         with httpx.Client(base_url=url, **TIMEOUT) as client:
             statuses = set()
             for number in range(1000):

@@ -12,6 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(HERE.glob("*.test.mjs")), ids=lambda path: path.name)
 def test_in_node(path: Path, program: Callable[[str], str]) -> None:
     command: list[str | Path] = [program("node"), "--test", "--test-reporter=tap", path]

@@ -298,6 +298,10 @@ def test_an_unknown_path_is_an_error_that_the_openai_package_understands(clients
     ):
         client.audio.translations.create(file=("a.wav", speech()), model="any")
     assert failure.value.code == "unknown_url"
+    with clients.plain() as client:
+        answer = client.get("/nowhere")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
+    assert "no /nowhere here. The page is at /" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -338,6 +342,7 @@ def test_the_openapi_document_is_that_of_the_routes(clients: Clients) -> None:
 # --- limits
 
 
+@pytest.mark.slow
 def test_the_size_limit_of_a_file_is_exact(certificates: Path, uploads: Path) -> None:
     limits = Limits(upload=UploadLimits(file_bytes=len(speech())))
     with limited(certificates, limits) as clients, clients.sync() as client:

@@ -55,6 +55,7 @@ def get(started: tuple[str, Path, list[str]], path: str) -> Any:
     return urllib.request.urlopen(started[0] + path, context=trust, timeout=30)  # noqa: S310 - our own server
 
 
+@pytest.mark.slow
 def test_it_prints_where_to_install_the_certificate(started: tuple[str, Path, list[str]]) -> None:
     text = "\n".join(started[2])
     assert f"Install the authority once, and no browser warns: {started[0]}/trust" in text

@@ -98,6 +98,7 @@ def test_a_socket_is_refused_while_pages_have_all_slots() -> None:
     assert "The only session of this server is in use, and 1 client waits in line" in error["message"]
 
 
+@pytest.mark.slow
 def test_a_client_that_sends_much_in_the_queue_is_not_read_and_loses_no_audio() -> None:
     samples = np.concatenate([spoken(SENTENCE), np.zeros(16_000 * 4, np.float32)])
     limits = replace(PATIENT, held_bytes=20_000, ping_seconds=0.3)
@@ -144,6 +145,7 @@ def test_a_refused_config_and_a_lost_client_free_their_slots() -> None:
         assert sync_until(lambda: service.admission.admitted == 0)
 
 
+@pytest.mark.slow
 def test_a_session_lasts_as_long_as_the_option_says() -> None:
     async def speak(url: str) -> Client:
         async with client(url) as one:

@@ -157,6 +157,7 @@ def opened(config: Config) -> Iterator[ReloadingCertificate]:
         yield certificate
 
 
+@pytest.mark.slow
 def test_the_server_obtains_keeps_and_renews_its_certificate(
     tmp_path: Path, program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

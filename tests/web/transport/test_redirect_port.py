@@ -88,6 +88,7 @@ def test_no_other_file_is_served(port: int, token: str) -> None:
     assert "location" not in headers
 
 
+@pytest.mark.slow
 def test_silent_connections_do_not_block_others_and_are_closed(port: int) -> None:
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(30)]
     try:

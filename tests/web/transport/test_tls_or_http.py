@@ -202,6 +202,7 @@ UNFINISHED = [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HT", b"GET 
 UNFINISHED_IN_TLS = [b"", b"GET / HTTP/1.1\r\nHost: local"]
 
 
+@pytest.mark.slow
 def test_connections_without_a_complete_request_are_closed(certificate: ReloadingCertificate, issuer: Issuer) -> None:
     with https_server(certificate, limits=SHORT) as port, contextlib.ExitStack() as opened:
         connections: dict[bytes, socket.socket] = {}
@@ -222,6 +223,7 @@ def test_connections_without_a_complete_request_are_closed(certificate: Reloadin
         assert until(all_closed), connections.keys() - closed
 
 
+@pytest.mark.slow
 def test_a_slow_response_is_not_idle(certificate: ReloadingCertificate, issuer: Issuer) -> None:
     app = plain_app()
 
@@ -260,6 +262,7 @@ def test_a_client_that_leaves_during_an_unread_upload_is_disconnected(
             pass
 
 
+@pytest.mark.slow
 def test_three_hundred_idle_connections_do_not_block_the_page(
     issuer: Issuer, certificate: ReloadingCertificate
 ) -> None:

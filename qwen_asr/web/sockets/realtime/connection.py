@@ -13,13 +13,12 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
-import numpy as np
-from numpy.typing import NDArray
 
 from qwen_asr import logs
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.pcm import PcmStream
 from qwen_asr.errors import BadField, BadInput, LimitExceeded, QwenASRError, ServerStopping, TooLarge
+from qwen_asr.service.admission import SharedSlot
 from qwen_asr.web.sockets.connection import Connection
 from qwen_asr.web.sockets.outbox import Outbox
 from qwen_asr.web.sockets.realtime.messages import (
@@ -41,7 +40,7 @@ from qwen_asr.web.sockets.realtime.messages import (
     too_little_audio,
 )
 from qwen_asr.web.sockets.realtime.settings import RealtimeSettings, SessionInfo, prompt_path
-from qwen_asr.web.sockets.realtime.turns import ItemLog, TurnStream, open_turn_stream
+from qwen_asr.web.sockets.realtime.turns import ItemLog, TurnStream, new_turn_stream
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -77,7 +76,7 @@ class RealtimeConnection(Connection):
         self._outbox = Outbox(limits.waiting_messages)
         # What follows is used by one worker thread at a time, because events are applied one after the other.
         self._settings = RealtimeSettings.of(service.config)
-        self._item_log = ItemLog(self._outbox.put, self.session_id, old_api)
+        self._item_log = ItemLog(self._outbox.put, old_api)
         self._audio = self._new_audio()
         self._turns: TurnStream | None = None  # those that get the audio now
         self._ending: list[TurnStream] = []  # those before them that still have texts to come
@@ -162,15 +161,24 @@ class RealtimeConnection(Connection):
         return self._audio.bytes_per_second // (1 if self._settings_apply() else 10)
 
     def _feed(self, audio: bytes) -> bool:
-        self._feed_turns(self._audio.feed(audio))
+        if len(samples := self._audio.feed(audio)):
+            self._open_turns().feed(samples)
         self._apply_settings()
         return self._is_ahead()
 
-    def _feed_turns(self, samples: NDArray[np.float32]) -> None:
-        if len(samples):
-            if self._turns is None:
-                self._turns = open_turn_stream(self._service, self._settings, self._item_log, self._position)
-            self._turns.feed(samples)
+    def _open_turns(self) -> TurnStream:
+        """The current turns; opens a session for new ones if there are none. Raises as `Service.open_session`."""
+        if self._turns is None:
+            settings = self._settings
+            turns = new_turn_stream(settings, self._item_log, self._position)
+            options = self._service.session_options(
+                context=settings.prompt, language=settings.language or "auto", detector=turns.detector
+            )
+            turns.runner = self._service.open_session(
+                options, turns.on_events, kind="realtime", name=self.session_id, slot=SharedSlot()
+            )
+            self._turns = turns
+        return self._turns
 
     def _apply(self, event: ClientEvent) -> None:
         """Apply any event but an append. Raises BadField."""
@@ -208,7 +216,7 @@ class RealtimeConnection(Connection):
         if settings.format == self._settings.format:
             self._settings = settings
         else:
-            self._feed_turns(self._audio.finish())
+            self._feed_held_audio()
             self._settings = settings
             self._audio = self._new_audio()
         self._apply_settings()
@@ -226,8 +234,12 @@ class RealtimeConnection(Connection):
 
     def _flush(self) -> None:
         """What the resampler still holds belongs to the turn that ends."""
-        self._feed_turns(self._audio.finish())
+        self._feed_held_audio()
         self._audio = self._new_audio()
+
+    def _feed_held_audio(self) -> None:
+        if len(samples := self._audio.finish()):
+            self._open_turns().feed(samples)
 
     def _new_audio(self) -> PcmStream:
         return PcmStream(self._settings.format.encoding, self._settings.format.rate)

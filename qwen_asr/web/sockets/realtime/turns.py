@@ -21,7 +21,6 @@ from qwen_asr.audio.vad import Silero, VoiceActivity
 from qwen_asr.errors import QwenASRError, StepFailed
 from qwen_asr.live.events import Event, Failed, Partial
 from qwen_asr.live.transcript import join_texts
-from qwen_asr.service.admission import SharedSlot
 from qwen_asr.web.sockets.realtime.messages import (
     Committed,
     ServerEvent,
@@ -37,17 +36,15 @@ from qwen_asr.web.sockets.realtime.messages import (
 
 if TYPE_CHECKING:
     from qwen_asr.live.runner import Runner
-    from qwen_asr.service.service import Service
     from qwen_asr.web.sockets.realtime.settings import RealtimeSettings, ServerVad
 
 
 class ItemLog:
     """The items of a conversation, in order. `put` sends an event to the client, from any thread."""
 
-    def __init__(self, put: Callable[[ServerEvent], None], session_id: str, old_api: bool = False) -> None:
+    def __init__(self, put: Callable[[ServerEvent], None], old_api: bool = False) -> None:
         """`old_api`: the client uses the older shape of the API, until an update shows otherwise."""
         self.put = put
-        self.session_id = session_id
         self.old_api = old_api
         self._last: str | None = None
 
@@ -106,9 +103,9 @@ class Item:
 
 
 class TurnStream:
-    """What both kinds have in common. Call `open` before anything else."""
+    """What both kinds have in common. Set `runner`, its session, before anything else."""
 
-    _runner: Runner
+    runner: Runner
 
     def __init__(self, settings: RealtimeSettings, item_log: ItemLog, begin: int) -> None:
         """`begin`: samples at 16 kHz in the conversation before these."""
@@ -117,19 +114,10 @@ class TurnStream:
         self._begin = begin
         self._finished: Future[None] | None = None
 
-    def open(self, service: Service) -> None:
-        """Open the session. Takes milliseconds: call it on a worker thread. Raises as `Service.open_session`."""
-        options = service.session_options(
-            context=self.settings.prompt, language=self.settings.language or "auto", detector=self._detector
-        )
-        self._runner = service.open_session(
-            options, self._on_events, kind="realtime", name=self._item_log.session_id, slot=SharedSlot()
-        )
-
     @property
     def end(self) -> int:
         """Where its audio ends, in samples at 16 kHz since the conversation began."""
-        return self._begin + self._runner.received
+        return self._begin + self.runner.received
 
     @property
     def quiet(self) -> bool:
@@ -145,7 +133,7 @@ class TurnStream:
     def lag(self) -> float:
         """Seconds of speech that wait for a step that is under way."""
         # If no step is under way, only more audio can make the lag smaller: do not wait then.
-        return self._runner.lag if self._runner.busy else 0.0
+        return self.runner.lag if self.runner.busy else 0.0
 
     @property
     def done(self) -> bool:
@@ -154,11 +142,11 @@ class TurnStream:
 
     def feed(self, samples: NDArray[np.float32]) -> None:
         """Take the next samples, float32 mono at 16 kHz."""
-        self._runner.feed(samples)
+        self.runner.feed(samples)
 
     def finish(self) -> Future[None]:
         """No more audio comes. The future is resolved after the last event."""
-        self._finished = self._runner.finish()
+        self._finished = self.runner.finish()
         return self._finished
 
     def commit(self) -> Future[None]:
@@ -171,12 +159,13 @@ class TurnStream:
 
     def close(self) -> None:
         """Drop everything: no more events."""
-        self._runner.close()
+        self.runner.close()
 
-    def _detector(self, silero: Silero, endpoints: EndpointConfig) -> Detector:
+    def detector(self, silero: Silero, endpoints: EndpointConfig) -> Detector:
+        """What finds the utterances in the session's audio: `SessionOptions.detector`."""
         raise NotImplementedError
 
-    def _on_events(self, events: list[Event]) -> None:
+    def on_events(self, events: list[Event]) -> None:
         """Runs on the thread that produced the events, often the recognizer's: hand them over and return."""
         for event in events:
             item = self._item(event.utterance)
@@ -257,7 +246,7 @@ class VoiceTurns(TurnStream):
         self._ended_by = "clear"
         return self.finish()
 
-    def _detector(self, silero: Silero, endpoints: EndpointConfig) -> Detector:
+    def detector(self, silero: Silero, endpoints: EndpointConfig) -> Detector:
         detector = UtteranceDetector(self._vad.endpoints(endpoints), VoiceActivity(silero))
         self._observed = ObservedDetector(detector, self._on_detected)
         return self._observed
@@ -310,7 +299,7 @@ class ClientTurn(TurnStream):
     @property
     def uncommitted_samples(self) -> int:
         """All its samples: the commit ends it."""
-        return self._runner.received
+        return self.runner.received
 
     def commit(self) -> Future[None]:
         """The item exists at once; its text comes as soon as it is known."""
@@ -326,7 +315,7 @@ class ClientTurn(TurnStream):
         self.close()
         return self.finish()
 
-    def _detector(self, _: Silero, endpoints: EndpointConfig) -> Detector:
+    def detector(self, _: Silero, endpoints: EndpointConfig) -> Detector:
         return ManualTurnDetector(endpoints)
 
     def _item(self, utterance: int) -> Item:
@@ -340,15 +329,11 @@ class ClientTurn(TurnStream):
         self._whole.complete()
 
 
-def open_turn_stream(service: Service, settings: RealtimeSettings, item_log: ItemLog, begin: int) -> TurnStream:
-    """Open the turns that the settings ask for. Raises as `Service.open_session`."""
-    turns: TurnStream
+def new_turn_stream(settings: RealtimeSettings, item_log: ItemLog, begin: int) -> TurnStream:
+    """The turns that the settings ask for, still without a session."""
     if settings.vad is None:
-        turns = ClientTurn(settings, item_log, begin)
-    else:
-        turns = VoiceTurns(settings, settings.vad, item_log, begin)
-    turns.open(service)
-    return turns
+        return ClientTurn(settings, item_log, begin)
+    return VoiceTurns(settings, settings.vad, item_log, begin)
 
 
 def _milliseconds(samples: int) -> int:

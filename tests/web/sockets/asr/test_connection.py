@@ -325,6 +325,7 @@ def test_sizes_at_the_limit_and_one_above(service: Service) -> None:
         assert speaker.connection.close_code == 1009
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["config_seconds", "idle_seconds", "session_seconds"])
 def test_times_that_run_out(service: Service, limit: str) -> None:
     async def speak(server: Listening) -> Client:
@@ -524,6 +525,7 @@ def test_a_slow_reader_gets_every_final_and_delays_no_other_client(service: Serv
     assert final["text"] == offline(final, short)
 
 
+@pytest.mark.slow
 def test_a_client_that_never_reads_is_dropped(service: Service) -> None:
     async def speak(server: Listening) -> None:
         async with jammed(server.url) as (slow, _):

@@ -120,6 +120,7 @@ def test_finals_are_repeated_and_marked(served: Listening, uncut: list[tuple[Any
         assert all(marks[: missed - 1])  # two existed when the connection was lost, and maybe the third
 
 
+@pytest.mark.slow
 def test_a_connection_lost_after_the_finalize_loses_no_final(served: Listening, uncut: list[tuple[Any, ...]]) -> None:
     async def speak() -> list[dict[str, Any]]:
         async with client(served.url) as first:

@@ -247,6 +247,7 @@ def test_commit_and_clear_where_turns_are_found_by_voice(served: Listening) -> N
     assert started[1]["item_id"] not in items
 
 
+@pytest.mark.slow
 def test_language_and_prompt_reach_the_model(
     service: Service, served: Listening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,7 +480,7 @@ def test_audio_is_read_only_as_fast_as_it_is_recognized(service: Service) -> Non
             nonlocal max_lag
             while True:
                 for connection in server.route.connections:
-                    max_lag = max(max_lag, sum(turns._runner.lag for turns in connection._all_turns()))
+                    max_lag = max(max_lag, sum(turns.runner.lag for turns in connection._all_turns()))
                 await asyncio.sleep(0.002)
 
         async with speaking(server) as speaker:
@@ -537,6 +538,7 @@ def test_random_messages_leave_nothing_behind(served: Listening) -> None:
     assert not any(name.startswith("closed 101") for name in answers)
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_sends_the_last_texts_first(service: Service) -> None:
     samples = spoken("Turn on the kitchen light.")
 
