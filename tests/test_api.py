@@ -115,6 +115,7 @@ def test_a_step_runs_at_each_full_chunk(model: Qwen3ASRModel) -> None:
     assert state.text.startswith("The meeting")
 
 
+@pytest.mark.slow
 def test_a_session_reports_utterances_while_they_are_spoken(model: Qwen3ASRModel) -> None:
     pause = np.zeros(24_000, dtype=np.float32)
     samples = np.concatenate([pause, spoken(TEXT), pause, spoken("Open the window.", 1), pause])

@@ -123,6 +123,7 @@ NAMES = st.lists(LABELS, min_size=1, max_size=8).map(".".join)
 PORTS = st.none() | st.integers(1, 65535)
 
 
+@pytest.mark.slow
 @given(NAMES, PORTS, st.booleans())
 def test_every_name_makes_a_round_trip(name: str, port: int | None, dot: bool) -> None:
     text = name + "." * dot + (f":{port}" if port else "")

@@ -72,6 +72,7 @@ def assert_is_melody(samples, lossy=False):
     assert np.sqrt(np.mean(error**2)) < (0.02 if lossy else 2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le"])
 @pytest.mark.parametrize("channels", [(), TWICE], ids=("mono", "stereo"))
 def test_wav_of_every_depth(convert, codec, channels):
@@ -155,6 +156,7 @@ def test_a_file_gives_the_same_samples_as_a_live_stream(original):
     assert np.array_equal(load_audio(original), np.concatenate(blocks))
 
 
+@pytest.mark.slow
 def test_every_source_type_gives_the_same_samples(original):
     expected = load_audio(original)
     data = original.read_bytes()
@@ -277,6 +279,7 @@ def test_invalid_sources_raise(source, message):
         load_audio(source)
 
 
+@pytest.mark.slow
 def test_a_truncated_file_gives_the_samples_it_has(convert):
     for name, arguments in (("cut.mp3", ()), ("cut.flac", ()), ("cut.wav", ()), ("cut.opus", ("-c:a", "libopus"))):
         data = convert(name, *arguments).read_bytes()
@@ -389,22 +392,26 @@ def no_proxy(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
+@pytest.mark.slow
 def test_a_url_is_fetched(server, original):
     expected = load_audio(original)
     assert np.array_equal(load_audio(f"{server}/sound.wav"), expected)
     assert np.array_equal(load_audio(f"{server}/moved"), expected)
 
 
+@pytest.mark.slow
 def test_a_404_response_raises(server):
     with pytest.raises(AudioError, match="answered 404"):
         load_audio(f"{server}/nothing.wav")
 
 
+@pytest.mark.slow
 def test_a_redirect_to_a_local_file_is_refused(server):
     with pytest.raises(AudioError, match="cannot be fetched"):
         load_audio(f"{server}/file")
 
 
+@pytest.mark.slow
 def test_a_download_is_limited_in_size_and_time(server, monkeypatch):
     monkeypatch.setattr(decode, "FETCH_BYTES", 100_000)
     with pytest.raises(AudioError, match="over 100000 bytes"):

@@ -108,6 +108,7 @@ probability_runs = st.lists(
 ).map(lambda runs: [probability for probability, length in runs for _ in range(length)])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     config=configs,
@@ -344,6 +345,7 @@ def audible(clip, level=0.01):
     return int(found[0]), int(found[-1]) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("voice", HELD_OUT[::3], ids=lambda voice: voice.name)
 @pytest.mark.parametrize("noise", [0.0, 0.003])
 def test_the_first_and_last_words_are_not_cut(silero, synthesize, voice, noise):
@@ -360,6 +362,7 @@ def test_the_first_and_last_words_are_not_cut(silero, synthesize, voice, noise):
     assert found[-1].end <= end + SAMPLE_RATE // 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["Yes.", "No.", "Go.", "Stop.", "On.", "Hi.", "Up.", "Two."])
 @pytest.mark.parametrize("name", ["en-us+m5", "en-gb+f3", "en-us+robert"])
 def test_a_short_word_is_kept_whole(silero, synthesize, word, name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +41,7 @@ def detect(samples: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
     return utterances
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # the time of an example depends on the load of the machine
 @given(seed=st.integers(0, 1000), seconds=st.floats(0, 5), sizes=st.lists(st.integers(0, 30_000), max_size=30))
 def test_cuts_equal_those_of_the_python_api_for_any_chunks(seed: int, seconds: float, sizes: list[int]) -> None:

@@ -106,6 +106,7 @@ def test_at_most_64_samples_of_the_lower_rate_are_held_back(rate):
         assert resampler.received / rate - returned / SAMPLE_RATE <= held_back + 1 / rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [8_000, 44_099, 44_100, 48_000, 96_000])
 def test_only_the_inputs_that_the_filter_needs_are_kept(rate):
     resampler = StreamingResampler(rate)
@@ -115,6 +116,7 @@ def test_only_the_inputs_that_the_filter_needs_are_kept(rate):
         assert len(resampler._held) <= taps + rate / SAMPLE_RATE + 2
 
 
+@pytest.mark.slow
 def test_the_filters_of_an_odd_rate_take_little_memory():
     assert phase_filters(44_099).nbytes < 1_000_000
     assert phase_filters(383_999).nbytes < 10_000_000

@@ -75,6 +75,7 @@ def test_single_samples_equal_whole(one_window, speech):
     assert np.array_equal(single, VoiceActivity(one_window).feed(part))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_windows", [2, 3, 32, 512])
 def test_batched_windows_equal_single_windows(one_window, speech, max_windows):
     clip = np.tile(speech, 6)

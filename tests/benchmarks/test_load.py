@@ -13,6 +13,8 @@ from benchmarks.speech import Samples, conversation
 from qwen_asr import Qwen3ASRModel
 from tests.support.checkpoints import demo_recognizer
 
+pytestmark = pytest.mark.slow
+
 SESSIONS = 24
 ROUNDS = 15
 WARM_UP_ROUNDS = 5
@@ -26,7 +28,6 @@ def running() -> Iterator[RunningServer]:
         yield started
 
 
-@pytest.mark.slow
 def test_concurrent_sessions_equal_offline_transcription(running: RunningServer) -> None:
     clips = [conversation(6, seed) for seed in range(SESSIONS)]
 
@@ -40,7 +41,6 @@ def test_concurrent_sessions_equal_offline_transcription(running: RunningServer)
     assert sum(count_mismatches(model, samples, result) for samples, result in pairs) == 0
 
 
-@pytest.mark.slow
 def test_memory_does_not_grow(running: RunningServer) -> None:
     result = asyncio.run(soak(running, [conversation(7.5, seed) for seed in range(8)], ROUNDS))
     assert result.errors == []

@@ -56,6 +56,7 @@ def test_check_reports_a_key_of_another_certificate(cert: Cert, tmp_path: Path, 
     assert cert("show", *order)[0] == 0
 
 
+@pytest.mark.slow
 def test_check_accepts_a_certificate_made_by_the_openssl_command(cert: Cert, tmp_path: Path) -> None:
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", *subject, "-keyout", "key.pem"]
@@ -93,6 +94,7 @@ def test_a_file_that_does_not_exist(cert: Cert, verb: str) -> None:
     assert "nope does not exist: check the path" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, mistake in MISTAKES.items() if name not in ("unreadable", "no file")])
 def test_check_reports_the_same_mistakes_in_files_as_the_server(cert: Cert, tmp_path: Path, name: str) -> None:
     options = MISTAKES[name].make(tmp_path)

@@ -34,6 +34,7 @@ def taken_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [[*SERVER, "--help"], [*QWEN_ASR, "--help"], [*QWEN_ASR, "transcribe", "--help"]])
 def test_help_shows_the_usage(command: list[str]) -> None:
     done = run(*command)
@@ -41,6 +42,7 @@ def test_help_shows_the_usage(command: list[str]) -> None:
     assert done.stdout.startswith("usage: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["main", "run_subcommand", *cli.COMMANDS])
 def test_help_imports_nothing_slow(command: str) -> None:
     function, arguments = ("run_subcommand", [command]) if command in cli.COMMANDS else (command, [])
@@ -77,6 +79,7 @@ def test_both_server_commands_have_the_same_options(capsys: pytest.CaptureFixtur
     assert "--generate-self-signed-cert" in helps[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -115,11 +118,13 @@ def test_an_unknown_language(qwen_asr: Command, arguments: list[str]) -> None:
     assert "German" in error_of(done)
 
 
+@pytest.mark.slow
 def test_a_port_in_use(taken_port: int, tmp_path: Path) -> None:
     done = run(*SERVER, "--asr-model-path", "demo", "--port", str(taken_port), folder=tmp_path)
     assert f"Port {taken_port} on 127.0.0.1 is in use" in error_of(done)
 
 
+@pytest.mark.slow
 def test_a_certificate_of_the_user_is_left_untouched(tmp_path: Path) -> None:
     (tmp_path / "certs").mkdir()
     (tmp_path / "certs" / "qwen_asr_key.pem").write_text("mine\n")

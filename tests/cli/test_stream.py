@@ -64,6 +64,7 @@ def test_a_terminal_shows_growing_text_and_an_interrupt_waits_for_the_last_words
     assert output.count("\n") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -83,6 +83,7 @@ def test_transcribe_uses_the_demo_only_if_it_is_named(sentence: Path, tmp_path: 
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_transcribe_in_each_format(qwen_asr: Command, sentence: Path, form: str) -> None:
     done = qwen_asr("transcribe", "--asr-model-path", "demo", "--device", "cpu", "--format", form, sentence)
@@ -105,6 +106,7 @@ def test_transcribe_from_a_pipe(sentence: Path, tmp_path: Path, name: str) -> No
     assert f"error: {expected} is empty" in done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_transcribe_from_a_url(qwen_asr: Command, sentence: Path) -> None:
     handler = partial(SimpleHTTPRequestHandler, directory=str(sentence.parent))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -118,6 +120,7 @@ def test_transcribe_from_a_url(qwen_asr: Command, sentence: Path) -> None:
     assert f"{url}/missing.wav answered 404" in missing.stderr
 
 
+@pytest.mark.slow
 def test_json_of_several_files_is_an_array(qwen_asr: Command, sentence: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.wav").touch()
     options = ["--asr-model-path", "demo", "--format", "json"]

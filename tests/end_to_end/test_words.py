@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Playwright, expect
-from scipy.signal import resample_poly
+from scipy.signal import correlate, resample_poly
 
 from qwen_asr import Qwen3ASRModel
 from qwen_asr.audio.resample import StreamingResampler
@@ -73,9 +73,10 @@ def served(certificates: Path) -> Iterator[Served]:
 
 def heard(tab: Tab) -> Samples:
     """What the browser's microphone gave, resampled to 16 kHz."""
+    rate = int(tab.proof()["rate"])  # waits until the recording is over
     script = "document.querySelector('#microphone').produced"
     data = base64.b64decode(str(tab.page.evaluate(f"base64Of({script})")))
-    resampler = StreamingResampler(int(tab.proof()["rate"]))
+    resampler = StreamingResampler(rate)
     mono = to_mono(np.frombuffer(data, "<i2"))
     return np.concatenate([resampler.feed(mono), resampler.finish()])
 
@@ -87,7 +88,22 @@ BASE64 = """window.base64Of = (bytes) => {
 };"""
 
 
+def is_whole(samples: Samples) -> bool:
+    """Whether the sentence is in there without a gap."""
+    said = spoken(SENTENCE)
+    products = correlate(samples, said, "valid")
+    begin = int(products.argmax())
+    same = products[begin] / np.linalg.norm(said) / np.linalg.norm(samples[begin : begin + len(said)])
+    return bool(same > 0.9)  # 0.95 if it is whole: Chromium plays it a little differently
+
+
 def test_a_sentence_is_read_while_it_is_spoken(listening: Browser, served: Served) -> None:
+    attempts = (reads_the_sentence(listening, served) for _ in range(5))
+    assert any(attempts), "Chromium lost some of the sound in each of five recordings"
+
+
+def reads_the_sentence(listening: Browser, served: Served) -> bool:
+    """Speaks to the page and checks its text. Returns False if a busy Chromium lost sound, and with it some words."""
     length = len(spoken(SENTENCE)) / 16_000
     assert length > HALF_SECONDS + 0.5
     with Tab(listening, served.url, BASE64 + GATE) as tab:
@@ -98,14 +114,15 @@ def test_a_sentence_is_read_while_it_is_spoken(listening: Browser, served: Serve
         tab.page.evaluate("gate.open()")
         tab.page.wait_for_function(f"gate.seconds > {length}")
         tab.stop()  # at once: the last word must not be lost
-        tab.proof()
-        [key] = served.recordings.ids()
-        recording = served.recordings.get(*key)
-        assert recording is not None
+        samples = heard(tab)
+        if not is_whole(samples):
+            return False
+        recording = served.recordings.all()[-1]
         [line] = recording.view(0)["utterances"]
-        utterance = heard(tab)[round(line["start"] * 16_000) : round(line["end"] * 16_000)]
+        utterance = samples[round(line["start"] * 16_000) : round(line["end"] * 16_000)]
         model = Qwen3ASRModel(demo_recognizer())
         [offline] = model.transcribe((utterance, 16_000))
         assert tab.texts() == [offline.text] == [SENTENCE]
         assert tab.texts(".tentative") == [""]
         assert tab.problems == []
+        return True

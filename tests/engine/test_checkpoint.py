@@ -56,6 +56,7 @@ def to_original_layout(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_the_original_layout_gives_the_same_results_as_the_hf_layout(copied: Path) -> None:
     to_original_layout(copied)
     samples = spoken("The green umbrella is in the hall.", 2)
@@ -75,6 +76,7 @@ def test_the_demo_is_bundled_and_small() -> None:
     assert sum(file.stat().st_size for file in DEMO.iterdir()) < 8_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_16_bit_weights_transcribe(dtype: str) -> None:
     utterance = Utterance(load_recognizer("demo", "cpu", dtype))

@@ -15,6 +15,7 @@ def whole(samples: Samples) -> np.ndarray:
     return features["input_features"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_every_prefix_equals_the_whole_clip(seed: int) -> None:
     rng = np.random.default_rng(seed)

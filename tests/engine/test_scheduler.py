@@ -105,6 +105,7 @@ def speaking(recognizer: Recognizer, seed: int, seconds: float) -> tuple[Utteran
     return utterance, clip
 
 
+@pytest.mark.slow
 def test_steps_that_run_out_of_memory_together_are_run_separately() -> None:
     recognizer = random_recognizer()
     pairs = [speaking(recognizer, seed, 3.0) for seed in range(20, 25)]

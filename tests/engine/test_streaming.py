@@ -105,6 +105,7 @@ def test_language_and_context_match_the_processor(recognizer: Recognizer, name: 
         assert language is None or hypothesis.language == language
 
 
+@pytest.mark.slow
 def test_the_token_limit_matches_generate(recognizer: Recognizer, name: str) -> None:
     samples = spoken("The meeting is on Monday the tenth of May.")
     for limit in (1, 2, 5):
@@ -129,6 +130,7 @@ def test_truncation_equals_audio_without_the_rest(recognizer: Recognizer, name: 
     check_generated(name, samples[: cut + 30_000], grown.tokens, max_new_tokens=32)
 
 
+@pytest.mark.slow
 def test_replaced_samples_of_the_same_length_are_transcribed(recognizer: Recognizer, name: str) -> None:
     first, second = spoken("Open the window."), spoken("Set a timer for ten minutes.", 3)
     utterance = Utterance(recognizer, max_new_tokens=32)

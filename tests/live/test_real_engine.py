@@ -57,6 +57,7 @@ def test_finals_equal_offline_transcription(recognizer: Recognizer) -> None:
     assert len(witness.events) > len(witness.finals) + 5  # there were partials too
 
 
+@pytest.mark.slow
 def test_three_sessions_share_a_scheduler(recognizer: Recognizer) -> None:
     sessions = []
     with Scheduler(recognizer) as scheduler:

@@ -89,6 +89,7 @@ def run(session: Any, device: Any, blocks: list[Any], on_events: Any) -> Runner:
     return runner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("failing", [0.0, 0.3])
 def test_every_event_arrives_in_order_on_any_device(seed: int, failing: float) -> None:
@@ -191,6 +192,7 @@ class AnswersAtOnce:
 MANY = [(True, 4000), (False, 6000)] * 600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("device", "ending"), [(Refusing, Failed), (FailsAtOnce, Failed), (AnswersAtOnce, Final)])
 def test_a_device_that_answers_at_once_causes_no_deep_recursion(device: Any, ending: type) -> None:
     session, sink = new_session(chunk_seconds=0.2), EventSink()

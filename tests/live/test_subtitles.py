@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,6 +57,7 @@ def test_finals_without_text() -> None:
     assert subtitles.vtt([]) == "WEBVTT\n\n"
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     st.lists(

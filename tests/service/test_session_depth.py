@@ -34,6 +34,8 @@ from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.rest_client import wav
 from tests.support.sockets import client, listening
 
+pytestmark = pytest.mark.slow
+
 MAX_FRAMES = 8
 PACKAGE = str(Path(qwen_asr.__file__).parent)
 SENTENCE = "Turn on the kitchen light."
@@ -137,7 +139,6 @@ EDGES = {
 """For each edge how to open a session there, and the function at which the chain begins."""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("edge", EDGES)
 def test_a_session_is_opened_in_few_calls_and_the_docs_show_them(edge: str, service: Service, repository: Path) -> None:
     open_session, begin = EDGES[edge]

@@ -29,6 +29,8 @@ from tests.support.processes import until as eventually
 from tests.support.rest_client import offline, speech, wav
 from tests.support.sockets import PATIENT, Client, Listening, client, listening, silence, until
 
+pytestmark = pytest.mark.slow
+
 SENTENCE = "The meeting is on Monday the tenth of May."
 OPTIONS = ("--asr-model-path", "demo", "--port", "0", "--chunk-size-sec", "0.5")
 
@@ -80,7 +82,6 @@ def check_last_words(speaker: Client, heard: np.ndarray) -> None:
     assert "restarting" in error["message"]
 
 
-@pytest.mark.slow
 def test_sigterm_during_a_session(tmp_path: Path, repository: Path, request: pytest.FixtureRequest) -> None:
     server, url = started(tmp_path, repository)
     request.addfinalizer(server.kill)
@@ -122,7 +123,6 @@ LITTLE_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 
 """No file may be larger than 1 MiB. To a program this looks like a full disk."""
 
 
-@pytest.mark.slow
 def test_a_full_disk_and_sigterm_during_a_recording_of_the_page(
     tmp_path: Path, repository: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -165,7 +165,6 @@ for mark in MARKS:
 
 
 @pytest.mark.parametrize("seconds", [600.0, 0.0])
-@pytest.mark.slow
 def test_a_client_far_ahead_of_the_recognizer_gets_the_texts_that_there_is_time_for(seconds: float) -> None:
     """The recognizer is held up until the server, which has ceased to read from the client, stops."""
     torch.set_num_threads(1)

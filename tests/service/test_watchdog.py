@@ -210,6 +210,7 @@ def test_a_pass_that_hangs_is_abandoned_and_the_other_sessions_go_on(
 
 
 # As on a GPU, where no other thread can continue.
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", [WatchdogLimits(base_seconds=HOUR, poll_seconds=0.05, hanging_threads=1)])
 def test_if_no_thread_can_continue_all_clients_get_an_error(
     served: Listening, hanging: tuple[threading.Event, threading.Event], clock: Clock
@@ -276,6 +277,7 @@ def test_a_device_without_memory_for_all_utterances_at_once(served: Listening, c
         check_exact(speaker, samples, 2)
 
 
+@pytest.mark.slow
 def test_a_session_that_failed_leaves_nothing_behind(served: Listening) -> None:
     def fault() -> None:
         raise MemoryError

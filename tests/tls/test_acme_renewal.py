@@ -18,6 +18,7 @@ from tests.support.processes import until
 UNREACHABLE = "https://127.0.0.1:9/dir"
 
 
+@pytest.mark.slow
 def test_a_failed_renewal_keeps_the_certificate_and_is_retried(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

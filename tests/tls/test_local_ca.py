@@ -213,6 +213,7 @@ def _replace_ca_key(folder: Path) -> None:
     (folder / "other" / CA_KEY_NAME).replace(folder / CA_KEY_NAME)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
 def test_keys_are_private_under_any_umask(tmp_path: Path, umask: int) -> None:
     folder = tmp_path / "certs"

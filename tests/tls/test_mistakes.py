@@ -134,6 +134,7 @@ def test_the_commands_in_the_documentation_parse() -> None:
             assert words[2] in ("show", "check", "renew")
 
 
+@pytest.mark.slow
 def test_the_program_never_prompts_for_a_password(tmp_path: Path) -> None:
     made = issue()
     options = put(tmp_path, made.pem, made.key_pem(PASSWORD))

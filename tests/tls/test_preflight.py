@@ -62,6 +62,7 @@ def served(checked: CheckedPair, *trusted: Issued) -> list[bytes]:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "kind"),
     [
@@ -197,6 +198,7 @@ def test_the_key_of_an_intermediate_is_not_the_server_key(tmp_path: Path) -> Non
         check(tmp_path, issued.leaf.pem + issued.middle.pem, issued.middle.key_pem())
 
 
+@pytest.mark.slow
 def test_certificates_made_by_the_openssl_command_load(tmp_path: Path, program: Callable[[str], str]) -> None:
     openssl = program("openssl")
     for kind in (["rsa:2048"], ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]):

@@ -33,6 +33,7 @@ def issuer() -> Issuer:
     return Issuer()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
 def test_a_key_of_another_type_is_served_with_and_without_sni(
     version: ssl.TLSVersion, issuer: Issuer, tmp_path: Path
@@ -51,6 +52,7 @@ def test_a_key_of_another_type_is_served_with_and_without_sni(
                 assert b"200 OK" in before.recv(65536)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
 def test_a_session_ticket_of_the_previous_certificate_is_rejected(
     version: ssl.TLSVersion, issuer: Issuer, tmp_path: Path
@@ -114,6 +116,7 @@ class Clock:
         self.now += timedelta(seconds=seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["half", "rubbish", "empty", "gone", "other key", "expired", "early"])
 def test_invalid_files_leave_the_previous_certificate_in_use(
     damage: str, issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -202,6 +205,7 @@ def test_a_warning_is_logged_when_a_third_of_the_lifetime_is_left(
     assert "expired" in (certificate.warning() or "")
 
 
+@pytest.mark.slow
 def test_no_connection_fails_while_the_files_change(issuer: Issuer, tmp_path: Path) -> None:
     certificate = ReloadingCertificate(*issuer.issue().write(tmp_path), poll_seconds=POLL_SECONDS)
     kinds: set[str] = set()

@@ -185,6 +185,7 @@ def _load_pair(certfile: Path, keyfile: Path) -> None:
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o377, 0o777])
 def test_the_key_is_private_under_any_umask(tmp_path: Path, umask: int) -> None:
     folder = tmp_path / "certs"
@@ -299,6 +300,7 @@ def test_an_encrypted_key_with_the_mark_is_replaced_without_a_prompt(tmp_path: P
     assert ensure_self_signed(tmp_path, names=NAMES, now=NOW).newly_created
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.ip_addresses(), max_size=30),
     st.lists(st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?\.local", fullmatch=True), max_size=5),

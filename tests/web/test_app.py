@@ -28,6 +28,7 @@ def taken() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_said_before_anything_is_loaded(taken: int, tmp_path: Path, repository: Path) -> None:
     with pytest.raises(PortInUse, match=f"Port {taken} on 127.0.0.1 is in use.*--port"):
         serve(Config(port=taken))

@@ -39,7 +39,7 @@ FRAMES_A_CONNECTION = 8
 DOCUMENTED_CLOSES = {1000, 1007, 1008, 1009, 1013}
 GROWTH_MB = 40
 """How much the server's 560 MB may grow in half of the frames: allocators and caches of shapes fill slowly."""
-pytestmark = pytest.mark.timeout(max(300, FRAMES))
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(max(300, FRAMES))]
 
 FUZZING = settings(deadline=None, database=None, suppress_health_check=[*HealthCheck])
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=40)
@@ -141,7 +141,6 @@ async def exchange(url: str, frames: list[str | bytes], end: str | None) -> int 
     return connection.close_code
 
 
-@pytest.mark.slow
 def test_asr_socket(running: RunningServer, log: Path) -> None:
     def send(exchanged: tuple[list[str | bytes], bool, str]) -> None:
         frames, begins, ending = exchanged
@@ -171,7 +170,6 @@ REST_CHECKS = [CHECKS.get_one(name) for name in (
 )]  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
 def test_routes(running: RunningServer, log: Path, path: str, method: str) -> None:
     def send(case: Any) -> None:
@@ -207,7 +205,6 @@ KIND = "multipart/form-data; boundary=edge"
 kinds = st.just(KIND) | st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60)
 
 
-@pytest.mark.slow
 def test_uploads(running: RunningServer, log: Path) -> None:
     def send(body: bytes, kind: str) -> None:
         answer = client.post(rest.TRANSCRIPTIONS, content=body, headers={"content-type": kind})

@@ -90,6 +90,7 @@ def test_a_missing_field_and_a_prefix() -> None:
     assert first_error(caught.value, "session") == ("session.audio", "session.audio is missing; it is required.")
 
 
+@pytest.mark.slow
 def test_a_value_is_shown_short_and_in_ascii() -> None:
     assert shown("é") == '"\\u00e9"'
     assert shown("x" * 10_000_000) == '"' + "x" * (SHOWN_CHARACTERS - 1) + "…"

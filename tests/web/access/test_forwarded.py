@@ -284,6 +284,7 @@ PARTS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(PARTS, max_size=8), st.sampled_from([PROXY, "10.0.0.0/8", "::/1", "*"]))
 def test_any_list_of_addresses_gives_an_address(parts: list[str], trusted: str) -> None:
     proxies = TrustedProxies([trusted])
@@ -335,6 +336,7 @@ def response_of(http: httpx.Client, path: str, **options: Any) -> tuple[int, lis
     return response.status_code, headers, response.content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_spoofed_headers_change_no_byte_of_a_response(served: Served, path: str) -> None:
     with httpx.Client(base_url=served.url) as http:
@@ -386,12 +388,14 @@ async def gets_session(url: str, origin: str, headers: dict[str, str]) -> bool:
     return status == 101
 
 
+@pytest.mark.slow
 def test_spoofed_headers_do_not_allow_pages_of_other_sites(served: Served) -> None:
     for headers in [{}, *SPOOFED, EVERYTHING]:
         assert not asyncio.run(gets_session(served.url, "http://evil.example", headers))
         assert asyncio.run(gets_session(served.url, served.url, headers))
 
 
+@pytest.mark.slow
 def test_behind_a_proxy_the_public_origin_is_allowed(behind: Served) -> None:
     headers = {"X-Forwarded-Host": "speech.example", "X-Forwarded-Proto": "https"}
     for root in (behind.url, f"{behind.url}/speech"):

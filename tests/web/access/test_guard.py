@@ -137,6 +137,7 @@ def test_the_openai_package(keyed: Served) -> None:
     assert refused.value.code == "invalid_api_key"
 
 
+@pytest.mark.slow
 def test_a_key_in_the_query_is_for_websockets_of_browsers_only(keyed: Served, caplog: pytest.LogCaptureFixture) -> None:
     query = f"/ws/asr?api_key={KEY}"
     assert handshake_status(keyed, query) == 401
@@ -309,6 +310,7 @@ def test_clients_of_one_ipv6_network_share_the_limit_for_wrong_keys() -> None:
     assert guarded_client(guard, "2001:db8:0:1::1").get("/v1/models", headers=RIGHT).status_code == 200
 
 
+@pytest.mark.slow
 def test_wrong_logins_and_wrong_keys_share_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     # An hour instead of a minute, so that a slow machine stays within the window.
     monkeypatch.setattr(AccessGuard.__init__, "__defaults__", ("20/hour",))

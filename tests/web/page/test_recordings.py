@@ -67,6 +67,7 @@ def sound(samples: int, seed: int = 0) -> bytes:
     return np.random.default_rng(seed).integers(-9000, 9000, samples).astype("<i2").tobytes()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(data=st.data(), rate=st.sampled_from([16_000, 44_100, 48_000]), samples=st.integers(0, 6_000))
 def test_any_blocks_in_any_order_give_the_same_bytes_and_samples(data: st.DataObject, rate: int, samples: int) -> None:

@@ -97,6 +97,7 @@ def test_what_is_counted_is_what_happened(served: Listening) -> None:
     assert value(after, "qwen_asr_build_info", model="demo") == 1
 
 
+@pytest.mark.slow
 def test_the_queue_is_counted(served: Listening) -> None:
     admission = served.service.admission
     tickets = [admission.enter() for _ in range(admission.max_sessions + 3)]
@@ -106,6 +107,7 @@ def test_the_queue_is_counted(served: Listening) -> None:
     assert value(asyncio.run(families(served)), "qwen_asr_queue_length") == 0
 
 
+@pytest.mark.slow
 def test_the_expiry_of_the_certificate_is_reported_if_there_is_one(served: Listening, tmp_path: Path) -> None:
     assert "certificate" not in " ".join(asyncio.run(families(served)))
     served.app.state.certificate = certificate = ReloadingCertificate(*Issuer().issue().write(tmp_path))

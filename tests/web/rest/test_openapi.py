@@ -30,6 +30,8 @@ from tests.support.checkpoints import demo_recognizer
 from tests.support.faults import before_each_decoding
 from tests.support.rest_client import form, speech
 
+pytestmark = pytest.mark.slow
+
 KEY = "a-key-of-a-program"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -188,7 +190,6 @@ def test_each_documented_error_is_answered_as_documented(
     assert sent == set(documented.get("headers", {}))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_each_success_is_answered_as_documented(running: Running, method: str, path: str) -> None:
     if path != TRANSCRIPTIONS:

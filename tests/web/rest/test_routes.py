@@ -215,6 +215,7 @@ def test_probes(clients: Clients) -> None:
     assert (ready.status_code, ready.json()) == (200, {"status": "ready", "text": "Ready"})
 
 
+@pytest.mark.slow
 def test_while_it_loads_the_server_is_healthy_but_not_ready(certificates: Path) -> None:
     with serving(Service(Config(host="127.0.0.1")), certificates) as served:
         clients = Clients(served, certificates)
@@ -354,6 +355,7 @@ def test_the_size_limit_of_a_file_is_exact(certificates: Path, uploads: Path) ->
     assert until(lambda: open_in(uploads) == 0)
 
 
+@pytest.mark.slow
 def test_the_answer_reaches_a_client_that_is_still_uploading(certificates: Path) -> None:
     def pieces() -> Iterator[bytes]:  # without a Content-Length
         yield form("x", bytes(2000))
@@ -368,6 +370,7 @@ def test_the_answer_reaches_a_client_that_is_still_uploading(certificates: Path)
             assert post(plain, pieces())[0] == 413
 
 
+@pytest.mark.slow
 def test_the_form_without_its_file_has_a_size_limit(certificates: Path) -> None:
     overhead = len(form("x", b"", prompt=""))
     limits = Limits(upload=UploadLimits(form_bytes=overhead + 500))
@@ -466,6 +469,7 @@ def test_a_client_that_disconnects_leaves_nothing_behind(
     assert "ASGI" not in caplog.text
 
 
+@pytest.mark.slow
 def test_an_upload_that_stalls_is_ended(certificates: Path, uploads: Path) -> None:
     limits = Limits(upload=UploadLimits(idle_seconds=0.3, linger_seconds=0.3))
     slow = SlowUpload(speech())

@@ -20,6 +20,8 @@ import pytest
 from qwen_asr.tls.local_ca import CA_KEY_NAME, CA_NAME, LEAF_KEY_NAME
 from tests.support.processes import MAIN
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[tuple[str, Path, list[str]]]:
@@ -55,7 +57,6 @@ def get(started: tuple[str, Path, list[str]], path: str) -> Any:
     return urllib.request.urlopen(started[0] + path, context=trust, timeout=30)  # noqa: S310 - our own server
 
 
-@pytest.mark.slow
 def test_it_prints_where_to_install_the_certificate(started: tuple[str, Path, list[str]]) -> None:
     text = "\n".join(started[2])
     assert f"Install the authority once, and no browser warns: {started[0]}/trust" in text

@@ -55,6 +55,7 @@ def test_the_form_does_not_depend_on_the_pieces(sound: bytes, prompt: str, cuts:
     assert fields == {"prompt": [prompt]}
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60), st.lists(st.integers(0, 1000), max_size=4), st.integers(0, 1000), st.integers(0, 20))
 def test_a_damaged_form_is_read_or_refused(rubbish: bytes, cuts: list[int], place: int, lost: int) -> None:

@@ -49,6 +49,7 @@ async def waits(one: Client, position: int) -> None:
     assert (await one.wait_for("queued"))["position"] == position
 
 
+@pytest.mark.slow
 def test_a_client_in_the_queue_gets_each_position_and_loses_no_audio() -> None:
     samples = spoken(SENTENCE)
 
@@ -203,6 +204,7 @@ def test_a_request_waits_for_a_slot_and_one_more_is_refused(rest: tuple[str, Ser
     assert post(url).status_code == 200
 
 
+@pytest.mark.slow
 @_ignore_gradio
 @pytest.mark.parametrize("rest", [0], indirect=True)
 def test_without_a_queue_a_request_is_refused_at_once(rest: tuple[str, Service]) -> None:

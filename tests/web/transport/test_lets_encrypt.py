@@ -33,6 +33,8 @@ from tests.support.pebble import Pebble
 from tests.support.processes import until
 from tests.support.sockets import client, silence
 
+pytestmark = pytest.mark.slow
+
 NAME = "asr.example.com"
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")
 
@@ -69,7 +71,6 @@ class Certbot:
     _parts = {"config": "", "work": "work", "logs": "logs"}  # noqa: RUF012 - a constant
 
 
-@pytest.mark.slow
 def test_certbot_renews_with_another_key_type_during_a_session(
     authority: Pebble, tmp_path: Path, program: Callable[[str], str]
 ) -> None:
@@ -157,7 +158,6 @@ def opened(config: Config) -> Iterator[ReloadingCertificate]:
         yield certificate
 
 
-@pytest.mark.slow
 def test_the_server_obtains_keeps_and_renews_its_certificate(
     tmp_path: Path, program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

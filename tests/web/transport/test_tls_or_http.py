@@ -169,6 +169,7 @@ def negotiated(program: str, port: int, *options: str) -> str | None:
     return None if "(NONE)" in line or not line else line.removeprefix("New, ")
 
 
+@pytest.mark.slow
 def test_openssl_negotiates_modern_tls_only(port: int, program: Callable[[str], str]) -> None:
     openssl = program("openssl")
     weak = "ALL:COMPLEMENTOFALL:@SECLEVEL=0"
@@ -238,6 +239,7 @@ def test_a_slow_response_is_not_idle(certificate: ReloadingCertificate, issuer: 
     assert body == b'"late"'
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_during_an_unread_upload_is_disconnected(
     certificate: ReloadingCertificate, issuer: Issuer
 ) -> None:
@@ -294,6 +296,7 @@ def test_three_hundred_idle_connections_do_not_block_the_page(
         assert [connection for connection in connections if is_closed(connection)] == []
 
 
+@pytest.mark.slow
 def test_many_connections_of_one_address_do_not_block_it(certificate: ReloadingCertificate, issuer: Issuer) -> None:
     limits = AcceptorLimits(waiting_per_address=8)
     with https_server(certificate, limits=limits) as port, contextlib.ExitStack() as opened:
@@ -306,6 +309,7 @@ def test_many_connections_of_one_address_do_not_block_it(certificate: ReloadingC
 # --- the certificate in /healthz
 
 
+@pytest.mark.slow
 def test_healthz_reports_the_expiry_of_the_certificate(issuer: Issuer, tmp_path: Path) -> None:
     from qwen_asr.config.config import Config
     from qwen_asr.service.service import Service

@@ -265,6 +265,7 @@ def test_two_clients_do_not_block_each_other(served: Listening) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_while_the_checkpoint_loads_a_client_is_refused() -> None:
     async def speak(url: str) -> Client:
         async with client(url) as speaker:
@@ -276,6 +277,7 @@ def test_while_the_checkpoint_loads_a_client_is_refused() -> None:
     assert error == {"type": "error", "message": "Loading …", "code": "NotReady"}
 
 
+@pytest.mark.slow
 def test_a_session_above_the_limit_is_refused() -> None:
     async def speak(server: Listening) -> dict[str, Any]:
         async with client(server.url) as first, client(server.url) as second:
@@ -368,6 +370,7 @@ def test_audio_is_read_only_as_fast_as_it_is_recognized(service: Service, chunk_
     assert speaker.messages[-1]["received_samples"] == len(samples)
 
 
+@pytest.mark.slow
 def test_a_failed_step_is_reported_and_the_session_goes_on(
     service: Service, served: Listening, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -396,6 +399,7 @@ def test_a_failed_step_is_reported_and_the_session_goes_on(
     assert final["text"]
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_closes_with_1012(service: Service) -> None:
     async def speak(server: Listening) -> int:
         async with client(server.url) as speaker:

@@ -115,6 +115,7 @@ def test_settings_of_a_client_that_resumes() -> None:
             check_resume(parsed(resume="x", **different), session)
 
 
+@pytest.mark.slow
 @given(JSON | st.dictionaries(st.sampled_from(KEYS), JSON).map(lambda settings: {"type": "config", **settings}))
 def test_any_message_is_a_config_or_an_error_that_can_be_sent(message: Any) -> None:
     try:

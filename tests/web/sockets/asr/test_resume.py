@@ -283,6 +283,7 @@ def test_a_session_of_another_client_is_unknown(served: Listening) -> None:
     asyncio.run(speak())
 
 
+@pytest.mark.slow
 def test_a_session_keeps_its_slot_while_it_waits_to_be_resumed(service: Service) -> None:
     async def speak(server: Listening) -> None:
         async with client(server.url) as first:
@@ -303,6 +304,7 @@ def test_a_session_keeps_its_slot_while_it_waits_to_be_resumed(service: Service)
         asyncio.run(speak(server))
 
 
+@pytest.mark.slow
 def test_a_session_that_is_not_resumed_in_time_frees_its_slot(service: Service) -> None:
     async def speak(server: Listening) -> None:
         async with client(server.url) as first:
@@ -339,6 +341,7 @@ def test_a_client_that_closes_leaves_no_session(served: Listening) -> None:
     assert asyncio.run(speak()) == "session_created"
 
 
+@pytest.mark.slow
 def test_a_session_that_an_error_ended_is_unknown(served: Listening) -> None:
     async def speak() -> str:
         async with client(served.url) as first:
@@ -371,6 +374,7 @@ def test_a_session_with_more_finals_than_it_keeps_is_unknown(service: Service) -
         ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_log_shows_too_little_of_the_id_to_resume(served: Listening, caplog: pytest.LogCaptureFixture) -> None:
     async def speak() -> str:
         async with client(served.url) as first:

@@ -355,6 +355,7 @@ def test_other_intents_are_refused(served: Listening, query: str) -> None:
     assert "/v1/realtime?intent=transcription" in error["error"]["message"]
 
 
+@pytest.mark.slow
 def test_while_the_checkpoint_loads_a_client_is_refused() -> None:
     async def speak(server: Listening) -> Recording:
         async with speaking(server) as speaker:
@@ -367,6 +368,7 @@ def test_while_the_checkpoint_loads_a_client_is_refused() -> None:
     assert error["error"]["type"] == "server_error"
 
 
+@pytest.mark.slow
 def test_a_session_above_the_limit_is_refused(service: Service) -> None:
     async def speak(server: Listening) -> dict[str, Any]:
         async with speaking(server) as first, speaking(server) as second:
@@ -400,6 +402,7 @@ def test_the_subprotocols_that_browsers_offer(served: Listening) -> None:
     assert old == ("realtime", "transcription_session.created")
 
 
+@pytest.mark.slow
 def test_a_client_that_vanishes_frees_its_session(served: Listening) -> None:
     async def vanish(transport_only: bool, settings: dict[str, Any]) -> None:
         async with speaking(served) as speaker:
@@ -416,6 +419,7 @@ def test_a_client_that_vanishes_frees_its_session(served: Listening) -> None:
         asyncio.run(vanish(False, settings))
 
 
+@pytest.mark.slow
 def test_sizes_at_the_limit_and_one_above(service: Service) -> None:
     event = '{"type":"input_audio_buffer.append","audio":"'
 
@@ -563,6 +567,7 @@ def test_a_server_that_stops_sends_the_last_texts_first(service: Service) -> Non
     assert error["error"]["code"] == "server_stopping"
 
 
+@pytest.mark.slow
 def test_a_client_in_the_queue_gets_its_position_and_loses_no_audio(service: Service) -> None:
     samples = spoken("Turn on the kitchen light.")
 

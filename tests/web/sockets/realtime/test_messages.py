@@ -147,6 +147,7 @@ INPUTS = st.dictionaries(st.sampled_from(KEYS[5:]), ANYTHING, max_size=5)
 UPDATES = INPUTS.map(lambda inputs: {"type": "session.update", "session": {"audio": {"input": inputs}}})
 
 
+@pytest.mark.slow
 @settings_of_hypothesis(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is slow
 @given(OBJECTS | UPDATES)
 def test_any_event_is_parsed_or_answered_with_an_error(given_event: dict[str, Any]) -> None:

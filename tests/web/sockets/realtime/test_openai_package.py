@@ -29,6 +29,7 @@ from tests.support.sockets import silence
 from tests.support.sockets import until as eventually
 
 pytestmark = [
+    pytest.mark.slow,
     # Gradio's own, on its own threads: an option of pandas that is going away, loops that it leaves to the collector.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
@@ -165,7 +166,6 @@ def check_items(events: list[Any], added: str = "added") -> list[Any]:
     return of_type(events, f"{TRANSCRIPTION}.completed")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_server_vad_in_each_format(server: Server, name: str) -> None:
     samples = np.concatenate([silence(0.7), spoken(SENTENCES[0]), silence(1.2), spoken(SENTENCES[2]), silence(1.0)])
@@ -194,7 +194,6 @@ def test_server_vad_in_each_format(server: Server, name: str) -> None:
     assert completed[0].transcript == SENTENCES[0]
 
 
-@pytest.mark.slow
 def test_the_client_commits_its_turns_while_it_reads(server: Server) -> None:
     short = np.concatenate([silence(0.2), spoken(SENTENCES[1])])
     long = np.concatenate([part for _ in range(3) for part in (spoken(SENTENCES[1]), spoken(SENTENCES[0]))])
@@ -257,7 +256,6 @@ def test_a_turn_in_one_message(server: Server) -> None:
     assert not of_type(events, "error")
 
 
-@pytest.mark.slow
 def test_the_older_shape_of_the_api(server: Server) -> None:
     samples = np.concatenate([silence(0.5), spoken(SENTENCES[0]), silence(0.9)])
     with server.old() as connection:
