@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.rate_clock import Clock
+
 # A deadline for each example would fail on a busy machine; pytest-timeout ends a test that hangs.
 settings.register_profile("qwen_asr", deadline=None)
 settings.load_profile("qwen_asr")
@@ -47,6 +49,19 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("QWEN_ASR_") or name == "SPACE_ID":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of all rate limits."""
+    import limits.storage.memory
+
+    from qwen_asr.service import rate_limit
+
+    clock = Clock()
+    monkeypatch.setattr(limits.storage.memory, "time", clock)
+    monkeypatch.setattr(rate_limit, "time", clock)
+    return clock
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -53,7 +53,9 @@ class Stopping:
         for part in self.parts:
             await part.stop()
         if count := self._unfinished():
-            log.info("Shutting down: %d sessions wait for their last texts. A second signal ends them.", count)
+            log.info(
+                "Shutting down: %d sessions wait for their last texts. A second signal stops the server at once.", count
+            )
         if not await self._finished(self._limits.seconds, hurry):
             log.warning("Shutting down: %d sessions did not get all of their texts in time.", self._unfinished())
             for part in self.parts:

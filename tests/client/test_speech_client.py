@@ -142,7 +142,7 @@ def test_fifty_lost_connections_at_random_bytes(served: Listening, expected: lis
 def start_server(port: int) -> subprocess.Popen[str]:
     """A server process that loads now and listens after `let_listen`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.asr_server", str(port)], cwd=ROOT, text=True,
+        [sys.executable, "-m", "tests.client.asr_server", str(port)], cwd=ROOT, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip

@@ -108,27 +108,27 @@ def test_an_echo_of_the_context_is_detected(text: str, context: str, echo: bool)
     assert guards.echoes_context(text, context) == echo
 
 
-def events_of(say: Transcribe, audio: Samples, **options: Any) -> list[Event]:
-    session = new_session(say, EndpointConfig(), **options)
+def events_of(transcribe: Transcribe, audio: Samples, **options: Any) -> list[Event]:
+    session = new_session(transcribe, EndpointConfig(), **options)
     return list(run_session(session, np.array_split(audio, max(1, len(audio) // 1600))))
 
 
-def finals_of(say: Transcribe, audio: Samples, **options: Any) -> list[Final]:
-    return [event for event in events_of(say, audio, **options) if isinstance(event, Final)]
+def finals_of(transcribe: Transcribe, audio: Samples, **options: Any) -> list[Final]:
+    return [event for event in events_of(transcribe, audio, **options) if isinstance(event, Final)]
 
 
-def saying(text: str, language: str | None = "English", **changes: Any) -> Transcribe:
-    def say(samples: Samples, context: str, forced: str | None) -> Hypothesis:
+def transcribes_as(text: str, language: str | None = "English", **changes: Any) -> Transcribe:
+    def transcribe(samples: Samples, context: str, forced: str | None) -> Hypothesis:
         return replace(transcribe_exactly(samples, context, forced), text=text, language=forced or language, **changes)
 
-    return say
+    return transcribe
 
 
 ONE = make_audio([(True, 2 * SECOND), (False, SECOND)])
 
 
 def test_a_loop_is_cut_and_reported() -> None:
-    events = events_of(saying("Good. " + "It is fine. " * 8), ONE)
+    events = events_of(transcribes_as("Good. " + "It is fine. " * 8), ONE)
     assert {type(event) for event in events} == {Partial, Final}
     for event in events:
         assert isinstance(event, Partial | Final)
@@ -137,10 +137,10 @@ def test_a_loop_is_cut_and_reported() -> None:
 
 
 def test_the_token_limit_is_reported() -> None:
-    (final,) = finals_of(saying("word", truncated=True), ONE)
+    (final,) = finals_of(transcribes_as("word", truncated=True), ONE)
     assert final.warnings[0].startswith("tokens: the text stops at ")
     assert "seconds of speech" in final.warnings[0]
-    (final,) = finals_of(saying("word", truncated=True), ONE, max_new_tokens=10)
+    (final,) = finals_of(transcribes_as("word", truncated=True), ONE, max_new_tokens=10)
     assert final.warnings == ("tokens: the text stops at 10 tokens, the configured maximum.",)
 
 
@@ -150,9 +150,9 @@ def test_text_for_silence_is_dropped() -> None:
             return np.ones(len(samples) // 512, np.float32)  # classifies all audio as speech
 
     hiss = make_audio([(False, 3 * SECOND)]) / 10
-    say = saying("Thank you for watching.")
+    transcribe = transcribes_as("Thank you for watching.")
     detector = UtteranceDetector(EndpointConfig(), AlwaysSpeech())
-    double: Any = functools.partial(UtteranceDouble, say)
+    double: Any = functools.partial(UtteranceDouble, transcribe)
     session = Session(double, detector, SessionOptions())
     events = list(run_session(session, np.array_split(hiss, 30)))
     assert events
@@ -166,10 +166,10 @@ NAMES = "Gradio, Silero, Qwen and espeak"
 
 
 def test_an_echoed_context_is_decoded_again_without_the_context() -> None:
-    def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
+    def transcribe(samples: Samples, context: str, language: str | None) -> Hypothesis:
         return replace(transcribe_exactly(samples, context, language), text=context or "Open the door.")
 
-    events = events_of(say, ONE, context=NAMES)
+    events = events_of(transcribe, ONE, context=NAMES)
     *partials, final = events
     assert isinstance(final, Final)
     assert final.text == "Open the door."
@@ -183,23 +183,23 @@ def test_an_echoed_context_is_decoded_again_without_the_context() -> None:
 
 
 def test_context_words_that_were_really_spoken_are_kept() -> None:
-    def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
+    def transcribe(samples: Samples, context: str, language: str | None) -> Hypothesis:
         return replace(
             transcribe_exactly(samples, context, language), text=context or "Gradio, Solero, Quen and E-Speak"
         )
 
-    (final,) = finals_of(say, ONE, context=NAMES)
+    (final,) = finals_of(transcribe, ONE, context=NAMES)
     assert final.text == NAMES
     assert final.warnings == ()
 
 
 def test_if_the_retry_fails_the_first_hypothesis_is_kept() -> None:
-    def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
+    def transcribe(samples: Samples, context: str, language: str | None) -> Hypothesis:
         if not context:
             raise RuntimeError("out of memory")
         return replace(transcribe_exactly(samples, context, language), text=context)
 
-    (final,) = finals_of(say, ONE, context=NAMES)
+    (final,) = finals_of(transcribe, ONE, context=NAMES)
     assert final.text == NAMES
     assert "decoding it again failed" in final.warnings[0]
 
@@ -227,33 +227,33 @@ def test_any_language_is_accepted_before_one_is_established() -> None:
 
 
 def test_a_short_utterance_does_not_establish_a_language() -> None:
-    def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
+    def transcribe(samples: Samples, context: str, language: str | None) -> Hypothesis:
         return replace(
             transcribe_exactly(samples, context, language), language="Dutch" if len(samples) > SECOND else "English"
         )
 
     audio = make_audio([(True, 4000), (False, SECOND), (True, 12_000), (False, SECOND)] * 4)
-    finals = finals_of(say, audio)
+    finals = finals_of(transcribe, audio)
     assert [final.language for final in finals] == ["English", "Dutch"] * 4
     assert all(final.warnings == () for final in finals)
 
 
 def test_an_utterance_without_text_in_the_established_language_is_kept() -> None:
-    def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
+    def transcribe(samples: Samples, context: str, language: str | None) -> Hypothesis:
         hypothesis = by_length(samples, context, language)
         return hypothesis if language is None else replace(hypothesis, text="")
 
-    assert [final.text for final in finals_of(say, TWO)] == ["English words", "Dutch words", "English words"]
+    assert [final.text for final in finals_of(transcribe, TWO)] == ["English words", "Dutch words", "English words"]
 
 
 def test_a_longer_utterance_can_change_the_language() -> None:
-    def say(samples: Samples, context: str, language: str | None) -> Hypothesis:
+    def transcribe(samples: Samples, context: str, language: str | None) -> Hypothesis:
         return replace(
             transcribe_exactly(samples, context, language), language="Dutch" if len(samples) > 4 * SECOND else "English"
         )
 
     audio = make_audio([(True, 3 * SECOND), (False, SECOND), (True, 5 * SECOND), (False, SECOND)])
-    finals = finals_of(say, audio)
+    finals = finals_of(transcribe, audio)
     assert [final.language for final in finals] == ["English", "Dutch"]
     assert all(final.warnings == () for final in finals)
 

@@ -40,21 +40,21 @@ def new_session(recognizer: Recognizer) -> Session:
     return Session(partial(Utterance, recognizer), UtteranceDetector(ENDPOINTS, Loudness()), options)
 
 
-def check_against_offline(recognizer: Recognizer, witness: EventChecker, audio: Samples) -> None:
-    assert len(witness.finals) >= 3
-    for final in witness.finals:
+def check_against_offline(recognizer: Recognizer, checker: EventChecker, audio: Samples) -> None:
+    assert len(checker.finals) >= 3
+    for final in checker.finals:
         offline = Utterance(recognizer, language="English", max_new_tokens=TOKENS).feed(audio[final.start : final.end])
         assert final.text == guards.clean_text(offline, False, TOKENS)[0]
 
 
 def test_finals_equal_offline_transcription(recognizer: Recognizer) -> None:
-    audio, session, witness = make_audio(SEGMENTS), new_session(recognizer), EventChecker()
+    audio, session, checker = make_audio(SEGMENTS), new_session(recognizer), EventChecker()
     rng = np.random.default_rng(0)
     for event in run_session(session, np.split(audio, np.sort(rng.integers(0, len(audio), 60)))):
-        witness.take([event])
-    witness.check_complete(session)
-    check_against_offline(recognizer, witness, audio)
-    assert len(witness.events) > len(witness.finals) + 5  # there were partials too
+        checker.take([event])
+    checker.check_complete(session)
+    check_against_offline(recognizer, checker, audio)
+    assert len(checker.events) > len(checker.finals) + 5  # there were partials too
 
 
 @pytest.mark.slow
@@ -62,23 +62,23 @@ def test_three_sessions_share_a_scheduler(recognizer: Recognizer) -> None:
     sessions = []
     with Scheduler(recognizer) as scheduler:
         for seed in range(3):
-            session, witness = new_session(recognizer), EventChecker()
-            sessions.append((session, witness, Runner(session, scheduler, witness.take), make_audio(SEGMENTS, seed)))
+            session, checker = new_session(recognizer), EventChecker()
+            sessions.append((session, checker, Runner(session, scheduler, checker.take), make_audio(SEGMENTS, seed)))
         for block in range(40):
             for _, _, runner, audio in sessions:
                 runner.feed(np.array_split(audio, 40)[block])
         for future in [runner.finish() for _, _, runner, _ in sessions]:
             future.result(timeout=120)
-    for session, witness, _, audio in sessions:
-        witness.check_complete(session)
-        check_against_offline(recognizer, witness, audio)
+    for session, checker, _, audio in sessions:
+        checker.check_complete(session)
+        check_against_offline(recognizer, checker, audio)
 
 
 def test_a_closed_scheduler_fails_every_utterance_with_a_message(recognizer: Recognizer) -> None:
-    scheduler, session, witness = Scheduler(recognizer), new_session(recognizer), EventChecker()
-    runner = Runner(session, scheduler, witness.take)
+    scheduler, session, checker = Scheduler(recognizer), new_session(recognizer), EventChecker()
+    runner = Runner(session, scheduler, checker.take)
     scheduler.close()
     runner.feed(make_audio(SEGMENTS))
     runner.finish().result(timeout=60)
-    witness.check_complete(session)
-    assert {getattr(event, "message", "") for event in witness.closed} == {"The recognizer was stopped."}
+    checker.check_complete(session)
+    assert {getattr(event, "message", "") for event in checker.closed} == {"The recognizer was stopped."}

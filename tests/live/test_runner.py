@@ -63,10 +63,10 @@ class RandomDevice:
 
 
 class EventSink:
-    """A callback that checks that calls never overlap, and passes the events to a witness."""
+    """A callback that checks that calls never overlap, and passes the events to a checker."""
 
     def __init__(self) -> None:
-        self.witness = EventChecker()
+        self.checker = EventChecker()
         self._inside = threading.Lock()
         self.problems: list[BaseException] = []
 
@@ -74,7 +74,7 @@ class EventSink:
         assert events
         assert self._inside.acquire(blocking=False), "two calls at once"
         try:
-            self.witness.take(events)
+            self.checker.take(events)
         except AssertionError as error:
             self.problems.append(error)
             raise
@@ -117,10 +117,10 @@ def test_every_event_arrives_in_order_on_any_device(seed: int, failing: float) -
     watcher.join()
     device.close()
     assert not sink.problems
-    sink.witness.check_complete(session)
+    sink.checker.check_complete(session)
     assert runner.received == len(audio)
     assert min(lags) >= 0
-    for final in sink.witness.finals:
+    for final in sink.checker.finals:
         assert final.text == text_of(audio[final.start : final.end])
 
 
@@ -167,7 +167,7 @@ def test_many_sessions_share_a_device() -> None:
     device.close()
     for session, sink, _, _ in sessions:
         assert not sink.problems
-        sink.witness.check_complete(session)
+        sink.checker.check_complete(session)
 
 
 class Refusing:
@@ -198,15 +198,15 @@ def test_a_device_that_answers_at_once_causes_no_deep_recursion(device: Any, end
     session, sink = new_session(chunk_seconds=0.2), EventSink()
     runner = run(session, device(), [make_audio(MANY)], sink)
     runner.finish().result(timeout=60)
-    assert len(sink.witness.closed) == 600
-    assert all(type(event) is ending for event in sink.witness.closed)
-    sink.witness.check_complete(session)
+    assert len(sink.checker.closed) == 600
+    assert all(type(event) is ending for event in sink.checker.closed)
+    sink.checker.check_complete(session)
 
 
 def test_the_user_gets_a_message_and_the_log_the_details(caplog: pytest.LogCaptureFixture) -> None:
     sink = EventSink()
     run(new_session(), FailsAtOnce(), [make_audio([(True, SECOND)])], sink).finish().result(timeout=60)
-    (failed,) = sink.witness.closed
+    (failed,) = sink.checker.closed
     assert isinstance(failed, Failed)
     assert "secret" not in failed.message
     assert "secret detail" in caplog.text
@@ -232,13 +232,13 @@ def test_a_callback_that_fails_does_not_stop_the_session_and_its_error_is_raised
 
 
 def test_a_callback_can_call_the_runner() -> None:
-    session, witness = new_session(chunk_seconds=0.2), EventChecker()
+    session, checker = new_session(chunk_seconds=0.2), EventChecker()
     device: Any = RandomDevice(2)
     rest = [make_audio([(True, 20_000)], seed) for seed in range(3)]
     ended = threading.Event()
 
     def respond(events: list[Event]) -> None:
-        witness.take(events)
+        checker.take(events)
         if rest:
             runner.feed(rest.pop())
         elif not ended.is_set():
@@ -248,7 +248,7 @@ def test_a_callback_can_call_the_runner() -> None:
     runner.feed(make_audio([(True, 20_000)]))
     assert ended.wait(60)
     device.close()
-    witness.check_complete(session)
+    checker.check_complete(session)
     assert session.received == 80_000
 
 
@@ -285,39 +285,39 @@ def test_a_temporary_error_before_a_step_does_not_stop_the_session() -> None:
                 raise full.pop()
             super().append(samples)
 
-    audio, witness = make_audio([(True, 30_000)]), EventChecker()
+    audio, checker = make_audio([(True, 30_000)]), EventChecker()
     device: Any = AnswersAtOnce()
     new_utterance: Any = partial(ShortOfMemory, transcribe_exactly)
     detector = UtteranceDetector(EndpointConfig(), Loudness())
     session = Session(new_utterance, detector, SessionOptions())
-    runner = Runner(session, device, witness.take)
+    runner = Runner(session, device, checker.take)
     with pytest.raises(MemoryError):
         runner.feed(audio[:20_000])
     runner.feed(audio[20_000:])
     runner.finish().result(timeout=60)
-    witness.check_complete(session)
-    assert [final.text for final in witness.finals] == [text_of(audio)]
+    checker.check_complete(session)
+    assert [final.text for final in checker.finals] == [text_of(audio)]
 
 
 def test_canceling_the_future_of_finish_stops_nothing() -> None:
-    session, device, witness = new_session(), RandomDevice(3), EventChecker()
-    runner = run(session, device, [make_audio(SEVERAL)], witness.take)
+    session, device, checker = new_session(), RandomDevice(3), EventChecker()
+    runner = run(session, device, [make_audio(SEVERAL)], checker.take)
     runner.finish().cancel()
     deadline = time.monotonic() + 60
     while not session.done:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     device.close()
-    witness.check_complete(session)
+    checker.check_complete(session)
 
 
 def test_run_session_yields_an_event_for_a_failed_step(caplog: pytest.LogCaptureFixture) -> None:
-    def say(samples: Any, context: str, language: str | None) -> Hypothesis:
+    def transcribe(samples: Any, context: str, language: str | None) -> Hypothesis:
         raise ValueError("secret detail")
 
-    session, witness = new_session(say, chunk_seconds=0.2), EventChecker()
-    witness.take(list(run_session(session, np.array_split(make_audio(SEVERAL), 30))))
-    witness.check_complete(session)
-    assert len(witness.closed) > 2
-    assert all(isinstance(event, Failed) for event in witness.closed)
+    session, checker = new_session(transcribe, chunk_seconds=0.2), EventChecker()
+    checker.take(list(run_session(session, np.array_split(make_audio(SEVERAL), 30))))
+    checker.check_complete(session)
+    assert len(checker.closed) > 2
+    assert all(isinstance(event, Failed) for event in checker.closed)
     assert "secret detail" in caplog.text

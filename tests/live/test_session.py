@@ -36,12 +36,12 @@ class Driver:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.witness = EventChecker()
+        self.checker = EventChecker()
         self.step: Step | None = None
         self.failures = 0
 
     def take(self, events: list[Event]) -> None:
-        self.witness.take(events)
+        self.checker.take(events)
         assert 0 <= self.session.lag <= self.session.received / SECOND
 
     def begin(self) -> None:
@@ -122,13 +122,13 @@ def test_every_utterance_is_reported_once_and_every_sample_is_counted(
         driver.end()
         count += 1
         assert count < limit
-    driver.witness.check_complete(session)
+    driver.checker.check_complete(session)
     assert session.next_step() is None
-    for final in driver.witness.finals:
+    for final in driver.checker.finals:
         expected = text_of(audio[final.start : final.end])
         assert final.text == expected or (faulty and driver.failures and final.text == CONTEXT)
     if not driver.failures:
-        assert len(driver.witness.finals) == len(driver.witness.closed)
+        assert len(driver.checker.finals) == len(driver.checker.closed)
 
 
 @pytest.mark.slow
@@ -196,18 +196,18 @@ def test_lag_is_zero_in_silence_and_counts_speech_until_it_is_covered() -> None:
 def test_samples_after_a_cut_belong_to_the_second_utterance_only() -> None:
     session = new_session(chunk_seconds=0.2)
     audio = make_audio([(True, 2 * SECOND)])
-    witness = EventChecker()
+    checker = EventChecker()
     session.feed(audio[:23_000])
     step = session.next_step()
     session.feed(audio[23_000:])  # reaches the limit of 1.5 s while the step is running
     assert step is not None
-    witness.take(session.completed(step, step.utterance.finish()))
-    assert witness.events == []  # it covered samples that now belong to the next utterance
+    checker.take(session.completed(step, step.utterance.finish()))
+    assert checker.events == []  # it covered samples that now belong to the next utterance
     session.finish()
     while (step := session.next_step()) is not None:
-        witness.take(session.completed(step, step.utterance.finish()))
-    witness.check_complete(session)
-    first, second = witness.finals
+        checker.take(session.completed(step, step.utterance.finish()))
+    checker.check_complete(session)
+    first, second = checker.finals
     assert first.end < 23_000
     assert first.end == second.start
     assert [first.text, second.text] == [text_of(audio[: first.end]), text_of(audio[first.end :])]

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
-import limits.storage.memory
 import pytest
 
 from qwen_asr.config.config import Config
 from qwen_asr.errors import BadConfig, LimitExceeded
-from qwen_asr.service import rate_limit
 from qwen_asr.service.rate_limit import Rates, sender
-
-
-class Clock:
-    """Stands in for the module `time` where rates and their storage read it."""
-
-    def __init__(self) -> None:
-        self.now = time.time()
-
-    def time(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(limits.storage.memory, "time", clock)
-    monkeypatch.setattr(rate_limit, "time", clock)
-    return clock
+from tests.support.processes import until
+from tests.support.rate_clock import Clock
 
 
 def test_a_name_has_so_many_hits_until_the_window_has_moved(clock: Clock) -> None:
@@ -73,12 +53,13 @@ def test_names_without_recent_hits_are_removed(clock: Clock) -> None:
         rates.hit(str(number))
     clock.now += 2
     # The storage drops expired hits on a timer thread of its own, in real time.
-    deadline = time.monotonic() + 60
-    while len(rates._storage.events) > 25 and time.monotonic() < deadline:
-        time.sleep(0.05)
+
+    def few_are_left() -> bool:
         clock.now += 2
         rates.hit(f"later {clock.now}")
-    assert len(rates._storage.events) <= 25
+        return len(rates._storage.events) <= 25
+
+    assert until(few_are_left)
 
 
 @pytest.mark.parametrize("rate", ["60/minute", "5 per second", "1/day", "5/second; 1000/day"])

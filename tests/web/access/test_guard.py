@@ -10,13 +10,11 @@ import re
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import limits.storage.memory
 import openai
 import pytest
 import torch
@@ -29,13 +27,13 @@ from websockets.exceptions import InvalidStatus
 
 from qwen_asr.config.config import Config
 from qwen_asr.errors import Forbidden
-from qwen_asr.service import rate_limit
 from qwen_asr.service.rate_limit import Rates
 from qwen_asr.service.service import Service
 from qwen_asr.web.access.guard import GUARDED, AccessGuard, access_warnings
 from tests.support.browser import Served, serving
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.processes import ServerProcess
+from tests.support.rate_clock import Clock
 from tests.support.rest_client import form, wav
 
 pytestmark = [
@@ -256,24 +254,6 @@ def test_the_api_accepts_http_basic_and_keys(closed: Served) -> None:
 def from_address(number: int) -> dict[str, str]:
     """Headers of another client: the servers of this module trust the tests as a proxy."""
     return {"X-Forwarded-For": f"192.0.2.{number}"}
-
-
-class Clock:
-    """Stands in for the module `time` where rates read it."""
-
-    def __init__(self) -> None:
-        self.now = time.time()
-
-    def time(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(limits.storage.memory, "time", clock)
-    monkeypatch.setattr(rate_limit, "time", clock)
-    return clock
 
 
 def guarded_client(guard: AccessGuard, address: str) -> TestClient:

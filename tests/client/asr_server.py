@@ -1,4 +1,4 @@
-"""A server in a process of its own, to be killed: `python -m tests.support.asr_server PORT`.
+"""A server in a process of its own, to be killed: `python -m tests.client.asr_server PORT`.
 
 It loads, waits for a line on standard input, listens and says so.
 """
