@@ -71,6 +71,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     slow = Counter(item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("browser"))
     items.sort(key=lambda item: slow[item.path], reverse=True)
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker("no_cover")  # the server runs in the same process, and would be half as fast
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from qwen_asr.audio.resample import phase_filters
 from qwen_asr.audio.vad import Silero
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits
@@ -246,6 +247,7 @@ class Service:
         if recognizer.is_demo and recognizer.device.type == "cpu":
             # With so small a model, threads cost more in waiting for each other than they save.
             torch.set_num_threads(1)
+        phase_filters(48_000)  # else the first microphone would wait until scipy.signal is imported
         self._silero = Silero()
         self._scheduler = Scheduler(recognizer, self.watchdog)
         threading.Thread(target=self._watch, args=(self._scheduler,), name="qwen-asr-watchdog", daemon=True).start()

@@ -42,7 +42,7 @@ def test_concurrent_sessions_equal_offline_transcription(running: RunningServer)
 
 
 def test_memory_does_not_grow(running: RunningServer) -> None:
-    result = asyncio.run(soak(running, [conversation(7.5, seed) for seed in range(8)], ROUNDS))
+    result = asyncio.run(soak(running, [conversation(5, seed) for seed in range(8)], ROUNDS))
     assert result.errors == []
     assert result.finals >= 8 * ROUNDS
     assert result.memory[-1] / result.memory[WARM_UP_ROUNDS - 1] < 1.05

@@ -53,6 +53,7 @@ def test_each_hypothesis_equals_generate_on_the_audio_so_far(name: str, seed: in
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover  # half as slow again with coverage, and shorter tests cover the same lines
 def test_forty_seconds(name: str) -> None:
     rng = np.random.default_rng(40)
     samples = long_speech(rng, 40.0)

@@ -133,7 +133,7 @@ def open_on_rest(service: Service) -> None:
 EDGES = {
     "page": (open_on_the_page, "RecordingRegistry.open"),
     "/ws/asr": (open_on_asr, "AsrConnection._open"),
-    "/v1/realtime": (open_on_realtime, "RealtimeConnection._feed_audio"),
+    "/v1/realtime": (open_on_realtime, "Connection._feed_audio"),
     "/v1/audio/transcriptions": (open_on_rest, "Transcriptions._transcribe"),
 }
 """For each edge how to open a session there, and the function at which the chain begins."""

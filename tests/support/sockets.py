@@ -156,7 +156,9 @@ async def client_of(
 ) -> AsyncIterator[AnyClient]:
     """A connected client of that `kind`; `options` are those of `websockets`."""
     # Its pings would wait behind audio that the server does not read yet: see docs/protocol.md.
-    async with connect(url, ssl=trust, **{"ping_timeout": None, "close_timeout": 5, **options}) as connection:
+    async with connect(
+        url, ssl=trust, **{"ping_timeout": None, "close_timeout": 5, "open_timeout": 60, **options}
+    ) as connection:
         yield kind(connection)
 
 

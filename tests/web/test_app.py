@@ -59,15 +59,6 @@ def test_without_a_tunnel_it_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPat
         public_link(8000)
 
 
-@pytest.mark.slow
-def test_a_folder_that_is_no_checkpoint_ends_the_server(tmp_path: Path, repository: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    code, said = ServerProcess(tmp_path, repository, "--port", "0", "--asr-model-path", "./empty").end()
-    assert code == 1
-    assert "error: empty is not a checkpoint" in said
-    assert "Traceback" not in said
-
-
 def test_on_a_space_it_serves_as_spaces_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPACE_ID", "somebody/something")
     config = Config()
@@ -75,8 +66,7 @@ def test_on_a_space_it_serves_as_spaces_want_it(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_https_and_stops_cleanly(number: int, tmp_path: Path, repository: Path) -> None:
+def test_it_serves_https_and_stops_cleanly(tmp_path: Path, repository: Path) -> None:
     started = ServerProcess(
         tmp_path,
         repository,
@@ -103,7 +93,7 @@ def test_it_serves_https_and_stops_cleanly(number: int, tmp_path: Path, reposito
     with urllib.request.urlopen(f"{url}/gradio_api/heartbeat/x", context=trust, timeout=30) as stream:  # noqa: S310 - ours
         assert stream.headers["X-Accel-Buffering"] == "no"
         assert stream.headers["content-type"].startswith("text/event-stream")
-        started.process.send_signal(number)  # with a stream still open
+        started.process.send_signal(signal.SIGINT)  # with a stream still open
         started.line_with("Stopped.")
         code, said = started.end()
     assert code == 0, said

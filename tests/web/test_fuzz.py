@@ -126,7 +126,7 @@ asr_exchanges = st.tuples(
 
 async def exchange(url: str, frames: list[str | bytes], end: str | None) -> int | None:
     """Sends the frames, then `end` as a text (or cuts the line, where it is None); returns the server's close code."""
-    async with connect(url, ping_timeout=None, close_timeout=5, max_queue=None) as connection:
+    async with connect(url, ping_timeout=None, open_timeout=60, close_timeout=5, max_queue=None) as connection:
         with contextlib.suppress(ConnectionClosed):
             for frame in frames:
                 await connection.send(frame)

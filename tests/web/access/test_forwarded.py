@@ -339,7 +339,7 @@ def response_of(http: httpx.Client, path: str, **options: Any) -> tuple[int, lis
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_spoofed_headers_change_no_byte_of_a_response(served: Served, path: str) -> None:
-    with httpx.Client(base_url=served.url) as http:
+    with httpx.Client(base_url=served.url, timeout=60) as http:
         expected = response_of(http, path)
         assert response_of(http, path) == expected
         for headers in [*SPOOFED, EVERYTHING]:
@@ -350,7 +350,7 @@ def test_spoofed_headers_change_no_byte_of_a_response(served: Served, path: str)
 
 def test_the_page_uses_the_public_address_from_a_trusted_proxy(behind: Served) -> None:
     headers = {"X-Forwarded-Host": "speech.example", "X-Forwarded-Proto": "https"}
-    with httpx.Client(base_url=behind.url) as http:
+    with httpx.Client(base_url=behind.url, timeout=60) as http:
         assert http.get("/config", headers=headers).json()["root"] == "https://speech.example/speech"
         assert http.get("/speech/config", headers=headers).json()["root"] == "https://speech.example/speech"
         assert http.get("/config").json()["root"] == f"{behind.url}/speech"
@@ -362,7 +362,7 @@ def test_the_page_uses_the_public_address_from_a_trusted_proxy(behind: Served) -
 
 def test_a_false_host_does_not_affect_other_clients(served: Served) -> None:
     # The response to a request with a false Host contains it; no other does.
-    with httpx.Client(base_url=served.url) as http:
+    with httpx.Client(base_url=served.url, timeout=60) as http:
         expected = response_of(http, "/config")
         http.get("/config", headers={"Host": "evil.example"})
         assert response_of(http, "/config") == expected

@@ -75,7 +75,7 @@ def recording() -> bytes:
 async def handshake(url: str, **options: Any) -> int:
     """The status of a WebSocket handshake: 101 if it is accepted."""
     try:
-        async with connect(f"{url.replace('http', 'ws')}", **options):
+        async with connect(f"{url.replace('http', 'ws')}", open_timeout=60, **options):
             return 101
     except InvalidStatus as refused:
         return refused.response.status_code

@@ -53,7 +53,7 @@ class Server:
         trust = ssl.create_default_context(cafile=str(certificates / "qwen_asr_cert.pem"))
         self.options: Any = {
             "extra_query": {"intent": "transcription"},
-            "websocket_connection_options": {"ssl": trust, "close_timeout": 5},
+            "websocket_connection_options": {"ssl": trust, "close_timeout": 5, "open_timeout": 60},
         }
 
     @contextlib.contextmanager
