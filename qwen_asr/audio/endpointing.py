@@ -153,9 +153,8 @@ class UtteranceDetector:
         self._state = _State.SILENCE
         self._speaking = False  # in the last window
         self._judged = 0  # end of the last window that was judged
-        self._decided_until = (
-            0  # everything before it is in an Ended or Skipped; the start of the open utterance, if any
-        )
+        # Everything before it is in an Ended or Skipped. The start of the open utterance, if there is one.
+        self._decided_until = 0
         self._passed_on = 0  # end of the samples of the open utterance that were passed on
         self._voiced = 0  # samples with voice since the first voice of the utterance
         self._voice_end = 0  # end of the last window with voice

@@ -61,14 +61,14 @@ class _Parser(argparse.ArgumentParser):
         """As argparse's, but a subcommand itself reports the options that it does not have, and similar ones."""
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            similar = {name: self._similar_option(name) for name in unknown}
-            words = [f"{name} (did you mean {option}?)" if option else name for name, option in similar.items()]
-            self.error(f"unrecognized arguments: {' '.join(words)}")
+            self.error(f"unrecognized arguments: {' '.join(map(self._with_suggestion, unknown))}")
         return parsed, unknown
 
-    def _similar_option(self, argument: str) -> str | None:
+    def _with_suggestion(self, argument: str) -> str:
+        """The argument, and the option that it is most like, if there is one."""
         name = argument.partition("=")[0] if argument.startswith("-") else ""
-        return next(iter(difflib.get_close_matches(name, self._option_string_actions, n=1)), None)
+        similar = difflib.get_close_matches(name, self._option_string_actions, n=1)
+        return f"{argument} (did you mean {similar[0]}?)" if similar else argument
 
     def error(self, message: str) -> NoReturn:
         """Raises BadConfig with argparse's message as a sentence."""

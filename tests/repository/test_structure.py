@@ -51,7 +51,6 @@ def test_every_module_is_in_a_room_that_is_known_here() -> None:
     assert {room_of(path) for path in modules()} <= set(ROOMS) | TOP
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_room_imports_nothing_to_its_right(path: Path) -> None:
     room = room_of(path)

@@ -58,11 +58,9 @@ class Connection(ABC):
         self._close_code = NORMAL_CLOSE
         self._disconnect_error: Exception | None = None  # the error that showed that the client is gone
         self._stopping = False
-        self._connection_scope, self._read_scope, self._finish_scope = (
-            anyio.CancelScope(),
-            anyio.CancelScope(),
-            anyio.CancelScope(),
-        )
+        self._connection_scope = anyio.CancelScope()
+        self._read_scope = anyio.CancelScope()
+        self._finish_scope = anyio.CancelScope()
 
     # --- what a protocol fills in
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from qwen_asr.config.limits import SocketLimits
+    from qwen_asr.live.session_options import DetectorFactory, SessionOptions
     from qwen_asr.service.admission import QueueTicket
     from qwen_asr.service.service import Service
 
@@ -169,11 +170,8 @@ class RealtimeConnection(Connection):
     def _open_turns(self) -> TurnStream:
         """The current turns; opens a session for new ones if there are none. Raises as `Service.open_session`."""
         if self._turns is None:
-            settings = self._settings
-            turns = new_turn_stream(settings, self._item_log, self._position)
-            options = self._service.session_options(
-                context=settings.prompt, language=settings.language or "auto", detector=turns.detector
-            )
+            turns = new_turn_stream(self._settings, self._item_log, self._position)
+            options = self._session_options(self._settings, turns.detector)
             turns.runner = self._service.open_session(
                 options, turns.on_events, kind="realtime", name=self.session_id, slot=SharedSlot()
             )
@@ -216,7 +214,7 @@ class RealtimeConnection(Connection):
         if settings.format == self._settings.format:
             self._settings = settings
         else:
-            self._feed_held_audio()
+            self._flush()
             self._settings = settings
             self._audio = self._new_audio()
         self._apply_settings()
@@ -226,20 +224,20 @@ class RealtimeConnection(Connection):
     def _check(self, settings: RealtimeSettings, path: str) -> None:
         """Raise BadField if the model cannot be given these settings."""
         try:
-            self._service.check_options(
-                self._service.session_options(context=settings.prompt, language=settings.language or "auto")
-            )
+            self._service.check_options(self._session_options(settings))
         except BadInput as error:
             raise BadField(path, str(error)) from error
 
     def _flush(self) -> None:
         """What the resampler still holds belongs to the turn that ends."""
-        self._feed_held_audio()
-        self._audio = self._new_audio()
-
-    def _feed_held_audio(self) -> None:
         if len(samples := self._audio.finish()):
             self._open_turns().feed(samples)
+        self._audio = self._new_audio()
+
+    def _session_options(self, settings: RealtimeSettings, detector: DetectorFactory | None = None) -> SessionOptions:
+        return self._service.session_options(
+            context=settings.prompt, language=settings.language or "auto", detector=detector
+        )
 
     def _new_audio(self) -> PcmStream:
         return PcmStream(self._settings.format.encoding, self._settings.format.rate)
