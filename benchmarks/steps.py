@@ -23,7 +23,8 @@ from benchmarks.speech import Samples, conversation
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.vad import Silero
 from qwen_asr.engine.checkpoint import load_recognizer
-from qwen_asr.engine.decoder import Row
+from qwen_asr.engine.decoder import AUDIO, Row
+from qwen_asr.engine.encoder import Window
 from qwen_asr.engine.features import LogMel
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import Utterance
@@ -81,19 +82,22 @@ def official(recognizer: Recognizer, samples: Samples) -> Iterator[None]:
 
 def decode_with_prefix(recognizer: Recognizer, samples: Samples, head: list[int], tail: list[int]) -> list[int]:
     """Greedy tokens after the prompt, the audio and a forced prefix, computed from scratch."""
-    spectrum = LogMel(recognizer.extractor).spectrum(samples)
-    size, total = recognizer.encoder.window_frames, spectrum.raw.shape[1]
-    windows = [spectrum.window(start, min(start + size, total)) for start in range(0, total, size)]
-    decoder = recognizer.decoder
-    cache = decoder.new_cache()
-    pending = torch.cat([decoder.embed(head), *recognizer.encoder.encode(windows), decoder.embed(tail)])
+    log_mel = LogMel(recognizer.frontend)
+    spectrum = log_mel.spectrum(samples, recognizer.frontend.compute([log_mel.missing(samples)])[0])
+    size, total = recognizer.encoder.window_frames, len(spectrum.raw)
+    windows = [Window(spectrum.window(start, min(start + size, total))) for start in range(0, total, size)]
+    audio = tuple(encoded.embeddings for encoded in recognizer.encoder.encode(windows))
+    cache = recognizer.decoder.new_cache()
+    pending = [*head, *[AUDIO] * sum(map(len, audio)), *tail]
     tokens: list[int] = []
     while len(tokens) < MAX_NEW_TOKENS:
-        token = decoder.predict([Row(cache, pending, 1)])[0][0]
+        cache.reserve(len(pending))
+        token = recognizer.decoder.predict([Row(cache, np.array(pending), audio, 1)])[0].tokens[0]
         if token in recognizer.end_tokens:
             break
         tokens.append(token)
-        pending = decoder.embed([token])
+        pending, audio = [token], ()
+    cache.close()
     return tokens
 
 

@@ -1,61 +1,74 @@
-"""The text decoder, over many utterances at once, each with its own KV cache.
+"""The text decoder, over many utterances at once.
 
-The new positions of all rows are packed into one sequence, so each pass reads every weight once. Only attention runs
-row by row, over the cache of that row. The model code is transformers' own Qwen3, with an attention function from here.
+The new positions of all rows are packed into one sequence, so each pass reads every weight once, and attention runs in
+groups of rows (`attention`) over the pages of the KV pool (`kv_pool`). The forward pass is written here over the
+weights of transformers' Qwen3, with query, key and value in one matrix, and gate and up in another. The modules keep
+views of these, so transformers' own `generate` works on the same model.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-ATTENTION = "qwen_asr_packed"
-INITIAL_CAPACITY = 256
+from qwen_asr.engine.attention import Part, arrange, attend, mask_of, page_table
+from qwen_asr.engine.kv_pool import PAGE, KVCache, KVPool, pool_positions
 
+AUDIO = -1
+"""Stands for an audio embedding among the token ids of a row."""
 
-class KVCache:
-    """Keys and values of one utterance: (layers, 2, key-value heads, capacity, head width), `length` of them in use."""
-
-    def __init__(self, config: Any, device: torch.device, dtype: torch.dtype) -> None:
-        width = config.head_dim
-        self._store = torch.empty(
-            config.num_hidden_layers, 2, config.num_key_value_heads, INITIAL_CAPACITY, width, device=device, dtype=dtype
-        )
-        self.length = 0
-
-    def reserve(self, extra: int) -> None:
-        """Make room for `extra` more positions, doubling the capacity when it is too small."""
-        while self.length + extra > self._store.shape[3]:
-            self._store = torch.cat([self._store, torch.empty_like(self._store)], dim=3)
-
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append (heads, n, width); return all keys and values, (heads, length + n, width)."""
-        end = self.length + keys.shape[1]
-        self._store[layer, 0, :, self.length : end] = keys
-        self._store[layer, 1, :, self.length : end] = values
-        return self._store[layer, 0, :, :end], self._store[layer, 1, :, :end]
-
-    def crop(self, length: int) -> None:
-        """Drop the positions from `length` on."""
-        self.length = min(self.length, length)
+Linear = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Row:
     """One utterance's part of a pass.
 
-    embeds: (n, width), the positions that follow the cache. predictions: 0..n, for how many of the last positions the
-    next token is predicted.
+    tokens: (n,) the ids that follow the cache, `AUDIO` for an audio embedding. audio: these embeddings, in order, each
+    (some, width). predictions: 0..n, for how many of the last positions the next token is predicted. The cache has room
+    for n more positions. scored: whether the probabilities of the predicted tokens are wanted.
     """
 
     cache: KVCache
-    embeds: Tensor
+    tokens: NDArray[np.int64]
+    audio: tuple[Tensor, ...]
     predictions: int
+    scored: bool = False
+
+    @property
+    def positions(self) -> int:
+        """How many positions the pass adds to the cache."""
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest next token after each of a row's last positions.
+
+    log_probabilities: the natural logarithms of their probabilities, if any row of the pass wanted them; else empty.
+    """
+
+    tokens: list[int]
+    log_probabilities: list[float]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The weights of a decoder layer; `heads_norm` is that of the query heads, then that of the key heads."""
+
+    input_norm: Tensor
+    qkv: Linear
+    heads_norm: Tensor
+    output: Linear
+    mlp_norm: Tensor
+    gate_up: Linear
+    down: Linear
 
 
 class Decoder:
@@ -66,91 +79,191 @@ class Decoder:
     """
 
     def __init__(self, model: Any) -> None:
-        self._language_model = model.model.language_model
-        self._head = model.lm_head
-        self.config = self._language_model.config
-        self._language_model.set_attn_implementation(ATTENTION)
+        text_model = model.model.language_model
+        self.config = text_model.config
+        self._embeddings: Tensor = text_model.embed_tokens.weight
+        self._head: Tensor = model.lm_head.weight
+        self.device = self._head.device
+        self._eps: float = self.config.rms_norm_eps
+        self._scale: float = self.config.head_dim**-0.5
+        self._norm: Tensor = text_model.norm.weight
+        self._frequencies: Tensor = text_model.rotary_emb.inv_freq.float()
+        self._rotation_scale: float = text_model.rotary_emb.attention_scaling
+        self._layers = [_fuse(layer) for layer in text_model.layers]
+        # Scores of 16 bits are slow on a CPU, so keys, values and attention are float32 there.
+        kv_dtype = torch.float32 if self.device.type == "cpu" else self._head.dtype
+        self.pool = KVPool(self.config, self.device, kv_dtype, pool_positions(self.config, self.device, kv_dtype))
         self.positions_prefilled = 0
         self.tokens_decoded = 0
 
     def new_cache(self) -> KVCache:
-        """An empty cache on the model's device."""
-        return KVCache(self.config, self._head.weight.device, self._head.weight.dtype)
-
-    def embed(self, tokens: list[int]) -> Tensor:
-        """Token ids → embeddings, (n, width)."""
-        table = self._language_model.embed_tokens
-        with torch.inference_mode():
-            embedded: Tensor = table(torch.tensor(tokens, dtype=torch.long, device=table.weight.device))
-        return embedded
+        """An empty cache in the decoder's pool."""
+        return self.pool.new_cache()
 
     @torch.inference_mode()
-    def predict(self, rows: list[Row]) -> list[list[int]]:
-        """Run one pass over all rows. Returns the next tokens after the last `predictions` positions of each row."""
-        positions = [torch.arange(row.cache.length, row.cache.length + len(row.embeds)) for row in rows]
+    def predict(self, rows: list[Row]) -> list[Prediction]:
+        """Run one pass over all rows, and predict the next tokens after the last `predictions` positions of each."""
+        hidden = self._forward(_prepare(rows, self.config, self.device, self.pool.dtype))
         for row in rows:
-            row.cache.reserve(len(row.embeds))
+            row.cache.length += row.positions
             self._count(row)
-        embeds = torch.cat([row.embeds for row in rows])
-        hidden = self._language_model(
-            inputs_embeds=embeds[None],
-            position_ids=torch.cat(positions)[None].to(embeds.device),
-            attention_mask=dict.fromkeys(self.config.layer_types),
-            use_cache=False,
-            rows=rows,
-        ).last_hidden_state[0]
-        parts = hidden.split([len(row.embeds) for row in rows])
-        kept = torch.cat([part[len(part) - row.predictions :] for part, row in zip(parts, rows, strict=True)])
-        best = self._head(kept).argmax(dim=-1).tolist()
-        for row in rows:
-            row.cache.length += len(row.embeds)
-        ends = torch.tensor([row.predictions for row in rows]).cumsum(0).tolist()
-        return [best[end - row.predictions : end] for end, row in zip(ends, rows, strict=True)]
+        counts = [row.predictions for row in rows]
+        if not any(counts):
+            return [Prediction([], []) for _ in rows]
+        logits = F.linear(hidden, self._head)
+        best = logits.max(dim=-1)
+        if not any(row.scored for row in rows):
+            tokens, scores = best.indices.tolist(), []
+        else:  # read together, since each read waits for the device
+            logarithms = best.values.float() - logits.float().logsumexp(dim=-1)
+            tokens, scores = torch.stack([best.indices.double(), logarithms.double()]).tolist()
+        ends = np.cumsum(counts).tolist()
+        return [
+            Prediction([int(token) for token in tokens[end - count : end]], scores[end - count : end])
+            for end, count in zip(ends, counts, strict=True)
+        ]
 
     def _count(self, row: Row) -> None:
-        if len(row.embeds) == 1:
+        if row.positions == 1:
             self.tokens_decoded += 1
         else:
-            self.positions_prefilled += len(row.embeds)
+            self.positions_prefilled += row.positions
+
+    def _forward(self, inputs: "_Inputs") -> Tensor:
+        """The hidden states from which tokens are predicted, (predictions of all rows, width)."""
+        x = self._embed(inputs)
+        cos, sin = self._rotation(inputs.positions, x.dtype)
+        for layer, storage in zip(self._layers, self.pool.storage, strict=True):
+            heads = layer.qkv(_rms_norm(x, layer.input_norm, self._eps)).unflatten(1, (-1, self.config.head_dim))
+            rotated, values = heads.split([len(layer.heads_norm), self.config.num_key_value_heads], dim=1)
+            rotated = _rms_norm(rotated, layer.heads_norm, self._eps)
+            rotated = rotated * cos + rotated.roll(self.config.head_dim // 2, -1) * sin
+            query, keys = rotated.split([self.config.num_attention_heads, self.config.num_key_value_heads], dim=1)
+            known = torch.stack([keys, values], dim=1).to(storage.dtype)
+            storage.flatten(0, 1).index_copy_(0, inputs.slots, known)
+            x = x + layer.output(attend(inputs.parts, inputs.order, storage, query, self._scale))
+            gate, up = layer.gate_up(_rms_norm(x, layer.mlp_norm, self._eps)).chunk(2, dim=-1)
+            x = x + layer.down(F.silu(gate) * up)
+        return _rms_norm(x.index_select(0, inputs.predicted), self._norm, self._eps)
+
+    def _embed(self, inputs: "_Inputs") -> Tensor:
+        """Embeddings of the packed positions, (n, width)."""
+        text = F.embedding(inputs.text, self._embeddings)
+        if inputs.audio_order is None:
+            return text
+        return torch.cat([text, *inputs.audio]).index_select(0, inputs.audio_order)
+
+    def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the rotary embedding, each (n, 1, head width), the first half of the sines negative.
+
+        With that sign, x * cos + roll(x) * sin is what transformers computes with `rotate_half`.
+        """
+        angles = positions[:, None].float() * self._frequencies
+        cos, sin = angles.cos() * self._rotation_scale, angles.sin() * self._rotation_scale
+        return torch.cat([cos, cos], -1).to(dtype)[:, None], torch.cat([-sin, sin], -1).to(dtype)[:, None]
 
 
-def packed_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *args: Any,
-    rows: list[Row] | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """An attention function for transformers: query (1, heads, n, width), key and value with the key-value heads.
+@dataclass(frozen=True)
+class _Inputs:
+    """The inputs of a pass on the device, for n packed positions.
 
-    Returns (1, n, heads, width). Without `rows` it is plain SDPA, so that `generate` works on the same model.
+    text: the token ids. audio_order: (n,) the index of each position's embedding among those of the text and then the
+    audio; None without audio. slots: (n,) where the keys and values go, in positions of the pool. predicted: the packed
+    positions after which a token is predicted.
     """
-    if rows is None:
-        plain: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, *args, **kwargs
-        )
-        return plain
-    lengths = [len(row.embeds) for row in rows]
-    parts = zip(rows, query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
-    mixed = [_attend(module, row.cache, q, k, v) for row, q, k, v in parts]
-    return torch.cat(mixed, dim=2).transpose(1, 2), None
+
+    text: Tensor
+    audio: list[Tensor]
+    audio_order: Tensor | None
+    positions: Tensor
+    slots: Tensor
+    predicted: Tensor
+    parts: list[Part]
+    order: Tensor | None
 
 
-def _attend(module: Any, cache: KVCache, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of one row: append its keys and values, attend to all of its past and causally to itself."""
-    keys, values = (x[None] for x in cache.write(module.layer_idx, key[0], value[0]))
-    new, total = query.shape[2], keys.shape[2]
-    if new == 1:
-        return F.scaled_dot_product_attention(query, keys, values, scale=module.scaling, enable_gqa=True)
-    keys, values = (repeat_kv(x, module.num_key_value_groups) for x in (keys, values))
-    if new == total:
-        return F.scaled_dot_product_attention(query, keys, values, is_causal=True, scale=module.scaling)
-    mask = torch.ones(new, total, dtype=torch.bool, device=query.device).tril(total - new)
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=module.scaling)
+def _prepare(rows: list[Row], config: Any, device: torch.device, dtype: torch.dtype) -> _Inputs:
+    """Build the indices on the host, and copy them to the device at once."""
+    caches, counts = [row.cache for row in rows], [row.positions for row in rows]
+    table = page_table(caches)
+    layout = arrange(caches, counts, table)
+    tokens = np.concatenate([row.tokens for row in rows])
+    is_text = tokens != AUDIO
+    audio = [part for row in rows for part in row.audio]
+    row_of = np.repeat(np.arange(len(rows)), counts)
+    ends = np.cumsum(counts)
+    inside = np.arange(len(tokens)) - (ends - counts)[row_of]
+    positions = np.array([cache.length for cache in caches])[row_of] + inside
+    slots = table[row_of, positions // PAGE] * PAGE + positions % PAGE
+    predictions = np.array([row.predictions for row in rows])
+    predicted = np.flatnonzero(inside >= (counts - predictions)[row_of])
+    text_count = int(is_text.sum())
+    arrays = [tokens[is_text], positions, slots, predicted]
+    if audio:
+        arrays.append(np.where(is_text, np.cumsum(is_text) - 1, text_count + np.cumsum(~is_text) - 1))
+    for group in layout.groups:
+        arrays += [one for one in (group.limits, group.pages, group.queries) if isinstance(one, np.ndarray)]
+    if layout.order is not None:
+        arrays.append(layout.order)
+    moved = iter(_to_device(arrays, device))
+    text, place, slot, predict = (next(moved) for _ in range(4))
+    audio_order = next(moved) if audio else None
+    shared = config.num_attention_heads // config.num_key_value_heads
+    parts = []
+    for group in layout.groups:
+        mask = None if group.limits is None else mask_of(next(moved), group.total, shared, dtype)
+        pages = group.pages if isinstance(group.pages, int) else next(moved)
+        queries = next(moved) if group.queries is not None else None
+        parts.append(Part(group.rows, group.new, group.total, pages, queries, mask))
+    order = next(moved) if layout.order is not None else None
+    return _Inputs(text, audio, audio_order, place, slot, predict, parts, order)
 
 
-AttentionInterface.register(ATTENTION, packed_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+def _to_device(arrays: list[NDArray[np.int64]], device: torch.device) -> list[Tensor]:
+    """Copy the arrays to the device in one transfer."""
+    if device.type == "cpu":
+        return [torch.from_numpy(array) for array in arrays]
+    packed = torch.from_numpy(np.concatenate([array.ravel() for array in arrays]))
+    if device.type == "cuda":
+        packed = packed.pin_memory()
+    split = packed.to(device, non_blocking=True).split([array.size for array in arrays])
+    return [part.view(array.shape) for part, array in zip(split, arrays, strict=True)]
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """As transformers' `Qwen3RMSNorm`, which rounds to 16 bits before the weight is applied."""
+    wide = x.float()
+    return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def _fuse(layer: Any) -> _Layer:
+    """The weights of a transformers layer, with those that take the same input in one matrix."""
+    attention, mlp = layer.self_attn, layer.mlp
+    qkv = _join(attention.q_proj, attention.k_proj, attention.v_proj)
+    gate_up = _join(mlp.gate_proj, mlp.up_proj)
+    config = attention.config
+    norms = [attention.q_norm.weight] * config.num_attention_heads + [
+        attention.k_norm.weight
+    ] * config.num_key_value_heads
+    return _Layer(
+        layer.input_layernorm.weight, qkv, torch.stack(norms), _join(attention.o_proj),
+        layer.post_attention_layernorm.weight, gate_up, _join(mlp.down_proj),
+    )  # fmt: skip
+
+
+def _join(*linears: nn.Linear) -> Linear:
+    """One linear for several with the same input. These keep views of its weights."""
+    weight, bias = (_join_parameter(linears, name) for name in ("weight", "bias"))
+    return partial(F.linear, weight=weight, bias=bias)
+
+
+def _join_parameter(linears: tuple[nn.Linear, ...], name: str) -> Tensor | None:
+    tensors = [getattr(linear, name) for linear in linears]
+    if tensors[0] is None:
+        return None
+    if len(tensors) == 1:
+        return tensors[0].detach()  # type: ignore[no-any-return]  # transformers leaves it untyped
+    joined = torch.cat([tensor.detach() for tensor in tensors])
+    for linear, view in zip(linears, joined.split([len(tensor) for tensor in tensors]), strict=True):
+        setattr(linear, name, nn.Parameter(view, requires_grad=False))
+    return joined

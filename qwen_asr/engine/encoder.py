@@ -4,11 +4,24 @@ It computes the same as transformers' `Qwen3ASREncoder.forward` and its projecto
 never attend to each other, so those of different utterances share one sequence.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Window:
+    frames: Tensor
+    stem: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    embeddings: Tensor
+    stem: Tensor
 
 
 class Encoder:
@@ -24,13 +37,18 @@ class Encoder:
         self._chunk = 2 * self._tower.config.n_window
         self.window_frames: int = self._tower.config.n_window_infer
         self.frames_encoded = 0
+        self.chunk_frames = self._chunk
 
     def embeddings_of(self, frames: int) -> int:
         """How many embeddings `frames` log-mel frames give: three convolutions of stride 2 in each chunk."""
         return sum(_after_convolutions(length) for length in self._chunk_lengths(frames))
 
     @torch.inference_mode()
-    def encode(self, windows: list[Tensor]) -> list[Tensor]:
+    def encode(self, windows):
+        return [Encoded(e, e) for e in self._encode([w.frames for w in windows])]
+
+    @torch.inference_mode()
+    def _encode(self, windows: list[Tensor]) -> list[Tensor]:
         """Log-mel windows, each (bins, 1..window_frames), to embeddings, each (embeddings_of(frames), width)."""
         weight = self._tower.conv2d1.weight
         self.frames_encoded += sum(window.shape[1] for window in windows)

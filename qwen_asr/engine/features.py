@@ -3,6 +3,8 @@
 With a hop of 160 and a centred window of 400, frame t sees samples [160 t - 200, 160 t + 200). It is final once they
 all exist. The last frames of a clip see its mirror image instead and are computed again at every step. The floor,
 `max(clip) - 8`, is applied last, because louder audio raises it.
+
+The frames that the steps of many utterances need are computed together (`Frontend`).
 """
 
 from dataclasses import dataclass
@@ -11,45 +13,85 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 DYNAMIC_RANGE = 8.0  # decades below the loudest bin, as in Whisper and Qwen3ASRFeatureExtractor
+
+Frames = NDArray[np.float32]
+"""Log-mel frames, (frames, bins): log10 of the mel power."""
 
 
 @dataclass(frozen=True)
 class Spectrum:
     """Log-mel of the audio so far.
 
-    raw: (bins, frames) float32, log10 of the mel power without the floor. final_frames: how many of the frames will not
-    change any more. floor: the value to which lower ones are raised.
+    raw: (frames, bins) without the floor. final_frames: how many of the frames will not change any more. floor: the
+    value to which lower ones are raised.
     """
 
-    raw: Tensor
+    raw: Frames
     final_frames: int
     floor: float
 
-    def window(self, start: int, end: int) -> Tensor:
+    def window(self, start: int, end: int) -> torch.Tensor:
         """Frames [start, end) as the encoder's input, (bins, end - start)."""
-        return (torch.clamp(self.raw[:, start:end], min=self.floor) + 4.0) / 4.0
+        frames = np.maximum(self.raw[start:end], np.float32(self.floor))
+        frames += np.float32(4.0)
+        frames *= np.float32(0.25)
+        return torch.from_numpy(frames).T
 
     def lowest(self, start: int, end: int) -> float:
         """The smallest raw value in frames [start, end). A floor below it does not change these frames."""
-        return float(self.raw[:, start:end].min())
+        return float(self.raw[start:end].min())
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Samples whose frames are needed: `frames` frames, the first of them centred 200 samples after the start."""
+
+    samples: NDArray[np.float32]
+    frames: int
+
+
+class Frontend:
+    """Computes log-mel frames. `extractor` is the checkpoint's `Qwen3ASRFeatureExtractor`: its window, hop, filters."""
+
+    def __init__(self, extractor: Any) -> None:
+        self.hop: int = extractor.hop_length
+        self.size: int = extractor.n_fft
+        self.shortest: int = extractor.min_length
+        self.bins: int = extractor.mel_filters.shape[1]
+        self._filters = torch.from_numpy(extractor.mel_filters).float().contiguous()
+        self._hann = torch.hann_window(self.size)
+
+    @torch.inference_mode()
+    def compute(self, segments: list[Segment]) -> list[Frames]:
+        """The frames of each segment, each (frames, bins), in one transform over all of them.
+
+        The segments stand one after another, each filled up to whole hops. The frames that span two segments are
+        dropped.
+        """
+        hops = [segment.frames + -(-(self.size - self.hop) // self.hop) for segment in segments]
+        starts = np.cumsum([0, *hops])
+        joined = np.zeros((starts[-1] + 1) * self.hop, dtype=np.float32)  # one more: at least a whole window
+        for segment, start in zip(segments, starts, strict=False):
+            joined[start * self.hop : start * self.hop + len(segment.samples)] = segment.samples
+        power = torch.stft(
+            torch.from_numpy(joined), self.size, self.hop, window=self._hann, center=False, return_complex=True
+        )
+        frames = (power.abs() ** 2).T @ self._filters
+        raw: Frames = frames.clamp_(min=1e-10).log10_().numpy()
+        return [raw[start : start + segment.frames] for segment, start in zip(segments, starts, strict=False)]
 
 
 class LogMel:
-    """Samples in, `Spectrum` out; each final frame is computed once.
+    """The log-mel of one utterance. Each final frame is computed once.
 
-    `extractor` is the checkpoint's `Qwen3ASRFeatureExtractor`; its window, hop, filters and shortest clip are used.
+    Ask for what is missing with `missing`, have it computed by the `Frontend`, and give it to `spectrum`.
     """
 
-    def __init__(self, extractor: Any) -> None:
-        self._hop: int = extractor.hop_length
-        self._size: int = extractor.n_fft
-        self._shortest: int = extractor.min_length
-        self._filters = torch.from_numpy(extractor.mel_filters).float().T.contiguous()
-        self._hann = torch.hann_window(self._size)
-        self._frames = torch.empty(self._filters.shape[0], 1024)
+    def __init__(self, frontend: Frontend) -> None:
+        self._frontend = frontend
+        self._frames: Frames = np.empty((512, frontend.bins), dtype=np.float32)
         self._final = 0
         self._loudest = -float("inf")
 
@@ -58,47 +100,52 @@ class LogMel:
         """How many frames are computed and will not change any more."""
         return self._final
 
-    def spectrum(self, samples: NDArray[np.float32]) -> Spectrum:
-        """The log-mel of `samples`, (n,): the whole clip so far. Earlier calls had a prefix of it."""
-        if len(samples) < self._shortest:
-            samples = np.pad(samples, (0, self._shortest - len(samples)))
-            raw = self._compute(samples, 0, len(samples) // self._hop)
-            return Spectrum(raw, 0, float(raw.max()) - DYNAMIC_RANGE)
-        total = len(samples) // self._hop
-        final = min((len(samples) - self._size // 2) // self._hop + 1, total)
+    def missing(self, samples: NDArray[np.float32]) -> Segment:
+        """The segment to compute before `spectrum(samples, …)`: the frames that are new or not final.
+
+        samples: (n,) the whole clip so far. Earlier calls had a prefix of it.
+        """
+        if len(samples) < self._frontend.shortest:
+            samples = np.pad(samples, (0, self._frontend.shortest - len(samples)))
+            return self._segment(samples, 0)
+        return self._segment(samples, self._final)
+
+    def spectrum(self, samples: NDArray[np.float32], computed: Frames) -> Spectrum:
+        """The log-mel of `samples` from the frames that `missing` asked for."""
+        size, hop = self._frontend.size, self._frontend.hop
+        if len(samples) < self._frontend.shortest:
+            return Spectrum(computed, 0, float(computed.max()) - DYNAMIC_RANGE)
+        total = len(samples) // hop
+        final = min((len(samples) - size // 2) // hop + 1, total)
+        self._make_room(total)
+        self._frames[self._final : total] = computed
         if final > self._final:
-            self._store(self._compute(samples, self._final, final), final)
-        ending = self._compute(samples, final, total)
-        loudest = max([self._loudest] + ([float(ending.max())] if total > final else []))
-        return Spectrum(torch.cat([self._frames[:, :final], ending], dim=1), final, loudest - DYNAMIC_RANGE)
+            self._loudest = max(self._loudest, float(computed[: final - self._final].max()))
+            computed = computed[final - self._final :]
+            self._final = final
+        loudest = max(self._loudest, float(computed.max())) if len(computed) else self._loudest
+        # A view: frames behind `final` change in the next step, when nobody uses this spectrum any more.
+        return Spectrum(self._frames[:total], final, loudest - DYNAMIC_RANGE)
 
     def truncate(self, samples: int) -> None:
         """Drop every frame that is not final in a clip of the first `samples` samples."""
-        final = max((samples - self._size // 2) // self._hop + 1, 0) if samples >= self._shortest else 0
+        frontend = self._frontend
+        final = max((samples - frontend.size // 2) // frontend.hop + 1, 0) if samples >= frontend.shortest else 0
         self._final = min(self._final, final)
-        kept = self._frames[:, : self._final]
-        self._loudest = float(kept.max()) if self._final else -float("inf")
+        self._loudest = float(self._frames[: self._final].max()) if self._final else -float("inf")
 
-    def _store(self, frames: Tensor, final: int) -> None:
-        while final > self._frames.shape[1]:
-            self._frames = torch.cat([self._frames, torch.empty_like(self._frames)], dim=1)
-        self._frames[:, self._final : final] = frames
-        self._final = final
-        self._loudest = max(self._loudest, float(frames.max()))
+    def _make_room(self, frames: int) -> None:
+        while frames > len(self._frames):
+            self._frames = np.concatenate([self._frames, np.empty_like(self._frames)])
 
-    def _compute(self, samples: NDArray[np.float32], first: int, last: int) -> Tensor:
-        """Compute frames [first, last), (bins, last - first). Outside of the clip there is its mirror image."""
-        if last <= first:
-            return torch.empty(self._filters.shape[0], 0)
-        margin = self._size // 2
-        start, end = first * self._hop - margin, (last - 1) * self._hop + margin
+    def _segment(self, samples: NDArray[np.float32], first: int) -> Segment:
+        """What frames [first, end of the clip) see. Outside of the clip there is its mirror image."""
+        hop, margin = self._frontend.hop, self._frontend.size // 2
+        last = len(samples) // hop
+        start, end = first * hop - margin, (last - 1) * hop + margin
         inside = samples[max(start, 0) : min(end, len(samples))]
         left, right = max(-start, 0), max(end - len(samples), 0)
-        segment = torch.from_numpy(_mirror(samples, inside, left, right))
-        power = (
-            torch.stft(segment, self._size, self._hop, window=self._hann, center=False, return_complex=True).abs() ** 2
-        )
-        return (self._filters @ power).clamp(min=1e-10).log10()
+        return Segment(_mirror(samples, inside, left, right), last - first)
 
 
 def _mirror(samples: NDArray[np.float32], inside: NDArray[np.float32], left: int, right: int) -> NDArray[np.float32]:

@@ -5,19 +5,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from qwen_asr.engine.decoder import Decoder, Row
-from qwen_asr.engine.encoder import Encoder
+from qwen_asr.engine.encoder import Encoder, Window
+from qwen_asr.engine.features import Frontend, Segment
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import BadInput
 
 
 @dataclass(frozen=True)
-class Encode:
-    """A pass of the encoder: log-mel windows, each (bins, frames), to embeddings."""
+class Transform:
+    """A pass of the frontend: samples to log-mel frames, (frames, bins)."""
 
-    windows: list[Tensor]
+    segment: Segment
+
+
+@dataclass(frozen=True)
+class Encode:
+    """A pass of the encoder: one list of windows to their embeddings."""
+
+    windows: list[Window]
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,11 @@ class Predict:
     row: Row
 
 
-Pass = Encode | Predict
+Pass = Transform | Encode | Predict
+
+
+PREFILL_POSITIONS = {"cuda": 512, "mps": 256, "cpu": 128}
+"""How many positions one pass of a step prefills at most, so that a long prompt does not delay the other sessions."""
 
 
 class Recognizer:
@@ -41,9 +52,10 @@ class Recognizer:
         self.processor = processor
         self.name = name
         self.is_demo = is_demo
-        self.extractor = processor.feature_extractor
+        self.frontend = Frontend(processor.feature_extractor)
         self.encoder = Encoder(model)
         self.decoder = Decoder(model)
+        self.prefill_positions = PREFILL_POSITIONS[self.device.type]
         self.languages = tuple(LANGUAGES.values())
         end = model.generation_config.eos_token_id
         self.end_tokens = frozenset([end] if isinstance(end, int) else end or ())
@@ -81,17 +93,23 @@ class Recognizer:
         return raw, parsed["language"], parsed["transcription"]
 
     def run(self, passes: list[Pass]) -> list[Any]:
-        """Run passes of any number of utterances, those of the same kind together. Results in the order of `passes`."""
+        """Run passes of any number of utterances, those of the same kind together. Results in the order of `passes`.
+
+        Those of a `Transform` are its frames, of an `Encode` a list of `Encoded`, of a `Predict` a `Prediction`.
+        """
         results: dict[int, Any] = {}
+        transforms = [(index, one) for index, one in enumerate(passes) if isinstance(one, Transform)]
+        if transforms:
+            frames = self.frontend.compute([one.segment for _, one in transforms])
+            results.update({index: part for (index, _), part in zip(transforms, frames, strict=True)})
         encodes = [(index, one) for index, one in enumerate(passes) if isinstance(one, Encode)]
         if encodes:
-            embeddings = iter(self.encoder.encode([window for _, one in encodes for window in one.windows]))
-            for index, one in encodes:
-                results[index] = [next(embeddings) for _ in one.windows]
+            encoded = iter(self.encoder.encode([window for _, one in encodes for window in one.windows]))
+            results.update({index: [next(encoded) for _ in one.windows] for index, one in encodes})
         predicts = [(index, one) for index, one in enumerate(passes) if isinstance(one, Predict)]
         if predicts:
-            tokens = self.decoder.predict([one.row for _, one in predicts])
-            results.update({index: row for (index, _), row in zip(predicts, tokens, strict=True)})
+            predictions = self.decoder.predict([one.row for _, one in predicts])
+            results.update({index: part for (index, _), part in zip(predicts, predictions, strict=True)})
         return [results[index] for index in range(len(passes))]
 
     @staticmethod

@@ -59,7 +59,7 @@ class _ActiveStep:
         try:
             self.next_pass = self._step.send(result)
         except StopIteration as done:
-            hypothesis = done.value
+            hypothesis = done.value.parse()
         else:
             return True
         self._set_outcome(lambda: self.future.set_result(hypothesis))
@@ -120,11 +120,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _pass_size(passes: list[Pass]) -> PassSize:
-    windows = [window for one in passes if isinstance(one, Encode) for window in one.windows]
+    windows = [window.frames for one in passes if isinstance(one, Encode) for window in one.windows]
     return PassSize(
         rows=len(passes),
         frames=sum(window.shape[1] for window in windows),
-        positions=sum(len(one.row.embeds) for one in passes if isinstance(one, Predict)),
+        positions=sum(one.row.positions for one in passes if isinstance(one, Predict)),
     )
 
 

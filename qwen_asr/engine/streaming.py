@@ -8,6 +8,7 @@ A step is a generator. It yields the passes that it needs (`Encode`, `Predict`) 
 utterance can run alone (`Utterance.feed`) or many together (`scheduler`).
 """
 
+import weakref
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,19 +18,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qwen_asr.engine.decoder import KVCache, Row
+from qwen_asr.engine.decoder import AUDIO, Row
 from qwen_asr.engine.drafts import Draft
+from qwen_asr.engine.encoder import Encoded, Window
 from qwen_asr.engine.features import LogMel, Spectrum
-from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
+from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer, Transform
 
-StepGenerator = Generator[Pass, Any, "Hypothesis"]
+StepGenerator = Generator[Pass, Any, "Decoded"]
 
 INITIAL_CAPACITY = 16_000
 MAX_WINDOWS = 4
 """How many windows one pass of a step encodes: those of the longest utterance by default. A longer utterance takes
 several passes, and the other sessions' passes run between them."""
-MAX_POSITIONS = 512
-"""How many positions one pass of a step prefills: such an utterance, and a prompt of ordinary length."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,25 @@ class Hypothesis:
 
 
 @dataclass(frozen=True)
-class CachedWindow:
-    """Embeddings of a completed window, the floor they were computed with, and the window's lowest raw value."""
+class Decoded:
+    """The end of a step: the tokens of an utterance's first `samples` samples. `truncated` is as in `Hypothesis`.
+
+    `parse` makes text of them, which needs no device, so it can run on another thread.
+    """
+
+    utterance: "Utterance"
+    tokens: list[int]
+    samples: int
+    truncated: bool
+
+    def parse(self) -> Hypothesis:
+        """The hypothesis, which becomes that of the utterance."""
+        return self.utterance.conclude(self)
+
+
+@dataclass(frozen=True)
+class CachedFrames:
+    """What was computed from log-mel frames that are final, the floor at that time, and their lowest raw value."""
 
     embeddings: Tensor
     floor: float
@@ -90,10 +107,13 @@ class Utterance:
         self._buffer = np.zeros(INITIAL_CAPACITY, dtype=np.float32)
         self.length = 0
         self._covered = 0  # samples that the hypothesis covers; -1 when they were replaced
-        self._features = LogMel(recognizer.extractor)
-        self._windows: list[CachedWindow] = []
-        self._cache: KVCache | None = None
+        self._tokens: list[int] = []  # of the last step: the draft of the next
+        self._log_mel = LogMel(recognizer.frontend)
+        self._windows: list[CachedFrames] = []
+        self._stem: CachedFrames | None = None  # the convolutions of the open window's final chunks
+        self._cache = recognizer.decoder.new_cache()
         self._cached_windows = 0
+        weakref.finalize(self, self._cache.close).atexit = False  # for callers that never close
 
     @property
     def samples(self) -> NDArray[np.float32]:
@@ -116,8 +136,9 @@ class Utterance:
             return
         self.length = length
         self._covered = -1  # the hypothesis does not cover the samples that are appended next
-        self._features.truncate(length)
-        self._keep_windows(self._features.final_frames // self._recognizer.encoder.window_frames)
+        self._log_mel.truncate(length)
+        self._stem = None
+        self._keep_windows(self._log_mel.final_frames // self._recognizer.encoder.window_frames)
 
     def feed(self, samples: NDArray[np.float32]) -> Hypothesis:
         """Append `samples` and run a step."""
@@ -134,56 +155,115 @@ class Utterance:
         """Update the hypothesis to all samples that were appended before the first pass runs."""
         length = self.length
         if not length:
-            return self.hypothesis
-        spectrum = self._features.spectrum(self._buffer[:length])
-        embeddings = yield from self._encode(spectrum)
-        tokens, ended = yield from self._decode(embeddings)
+            return Decoded(self, [], 0, False)
+        self._begin()
+        try:
+            samples = self._buffer[:length]
+            frames = yield Transform(self._log_mel.missing(samples))
+            embeddings = yield from self._encode(self._log_mel.spectrum(samples, frames))
+            tokens, truncated = yield from self._decode(embeddings)
+        finally:
+            self._cache.end()
         self.work.steps += 1
         self._covered = length
-        self.hypothesis = self._parse(tokens, length, not ended)
+        self._tokens = tokens
+        return Decoded(self, tokens, length, truncated)
+
+    def _begin(self) -> None:
+        """Take the cache for a step. It is empty in the first step, and when the pool gave its pages to another."""
+        self._cache.begin()
+        if not self._cache.length:
+            self._cached_windows = 0
+            self._recognizer.decoder.pool.attach_prefix(self._cache, self._head)
+
+    def conclude(self, decoded: Decoded) -> Hypothesis:
+        """See `Decoded.parse`."""
+        if decoded.samples:
+            raw, language, text = self._recognizer.parse(decoded.tokens)
+            language = self._language or language
+            self.hypothesis = Hypothesis(tuple(decoded.tokens), raw, language, text, decoded.samples, decoded.truncated)
         return self.hypothesis
 
-    def _encode(self, spectrum: Spectrum) -> Generator[Pass, Any, Tensor]:
-        """Embeddings of the audio that follows the cached KV, (n, width). Completed windows are cached."""
+    def close(self) -> None:
+        """Return the memory of the KV cache. No step may be started after it; one that is running may end."""
+        self._cache.close()
+
+    def _encode(self, spectrum: Spectrum) -> Generator[Pass, Any, list[Tensor]]:
+        """Embeddings of the audio that follows the cached KV. Completed windows are cached."""
         size = self._recognizer.encoder.window_frames
         held = 0
         while held < len(self._windows) and self._windows[held].valid_for(spectrum.floor):
             held += 1
         self._keep_windows(held)
-        total = spectrum.raw.shape[1]
+        if self._stem is not None and not self._stem.valid_for(spectrum.floor):
+            self._stem = None
+        total = len(spectrum.raw)
         bounds = [(start, min(start + size, total)) for start in range(held * size, total, size)]
         fresh: list[Tensor] = []
         for first in range(0, len(bounds), MAX_WINDOWS):
             part = bounds[first : first + MAX_WINDOWS]
-            fresh += yield Encode([spectrum.window(start, end) for start, end in part])
-        for (start, end), embeddings in zip(bounds, fresh, strict=True):
-            if end == start + size and end <= spectrum.final_frames:
-                self._windows.append(CachedWindow(embeddings, spectrum.floor, spectrum.lowest(start, end)))
+            stem = self._stem.embeddings if self._stem is not None else None
+            windows = [Window(spectrum.window(*bound), stem) for bound in part[:1]]
+            windows += [Window(spectrum.window(*bound)) for bound in part[1:]]
+            for bound, encoded in zip(part, (yield Encode(windows)), strict=True):
+                fresh.append(encoded.embeddings)
+                self._keep(spectrum, *bound, encoded)
         unseen = [window.embeddings for window in self._windows[self._cached_windows : held]]
-        return torch.cat([*unseen, *fresh])
+        return [*unseen, *fresh]
+
+    def _keep(self, spectrum: Spectrum, start: int, end: int, encoded: Encoded) -> None:
+        """Keep what stays valid of a window: its embeddings if it is complete, else the stem of its final chunks."""
+        size, chunk = self._recognizer.encoder.window_frames, self._recognizer.encoder.chunk_frames
+        self._stem = None
+        if end == start + size and end <= spectrum.final_frames:
+            self._windows.append(CachedFrames(encoded.embeddings, spectrum.floor, spectrum.lowest(start, end)))
+            return
+        chunks = (min(end, spectrum.final_frames) - start) // chunk
+        if chunks > 0:
+            stem = encoded.stem[: chunks * self._recognizer.encoder.embeddings_of(chunk)]
+            self._stem = CachedFrames(stem, spectrum.floor, spectrum.lowest(start, start + chunks * chunk))
 
     def _keep_windows(self, count: int) -> None:
         """Drop the completed windows from `count` on, and the KV that follows them."""
+        if count < len(self._windows):
+            self._stem = None
         del self._windows[count:]
         self._cached_windows = min(self._cached_windows, count)
 
-    def _decode(self, embeddings: Tensor) -> Generator[Pass, Any, tuple[list[int], bool]]:
-        """The answer's tokens, and whether it ended with an end token (else at `max_new_tokens`)."""
-        decoder = self._recognizer.decoder
-        cache = self._prefix_cache()
-        new = embeddings
-        if not cache.length:
-            new = torch.cat([decoder.embed(self._head), new])
-        pending = torch.cat([new, decoder.embed(self._tail)])
-        while len(pending) > MAX_POSITIONS:
-            yield Predict(Row(cache, pending[:MAX_POSITIONS], 0))
-            pending = pending[MAX_POSITIONS:]
-        draft = Draft(self.hypothesis.tokens[: self.max_new_tokens - 1])
+    def _prefix_length(self, windows: int) -> int:
+        """How many positions the prompt's head and the first completed windows take."""
+        return len(self._head) + sum(len(window.embeddings) for window in self._windows[:windows])
+
+    def _prefill(self, embeddings: list[Tensor]) -> Generator[Pass, Any, tuple[list[int], list[Tensor]]]:
+        """Bring what precedes the answer into the cache, but for the last part: its tokens and its audio embeddings.
+
+        A long prompt takes several passes, and the other sessions' passes run between them.
+        """
+        cache, most = self._cache, self._recognizer.prefill_positions
+        cache.crop(self._prefix_length(self._cached_windows))
+        tokens = self._head[cache.length :] + [AUDIO] * sum(map(len, embeddings)) + self._tail
+        if len(tokens) <= most:
+            return tokens, embeddings
+        audio = torch.cat(embeddings)
+        while len(tokens) > most:
+            part, tokens = tokens[:most], tokens[most:]
+            count = part.count(AUDIO)
+            cache.reserve(most)
+            yield Predict(Row(cache, np.array(part, dtype=np.int64), (audio[:count],) if count else (), 0))
+            audio = audio[count:]
+        return tokens, [audio] if len(audio) else []
+
+    def _decode(self, embeddings: list[Tensor]) -> Generator[Pass, Any, tuple[list[int], bool]]:
+        """The answer's tokens, and whether it ended at `max_new_tokens` instead of an end token."""
+        cache = self._cache
+        prompt, audio = yield from self._prefill(embeddings)
+        draft = Draft(self._tokens[: self.max_new_tokens - 1])
         proposal = draft.initial()
         tokens: list[int] = []
         while True:
-            embeds = torch.cat([pending, decoder.embed(proposal)]) if proposal else pending
-            predicted: list[int] = yield Predict(Row(cache, embeds, len(proposal) + 1))
+            row = Row(cache, np.array([*prompt, *proposal], dtype=np.int64), tuple(audio), len(proposal) + 1)
+            cache.reserve(row.positions)
+            predicted: list[int] = (yield Predict(row)).tokens
             accepted = count_accepted(proposal, predicted)
             self.work.drafted += len(proposal)
             self.work.accepted += accepted
@@ -195,29 +275,13 @@ class Utterance:
             tokens.append(token)
             if len(tokens) >= self.max_new_tokens:
                 break
-            pending = decoder.embed([token])
+            prompt, audio = [token], []
             proposal = draft.continue_after(tokens)[: self.max_new_tokens - len(tokens) - 1]
-        self._crop_to_prefix(cache)
-        return tokens, token in self._recognizer.end_tokens
-
-    def _prefix_cache(self) -> KVCache:
-        """The cache with the prompt's head and the windows that are still valid; empty before the first step."""
-        if self._cache is None:
-            self._cache = self._recognizer.decoder.new_cache()
-        self._crop(self._cache, self._cached_windows)
-        return self._cache
-
-    def _crop_to_prefix(self, cache: KVCache) -> None:
-        """Keep the KV of the prompt's head and of the completed windows: it stays valid for the whole utterance."""
-        self._crop(cache, len(self._windows))
+        # What stays valid for the whole utterance: the KV of the prompt's head and of the completed windows.
+        cache.crop(self._prefix_length(len(self._windows)))
+        self._recognizer.decoder.pool.share_prefix(cache, self._head)
         self._cached_windows = len(self._windows)
-
-    def _crop(self, cache: KVCache, windows: int) -> None:
-        cache.crop(len(self._head) + sum(len(window.embeddings) for window in self._windows[:windows]))
-
-    def _parse(self, tokens: list[int], samples: int, truncated: bool) -> Hypothesis:
-        raw, language, text = self._recognizer.parse(tokens)
-        return Hypothesis(tuple(tokens), raw, self._language or language, text, samples, truncated)
+        return tokens, token not in self._recognizer.end_tokens
 
 
 def count_accepted(proposal: list[int], predicted: list[int]) -> int:
@@ -230,7 +294,7 @@ def count_accepted(proposal: list[int], predicted: list[int]) -> int:
 
 def run_steps(recognizer: Recognizer, steps: list[StepGenerator]) -> list[Hypothesis]:
     """Run steps of different utterances to their end, with their passes together. Returns hypotheses in this order."""
-    done: dict[int, Hypothesis] = {}
+    done: dict[int, Decoded] = {}
     results: dict[int, Any] = dict.fromkeys(range(len(steps)))
     while results:
         passes: dict[int, Pass] = {}
@@ -240,4 +304,4 @@ def run_steps(recognizer: Recognizer, steps: list[StepGenerator]) -> list[Hypoth
             except StopIteration as stop:
                 done[index] = stop.value
         results = dict(zip(passes, recognizer.run(list(passes.values())), strict=True))
-    return [done[index] for index in range(len(steps))]
+    return [done[index].parse() for index in range(len(steps))]

@@ -20,7 +20,8 @@ import transformers.utils.generic
 from torch import Tensor
 from transformers import Qwen3ASRFeatureExtractor
 
-from qwen_asr.engine.features import LogMel
+from qwen_asr.engine.encoder import Window
+from qwen_asr.engine.features import Frontend, LogMel
 from tests.support.checkpoints import Samples, demo_recognizer, long_speech, reference_parts
 
 PACKAGE = "qwen-asr==0.0.6"
@@ -89,12 +90,15 @@ def transformers_encoder(mel: Tensor) -> Tensor:
 
 def engine_encoder(mel: Tensor) -> Tensor:
     """The encoder of the engine with the demo checkpoint."""
-    return torch.cat(demo_recognizer().encoder.encode(list(mel.split(WINDOW_FRAMES, dim=1))))
+    windows = [Window(frames) for frames in mel.split(WINDOW_FRAMES, dim=1)]
+    return torch.cat([encoded.embeddings for encoded in demo_recognizer().encoder.encode(windows)])
 
 
-def log_mel(samples: Samples) -> Tensor:
-    spectrum = LogMel(Qwen3ASRFeatureExtractor()).spectrum(samples)
-    return spectrum.window(0, spectrum.raw.shape[1])
+def whole_log_mel(samples: Samples) -> Tensor:
+    frontend = Frontend(Qwen3ASRFeatureExtractor())
+    log_mel = LogMel(frontend)
+    spectrum = log_mel.spectrum(samples, frontend.compute([log_mel.missing(samples)])[0])
+    return spectrum.window(0, len(spectrum.raw))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +110,7 @@ def clips() -> tuple[Tensor, Tensor]:
     other[same:] = long_speech(np.random.default_rng(2), 14.0)[: len(other) - same]
     # A tone at the start is the loudest sound of both clips, so that their log-mel has the same floor.
     speech[:1_600] = other[:1_600] = np.sin(2 * np.pi * 1_000 * np.arange(1_600) / 16_000)
-    first, second = log_mel(speech), log_mel(other)
+    first, second = whole_log_mel(speech), whole_log_mel(other)
     assert torch.equal(first[:, :WINDOW_FRAMES], second[:, :WINDOW_FRAMES])
     assert not torch.equal(first, second)
     return first, second

@@ -11,7 +11,7 @@ import torch
 from qwen_asr.engine.observer import Observer, PassSize
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
 from qwen_asr.engine.scheduler import Scheduler
-from qwen_asr.engine.streaming import MAX_POSITIONS, MAX_WINDOWS, Utterance, run_steps
+from qwen_asr.engine.streaming import MAX_WINDOWS, Utterance, run_steps
 from qwen_asr.errors import StepFailed
 from tests.support.checkpoints import (
     Samples,
@@ -70,7 +70,7 @@ class Poisoned(Recognizer):
 
     def run(self, passes: list[Pass]) -> list[Any]:
         for wanted in passes:
-            if isinstance(wanted, Encode) and any(window.shape[1] == 77 for window in wanted.windows):
+            if isinstance(wanted, Encode) and any(window.frames.shape[1] == 77 for window in wanted.windows):
                 raise RuntimeError("device fault")
         return super().run(passes)
 
@@ -151,7 +151,7 @@ def test_a_step_that_runs_out_of_memory_alone_waits_for_another_to_end() -> None
     small_done = threading.Event()
 
     def fail(passes: list[Pass]) -> None:
-        holds_long = any(isinstance(one, Encode) and one.windows[0].shape[1] > 500 for one in passes)
+        holds_long = any(isinstance(one, Encode) and one.windows[0].frames.shape[1] > 500 for one in passes)
         if holds_long and not small_done.is_set():
             raise MemoryError
 
@@ -288,5 +288,5 @@ def test_a_long_file_does_not_delay_live_sessions() -> None:
     assert iterations_of(file) > max(last_run) / 2
     for run in runs:
         assert all(len(one.windows) <= MAX_WINDOWS for one in run if isinstance(one, Encode))
-        assert all(len(one.row.embeds) <= 2 * MAX_POSITIONS for one in run if isinstance(one, Predict))
+        assert all(one.row.positions <= 2 * recognizer.prefill_positions for one in run if isinstance(one, Predict))
     assert sum(isinstance(one, Encode) for run in runs for one in run) > 1 + len(live)  # the file takes several

@@ -1,4 +1,4 @@
-"""Faults in the real engine that certain audio triggers, with torch hooks on the modules of the model."""
+"""Faults in the real engine that certain audio triggers, at the parts of the recognizer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from qwen_asr.engine.decoder import Prediction, Row
 from qwen_asr.engine.recognizer import Recognizer
 from tests.support.checkpoints import Samples
 
@@ -43,11 +44,14 @@ def whenever_poisoned(recognizer: Recognizer, action: Callable[[], None]) -> Ite
 def before_each_decoding(recognizer: Recognizer, action: Callable[[int], None]) -> Iterator[None]:
     """Within the block, call `action(rows)` in each decoder pass, with the number of utterances in it."""
 
-    def check(_: Any, __: tuple[Any, ...], inputs: dict[str, Any]) -> None:
-        action(len(inputs["rows"]))
+    predict = recognizer.decoder.predict
 
-    hook = recognizer.model.model.language_model.register_forward_pre_hook(check, with_kwargs=True)
+    def check(rows: list[Row]) -> list[Prediction]:
+        action(len(rows))
+        return predict(rows)
+
+    recognizer.decoder.predict = check  # type: ignore[method-assign]  # restored below
     try:
         yield
     finally:
-        hook.remove()
+        del recognizer.decoder.predict
