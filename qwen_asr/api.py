@@ -261,6 +261,9 @@ class Qwen3ASRModel:
     ) -> Session:
         """A session of one speaker, with utterances and events, for `run_session` and blocks of 16 kHz samples.
 
+        chunk_size_sec: seconds of new audio between two partials. It is a number here and never automatic:
+        `run_session` takes no audio while a step runs, so a session cannot tell how long that lasts.
+
         The text of each `Final` is what `transcribe` gives for the samples from its `start` to its `end`, except where
         its `warnings` name a guard that changed it. Raises `UnknownLanguage`, and `BadConfig` for invalid settings.
         """

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ class SpeechClient:
         language: str | None = None,
         context: str = "",
         prompt: str = "",
-        chunk_seconds: float | None = None,
+        chunk_seconds: float | Literal["auto"] | None = None,
         rate: int = SAMPLE_RATE,
         encoding: str = "f32le",
         api_key: str | None = None,

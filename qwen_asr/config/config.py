@@ -200,13 +200,14 @@ class Config:
         low=6,
         high=300,
     )
-    chunk_size_sec: float = option(
-        1.0,
-        "seconds of new audio after which the text is updated",
+    chunk_size_sec: float | None = option(
+        None,
+        "seconds of new audio after which the text is updated; `auto`: 0.2 or as many more as the device needs",
         "pacing",
         metavar="SECONDS",
         low=0.1,
         high=30,
+        none="auto",
     )
     max_new_tokens: int = option(
         512, "maximum number of tokens of one utterance", "pacing", metavar="N", low=1, high=8192

@@ -40,15 +40,16 @@ def option(
     choices: tuple[str, ...] | None = None,
     low: float | None = None,
     high: float | None = None,
+    none: str | None = None,
     env: str | None = None,
     shown: str | None = None,
     secret: bool = False,
 ) -> Any:
     """A dataclass field that is also a command-line option.
 
-    `low` and `high` are the allowed range, both inclusive. `shown` describes the default in `--help` and in the docs if
-    it is not simply the value. `env` is the environment variable, by default QWEN_ASR_ and the field's name in
-    capitals. A `secret` value appears neither in the object's `repr` nor in error messages. An option of type
+    `low` and `high` are the allowed range, both inclusive. `none` is a word for None, such as auto. `shown` describes
+    the default in `--help` and in the docs if it is not simply the value. `env` is the environment variable, by default
+    QWEN_ASR_ and the field's name in capitals. A `secret` value appears neither in the object's `repr` nor in error messages. An option of type
     `tuple[str, ...]` is repeatable; its environment variable holds the values separated by spaces.
     """
     return dataclasses.field(
@@ -61,6 +62,7 @@ def option(
             "choices": choices,
             "low": low,
             "high": high,
+            "none": none,
             "env": env,
             "shown": shown,
             "secret": secret,
@@ -140,6 +142,8 @@ def option_table(options: type) -> str:
 def _default(field: dataclasses.Field[Any]) -> str:
     if field.metadata["shown"]:
         return str(field.metadata["shown"])
+    if field.default is None and field.metadata["none"]:
+        return f"`{field.metadata['none']}`"
     if field.default in (None, ()):
         return "none"
     if field.default is False:
@@ -160,6 +164,8 @@ def _convert(field: dataclasses.Field[Any], given: Any, source: str) -> Any:
     kind = _kind(field)
     # An empty file name usually comes from an unset shell variable: `check` rejects it.
     if given == "" and "None" in str(field.type) and field.metadata["metavar"] != "FILE":
+        return None
+    if field.metadata["none"] and given == field.metadata["none"]:
         return None
     if kind is tuple:
         return tuple(given.split()) if isinstance(given, str) else tuple(given)
@@ -197,5 +203,5 @@ def _expected(field: dataclasses.Field[Any]) -> str:
     names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text that is not empty"}
     names[tuple] = "a tuple of texts"
     text = names[_kind(field)]
-    low, high = field.metadata["low"], field.metadata["high"]
-    return text if low is None else f"{text} from {low:g} to {high:g}"
+    low, high, none = (field.metadata[key] for key in ("low", "high", "none"))
+    return (text if low is None else f"{text} from {low:g} to {high:g}") + (f", or {none}" if none else "")

@@ -19,7 +19,8 @@ class PassSize:
 class Observer:
     """Receives reports of a scheduler's work. This one ignores them: override the methods you need.
 
-    Most are called on the scheduler's thread, which serves all sessions, so they must return at once and never raise.
+    Those of iterations, passes and memory are called on the thread that owns the model, those of steps on any thread.
+    All of them serve all sessions, so they must return at once and never raise.
     """
 
     def iteration_started(self) -> None:

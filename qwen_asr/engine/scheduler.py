@@ -2,7 +2,11 @@
 
 One thread owns the model. In each iteration it takes one pass from every active step, runs passes of the same kind
 together, and returns the results. A step that is submitted meanwhile joins at the next iteration (continuous batching,
-as in Orca, Yu et al. 2022), so a session never waits for more than one pass before its own runs.
+as in Orca, Yu et al. 2022), so a session never waits for more than one pass before its own runs. A step covers what its
+utterance holds when it starts, not when it was submitted.
+
+Another thread hands the hypotheses over and runs the callbacks, so that the model never waits for what is done with
+the text.
 
 A failure stays with its step. Passes that fail together run again in halves, so that only the step that causes the
 failure fails, and so that passes which do not fit into memory together run one after another. A step that does not fit
@@ -13,32 +17,37 @@ import contextvars
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import torch
 
 from qwen_asr.engine.observer import Observer, PassSize
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
-from qwen_asr.engine.streaming import Hypothesis, Utterance
+from qwen_asr.engine.streaming import Decoded, Hypothesis, Utterance
 from qwen_asr.errors import StepFailed
 
 logger = logging.getLogger(__name__)
 
 MAX_TRIES = 3
 """How often a step without enough memory is tried before it fails."""
-_JOIN_SECONDS = 5.0  # how long `close` waits for a pass, so that one that hangs does not block the process's exit
+_JOIN_SECONDS = 5.0  # how long `close` waits for a thread, so that one that hangs does not block the process's exit
 
 
 class _ActiveStep:
     """An active step, and the pass that it waits for: None until the step has started."""
 
-    def __init__(self, utterance: Utterance) -> None:
+    def __init__(self, utterance: Utterance, on_start: Callable[[], None] | None) -> None:
         self.future: Future[Hypothesis] = Future()
         self.next_pass: Pass | None = None
         self.tries = 1
         self._utterance = utterance
+        self._on_start = on_start
         self._step = utterance.step()
+        self._decoded: Decoded
         # Log entries and callbacks get the context of the submitter, not that of the thread they run on.
         self._context = contextvars.copy_context()
         self._outcome_lock = threading.Lock()
@@ -56,14 +65,27 @@ class _ActiveStep:
 
         A step can be restarted at any point: the utterance keeps what its steps completed and drops the rest.
         """
+        if self.next_pass is None and self._on_start is not None:
+            self._context.copy().run(self._on_start)
         try:
             self.next_pass = self._step.send(result)
         except StopIteration as done:
-            hypothesis = done.value.parse()
-        else:
-            return True
+            self._decoded = done.value
+            return False
+        return True
+
+    def conclude(self) -> None:
+        """Give the submitter the hypothesis of a step that has ended. Runs on the thread for results."""
+        try:
+            hypothesis = self._decoded.parse()
+        except Exception as error:
+            self.fail(error)
+            return
         self._set_outcome(lambda: self.future.set_result(hypothesis))
-        return False
+
+    def stop(self) -> None:
+        """Drop what the step has not completed. Only the thread that runs the step may call it."""
+        self._step.close()
 
     def restart(self) -> None:
         """Start the step again from its beginning."""
@@ -73,9 +95,8 @@ class _ActiveStep:
         self.tries += 1
 
     def fail(self, error: Exception) -> None:
-        """End the step with a failure."""
+        """Report a failure to the log and the submitter."""
         self._context.copy().run(logger.error, "A recognition step failed", exc_info=error)
-        self._step.close()
         self.abort(explain(error))
 
     def abort(self, sentence: str) -> None:
@@ -91,6 +112,35 @@ class _ActiveStep:
             self._outcome_set = True
         # Only one thread at a time can enter a context, and one that hangs may be in this one: use a copy.
         self._context.copy().run(outcome)
+
+
+class _Results:
+    """A thread that calls what it is given, in that order: it sets the outcomes of steps, and so runs callbacks."""
+
+    def __init__(self) -> None:
+        self._waiting: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="recognizer-results", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def put(self, outcome: Callable[[], None]) -> None:
+        self._waiting.put(outcome)
+
+    def close(self, seconds: float) -> None:
+        """Stop after the outcomes that were put; wait for them for at most so many seconds."""
+        self._waiting.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while (outcome := self._waiting.get()) is not None:
+            try:
+                outcome()
+            except Exception:  # one session's fault must not stop the others' texts
+                logger.exception("The outcome of a recognition step could not be delivered.")
 
 
 class _Worker:
@@ -138,6 +188,7 @@ class Scheduler:
         self._postponed: deque[_ActiveStep] = deque()  # without enough memory, until another step ends
         self._changed = threading.Condition()
         self._refusal: str | None = None  # why no more steps are accepted
+        self._results = _Results()
         self._worker = self._new_worker()
 
     def __enter__(self) -> "Scheduler":
@@ -148,16 +199,20 @@ class Scheduler:
 
     @property
     def alive(self) -> bool:
-        """Whether a thread accepts steps."""
-        return self._worker.thread.is_alive() and not self._worker.abandoned
+        """Whether a thread accepts steps, and another hands over their results."""
+        return self._worker.thread.is_alive() and not self._worker.abandoned and self._results.alive
 
-    def submit(self, utterance: Utterance) -> Future[Hypothesis]:
+    def submit(self, utterance: Utterance, on_start: Callable[[], None] | None = None) -> Future[Hypothesis]:
         """Run one step over all samples that `utterance` has when the step starts.
 
+        `on_start` is called when the step starts, or starts again for lack of memory, and may append samples. It runs
+        on the thread that owns the model, so it must return at once. The step fails with what it raises.
+
         Submit at most one step of an utterance at a time. The future fails with `StepFailed` only, and can be cancelled
-        until the step starts. After a failed step, drop the utterance: an abandoned thread may still use it.
+        until the step starts. Its callbacks run on a thread for results, those of a session in order. After a failed
+        step, drop the utterance: an abandoned thread may still use it.
         """
-        running = _ActiveStep(utterance)
+        running = _ActiveStep(utterance, on_start)
         self._observer.step_started(running)
         running.future.add_done_callback(self._report_end(running))
         with self._changed:
@@ -170,13 +225,14 @@ class Scheduler:
         return running.future
 
     def close(self) -> None:
-        """Stop after the running pass; unfinished steps fail. A pass that hangs is abandoned after some seconds."""
+        """Stop after the running pass; unfinished steps fail. A thread that hangs is abandoned after some seconds."""
         with self._changed:
             self._refusal = self._refusal or "The recognizer was stopped."
             self._changed.notify_all()
         self._worker.thread.join(_JOIN_SECONDS)
         if self._worker.thread.is_alive():
             self.abandon("The recognizer was stopped.", replace=False)
+        self._results.close(_JOIN_SECONDS)
 
     def abandon(self, sentence: str, *, replace: bool) -> list[threading.Thread]:
         """Abandon the running pass and its thread: its steps fail with `sentence`. Returns the thread, if any.
@@ -255,6 +311,7 @@ class Scheduler:
             return
         if not active:
             self._remove(worker, running)
+            self._results.put(running.conclude)
 
     def _remove(self, worker: _Worker, running: _ActiveStep) -> None:
         """Remove a step that has ended. Its memory is free again, so steps that had not enough start again."""
@@ -274,8 +331,9 @@ class Scheduler:
                     worker.active.remove(running)
                     self._postponed.append(running)
                     return
-        running.fail(error)
+        running.stop()
         self._remove(worker, running)
+        self._results.put(partial(running.fail, error))
 
     def _free_memory(self) -> None:
         self._observer.out_of_memory()

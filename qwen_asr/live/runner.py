@@ -29,9 +29,11 @@ class Runner:
     lock, so that the scheduler's thread never waits for it. A live block is cheap. Feed a long backlog, such as a
     minute of audio, from a worker thread, not from an event loop.
 
+    A step covers all audio that arrived before the device begins it, however long it waited in the scheduler's queue.
+
     `on_events` receives the events in order, one call at a time, and without a lock held, so it may call methods of the
-    runner. It can run in any thread that calls the runner, including the scheduler's, which serves all sessions: it
-    should pass the events on and return quickly.
+    runner. It can run in any thread that calls the runner, including the scheduler's thread for results, which serves
+    all sessions: it should pass the events on and return quickly.
 
     `on_end` is called when the session is over: after the last event that follows `finish`, and at each `close`.
     """
@@ -167,12 +169,16 @@ class Runner:
 
     def _submit(self, step: Step) -> None:
         try:
-            future = self._scheduler.submit(step.utterance)
+            future = self._scheduler.submit(step.utterance, lambda: self._began(step))
         except Exception as error:  # a refused step becomes a `Failed` event or a warning
             message = _public_message(error)
             self._report(lambda: self._session.failed(step, message))
         else:
             future.add_done_callback(lambda done: self._step_done(step, done))
+
+    def _began(self, step: Step) -> None:
+        with self._state_lock:
+            self._session.began(step)
 
     def _step_done(self, step: Step, done: Future[Hypothesis]) -> None:
         error = None if done.cancelled() else done.exception()

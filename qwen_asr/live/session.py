@@ -3,11 +3,12 @@
 The caller (`runner.Runner`, `runner.run_session` or a test) does three things: it calls `feed` with audio, runs each
 `next_step()` on the engine, and reports the result with `completed` or `failed`, which return the events. At most one
 step runs at a time. Audio that arrives meanwhile is buffered, and the next step covers all of it. So a slow device runs
-longer steps instead of a growing queue of them, and no audio is dropped.
+longer steps instead of a growing queue of them, and no audio is dropped. A caller whose steps wait for the device also
+reports when one begins, with `began`: it then covers the audio that arrived while it waited.
 
     received audio ──detector──▶ skipped
                         └─▶ utterance (open) ─▶ ended ─▶ final step ─▶ Final | Failed
-                                    └─ partial step at each chunk ─▶ Partial
+                                    └─ partial step at each chunk (`pacing`) ─▶ Partial
 
 While a step runs, the session does not change its engine utterance.
 """
@@ -27,6 +28,7 @@ from qwen_asr.audio.endpointing import Ended, Skipped, Speech, Started, cut_span
 from qwen_asr.audio.validation import to_mono
 from qwen_asr.live import guards
 from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.live.pacing import Pacing
 from qwen_asr.live.settling import Settling
 from qwen_asr.live.transcript import Transcript
 
@@ -46,7 +48,10 @@ class NewUtterance(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One decoding of the audio in `utterance`. `number` is the number of the utterance; `final`: it has ended."""
+    """One decoding of the audio in `utterance`.
+
+    `number` is the number of the utterance. `final`: it had ended when the step became due.
+    """
 
     utterance: Utterance
     number: int
@@ -107,7 +112,7 @@ class Session:
         self.transcript = Transcript()
         self._new_utterance = new_utterance
         self._detector = detector
-        self._chunk_samples = max(1, round(options.chunk_seconds * SAMPLE_RATE))
+        self._pacing = Pacing(options.chunk_seconds)
         longest = round(detector.config.longest_seconds * SAMPLE_RATE)
         # An utterance may be cut after this length. Words after the cut belong to the next, so they must not settle.
         self._cut_from = longest - cut_span(longest)
@@ -204,18 +209,24 @@ class Session:
     def next_step(self) -> Step | None:
         """The step to run now, or None if one is running or none is due.
 
-        Ended utterances come first, in order. The open one is due after each chunk of new audio.
+        Ended utterances come first, in order, and are due at once. `Pacing` decides when the open one is due.
         """
         if self._outstanding is not None or not self._queue:
             return None
         pending = self._queue[0]
-        if not pending.ended and pending.length - pending.submitted < self._chunk_samples:
+        if not (pending.ended or self._pacing.is_due(pending.length - pending.submitted, self._received)):
             return None
-        pending.hand_over()
-        pending.submitted = pending.length
-        pending.engine.max_new_tokens = guards.token_limit(pending.length, self._max_new_tokens)
+        self._hand_over(pending)
         self._outstanding = Step(pending.engine, pending.number, pending.ended)
         return self._outstanding
+
+    def began(self, step: Step) -> None:
+        """Reports that the device begins a step only now: it covers what was received since `next_step`, too.
+
+        Does nothing if the step was dropped or has failed meanwhile.
+        """
+        if step is self._outstanding:
+            self._hand_over(self._queue[0])
 
     def completed(self, step: Step, hypothesis: Hypothesis) -> list[Event]:
         """Reports the hypothesis of a step. Returns the resulting events."""
@@ -256,10 +267,18 @@ class Session:
     def _engine_utterance(self, context: str, language: str | None) -> Utterance:
         return self._new_utterance(context=context, language=language, max_new_tokens=self._max_new_tokens)
 
+    def _hand_over(self, pending: _PendingUtterance) -> None:
+        """Lets a step that begins now cover everything received so far."""
+        pending.hand_over()
+        pending.submitted = pending.length
+        pending.engine.max_new_tokens = guards.token_limit(pending.length, self._max_new_tokens)
+        self._pacing.began(self._received)
+
     def _release(self, step: Step) -> _PendingUtterance:
         if step is not self._outstanding:
             raise ValueError(f"The step of utterance {step.number} is not the one that is running.")
         self._outstanding = None
+        self._pacing.ended(self._received)
         return self._queue[0]
 
     def _partial(self, pending: _PendingUtterance, hypothesis: Hypothesis) -> Partial:

@@ -33,8 +33,8 @@ class SessionOptions:
     """Names and terms that are likely to be spoken."""
     prompt: str = ""
     """An instruction for the model, placed before the context."""
-    chunk_seconds: float = 1.0
-    """Seconds of new audio between two partials."""
+    chunk_seconds: float | None = None
+    """Seconds of new audio between two partials. None: as few as the device can keep up with; see `live.pacing`."""
     max_new_tokens: int = 512
     """The maximum number of tokens of one utterance."""
     endpoints: EndpointConfig = field(default_factory=EndpointConfig)
@@ -43,7 +43,7 @@ class SessionOptions:
     """Creates the detector that applies `endpoints`."""
 
     def __post_init__(self) -> None:
-        if not self.chunk_seconds > 0:
+        if self.chunk_seconds is not None and not self.chunk_seconds > 0:
             raise BadConfig(f"The chunk is {self.chunk_seconds} seconds long; it must be above 0, for example 1.0.")
         object.__setattr__(self, "language", resolve_language(self.language))
 

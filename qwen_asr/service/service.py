@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from qwen_asr.audio.resample import phase_filters
 from qwen_asr.audio.vad import Silero
@@ -122,19 +122,21 @@ class Service:
         language: str | None = None,
         context: str = "",
         prompt: str = "",
-        chunk_seconds: float | None = None,
+        chunk_seconds: float | Literal["auto"] | None = None,
         detector: DetectorFactory | None = None,
     ) -> SessionOptions:
         """The options of a session, with the server's defaults for what is empty or None. Raises `UnknownLanguage`.
 
-        `language="auto"` has the language recognized even where the server has a default.
+        `language="auto"` has the language recognized even where the server has a default. So does
+        `chunk_seconds="auto"` with the seconds between two partials.
         """
         config = self.config
+        chunk = config.chunk_size_sec if chunk_seconds is None else chunk_seconds
         return SessionOptions(
             language=language or config.default_language,
             context=context or config.default_context or "",
             prompt=prompt or config.default_prompt or "",
-            chunk_seconds=chunk_seconds or config.chunk_size_sec,
+            chunk_seconds=None if chunk == "auto" else chunk,
             max_new_tokens=config.max_new_tokens,
             endpoints=endpoints_of(config),
             detector=detector or voice_detector,

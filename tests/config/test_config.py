@@ -179,6 +179,14 @@ def test_an_empty_text_gives_the_default() -> None:
     assert parsed("--default-context", "").default_context is None
 
 
+def test_a_word_can_stand_for_no_number() -> None:
+    assert parsed("--chunk-size-sec", "auto") == parsed(environ={"QWEN_ASR_CHUNK_SIZE_SEC": "auto"}) == Config()
+    assert parsed("--chunk-size-sec", "2").chunk_size_sec == 2.0
+    with pytest.raises(BadConfig, match=r"was given 'often', but expects a number from 0.1 to 30, or auto"):
+        parsed("--chunk-size-sec", "often")
+    assert "| `--chunk-size-sec SECONDS` | `auto` |" in option_table(Config)
+
+
 def test_ignored_options_are_accepted_and_reported() -> None:
     assert Config().unneeded == ()
     assert parsed("--unfixed-chunk-num", "4").unneeded == ("--unfixed-chunk-num",)

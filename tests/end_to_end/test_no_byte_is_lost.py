@@ -211,16 +211,18 @@ class SlowScheduler(Scheduler):
         self._covered: WeakKeyDictionary[Utterance, int] = WeakKeyDictionary()
         self._one_at_a_time = ThreadPoolExecutor(1)
 
-    def submit(self, utterance: Utterance) -> Future[Hypothesis]:
+    def submit(self, utterance: Utterance, on_start: Callable[[], None] | None = None) -> Future[Hypothesis]:
         """The hypothesis, after the sleep."""
-        return self._one_at_a_time.submit(self._slowly, utterance)
+        return self._one_at_a_time.submit(self._slowly, utterance, on_start)
 
     def close(self) -> None:
         """Waits for the steps that are running."""
         self._one_at_a_time.shutdown()
         super().close()
 
-    def _slowly(self, utterance: Utterance) -> Hypothesis:
+    def _slowly(self, utterance: Utterance, on_start: Callable[[], None] | None) -> Hypothesis:
+        if on_start is not None:
+            on_start()
         fresh = utterance.length - self._covered.get(utterance, 0)
         self._covered[utterance] = utterance.length
         time.sleep(fresh / 16_000 * self._factor)

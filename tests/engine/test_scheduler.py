@@ -1,7 +1,10 @@
 """Batched steps equal single steps, and a failure in one session does not affect others."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import numpy as np
@@ -9,9 +12,9 @@ import pytest
 import torch
 
 from qwen_asr.engine.observer import Observer, PassSize
-from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
+from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer, Transform
 from qwen_asr.engine.scheduler import Scheduler
-from qwen_asr.engine.streaming import MAX_WINDOWS, Utterance, run_steps
+from qwen_asr.engine.streaming import MAX_WINDOWS, Hypothesis, Utterance, run_steps
 from qwen_asr.errors import StepFailed
 from tests.support.checkpoints import (
     Samples,
@@ -148,20 +151,27 @@ def test_a_step_that_runs_out_of_memory_alone_waits_for_another_to_end() -> None
     recognizer = random_recognizer()
     (small, short), (large, long) = speaking(recognizer, 31, 1.0), speaking(recognizer, 32, 7.0)
     observer = RecordingObserver()
-    small_done = threading.Event()
+    runs: list[list[bool]] = []  # for each pass of a run, whether it is the large step's
+
+    def is_large(one: Pass) -> bool:
+        if isinstance(one, Predict):
+            return one.row.cache is large._cache
+        return (one.segment.frames if isinstance(one, Transform) else one.windows[0].frames.shape[1]) > 500
 
     def fail(passes: list[Pass]) -> None:
-        holds_long = any(isinstance(one, Encode) and one.windows[0].frames.shape[1] > 500 for one in passes)
-        if holds_long and not small_done.is_set():
+        runs.append([is_large(one) for one in passes])
+        if any(runs[-1]) and observer.without_memory < 2:
             raise MemoryError
 
     with WatchRuns(recognizer, fail), Scheduler(recognizer, observer) as scheduler:
         with scheduler._changed:  # both start in the same iteration
             first, second = scheduler.submit(small), scheduler.submit(large)
-            first.add_done_callback(lambda _: small_done.set())
         check_generated("random", short, first.result(60).tokens, max_new_tokens=20)
         check_generated("random", long, second.result(60).tokens, max_new_tokens=20)
     assert observer.without_memory == 2  # once together and once alone
+    assert runs[:3] == [[False, True], [False], [True]]
+    assert runs[3:] == sorted(runs[3:])  # the large step starts again when the small one has ended
+    assert {len(run) for run in runs[3:]} == {1}
     assert {failed for _, failed in observer.ended} == {False}
     assert {step for step, _ in observer.ended} == set(observer.started)
 
@@ -177,6 +187,82 @@ def test_a_step_that_always_runs_out_of_memory_fails() -> None:
         with WatchRuns(recognizer, fail), pytest.raises(StepFailed, match="ran out of memory"):
             scheduler.submit(utterance).result(60)
         check_generated("random", clip, scheduler.submit(utterance).result(60).tokens, max_new_tokens=20)
+
+
+def test_a_step_covers_what_arrives_before_it_starts() -> None:
+    recognizer = random_recognizer()
+    clip = long_speech(np.random.default_rng(34), 2.0)
+    late = Utterance(recognizer, max_new_tokens=20)
+    late.append(clip[:16_000])
+    with Scheduler(recognizer) as scheduler:
+        future = scheduler.submit(late, lambda: late.append(clip[16_000:]))
+        assert future.result(60).samples == len(clip)
+        check_generated("random", clip, future.result(60).tokens, max_new_tokens=20)
+
+
+def test_a_step_fails_with_what_its_start_raises() -> None:
+    recognizer = random_recognizer()
+    (failing, _), (healthy, clip) = speaking(recognizer, 35, 1.0), speaking(recognizer, 36, 1.0)
+
+    def fail() -> None:
+        raise ValueError("secret detail")
+
+    with Scheduler(recognizer) as scheduler:
+        future = scheduler.submit(failing, fail)
+        check_generated("random", clip, scheduler.submit(healthy).result(60).tokens, max_new_tokens=20)
+        with pytest.raises(StepFailed, match="ValueError"):
+            future.result(60)
+
+
+def test_callbacks_run_outside_the_models_thread_in_order_and_in_the_context_of_their_submitter() -> None:
+    recognizer = random_recognizer()
+    name: ContextVar[str] = ContextVar("name")
+    busy, go_on, called = threading.Event(), threading.Event(), []
+
+    def wait(_: Future[Hypothesis]) -> None:
+        called.append((name.get(), threading.current_thread().name))
+        busy.set()
+        assert go_on.wait(60)
+
+    def submit(session: str, done: Callable[[Future[Hypothesis]], None]) -> Future[Hypothesis]:
+        name.set(session)
+        future = scheduler.submit(speaking(recognizer, 37, 0.5)[0], lambda: called.append((name.get(), "start")))
+        future.add_done_callback(done)
+        return future
+
+    with Scheduler(recognizer) as scheduler:
+        copy_context().run(submit, "first", wait)
+        assert busy.wait(60)
+        second = copy_context().run(
+            submit, "second", lambda _: called.append((name.get(), threading.current_thread().name))
+        )
+        while ("second", "start") not in called or scheduler._worker.active:
+            time.sleep(0.001)  # until the model has run the second step, although the first callback still waits
+        assert not second.done()
+        go_on.set()
+        second.result(60)
+    results = "recognizer-results"
+    assert called == [("first", "start"), ("first", results), ("second", "start"), ("second", results)]
+
+
+def test_what_has_ended_is_delivered_before_a_scheduler_is_closed() -> None:
+    recognizer = random_recognizer()
+    scheduler = Scheduler(recognizer)
+    utterance, clip = speaking(recognizer, 38, 0.5)
+    delivered: list[Hypothesis] = []
+    go_on = threading.Event()
+
+    def take(done: Future[Hypothesis]) -> None:
+        assert go_on.wait(60)
+        delivered.append(done.result())
+
+    future = scheduler.submit(utterance)
+    future.add_done_callback(take)
+    future.result(60)
+    threading.Timer(0.05, go_on.set).start()
+    scheduler.close()
+    check_generated("random", clip, delivered[0].tokens, max_new_tokens=20)
+    assert not scheduler.alive
 
 
 class WatchRuns:
@@ -264,8 +350,8 @@ def test_a_long_file_does_not_delay_live_sessions() -> None:
     file, recording = speaking(recognizer, 51, 90.0)  # one utterance of twelve windows, far above the maximum length
     live = [speaking(recognizer, seed, 4.0)[0] for seed in (52, 53, 54)]
 
-    def iterations_of(utterance: Utterance) -> int:
-        return sum(any(isinstance(one, Predict) and one.row.cache is utterance._cache for one in run) for run in runs)
+    def takes_part(utterance: Utterance, run: list[Pass]) -> bool:
+        return any(isinstance(one, Predict) and one.row.cache is utterance._cache for one in run)
 
     with WatchRuns(recognizer, lambda passes: runs.append(passes)), Scheduler(recognizer) as scheduler:
         alone = []
@@ -277,15 +363,13 @@ def test_a_long_file_does_not_delay_live_sessions() -> None:
         with scheduler._changed:  # all start in the same iteration, the file first
             whole = scheduler.submit(file)
             futures = [scheduler.submit(utterance) for utterance in again]
-        last_run = []
-        for future in futures:
-            future.add_done_callback(lambda _: last_run.append(len(runs)))
         for future in futures:
             future.result(60)
         check_generated("random", recording, whole.result(120).tokens, max_new_tokens=20)
+    last_run = [max(number for number, run in enumerate(runs, 1) if takes_part(utterance, run)) for utterance in again]
     # A live step takes exactly as many iterations as alone, although the file has many left.
     assert sorted(last_run) == sorted(alone)
-    assert iterations_of(file) > max(last_run) / 2
+    assert sum(takes_part(file, run) for run in runs) > max(last_run) / 2
     for run in runs:
         assert all(len(one.windows) <= MAX_WINDOWS for one in run if isinstance(one, Encode))
         assert all(one.row.positions <= 2 * recognizer.prefill_positions for one in run if isinstance(one, Predict))

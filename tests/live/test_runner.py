@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -43,15 +44,21 @@ class RandomDevice:
         self._pool = ThreadPoolExecutor(4)
         self.steps = 0
 
-    def submit(self, utterance: UtteranceDouble) -> Future[Hypothesis]:
+    def submit(self, utterance: UtteranceDouble, on_start: Callable[[], None]) -> Future[Hypothesis]:
         assert not utterance.busy
-        utterance.busy = True
         self.steps += 1
+        queued, seconds = self._random.uniform(0, self._longest), self._random.uniform(0, self._longest)
         return self._pool.submit(
-            self._step, utterance, self._random.uniform(0, self._longest), self._random.random() < self._failing
+            self._step, utterance, on_start, queued, seconds, self._random.random() < self._failing
         )
 
-    def _step(self, utterance: UtteranceDouble, seconds: float, fails: bool) -> Hypothesis:
+    def _step(
+        self, utterance: UtteranceDouble, on_start: Callable[[], None], queued: float, seconds: float, fails: bool
+    ) -> Hypothesis:
+        time.sleep(queued)
+        on_start()
+        assert not utterance.busy
+        utterance.busy = True
         time.sleep(seconds)
         utterance.busy = False
         if fails:
@@ -171,19 +178,20 @@ def test_many_sessions_share_a_device() -> None:
 
 
 class Refusing:
-    def submit(self, utterance: UtteranceDouble) -> Future[Hypothesis]:
+    def submit(self, utterance: UtteranceDouble, on_start: Callable[[], None]) -> Future[Hypothesis]:
         raise StepFailed("The recognizer was stopped.")
 
 
 class FailsAtOnce:
-    def submit(self, utterance: UtteranceDouble) -> Future[Hypothesis]:
+    def submit(self, utterance: UtteranceDouble, on_start: Callable[[], None]) -> Future[Hypothesis]:
         future: Future[Hypothesis] = Future()
         future.set_exception(ValueError("secret detail"))
         return future
 
 
 class AnswersAtOnce:
-    def submit(self, utterance: UtteranceDouble) -> Future[Hypothesis]:
+    def submit(self, utterance: UtteranceDouble, on_start: Callable[[], None]) -> Future[Hypothesis]:
+        on_start()
         future: Future[Hypothesis] = Future()
         future.set_result(utterance.finish())
         return future

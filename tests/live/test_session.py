@@ -38,6 +38,7 @@ class Driver:
         self.session = session
         self.checker = EventChecker()
         self.step: Step | None = None
+        self.waiting = False  # whether the device has not begun the step
         self.failures = 0
 
     def take(self, events: list[Event]) -> None:
@@ -50,7 +51,14 @@ class Driver:
             assert step is None  # never two at a time
         elif step is not None:
             self.step = step
-            step.utterance.busy = True  # type: ignore[attr-defined]  # an attribute of the double
+            self.waiting = True
+
+    def start(self) -> None:
+        """The device begins the step, after the audio that was fed since."""
+        if self.step is not None and self.waiting:
+            self.session.began(self.step)
+            self.step.utterance.busy = True  # type: ignore[attr-defined]  # an attribute of the double
+            self.waiting = False
 
     def end(self, failing: bool = False) -> None:
         if self.step is None:
@@ -66,6 +74,8 @@ class Driver:
     def move(self, name: str) -> None:
         if name == "begin":
             self.begin()
+        elif name == "start":
+            self.start()
         elif name != "wait":
             self.end(failing=name == "fail")
 
@@ -78,7 +88,7 @@ def echoing(samples: Samples, context: str, language: str | None) -> Hypothesis:
     return Hypothesis((1,), "raw", spoken, text_of(samples), len(samples))
 
 
-moves = st.sampled_from(["wait", "begin", "begin", "complete", "complete", "fail"])
+moves = st.sampled_from(["wait", "begin", "begin", "start", "complete", "complete", "fail"])
 segments = st.lists(st.tuples(st.booleans(), st.integers(1, 30_000)), max_size=8)
 
 
@@ -88,7 +98,7 @@ segments = st.lists(st.tuples(st.booleans(), st.integers(1, 30_000)), max_size=8
     segments=segments,
     sizes=st.lists(st.integers(0, 9000), min_size=1, max_size=30),
     moves=st.lists(moves, min_size=1, max_size=60),
-    chunk=st.sampled_from([0.05, 0.3, 1.0]),
+    chunk=st.sampled_from([None, 0.05, 0.3, 1.0]),
     finish_at=st.floats(0, 1),
     faulty=st.booleans(),
 )
@@ -96,7 +106,7 @@ def test_every_utterance_is_reported_once_and_every_sample_is_counted(
     segments: list[tuple[bool, int]],
     sizes: list[int],
     moves: list[str],
-    chunk: float,
+    chunk: float | None,
     finish_at: float,
     faulty: bool,
 ) -> None:
@@ -234,6 +244,46 @@ def test_a_step_that_covered_the_whole_utterance_is_its_final_step() -> None:
     (final,) = session.completed(step, step.utterance.finish())
     assert isinstance(final, Final)
     assert session.next_step() is None
+
+
+def test_a_step_covers_what_arrives_before_the_device_begins_it() -> None:
+    session = new_session(endpoints=EndpointConfig(longest_seconds=30))
+    session.feed(make_audio([(True, SECOND)]))
+    step = session.next_step()
+    assert step is not None
+    before = step.utterance.max_new_tokens
+    session.feed(make_audio([(True, SECOND)]))
+    session.began(step)
+    assert step.utterance.max_new_tokens > before
+    session.feed(make_audio([(True, SECOND)]))  # too late for this step
+    (partial,) = session.completed(step, step.utterance.finish())
+    assert partial.end == 2 * SECOND
+    assert partial.lag == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_step_whose_utterance_ends_before_it_begins_is_its_final_step() -> None:
+    session = new_session()
+    audio = make_audio([(True, SECOND)])
+    session.feed(audio)
+    step = session.next_step()
+    assert step is not None
+    assert not step.final
+    session.finish()
+    session.began(step)
+    (final,) = session.completed(step, step.utterance.finish())
+    assert isinstance(final, Final)
+    assert final.text == text_of(audio[final.start : final.end])
+    assert session.done
+
+
+def test_a_step_that_was_dropped_may_still_begin() -> None:
+    session = new_session()
+    session.feed(make_audio([(True, SECOND)]))
+    step = session.next_step()
+    assert step is not None
+    session.drop()
+    session.began(step)
+    assert session.done
 
 
 def test_a_failed_partial_step_loses_only_that_partial() -> None:

@@ -42,6 +42,15 @@ def test_what_a_client_gives_replaces_the_defaults() -> None:
     assert SessionOptions(prompt="p").system_prompt == "p"
 
 
+def test_a_client_can_have_automatic_chunks_where_the_server_has_a_number_and_a_number_where_they_are_automatic() -> (
+    None
+):
+    fixed, automatic = Service(DEFAULTS), Service(Config())
+    assert fixed.session_options(chunk_seconds="auto").chunk_seconds is None
+    assert automatic.session_options().chunk_seconds is None
+    assert automatic.session_options(chunk_seconds=2.0).chunk_seconds == 2.0
+
+
 def test_options_that_no_session_can_have() -> None:
     with pytest.raises(UnknownLanguage, match="Klingon"):
         SessionOptions(language="Klingon")

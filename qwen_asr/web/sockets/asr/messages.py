@@ -31,9 +31,8 @@ def _as_whole(value: Any) -> Any:
 
 
 ChunkSeconds = Annotated[
-    float,
-    Field(ge=_CHUNK["low"], le=_CHUNK["high"]),
-    expects(f"a number from {_CHUNK['low']:g} to {_CHUNK['high']:g}"),
+    Annotated[float, Field(ge=_CHUNK["low"], le=_CHUNK["high"])] | Literal["auto"],
+    expects(f'a number from {_CHUNK["low"]:g} to {_CHUNK["high"]:g}, or "auto"'),
 ]
 SampleRate = Annotated[
     int,

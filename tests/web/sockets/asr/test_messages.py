@@ -42,6 +42,11 @@ def test_every_setting() -> None:
     assert isinstance(config.sample_rate, int)
 
 
+def test_a_chunk_can_be_automatic() -> None:
+    assert parsed(chunk_size_sec="auto").chunk_size_sec == "auto"
+    assert parsed().chunk_size_sec is None  # the server's default
+
+
 def test_null_and_an_empty_encoding_are_the_defaults() -> None:
     assert parsed(encoding="").encoding == parsed(encoding=None).encoding == "f32le"
     assert parsed(**dict.fromkeys(KEYS)).model_fields_set == {"type"}
@@ -60,11 +65,15 @@ def test_the_encodings_are_those_of_the_stream() -> None:
         ({"prompt": ["a"]}, 'prompt was given ["a"]; expected a string.'),
         ({"context": "\ud800"}, "expected Unicode text without half of a surrogate pair."),
         ({"language": "x" * 81}, "expected a name or a code such as German or de."),
-        ({"chunk_size_sec": "1"}, 'chunk_size_sec was given "1"; expected a number from 0.1 to 30.'),
-        ({"chunk_size_sec": True}, "chunk_size_sec was given true; expected a number from 0.1 to 30."),
-        ({"chunk_size_sec": float("nan")}, "chunk_size_sec was given NaN; expected a number from 0.1 to 30."),
-        ({"chunk_size_sec": 0.09}, "chunk_size_sec was given 0.09; expected a number from 0.1 to 30."),
-        ({"chunk_size_sec": 30.1}, "chunk_size_sec was given 30.1; expected a number from 0.1 to 30."),
+        ({"chunk_size_sec": "1"}, 'chunk_size_sec was given "1"; expected a number from 0.1 to 30, or "auto".'),
+        ({"chunk_size_sec": True}, 'chunk_size_sec was given true; expected a number from 0.1 to 30, or "auto".'),
+        (
+            {"chunk_size_sec": float("nan")},
+            'chunk_size_sec was given NaN; expected a number from 0.1 to 30, or "auto".',
+        ),
+        ({"chunk_size_sec": 0.09}, 'chunk_size_sec was given 0.09; expected a number from 0.1 to 30, or "auto".'),
+        ({"chunk_size_sec": 30.1}, 'chunk_size_sec was given 30.1; expected a number from 0.1 to 30, or "auto".'),
+        ({"chunk_size_sec": "Auto"}, 'chunk_size_sec was given "Auto"; expected a number from 0.1 to 30, or "auto".'),
         ({"sample_rate": 3_999}, "sample_rate was given 3999; expected a whole number from 4000 to 384000"),
         ({"sample_rate": 384_001}, "sample_rate was given 384001; expected a whole number from 4000 to 384000"),
         ({"sample_rate": 16000.5}, "sample_rate was given 16000.5; expected a whole number"),
