@@ -1,6 +1,7 @@
 """A loaded Qwen3-ASR, shared by all utterances: its parts, its prompt, and the parser of its output."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from qwen_asr.engine.decoder import Decoder, Row
 from qwen_asr.engine.encoder import Encoder, Window
 from qwen_asr.engine.features import Frontend, Segment
+from qwen_asr.engine.kv_pool import PAGE
 from qwen_asr.engine.languages import LANGUAGES
-from qwen_asr.errors import BadInput
+from qwen_asr.errors import BadInput, LimitExceeded
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Predict:
 Pass = Transform | Encode | Predict
 
 
+LONGEST_PROMPT = 10_000
+"""Tokens. Qwen3-ASR was trained with contexts of up to so many."""
 PREFILL_POSITIONS = {"cuda": 512, "mps": 256, "cpu": 128}
 """How many positions one pass of a step prefills at most, so that a long prompt does not delay the other sessions."""
 
@@ -55,6 +59,10 @@ class Recognizer:
         self.frontend = Frontend(processor.feature_extractor)
         self.encoder = Encoder(model)
         self.decoder = Decoder(model)
+        self.longest_prompt = min(
+            LONGEST_PROMPT, self.decoder.config.max_position_embeddings // 2, self.decoder.pool.positions // 4
+        )
+        self.prompt = lru_cache(maxsize=64)(self._prompt)  # each utterance of a session asks for the same
         self.prefill_positions = PREFILL_POSITIONS[self.device.type]
         self.languages = tuple(LANGUAGES.values())
         end = model.generation_config.eos_token_id
@@ -70,10 +78,11 @@ class Recognizer:
         """The data type of the weights."""
         return self.model.dtype  # type: ignore[no-any-return]  # transformers leaves it untyped
 
-    def prompt(self, context: str, language: str | None) -> tuple[list[int], list[int]]:
+    def _prompt(self, context: str, language: str | None) -> tuple[list[int], list[int]]:
         """The processor's own prompt as token ids: those before the audio and those after it.
 
-        Raises `BadInput` when `context` contains one of the model's control tokens, which would break the prompt.
+        Raises `BadInput` when `context` contains one of the model's control tokens, which would break the prompt, and
+        when the prompt has more than `longest_prompt` tokens.
         """
         tokenizer = self.processor.tokenizer
         for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()):
@@ -84,7 +93,23 @@ class Recognizer:
         text = text if isinstance(text, str) else text[0]
         head, tail = text.split(self.processor.audio_token)
         before, after = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (head, tail))
+        if len(before) > self.longest_prompt:
+            raise BadInput(
+                f"The context is {len(before):,} tokens long, and this model takes at most {self.longest_prompt:,}: "
+                "shorten it to the names and terms that matter most."
+            )
         return before, after
+
+    def check_room(self, seconds: float, max_new_tokens: int, context: str, language: str | None) -> None:
+        """Raise `LimitExceeded` if the KV pool could not hold one utterance of `seconds` with this prompt."""
+        before, after = self.prompt(context, language)
+        frames = round(seconds * 100)
+        needed = len(before) + self.encoder.embeddings_of(frames) + len(after) + max_new_tokens + PAGE
+        if needed > self.decoder.pool.positions:
+            raise LimitExceeded(
+                f"An utterance of {seconds:g} s with this context can take {needed:,} positions of the KV cache, and "
+                f"the free memory holds {self.decoder.pool.positions:,}: shorten the context or the longest utterance."
+            )
 
     def parse(self, tokens: list[int]) -> tuple[str, str | None, str]:
         """Generated ids → (raw text, language, transcription), by the processor's own `parse_output`."""

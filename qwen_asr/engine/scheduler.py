@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from qwen_asr.engine.kv_pool import PoolFull
 from qwen_asr.engine.observer import Observer, PassSize
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
 from qwen_asr.engine.streaming import Decoded, Hypothesis, Utterance
@@ -323,10 +324,13 @@ class Scheduler:
 
     def _failed(self, worker: _Worker, running: _ActiveStep, error: Exception) -> None:
         if is_out_of_memory(error):
-            self._free_memory()
+            full = isinstance(error, PoolFull)
+            if not full:
+                self._free_memory()
             with self._changed:
-                # The last active step is never postponed, so there is always one whose end restarts the others.
-                if running.tries < MAX_TRIES and len(worker.active) > 1 and not worker.abandoned:
+                # The last active step is never postponed, so there is always one whose end restarts the others. While
+                # the KV pool is full a step only waits: it is never failed for the others' sake.
+                if (full or running.tries < MAX_TRIES) and len(worker.active) > 1 and not worker.abandoned:
                     running.restart()
                     worker.active.remove(running)
                     self._postponed.append(running)

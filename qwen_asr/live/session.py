@@ -97,6 +97,7 @@ class _PendingUtterance:
     def restart(self, fresh: Utterance) -> None:
         """Replaces the engine utterance by a new one with the same samples."""
         fresh.append(self.engine.samples)
+        self.engine.close()
         self.engine = fresh
 
 
@@ -203,6 +204,8 @@ class Session:
     def drop(self) -> None:
         """Discards all utterances that have no `Final` or `Failed` yet. The session is then done."""
         self._finished = True
+        for pending in self._queue:
+            pending.engine.close()
         self._queue.clear()
         self._outstanding = None
 
@@ -253,6 +256,7 @@ class Session:
             return self._conclude(pending, first)
         if step.final:
             self._queue.popleft()
+            pending.engine.close()
             return [Failed(pending.number, pending.start, pending.end, message, self.lag)]
         pending.warnings.append(f"step: {message}")
         pending.restart(self._engine_utterance(pending.context, self._language))
@@ -330,6 +334,7 @@ class Session:
         if text and hypothesis.language and pending.length > guards.SHORT_SAMPLES:
             self._established = hypothesis.language
         self._queue.popleft()
+        pending.engine.close()
         final = Final(
             utterance=pending.number,
             start=pending.start,

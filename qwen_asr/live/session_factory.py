@@ -10,5 +10,11 @@ from qwen_asr.live.session_options import SessionOptions
 
 
 def create_session(recognizer: Recognizer, silero: Silero, options: SessionOptions) -> Session:
-    """Creates a session. Raises `BadInput` if the system prompt contains a control token of the model."""
+    """Creates a session.
+
+    Raises `BadInput` if the system prompt contains a control token of the model or is too long, and `LimitExceeded` if
+    its longest utterance would not fit into the KV pool.
+    """
+    seconds = options.endpoints.longest_seconds
+    recognizer.check_room(seconds, options.max_new_tokens, options.system_prompt, options.language)
     return Session(partial(Utterance, recognizer), options.detector(silero, options.endpoints), options)

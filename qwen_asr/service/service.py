@@ -254,6 +254,8 @@ class Service:
         self._scheduler = Scheduler(recognizer, self.watchdog)
         threading.Thread(target=self._watch, args=(self._scheduler,), name="qwen-asr-watchdog", daemon=True).start()
         log.info("Ready: %s on %s (%s)", recognizer.name, recognizer.device, recognizer.dtype)
+        pool = recognizer.decoder.pool
+        log.info("KV cache: up to %.1f GB, which holds %d positions.", pool.bytes / 1e9, pool.positions)
         self._settle("ready", "Ready")
 
     def _watch(self, scheduler: Scheduler) -> None:
