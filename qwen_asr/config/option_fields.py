@@ -49,8 +49,9 @@ def option(
 
     `low` and `high` are the allowed range, both inclusive. `none` is a word for None, such as auto. `shown` describes
     the default in `--help` and in the docs if it is not simply the value. `env` is the environment variable, by default
-    QWEN_ASR_ and the field's name in capitals. A `secret` value appears neither in the object's `repr` nor in error messages. An option of type
-    `tuple[str, ...]` is repeatable; its environment variable holds the values separated by spaces.
+    QWEN_ASR_ and the field's name in capitals. A `secret` value appears neither in the object's `repr` nor in error
+    messages. An option of type `tuple[str, ...]` is repeatable; its environment variable holds the values separated by
+    spaces.
     """
     return dataclasses.field(
         default=default,

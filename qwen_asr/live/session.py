@@ -295,7 +295,7 @@ class Session:
         if echo or hypothesis.samples > self._cut_from:
             shown, stable = pending.settling.view(text)
         else:
-            shown, stable = pending.settling.update(text)
+            shown, stable = pending.settling.update(text, hypothesis.samples)
         warnings = self._take_warnings(pending) + warnings
         end = pending.start + hypothesis.samples
         return Partial(

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import deque
 
+from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.live.transcript import split_units
+
+MIN_DISTANCE = SAMPLE_RATE
+"""Samples of new audio between two hypotheses that are compared. The model guesses a word that it has only half heard,
+and with less new audio it makes the same guess again. Measured on 433 finals of the demo checkpoint, with a hypothesis
+for each 0.2 s: the share of finals that take back a settled word is 22 % with 0.5 s, 6.5 % with 0.8 s, 1.8 % with 1 s
+and 0.7 % with 1.5 s; a word settles 0.8, 0.9, 1.1 and 1.7 s after it first appears."""
 
 
 def _without_closing_marks(text: str) -> str:
@@ -15,26 +23,32 @@ def _without_closing_marks(text: str) -> str:
 
 
 class Settling:
-    """LocalAgreement over the last two hypotheses of one utterance (Liu et al. 2020, as in whisper_streaming).
+    """LocalAgreement over two hypotheses of one utterance (Liu et al. 2020, as in whisper_streaming).
 
-    Their common prefix is settled. The model ends every hypothesis with a full stop that disappears when the speaker
-    continues, so punctuation at the very end of a hypothesis stays tentative.
+    The common prefix of a hypothesis and the newest one that is at least `MIN_DISTANCE` older is settled. The model
+    ends every hypothesis with a full stop that disappears when the speaker continues, so punctuation at the very end of
+    a hypothesis stays tentative.
     """
 
     def __init__(self) -> None:
         self.settled = ""
-        self._previous: list[str] = []
+        self._earlier: deque[tuple[int, list[str]]] = deque()  # the samples and units of the last hypotheses
 
-    def update(self, text: str) -> tuple[str, int]:
-        """Processes the next hypothesis. Returns `(shown, stable)`: the text to show and its settled length.
+    def update(self, text: str, samples: int) -> tuple[str, int]:
+        """Processes the next hypothesis, which covers the first `samples` of the utterance.
+
+        Returns `(shown, stable)`: the text to show and its settled length.
 
         `shown[:stable]` always starts with the text that was settled before. If a hypothesis contradicts settled text,
         the settled text is kept, and nothing new settles. As many units as are settled are dropped from the beginning
         of the hypothesis, and the rest of it is shown as tentative.
         """
         units = split_units(text)
-        agreed = self._agreed(units)
-        self._previous = units
+        self._earlier.append((samples, units))
+        while len(self._earlier) > 1 and self._earlier[1][0] <= samples - MIN_DISTANCE:
+            self._earlier.popleft()
+        oldest, earlier = self._earlier[0]
+        agreed = self._agreed(units, earlier) if oldest <= samples - MIN_DISTANCE else ""
         if text.startswith(self.settled) and len(agreed) > len(self.settled):
             self.settled = agreed
         return self.view(text)
@@ -50,9 +64,10 @@ class Settling:
         """Whether the final text contradicts the settled text."""
         return not final.startswith(self.settled)
 
-    def _agreed(self, units: list[str]) -> str:
+    @staticmethod
+    def _agreed(units: list[str], earlier: list[str]) -> str:
         count = 0
-        for new, old in zip(units, self._previous, strict=False):
+        for new, old in zip(units, earlier, strict=False):
             if new != old:
                 break
             count += 1

@@ -5,17 +5,31 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_asr.live.settling import Settling
+from qwen_asr.live.settling import MIN_DISTANCE, Settling
+
+
+class Apart:
+    """Feeds hypotheses that are far enough apart to be compared."""
+
+    def __init__(self) -> None:
+        self.settling = Settling()
+        self._samples = 0
+
+    def update(self, text: str) -> tuple[str, int]:
+        self._samples += MIN_DISTANCE
+        return self.settling.update(text, self._samples)
+
 
 words = st.text(st.sampled_from("ab .,北京กำ한ナ\n"), max_size=12)
 
 
 @settings(deadline=None)
-@given(st.lists(words, max_size=8))
-def test_settled_text_only_grows(hypotheses: list[str]) -> None:
-    settling, before = Settling(), ""
-    for text in hypotheses:
-        shown, stable = settling.update(text.strip())
+@given(st.lists(st.tuples(words, st.integers(1, 2 * MIN_DISTANCE)), max_size=8))
+def test_settled_text_only_grows(hypotheses: list[tuple[str, int]]) -> None:
+    settling, before, samples = Settling(), "", 0
+    for text, new in hypotheses:
+        samples += new
+        shown, stable = settling.update(text.strip(), samples)
         assert shown.startswith(before)
         assert stable >= len(before)
         before = shown[:stable]
@@ -23,8 +37,20 @@ def test_settled_text_only_grows(hypotheses: list[str]) -> None:
     assert not settling.corrects(before + " more")
 
 
+@given(st.lists(st.integers(1, 2 * MIN_DISTANCE), min_size=1, max_size=12))
+@settings(deadline=None)
+def test_hypotheses_that_are_too_close_are_not_compared(distances: list[int]) -> None:
+    """The n-th hypothesis has n words, so the settled words name the hypothesis that it was compared with."""
+    settling, ends = Settling(), [0]
+    for number, new in enumerate(distances, 1):
+        ends.append(ends[-1] + new)
+        settling.update(" ".join(["word"] * number), ends[-1])
+        compared = [earlier for earlier in range(1, number) if ends[-1] - ends[earlier] >= MIN_DISTANCE]
+        assert len(settling.settled.split()) == max(compared, default=0)
+
+
 def test_the_common_prefix_of_two_hypotheses_settles() -> None:
-    settling = Settling()
+    settling = Apart()
     assert settling.update("Turn on the kitten.") == ("Turn on the kitten.", 0)
     text = "Turn on the kitchen light."
     assert settling.update(text) == (text, len("Turn on the"))
@@ -33,25 +59,25 @@ def test_the_common_prefix_of_two_hypotheses_settles() -> None:
 
 
 def test_a_full_stop_at_the_end_stays_tentative() -> None:
-    settling = Settling()
+    settling = Apart()
     settling.update("It is ten.")
     assert settling.update("It is ten.") == ("It is ten.", len("It is ten"))
     assert settling.update("It is ten past one.") == ("It is ten past one.", len("It is ten"))
-    assert not settling.corrects("It is ten past one.")
+    assert not settling.settling.corrects("It is ten past one.")
 
 
 def test_characters_settle_in_scripts_without_spaces() -> None:
-    settling = Settling()
+    settling = Apart()
     settling.update("今天天气很")
     assert settling.update("今天天气好不好") == ("今天天气好不好", 4)
 
 
 def test_a_contradiction_keeps_the_settled_text_and_shows_the_words_after_it() -> None:
-    settling = Settling()
+    settling = Apart()
     settling.update("the cat sat on")
     settling.update("the cat sat on a")
-    assert settling.settled == "the cat sat on"
+    assert settling.settling.settled == "the cat sat on"
     assert settling.update("the bat sat on a mat") == ("the cat sat on a mat", len("the cat sat on"))
     assert settling.update("the bat sat on a mat") == ("the cat sat on a mat", len("the cat sat on"))
-    assert settling.corrects("the bat sat on a mat")
+    assert settling.settling.corrects("the bat sat on a mat")
     assert settling.update("") == ("the cat sat on", len("the cat sat on"))

@@ -218,7 +218,7 @@ def test_the_client_commits_its_turns_while_it_reads(server: Server) -> None:
             for number, samples in enumerate((short, long), 1):
                 data = coded(samples, "pcm24")
                 before = sessions.audio_seconds()
-                for count, piece in enumerate(pieces(data[: len(data) * 2 // 3], 4_800), 1):  # 100 ms
+                for count, piece in enumerate(pieces(data[: len(data) * 5 // 6], 4_800), 1):  # 100 ms
                     await connection.input_audio_buffer.append(audio=piece)
                     # A busy machine makes one step of many, and one alone settles nothing.
                     due = before + 0.1 * count - 0.2
@@ -226,7 +226,7 @@ def test_the_client_commits_its_turns_while_it_reads(server: Server) -> None:
                 deltas = len(of_type(events, ".delta"))
                 await until(partial(has_more_deltas, deltas))
                 assert len(of_type(events, ".committed")) == number - 1  # text settles before the end of the turn
-                for piece in pieces(data[len(data) * 2 // 3 :], 4_800):
+                for piece in pieces(data[len(data) * 5 // 6 :], 4_800):
                     await connection.input_audio_buffer.append(audio=piece)
                 await connection.input_audio_buffer.commit()
                 await until(many("transcription.completed", number))
