@@ -51,7 +51,7 @@ class Row:
 class Prediction:
     """The likeliest next token after each of a row's last positions.
 
-    log_probabilities: the natural logarithms of their probabilities, if any row of the pass wanted them; else empty.
+    log_probabilities: the natural logarithms of their probabilities, if the row is scored; else empty.
     """
 
     tokens: list[int]
@@ -119,8 +119,11 @@ class Decoder:
             tokens, scores = torch.stack([best.indices.double(), logarithms.double()]).tolist()
         ends = np.cumsum(counts).tolist()
         return [
-            Prediction([int(token) for token in tokens[end - count : end]], scores[end - count : end])
-            for end, count in zip(ends, counts, strict=True)
+            Prediction(
+                [int(token) for token in tokens[end - row.predictions : end]],
+                scores[end - row.predictions : end] if row.scored else [],
+            )
+            for end, row in zip(ends, rows, strict=True)
         ]
 
     def _count(self, row: Row) -> None:
@@ -253,16 +256,14 @@ def _fuse(layer: Any) -> _Layer:
 
 def _join(*linears: nn.Linear) -> Linear:
     """One linear for several with the same input. These keep views of its weights."""
-    weight, bias = (_join_parameter(linears, name) for name in ("weight", "bias"))
-    return partial(F.linear, weight=weight, bias=bias)
+    bias = _join_tensors(linears, "bias") if linears[0].bias is not None else None
+    return partial(F.linear, weight=_join_tensors(linears, "weight"), bias=bias)
 
 
-def _join_parameter(linears: tuple[nn.Linear, ...], name: str) -> Tensor | None:
-    tensors = [getattr(linear, name) for linear in linears]
-    if tensors[0] is None:
-        return None
+def _join_tensors(linears: tuple[nn.Linear, ...], name: str) -> Tensor:
+    tensors: list[Tensor] = [getattr(linear, name) for linear in linears]
     if len(tensors) == 1:
-        return tensors[0].detach()  # type: ignore[no-any-return]  # transformers leaves it untyped
+        return tensors[0].detach()
     joined = torch.cat([tensor.detach() for tensor in tensors])
     for linear, view in zip(linears, joined.split([len(tensor) for tensor in tensors]), strict=True):
         setattr(linear, name, nn.Parameter(view, requires_grad=False))

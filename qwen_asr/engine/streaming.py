@@ -38,6 +38,7 @@ class Hypothesis:
 
     tokens: generated ids without the end token. raw: their text. language, text: what the processor's own
     `parse_output` makes of `raw`. truncated: whether it ended at the token limit instead of an end token.
+    log_probabilities: the natural logarithm of each token's probability, if the utterance is `scored`; else empty.
     """
 
     tokens: tuple[int, ...] = ()
@@ -46,17 +47,19 @@ class Hypothesis:
     text: str = ""
     samples: int = 0
     truncated: bool = False
+    log_probabilities: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The end of a step: the tokens of an utterance's first `samples` samples. `truncated` is as in `Hypothesis`.
+    """The end of a step: the tokens of an utterance's first `samples` samples. The rest is as in `Hypothesis`.
 
     `parse` makes text of them, which needs no device, so it can run on another thread.
     """
 
     utterance: "Utterance"
     tokens: list[int]
+    log_probabilities: list[float]
     samples: int
     truncated: bool
 
@@ -91,13 +94,21 @@ class Utterance:
     """Recognizes one utterance while its samples arrive.
 
     context: goes into the system prompt. language: a name in `languages.LANGUAGES`, which is written into the
-    prompt as the processor does it, or None to detect it. max_new_tokens: the longest answer. Not safe for use by two
-    threads at once. Raises `BadInput` for control tokens in `context`.
+    prompt as the processor does it, or None to detect it. max_new_tokens: the longest answer. scored: whether
+    hypotheses have the probabilities of their tokens, which needs no further pass. Not safe for use by two threads at
+    once. Close it to return its KV cache. Raises `BadInput` for a context that is too long or has control tokens.
     """
 
     def __init__(
-        self, recognizer: Recognizer, *, context: str = "", language: str | None = None, max_new_tokens: int = 512
+        self,
+        recognizer: Recognizer,
+        *,
+        context: str = "",
+        language: str | None = None,
+        max_new_tokens: int = 512,
+        scored: bool = False,
     ) -> None:
+        self._scored = scored
         self._recognizer = recognizer
         self._language = language
         self._head, self._tail = recognizer.prompt(context, language)
@@ -155,19 +166,19 @@ class Utterance:
         """Update the hypothesis to all samples that were appended before the first pass runs."""
         length = self.length
         if not length:
-            return Decoded(self, [], 0, False)
+            return Decoded(self, [], [], 0, False)
         self._begin()
         try:
             samples = self._buffer[:length]
             frames = yield Transform(self._log_mel.missing(samples))
             embeddings = yield from self._encode(self._log_mel.spectrum(samples, frames))
-            tokens, truncated = yield from self._decode(embeddings)
+            tokens, scores, truncated = yield from self._decode(embeddings)
         finally:
             self._cache.end()
         self.work.steps += 1
         self._covered = length
         self._tokens = tokens
-        return Decoded(self, tokens, length, truncated)
+        return Decoded(self, tokens, scores, length, truncated)
 
     def _begin(self) -> None:
         """Take the cache for a step. It is empty in the first step, and when the pool gave its pages to another."""
@@ -180,8 +191,15 @@ class Utterance:
         """See `Decoded.parse`."""
         if decoded.samples:
             raw, language, text = self._recognizer.parse(decoded.tokens)
-            language = self._language or language
-            self.hypothesis = Hypothesis(tuple(decoded.tokens), raw, language, text, decoded.samples, decoded.truncated)
+            self.hypothesis = Hypothesis(
+                tuple(decoded.tokens),
+                raw,
+                self._language or language,
+                text,
+                decoded.samples,
+                decoded.truncated,
+                tuple(decoded.log_probabilities),
+            )
         return self.hypothesis
 
     def close(self) -> None:
@@ -253,26 +271,29 @@ class Utterance:
             audio = audio[count:]
         return tokens, [audio] if len(audio) else []
 
-    def _decode(self, embeddings: list[Tensor]) -> Generator[Pass, Any, tuple[list[int], bool]]:
-        """The answer's tokens, and whether it ended at `max_new_tokens` instead of an end token."""
+    def _decode(self, embeddings: list[Tensor]) -> Generator[Pass, Any, tuple[list[int], list[float], bool]]:
+        """The answer's tokens, their log-probabilities, and whether it ended at `max_new_tokens`."""
         cache = self._cache
         prompt, audio = yield from self._prefill(embeddings)
         draft = Draft(self._tokens[: self.max_new_tokens - 1])
         proposal = draft.initial()
         tokens: list[int] = []
+        scores: list[float] = []
         while True:
-            row = Row(cache, np.array([*prompt, *proposal], dtype=np.int64), tuple(audio), len(proposal) + 1)
-            cache.reserve(row.positions)
-            predicted: list[int] = (yield Predict(row)).tokens
-            accepted = count_accepted(proposal, predicted)
+            new = np.array([*prompt, *proposal], dtype=np.int64)
+            cache.reserve(len(new))
+            prediction = yield Predict(Row(cache, new, tuple(audio), len(proposal) + 1, self._scored))
+            accepted = count_accepted(proposal, prediction.tokens)
             self.work.drafted += len(proposal)
             self.work.accepted += accepted
             cache.crop(cache.length - (len(proposal) - accepted))
             tokens += proposal[:accepted]
-            token = predicted[accepted]
+            scores += prediction.log_probabilities[:accepted]
+            token = prediction.tokens[accepted]
             if token in self._recognizer.end_tokens:
                 break
             tokens.append(token)
+            scores += prediction.log_probabilities[accepted : accepted + 1]
             if len(tokens) >= self.max_new_tokens:
                 break
             prompt, audio = [token], []
@@ -281,7 +302,7 @@ class Utterance:
         cache.crop(self._prefix_length(len(self._windows)))
         self._recognizer.decoder.pool.share_prefix(cache, self._head)
         self._cached_windows = len(self._windows)
-        return tokens, token not in self._recognizer.end_tokens
+        return tokens, scores, token not in self._recognizer.end_tokens
 
 
 def count_accepted(proposal: list[int], predicted: list[int]) -> int:

@@ -68,7 +68,8 @@ def test_rows_of_any_shape_together_equal_transformers(decoder: Decoder, caches:
     first = [row(cache, text[:n]) for cache, text, n in zip(caches, texts, past, strict=False) if n]
     decoder.predict(first)
     second = [
-        row(cache, text[n:], predictions=min(len(text) - n, 5)) for cache, text, n in zip(caches, texts, past, strict=False)
+        row(cache, text[n:], predictions=min(len(text) - n, 5))
+        for cache, text, n in zip(caches, texts, past, strict=False)
     ]
     for text, one, prediction in zip(texts, second, decoder.predict(second), strict=True):
         assert one.cache.length == len(text)

@@ -30,9 +30,7 @@ def test_every_prefix_equals_the_whole_clip(seed: int) -> None:
     for size in random_sizes(rng, len(samples)):
         position += size
         spectrum = spectrum_of(log_mel, samples[:position])
-        np.testing.assert_allclose(
-            spectrum.window(0, len(spectrum.raw)), whole(samples[:position]), atol=2e-5, rtol=0
-        )
+        np.testing.assert_allclose(spectrum.window(0, len(spectrum.raw)), whole(samples[:position]), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("length", [1, 159, 160, 7_999, 8_000, 8_001, 8_040, 8_159, 8_160, 16_000])

@@ -91,7 +91,7 @@ def test_a_prompt_is_shared_and_outlives_its_first_utterance() -> None:
 
 
 def test_the_last_token_of_a_prompt_is_never_shared() -> None:
-    """A pass needs at least one new position of the prompt in front of the audio to be simple; short prompts share none."""
+    """The page with the last token also holds what follows the prompt, so only pages before it can be shared."""
     pool = new_pool(8)
     for count, shared in ((1, 0), (PAGE, 0), (PAGE + 1, PAGE), (2 * PAGE, PAGE)):
         cache, later = pool.new_cache(), pool.new_cache()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from qwen_asr.engine.kv_pool import PAGE
 from qwen_asr.engine.observer import Observer, PassSize
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer, Transform
 from qwen_asr.engine.scheduler import Scheduler
@@ -23,6 +24,7 @@ from tests.support.checkpoints import (
     long_speech,
     random_parts,
     random_recognizer,
+    small_pool,
 )
 from tests.support.faults import before_each_decoding
 
@@ -263,6 +265,24 @@ def test_what_has_ended_is_delivered_before_a_scheduler_is_closed() -> None:
     scheduler.close()
     check_generated("random", clip, delivered[0].tokens, max_new_tokens=20)
     assert not scheduler.alive
+
+
+@pytest.mark.slow
+def test_a_full_pool_makes_steps_wait_and_fails_none() -> None:
+    recognizer = Recognizer(*random_parts(), name="random")
+    recognizer.decoder.pool = small_pool(recognizer, 4 * PAGE)  # one or two of these utterances fit
+    pairs = [speaking(recognizer, seed, 4.0) for seed in range(60, 68)]
+    observer = RecordingObserver()
+    with Scheduler(recognizer, observer) as scheduler:
+        for part in range(2):
+            with scheduler._changed:  # all start in the same iteration
+                futures = [scheduler.submit(utterance) for utterance, _ in pairs]
+            for future, (utterance, clip) in zip(futures, pairs, strict=True):
+                expected = np.concatenate([clip] * (part + 1))
+                check_generated("random", expected, future.result(60).tokens, max_new_tokens=20)
+                utterance.append(clip)
+    assert max(size.rows for size in observer.passes) > 2  # they ran together as far as they fitted
+    assert observer.without_memory == 0  # so new sessions are still let in
 
 
 class WatchRuns:

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
+from qwen_asr.engine.kv_pool import PAGE
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import Utterance
 from qwen_asr.errors import BadInput
@@ -12,8 +14,11 @@ from tests.support.checkpoints import (
     demo_recognizer,
     generate,
     long_speech,
+    random_parts,
     random_recognizer,
     random_sizes,
+    reference_parts,
+    small_pool,
     spoken,
 )
 
@@ -152,6 +157,76 @@ def test_finish_without_new_audio_does_no_work(recognizer: Recognizer) -> None:
 
 def test_an_empty_utterance_has_an_empty_hypothesis(recognizer: Recognizer) -> None:
     assert Utterance(recognizer).finish().text == ""
+
+
+CONTEXT = " ".join(f"Anna{number}" for number in range(120))
+"""A context of several pages of the KV pool."""
+
+
+@pytest.fixture
+def recognizer_of_its_own() -> Recognizer:
+    """A recognizer whose pool no other test uses."""
+    return Recognizer(*random_parts(), name="random")
+
+
+@pytest.mark.slow
+def test_the_utterances_of_a_session_share_the_pages_of_their_prompt(recognizer_of_its_own: Recognizer) -> None:
+    recognizer, decoder = recognizer_of_its_own, recognizer_of_its_own.decoder
+    samples = spoken("Stop the music.")
+    prefilled = []
+    for _ in range(3):
+        utterance = Utterance(recognizer, context=CONTEXT, max_new_tokens=12)
+        before = decoder.positions_prefilled
+        tokens = utterance.feed(samples).tokens
+        prefilled.append(decoder.positions_prefilled - before)
+        check_generated("random", samples, tokens, context=CONTEXT, max_new_tokens=12)
+        utterance.close()
+    shared = len(recognizer.prompt(CONTEXT, None)[0]) // PAGE * PAGE
+    assert shared > 2 * PAGE
+    assert prefilled[1:] == [prefilled[0] - shared] * 2
+    assert decoder.pool.positions_used == shared
+
+
+@pytest.mark.slow
+def test_an_utterance_whose_pages_were_taken_starts_from_its_embeddings(recognizer_of_its_own: Recognizer) -> None:
+    recognizer = recognizer_of_its_own
+    recognizer.decoder.pool = small_pool(recognizer, 1100)
+    samples = long_speech(np.random.default_rng(21), 19.0)
+    utterance = Utterance(recognizer, max_new_tokens=12)
+    utterance.feed(samples[:280_000])
+    frames = recognizer.encoder.frames_encoded
+    others = [Utterance(recognizer, context=CONTEXT, max_new_tokens=12) for _ in range(4)]  # these take all pages
+    for other in others:
+        other.feed(samples[:200_000])
+    assert recognizer.decoder.pool.evictions > 0
+    assert utterance._cache.length == 0
+    before = recognizer.encoder.frames_encoded
+    check_generated("random", samples, utterance.feed(samples[280_000:]).tokens, max_new_tokens=12)
+    assert recognizer.encoder.frames_encoded - before <= 800 < frames  # its completed windows were not encoded again
+
+
+@pytest.mark.slow
+def test_probabilities_of_the_tokens_come_with_the_hypothesis(recognizer: Recognizer, name: str) -> None:
+    samples = spoken("The green umbrella is in the hall.")
+    utterance = Utterance(recognizer, max_new_tokens=20, scored=True)
+    utterance.feed(samples[:20_000])
+    hypothesis = utterance.feed(samples[20_000:])
+    model, processor = reference_parts(name)
+    inputs = processor.apply_transcription_request([samples])
+    prompt = inputs["input_ids"].shape[1]
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([hypothesis.tokens])], dim=1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    with torch.inference_mode():
+        expected = model(**inputs).logits[0, prompt - 1 : -1].log_softmax(-1)
+    chosen = expected[range(len(hypothesis.tokens)), hypothesis.tokens]
+    assert hypothesis.log_probabilities == pytest.approx(chosen.tolist(), abs=1e-3)
+    assert Utterance(recognizer, max_new_tokens=20).feed(samples).log_probabilities == ()
+
+
+def test_a_context_with_too_many_tokens_is_refused(recognizer: Recognizer) -> None:
+    words = "Anna " * recognizer.longest_prompt
+    with pytest.raises(BadInput, match=rf"tokens long, and this model takes at most {recognizer.longest_prompt:,}"):
+        Utterance(recognizer, context=words)
 
 
 def test_control_tokens_in_the_context_are_refused(recognizer: Recognizer) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
 from qwen_asr.engine.checkpoint import DEMO_FOLDER
+from qwen_asr.engine.kv_pool import KVPool
 from qwen_asr.engine.recognizer import Recognizer
 from training.model import build_model, build_processor
 from training.voices import HELD_OUT, speak
@@ -44,6 +45,11 @@ def random_parts(seed: int = 1) -> tuple[Any, Any]:
 def random_recognizer() -> Recognizer:
     """The engine with the random model."""
     return Recognizer(*random_parts(), name="random")
+
+
+def small_pool(recognizer: Recognizer, positions: int) -> KVPool:
+    """A KV pool for the recognizer that holds only so many positions."""
+    return KVPool(recognizer.decoder.config, recognizer.device, torch.float32, positions)
 
 
 @cache

@@ -72,6 +72,7 @@ class UtteranceDouble:
         self._transcribe, self._context, self._language = transcribe, context, language
         self.max_new_tokens = max_new_tokens
         self.busy = False
+        self.closed = False
         self._samples = np.zeros(0, np.float32)
         self.hypothesis = Hypothesis()
 
@@ -84,8 +85,12 @@ class UtteranceDouble:
         assert not self.busy
         return self._samples
 
+    def close(self) -> None:
+        self.closed = True
+
     def append(self, samples: Samples) -> None:
         assert not self.busy
+        assert not self.closed
         self._samples = np.concatenate((self._samples, samples))
 
     def truncate(self, length: int) -> None:
