@@ -13,38 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qwen_asr.engine.attention import Part, arrange, attend, mask_of, page_table
-from qwen_asr.engine.kv_pool import PAGE, KVCache, KVPool, pool_positions
-
-AUDIO = -1
-"""Stands for an audio embedding among the token ids of a row."""
+from qwen_asr.engine.attention import Part, attend
+from qwen_asr.engine.kv_pool import KVCache, KVPool, pool_positions
+from qwen_asr.engine.packing import Row, pack, to_inputs
 
 Linear = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One utterance's part of a pass.
-
-    tokens: (n,) the ids that follow the cache, `AUDIO` for an audio embedding. audio: these embeddings, in order, each
-    (some, width). predictions: 0..n, for how many of the last positions the next token is predicted. The cache has room
-    for n more positions. scored: whether the probabilities of the predicted tokens are wanted.
-    """
-
-    cache: KVCache
-    tokens: NDArray[np.int64]
-    audio: tuple[Tensor, ...]
-    predictions: int
-    scored: bool = False
-
-    @property
-    def positions(self) -> int:
-        """How many positions the pass adds to the cache."""
-        return len(self.tokens)
 
 
 @dataclass(frozen=True)
@@ -85,6 +61,7 @@ class Decoder:
         self._head: Tensor = model.lm_head.weight
         self.device = self._head.device
         self._eps: float = self.config.rms_norm_eps
+        self._shared_heads: int = self.config.num_attention_heads // self.config.num_key_value_heads
         self._scale: float = self.config.head_dim**-0.5
         self._norm: Tensor = text_model.norm.weight
         self._frequencies: Tensor = text_model.rotary_emb.inv_freq.float()
@@ -103,12 +80,20 @@ class Decoder:
     @torch.inference_mode()
     def predict(self, rows: list[Row]) -> list[Prediction]:
         """Run one pass over all rows, and predict the next tokens after the last `predictions` positions of each."""
-        hidden = self._forward(_prepare(rows, self.config, self.device, self.pool.dtype))
+        packed = pack(rows)
+        inputs = to_inputs(packed, self._shared_heads, self.device, self.pool.dtype)
+        hidden = self.hidden_states(
+            self.embed(inputs.text, inputs.audio, inputs.sources),
+            inputs.positions,
+            inputs.slots,
+            inputs.parts,
+            inputs.order,
+            inputs.predicted,
+        )
         for row in rows:
             row.cache.length += row.positions
             self._count(row)
-        counts = [row.predictions for row in rows]
-        if not any(counts):
+        if not len(packed.predicted):
             return [Prediction([], []) for _ in rows]
         logits = F.linear(hidden, self._head)
         best = logits.max(dim=-1)
@@ -117,7 +102,7 @@ class Decoder:
         else:  # read together, since each read waits for the device
             logarithms = best.values.float() - logits.float().logsumexp(dim=-1)
             tokens, scores = torch.stack([best.indices.double(), logarithms.double()]).tolist()
-        ends = np.cumsum(counts).tolist()
+        ends = np.cumsum([row.predictions for row in rows]).tolist()
         return [
             Prediction(
                 [int(token) for token in tokens[end - row.predictions : end]],
@@ -132,29 +117,39 @@ class Decoder:
         else:
             self.positions_prefilled += row.positions
 
-    def _forward(self, inputs: "_Inputs") -> Tensor:
-        """The hidden states from which tokens are predicted, (predictions of all rows, width)."""
-        x = self._embed(inputs)
-        cos, sin = self._rotation(inputs.positions, x.dtype)
+    def embed(self, text: Tensor, audio: list[Tensor], sources: Tensor | None) -> Tensor:
+        """Embeddings of packed positions, (n, width); the arguments are as in `Packed`."""
+        embedded = F.embedding(text, self._embeddings)
+        return embedded if sources is None else torch.cat([embedded, *audio]).index_select(0, sources)
+
+    def hidden_states(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        parts: list[Part],
+        order: Tensor | None,
+        predicted: Tensor,
+    ) -> Tensor:
+        """The last hidden states of the packed positions `predicted`, (predicted, width).
+
+        x: (n, width) the embeddings. positions, slots: (n,), as in `Packed`. The shapes alone decide which operators
+        run, so that they can be captured in a CUDA graph.
+        """
+        config = self.config
+        cos, sin = self._rotation(positions, x.dtype)
         for layer, storage in zip(self._layers, self.pool.storage, strict=True):
-            heads = layer.qkv(_rms_norm(x, layer.input_norm, self._eps)).unflatten(1, (-1, self.config.head_dim))
-            rotated, values = heads.split([len(layer.heads_norm), self.config.num_key_value_heads], dim=1)
+            heads = layer.qkv(_rms_norm(x, layer.input_norm, self._eps)).unflatten(1, (-1, config.head_dim))
+            rotated, values = heads.split([len(layer.heads_norm), config.num_key_value_heads], dim=1)
             rotated = _rms_norm(rotated, layer.heads_norm, self._eps)
-            rotated = rotated * cos + rotated.roll(self.config.head_dim // 2, -1) * sin
-            query, keys = rotated.split([self.config.num_attention_heads, self.config.num_key_value_heads], dim=1)
+            rotated = rotated * cos + rotated.roll(config.head_dim // 2, -1) * sin
+            query, keys = rotated.split([config.num_attention_heads, config.num_key_value_heads], dim=1)
             known = torch.stack([keys, values], dim=1).to(storage.dtype)
-            storage.flatten(0, 1).index_copy_(0, inputs.slots, known)
-            x = x + layer.output(attend(inputs.parts, inputs.order, storage, query, self._scale))
+            storage.flatten(0, 1).index_copy_(0, slots, known)
+            x = x + layer.output(attend(parts, order, storage, query, self._scale))
             gate, up = layer.gate_up(_rms_norm(x, layer.mlp_norm, self._eps)).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate) * up)
-        return _rms_norm(x.index_select(0, inputs.predicted), self._norm, self._eps)
-
-    def _embed(self, inputs: "_Inputs") -> Tensor:
-        """Embeddings of the packed positions, (n, width)."""
-        text = F.embedding(inputs.text, self._embeddings)
-        if inputs.audio_order is None:
-            return text
-        return torch.cat([text, *inputs.audio]).index_select(0, inputs.audio_order)
+        return _rms_norm(x.index_select(0, predicted), self._norm, self._eps)
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the rotary embedding, each (n, 1, head width), the first half of the sines negative.
@@ -164,73 +159,6 @@ class Decoder:
         angles = positions[:, None].float() * self._frequencies
         cos, sin = angles.cos() * self._rotation_scale, angles.sin() * self._rotation_scale
         return torch.cat([cos, cos], -1).to(dtype)[:, None], torch.cat([-sin, sin], -1).to(dtype)[:, None]
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """The inputs of a pass on the device, for n packed positions.
-
-    text: the token ids. audio_order: (n,) the index of each position's embedding among those of the text and then the
-    audio; None without audio. slots: (n,) where the keys and values go, in positions of the pool. predicted: the packed
-    positions after which a token is predicted.
-    """
-
-    text: Tensor
-    audio: list[Tensor]
-    audio_order: Tensor | None
-    positions: Tensor
-    slots: Tensor
-    predicted: Tensor
-    parts: list[Part]
-    order: Tensor | None
-
-
-def _prepare(rows: list[Row], config: Any, device: torch.device, dtype: torch.dtype) -> _Inputs:
-    """Build the indices on the host, and copy them to the device at once."""
-    caches, counts = [row.cache for row in rows], [row.positions for row in rows]
-    table = page_table(caches)
-    layout = arrange(caches, counts, table)
-    tokens = np.concatenate([row.tokens for row in rows])
-    is_text = tokens != AUDIO
-    audio = [part for row in rows for part in row.audio]
-    row_of = np.repeat(np.arange(len(rows)), counts)
-    ends = np.cumsum(counts)
-    inside = np.arange(len(tokens)) - (ends - counts)[row_of]
-    positions = np.array([cache.length for cache in caches])[row_of] + inside
-    slots = table[row_of, positions // PAGE] * PAGE + positions % PAGE
-    predictions = np.array([row.predictions for row in rows])
-    predicted = np.flatnonzero(inside >= (counts - predictions)[row_of])
-    text_count = int(is_text.sum())
-    arrays = [tokens[is_text], positions, slots, predicted]
-    if audio:
-        arrays.append(np.where(is_text, np.cumsum(is_text) - 1, text_count + np.cumsum(~is_text) - 1))
-    for group in layout.groups:
-        arrays += [one for one in (group.limits, group.pages, group.queries) if isinstance(one, np.ndarray)]
-    if layout.order is not None:
-        arrays.append(layout.order)
-    moved = iter(_to_device(arrays, device))
-    text, place, slot, predict = (next(moved) for _ in range(4))
-    audio_order = next(moved) if audio else None
-    shared = config.num_attention_heads // config.num_key_value_heads
-    parts = []
-    for group in layout.groups:
-        mask = None if group.limits is None else mask_of(next(moved), group.total, shared, dtype)
-        pages = group.pages if isinstance(group.pages, int) else next(moved)
-        queries = next(moved) if group.queries is not None else None
-        parts.append(Part(group.rows, group.new, group.total, pages, queries, mask))
-    order = next(moved) if layout.order is not None else None
-    return _Inputs(text, audio, audio_order, place, slot, predict, parts, order)
-
-
-def _to_device(arrays: list[NDArray[np.int64]], device: torch.device) -> list[Tensor]:
-    """Copy the arrays to the device in one transfer."""
-    if device.type == "cpu":
-        return [torch.from_numpy(array) for array in arrays]
-    packed = torch.from_numpy(np.concatenate([array.ravel() for array in arrays]))
-    if device.type == "cuda":
-        packed = packed.pin_memory()
-    split = packed.to(device, non_blocking=True).split([array.size for array in arrays])
-    return [part.view(array.shape) for part, array in zip(split, arrays, strict=True)]
 
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

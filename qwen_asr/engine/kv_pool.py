@@ -80,7 +80,7 @@ class KVPool:
         self.page_count = max(positions // PAGE, 1)
         shape = (self.page_count, PAGE, 2, config.num_key_value_heads, config.head_dim)
         self.storage: list[Tensor] = [
-            torch.empty(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)
+            torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)
         ]
         self.dtype = dtype
         self._lock = threading.RLock()

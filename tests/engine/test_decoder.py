@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qwen_asr.engine.decoder import AUDIO, Decoder, Row
+from qwen_asr.engine.decoder import Decoder
 from qwen_asr.engine.kv_pool import KVCache
+from qwen_asr.engine.packing import AUDIO, Row
 from tests.support.checkpoints import random_recognizer, reference_parts
 
 
@@ -51,7 +52,8 @@ def reference_logits(tokens: list[int]) -> torch.Tensor:
     model, _ = reference_parts("random")
     with torch.inference_mode():
         hidden = model.model.language_model(input_ids=torch.tensor([tokens]), use_cache=False).last_hidden_state
-        return model.lm_head(hidden)[0]  # type: ignore[no-any-return]  # transformers leaves it untyped
+        logits: torch.Tensor = model.lm_head(hidden)[0]
+    return logits
 
 
 def check_predictions(logits: torch.Tensor, predicted: list[int]) -> None:
