@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qwen_asr.engine.attention import Part, attend
+from qwen_asr.engine.graphs import FixedPasses, Shape
 from qwen_asr.engine.kv_pool import KVCache, KVPool, pool_positions
-from qwen_asr.engine.packing import Row, pack, to_inputs
+from qwen_asr.engine.packing import Packed, Row, pack, to_inputs
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -60,8 +60,9 @@ class Decoder:
         self._embeddings: Tensor = text_model.embed_tokens.weight
         self._head: Tensor = model.lm_head.weight
         self.device = self._head.device
+        self.dtype = self._head.dtype
         self._eps: float = self.config.rms_norm_eps
-        self._shared_heads: int = self.config.num_attention_heads // self.config.num_key_value_heads
+        self.shared_heads: int = self.config.num_attention_heads // self.config.num_key_value_heads
         self._scale: float = self.config.head_dim**-0.5
         self._norm: Tensor = text_model.norm.weight
         self._frequencies: Tensor = text_model.rotary_emb.inv_freq.float()
@@ -70,6 +71,7 @@ class Decoder:
         # Scores of 16 bits are slow on a CPU, so keys, values and attention are float32 there.
         kv_dtype = torch.float32 if self.device.type == "cpu" else self._head.dtype
         self.pool = KVPool(self.config, self.device, kv_dtype, pool_positions(self.config, self.device, kv_dtype))
+        self._fixed: FixedPasses | None = None
         self.positions_prefilled = 0
         self.tokens_decoded = 0
 
@@ -80,36 +82,48 @@ class Decoder:
     @torch.inference_mode()
     def predict(self, rows: list[Row]) -> list[Prediction]:
         """Run one pass over all rows, and predict the next tokens after the last `predictions` positions of each."""
-        packed = pack(rows)
-        inputs = to_inputs(packed, self._shared_heads, self.device, self.pool.dtype)
-        hidden = self.hidden_states(
-            self.embed(inputs.text, inputs.audio, inputs.sources),
-            inputs.positions,
-            inputs.slots,
-            inputs.parts,
-            inputs.order,
-            inputs.predicted,
-        )
-        for row in rows:
+        scored = any(row.scored for row in rows)
+        parts = [pack(rows)] if self._fixed is None else self._fixed.divide(rows)
+        outputs = [self._run(packed, scored) for packed in parts]
+        # Read at once, since each read waits for the device.
+        read = (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)).tolist()
+        tokens, scores = read if scored else (read, [])
+        predictions, end = {}, 0
+        for row in (row for packed in parts for row in packed.rows):
             row.cache.length += row.positions
             self._count(row)
-        if not len(packed.predicted):
-            return [Prediction([], []) for _ in rows]
-        logits = F.linear(hidden, self._head)
+            start, end = end, end + row.predictions
+            likelihoods = scores[start:end] if row.scored else []
+            predictions[id(row)] = Prediction([int(token) for token in tokens[start:end]], likelihoods)
+        return [predictions[id(row)] for row in rows]
+
+    def _run(self, packed: Packed, scored: bool) -> Tensor:
+        """The predicted tokens, (n,); with `scored` (2, n) float64: the tokens and the logarithms of their chances."""
+        fixed = self._fixed.find(packed) if self._fixed is not None else None
+        if fixed is not None:
+            tokens, hidden = fixed(packed)
+            return self._best(hidden) if scored else tokens
+        inputs = to_inputs(packed, self.shared_heads, self.device, self.pool.dtype)
+        x = self.embed(inputs.text, inputs.audio, inputs.sources)
+        hidden = self.hidden_states(x, inputs.positions, inputs.slots, inputs.parts, inputs.order, inputs.predicted)
+        return self._best(hidden) if scored else self.logits(hidden).argmax(dim=-1)
+
+    def _best(self, hidden: Tensor) -> Tensor:
+        logits = self.logits(hidden)
         best = logits.max(dim=-1)
-        if not any(row.scored for row in rows):
-            tokens, scores = best.indices.tolist(), []
-        else:  # read together, since each read waits for the device
-            logarithms = best.values.float() - logits.float().logsumexp(dim=-1)
-            tokens, scores = torch.stack([best.indices.double(), logarithms.double()]).tolist()
-        ends = np.cumsum([row.predictions for row in rows]).tolist()
-        return [
-            Prediction(
-                [int(token) for token in tokens[end - row.predictions : end]],
-                scores[end - row.predictions : end] if row.scored else [],
-            )
-            for end, row in zip(ends, rows, strict=True)
-        ]
+        logarithms = best.values.float() - logits.float().logsumexp(dim=-1)
+        return torch.stack([best.indices.double(), logarithms.double()])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The head: (n, width) to (n, vocabulary)."""
+        return F.linear(hidden, self._head)
+
+    def fix_shapes(self, shapes: list[Shape], report: Callable[[int, int], None] | None = None) -> None:
+        """Run passes in these shapes from now on where they fit; on CUDA as graphs, whose capture `report` follows."""
+        fixed = FixedPasses(self, shapes)
+        if self.device.type == "cuda":
+            fixed.capture(report or (lambda done, total: None))
+        self._fixed = fixed
 
     def _count(self, row: Row) -> None:
         if row.positions == 1:

@@ -72,13 +72,14 @@ class KVCache:
 class KVPool:
     """Storage for `positions` positions, in pages. Thread-safe, except for the storage itself.
 
-    storage: for each layer (pages, PAGE, 2, key-value heads, head width), where 2 are keys and values.
+    storage: for each layer (pages, PAGE, 2, key-value heads, head width), where 2 are keys and values. The last page,
+    `scratch_page`, belongs to no cache: passes of a fixed shape write there what fills them up.
     """
 
     def __init__(self, config: Any, device: torch.device, dtype: torch.dtype, positions: int) -> None:
         """`config` is the text model's. Raises torch's out-of-memory error if the device cannot hold the storage."""
         self.page_count = max(positions // PAGE, 1)
-        shape = (self.page_count, PAGE, 2, config.num_key_value_heads, config.head_dim)
+        shape = (self.page_count + 1, PAGE, 2, config.num_key_value_heads, config.head_dim)
         self.storage: list[Tensor] = [
             torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)
         ]
@@ -91,6 +92,11 @@ class KVPool:
         self._idle: OrderedDict[KVCache, None] = OrderedDict()  # with pages and between steps, the oldest first
         self._prefixes: OrderedDict[tuple[int, ...], list[int]] = OrderedDict()  # shared prompts, the oldest first
         self.evictions = 0
+
+    @property
+    def scratch_page(self) -> int:
+        """The page that is never read."""
+        return self.page_count
 
     @property
     def positions(self) -> int:

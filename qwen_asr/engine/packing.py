@@ -107,9 +107,8 @@ def to_inputs(packed: Packed, heads: int, device: torch.device, dtype: torch.dty
     for index, group in enumerate(layout.groups):
         limits, pages, queries = grouped[3 * index : 3 * index + 3]
         mask = None if limits is None else mask_of(limits, group.total, heads, dtype)
-        known = pages if isinstance(group.pages, np.ndarray) else group.pages
-        assert known is not None
-        parts.append(Part(group.rows, group.new, group.total, known, queries, mask))
+        first = group.pages if isinstance(group.pages, int) else 0
+        parts.append(Part(group.rows, group.new, group.total, first if pages is None else pages, queries, mask))
     return Inputs(text, packed.audio, sources, positions, slots, predicted, parts, order)
 
 
