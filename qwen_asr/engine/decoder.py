@@ -8,7 +8,6 @@ views of these, so transformers' own `generate` works on the same model.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,9 +17,11 @@ from torch.nn import functional as F
 from qwen_asr.engine.attention import Part, attend
 from qwen_asr.engine.graphs import FixedPasses, Shape
 from qwen_asr.engine.kv_pool import KVCache, KVPool, pool_positions
+from qwen_asr.engine.linear import Linear, fastest_linear
 from qwen_asr.engine.packing import Packed, Row, pack, to_inputs
 
-Linear = Callable[[Tensor], Tensor]
+Projection = Callable[[Tensor], Tensor]
+"""(n, in) to (n, out)."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,12 @@ class _Layer:
     """The weights of a decoder layer; `heads_norm` is that of the query heads, then that of the key heads."""
 
     input_norm: Tensor
-    qkv: Linear
+    qkv: Projection
     heads_norm: Tensor
-    output: Linear
+    output: Projection
     mlp_norm: Tensor
-    gate_up: Linear
-    down: Linear
+    gate_up: Projection
+    down: Projection
 
 
 class Decoder:
@@ -67,7 +68,8 @@ class Decoder:
         self._norm: Tensor = text_model.norm.weight
         self._frequencies: Tensor = text_model.rotary_emb.inv_freq.float()
         self._rotation_scale: float = text_model.rotary_emb.attention_scaling
-        self._layers = [_fuse(layer) for layer in text_model.layers]
+        linear = fastest_linear(self.device, self.dtype)
+        self._layers = [_fuse(layer, linear) for layer in text_model.layers]
         # Scores of 16 bits are slow on a CPU, so keys, values and attention are float32 there.
         kv_dtype = torch.float32 if self.device.type == "cpu" else self._head.dtype
         self.pool = KVPool(self.config, self.device, kv_dtype, pool_positions(self.config, self.device, kv_dtype))
@@ -181,25 +183,26 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
-def _fuse(layer: Any) -> _Layer:
+def _fuse(layer: Any, linear: Linear) -> _Layer:
     """The weights of a transformers layer, with those that take the same input in one matrix."""
     attention, mlp = layer.self_attn, layer.mlp
-    qkv = _join(attention.q_proj, attention.k_proj, attention.v_proj)
-    gate_up = _join(mlp.gate_proj, mlp.up_proj)
+    qkv = _join(linear, attention.q_proj, attention.k_proj, attention.v_proj)
+    gate_up = _join(linear, mlp.gate_proj, mlp.up_proj)
     config = attention.config
     norms = [attention.q_norm.weight] * config.num_attention_heads + [
         attention.k_norm.weight
     ] * config.num_key_value_heads
     return _Layer(
-        layer.input_layernorm.weight, qkv, torch.stack(norms), _join(attention.o_proj),
-        layer.post_attention_layernorm.weight, gate_up, _join(mlp.down_proj),
+        layer.input_layernorm.weight, qkv, torch.stack(norms), _join(linear, attention.o_proj),
+        layer.post_attention_layernorm.weight, gate_up, _join(linear, mlp.down_proj),
     )  # fmt: skip
 
 
-def _join(*linears: nn.Linear) -> Linear:
+def _join(linear: Linear, *linears: nn.Linear) -> Projection:
     """One linear for several with the same input. These keep views of its weights."""
     bias = _join_tensors(linears, "bias") if linears[0].bias is not None else None
-    return partial(F.linear, weight=_join_tensors(linears, "weight"), bias=bias)
+    weight = _join_tensors(linears, "weight")
+    return lambda x: linear(x, weight, bias)
 
 
 def _join_tensors(linears: tuple[nn.Linear, ...], name: str) -> Tensor:

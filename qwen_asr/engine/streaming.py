@@ -233,12 +233,13 @@ class Utterance:
         """Keep what stays valid of a window: its embeddings if it is complete, else the stem of its final chunks."""
         size, chunk = self._recognizer.encoder.window_frames, self._recognizer.encoder.chunk_frames
         self._stem = None
+        # What is kept is a copy, so that the rest of the pass's result can be freed.
         if end == start + size and end <= spectrum.final_frames:
-            self._windows.append(CachedFrames(encoded.embeddings, spectrum.floor, spectrum.lowest(start, end)))
+            self._windows.append(CachedFrames(encoded.embeddings.clone(), spectrum.floor, spectrum.lowest(start, end)))
             return
         chunks = (min(end, spectrum.final_frames) - start) // chunk
         if chunks > 0:
-            stem = encoded.stem[: chunks * self._recognizer.encoder.embeddings_of(chunk)]
+            stem = encoded.stem[: chunks * self._recognizer.encoder.embeddings_of(chunk)].clone()
             self._stem = CachedFrames(stem, spectrum.floor, spectrum.lowest(start, start + chunks * chunk))
 
     def _keep_windows(self, count: int) -> None:
