@@ -280,11 +280,11 @@ def main() -> None:
     say(f"Making a random {options.model} model on {device}")
     engine = ScriptedEngine(build_recognizer(options.model, device, dtype))
     setting = Setting(options, device, dtype, SHAPES[options.model], engine)
+    say("Warming up")
+    one_session(engine, WARM_UP_SECONDS if device.type == "cpu" else UTTERANCE_SECONDS, setting.chunk, metered=False)
     if options.serve_steps:
         serve_steps(engine, setting.chunk)
         return
-    say("Warming up")
-    one_session(engine, WARM_UP_SECONDS if device.type == "cpu" else UTTERANCE_SECONDS, setting.chunk, metered=False)
     results = [setting.title]
     print(results[0], flush=True)
     for name, measure in RUN.items():

@@ -20,7 +20,6 @@ from benchmarks.true_size import Shape, build_model, load_processor, synchronize
 from qwen_asr.engine.scheduler import Scheduler
 
 ROOT = Path(__file__).parents[1]
-WARM_UP_SECONDS = 2.0
 
 # `qwen_asr` is imported first, from the folder, and then finds its own modules; all else comes from this checkout.
 CHILD = """
@@ -133,13 +132,9 @@ def _child(folder: Path, arguments: list[str]) -> Iterator[_Child]:
 def compare_engines(folder: Path, arguments: list[str], audio_seconds: float) -> tuple[list[Step], list[Step]]:
     """Steps of one session with the engine of this checkout and with that of `folder`, in turns.
 
-    arguments: the options of `benchmarks.device` for both. The first `WARM_UP_SECONDS` of audio do not count.
+    arguments: the options of `benchmarks.device` for both.
     """
     with _child(ROOT, arguments) as ours, _child(folder.resolve(), arguments) as theirs:
-        for child in (ours, theirs):
-            heard = 0.0
-            while heard < WARM_UP_SECONDS:
-                heard += child.step().audio
         while unfinished := [child for child in (ours, theirs) if child.heard < audio_seconds - 1e-6]:
             for child in unfinished:
                 child.steps.append(child.step())
