@@ -1,14 +1,15 @@
 """The engine on a model with random weights: its passes are real, and its predictions are replaced by a scripted text.
 
 Everything that the benchmark expects of the engine's insides stands here: `Decoder.predict(rows)` with `row.cache`,
-`row.predictions` and `cache.length`, `Encoder.encode(windows)`, `LogMel.spectrum`, and the passes that a step yields.
+`row.predictions` and `cache.length`, `Encoder.encode(windows)`, the log-mel, and the passes that a step yields. Where
+version 0.1, with which it is compared, differs, both forms are taken.
 """
 
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -19,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.speech import Samples
 from benchmarks.true_size import synchronize
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.engine.features import LogMel
+from qwen_asr.engine import features
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import StepGenerator, Utterance
 
@@ -150,13 +151,15 @@ class ScriptedEngine:
     def metered(self, *, counting: bool = False) -> Iterator[Meter]:
         """Record all passes until the block ends."""
         self._meter = meter = Meter(self.recognizer.device, counting)
-        spectrum = LogMel.spectrum
+        # Utterances make their own `LogMel`, so it is its class that is watched.
+        owner, name = (features.Frontend, "compute") if hasattr(features, "Frontend") else (features.LogMel, "spectrum")
+        compute = getattr(owner, name)
 
-        def metered_spectrum(log_mel: LogMel, samples: Samples) -> Any:
-            return meter.run(lambda: spectrum(log_mel, samples), lambda: {"kind": "log-mel"})
+        def metered_compute(itself: Any, argument: Any) -> Any:
+            return meter.run(lambda: compute(itself, argument), lambda: {"kind": "log-mel"})
 
         try:
-            with patch.object(LogMel, "spectrum", metered_spectrum):  # utterances make their own
+            with patch.object(owner, name, metered_compute):
                 yield meter
         finally:
             self._meter = None
@@ -169,7 +172,7 @@ class ScriptedEngine:
         """From now on, predictions for this cache come from this answer."""
         self._answering[id(cache)] = answering
 
-    def _scripted_predict(self, rows: list[Any]) -> list[list[int]]:
+    def _scripted_predict(self, rows: list[Any]) -> list[Any]:
         before = [row.cache.length for row in rows]
 
         def sizes() -> list[tuple[int, int, int]]:
@@ -180,12 +183,12 @@ class ScriptedEngine:
             kind = "single" if all(new == 1 for _, new, _ in sizes()) else "verify"
             return {"kind": kind, "rows": tuple(sizes())}
 
-        if self._meter:
-            self._meter.run(lambda: self._predict(rows), describe)
-        else:
-            self._predict(rows)
+        predicted = self._meter.run(lambda: self._predict(rows), describe) if self._meter else self._predict(rows)
         self.longest_cache = max(self.longest_cache, *(row.cache.length for row in rows))
-        return [self._said(row, row.cache.length) for row in rows]
+        said = [self._said(row, row.cache.length) for row in rows]
+        if isinstance(predicted[0], list):  # version 0.1
+            return said
+        return [replace(one, tokens=tokens) for one, tokens in zip(predicted, said, strict=True)]
 
     def _said(self, row: Any, end: int) -> list[int]:
         """The scripted tokens after the last `row.predictions` positions; `end` is the end of the cache."""
@@ -199,10 +202,10 @@ class ScriptedEngine:
         rest = [*answering.answer[index:], *[self.script.end_token] * row.predictions]
         return rest[: row.predictions]
 
-    def _metered_encode(self, windows: Sequence[torch.Tensor]) -> Any:
+    def _metered_encode(self, windows: Sequence[Any]) -> Any:
         if not self._meter:
             return self._encode(list(windows))
-        frames = tuple(window.shape[-1] for window in windows)
+        frames = tuple(getattr(window, "frames", window).shape[-1] for window in windows)
         return self._meter.run(lambda: self._encode(list(windows)), lambda: {"kind": "encoder", "frames": frames})
 
 
