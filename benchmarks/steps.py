@@ -24,9 +24,9 @@ from benchmarks.speech import Samples, conversation
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.vad import Silero
 from qwen_asr.engine.checkpoint import load_recognizer
+from qwen_asr.engine.decoder.packing import AUDIO, Row
 from qwen_asr.engine.encoder import Window
 from qwen_asr.engine.features import LogMel
-from qwen_asr.engine.packing import AUDIO, Row
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.live.session_factory import create_session
 from qwen_asr.live.session_options import SessionOptions

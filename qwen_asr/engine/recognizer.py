@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from qwen_asr.engine.decoder import Decoder
+from qwen_asr.engine.decoder.forward import Decoder
+from qwen_asr.engine.decoder.kv_pool import PAGE
+from qwen_asr.engine.decoder.packing import Row
 from qwen_asr.engine.encoder import Encoder, Window
 from qwen_asr.engine.features import Frontend, Segment
-from qwen_asr.engine.kv_pool import PAGE
 from qwen_asr.engine.languages import LANGUAGES
-from qwen_asr.engine.packing import Row
 from qwen_asr.errors import BadInput, LimitExceeded
 
 

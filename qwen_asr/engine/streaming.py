@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qwen_asr.engine.drafts import Draft
+from qwen_asr.engine.decoder.drafts import Draft
+from qwen_asr.engine.decoder.packing import AUDIO, Row
 from qwen_asr.engine.encoder import Encoded, Window
 from qwen_asr.engine.features import LogMel, Spectrum
-from qwen_asr.engine.packing import AUDIO, Row
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer, Transform
 
 StepGenerator = Generator[Pass, Any, "Decoded"]

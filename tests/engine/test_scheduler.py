@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from qwen_asr.engine.kv_pool import PAGE
+from qwen_asr.engine.decoder.kv_pool import PAGE
 from qwen_asr.engine.observer import Observer, PassSize
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer, Transform
 from qwen_asr.engine.scheduler import Scheduler

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from qwen_asr.engine.kv_pool import PAGE
+from qwen_asr.engine.decoder.kv_pool import PAGE
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import Utterance
 from qwen_asr.errors import BadInput

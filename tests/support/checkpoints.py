@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
 from qwen_asr.engine.checkpoint import DEMO_FOLDER
-from qwen_asr.engine.kv_pool import KVPool
+from qwen_asr.engine.decoder.kv_pool import KVPool
 from qwen_asr.engine.recognizer import Recognizer
 from training.model import build_model, build_processor
 from training.voices import HELD_OUT, speak

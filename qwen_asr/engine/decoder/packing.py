@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qwen_asr.engine.attention import Indices, Layout, Part, arrange, mask_of, page_table
-from qwen_asr.engine.kv_pool import PAGE, KVCache
+from qwen_asr.engine.decoder.attention import Indices, Layout, Part, arrange, mask_of, page_table
+from qwen_asr.engine.decoder.kv_pool import PAGE, KVCache
 
 AUDIO = -1
 """Stands for an audio embedding among the token ids of a row."""

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qwen_asr.engine.attention import Part, mask_of
-from qwen_asr.engine.kv_pool import PAGE
-from qwen_asr.engine.packing import Packed, Row, pack, to_device
+from qwen_asr.engine.decoder.attention import Part, mask_of
+from qwen_asr.engine.decoder.kv_pool import PAGE
+from qwen_asr.engine.decoder.packing import Packed, Row, pack, to_device
 
 if TYPE_CHECKING:
-    from qwen_asr.engine.decoder import Decoder
+    from qwen_asr.engine.decoder.forward import Decoder
 
 
 @dataclass(frozen=True)

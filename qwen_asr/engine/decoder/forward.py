@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qwen_asr.engine.attention import Part, attend
-from qwen_asr.engine.graphs import FixedPasses, Shape
-from qwen_asr.engine.kv_pool import KVCache, KVPool, pool_positions
+from qwen_asr.engine.decoder.attention import Part, attend
+from qwen_asr.engine.decoder.fixed_passes import FixedPasses, Shape
+from qwen_asr.engine.decoder.kv_pool import KVCache, KVPool, pool_positions
+from qwen_asr.engine.decoder.packing import Packed, Row, pack, to_inputs
 from qwen_asr.engine.linear import Linear, fastest_linear
-from qwen_asr.engine.packing import Packed, Row, pack, to_inputs
 
 Projection = Callable[[Tensor], Tensor]
 """(n, in) to (n, out)."""

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qwen_asr.engine.decoder import Decoder
-from qwen_asr.engine.graphs import Shape, default_shapes
-from qwen_asr.engine.kv_pool import KVCache
-from qwen_asr.engine.packing import AUDIO, Row
+from qwen_asr.engine.decoder.fixed_passes import Shape, default_shapes
+from qwen_asr.engine.decoder.forward import Decoder
+from qwen_asr.engine.decoder.kv_pool import KVCache
+from qwen_asr.engine.decoder.packing import AUDIO, Row
 from qwen_asr.engine.recognizer import Recognizer
 from tests.support.checkpoints import random_parts, random_recognizer, reference_parts
 

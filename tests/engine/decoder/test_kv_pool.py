@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qwen_asr.engine.kv_pool import PAGE, KVCache, KVPool, PoolFull, pool_positions
+from qwen_asr.engine.decoder.kv_pool import PAGE, KVCache, KVPool, PoolFull, pool_positions
 from qwen_asr.engine.streaming import Utterance
 from tests.support.checkpoints import demo_recognizer, spoken
 
