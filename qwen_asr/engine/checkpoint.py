@@ -142,7 +142,9 @@ def load_recognizer(
             f"The checkpoint in {source.folder} cannot be loaded ({reason}). Fetch or copy it again."
         ) from error
     report(f"Moving {source.name} to {torch_device}")
-    return Recognizer(model.to(torch_device), processor, source.name, is_demo=source.is_demo)
+    recognizer = Recognizer(model.to(torch_device), processor, source.name, is_demo=source.is_demo)
+    recognizer.capture_graphs(report)
+    return recognizer
 
 
 def find(path: str, device: torch.device, report: Progress, allow_demo: bool = True) -> Source:

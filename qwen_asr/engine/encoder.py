@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qwen_asr.engine.linear import fastest_linear
+from qwen_asr.engine.replay import Replay
 
 FLOAT16_LIMIT = torch.finfo(torch.float16).max - 1000
 """To this the hidden states are clamped in float16, as in `Qwen3ASRAudioEncoderLayer`."""
@@ -89,8 +90,25 @@ class Encoder:
         self._linear = fastest_linear(self._device, self._dtype)
         self.chunk_frames: int = 2 * self._tower.config.n_window
         self._chunk_rows = _after_convolutions(self.chunk_frames)
+        self._fixed: _FixedShapes | None = None
         self.window_frames: int = self._tower.config.n_window_infer
         self.frames_encoded = 0
+
+    @property
+    def input_like(self) -> Tensor:
+        """A tensor on the encoder's device and of its data type."""
+        weight: Tensor = self._tower.conv2d1.weight
+        return weight
+
+    @property
+    def bins(self) -> int:
+        """The log-mel bins of a frame."""
+        return int(self._tower.config.num_mel_bins)
+
+    @property
+    def width(self) -> int:
+        """The width of the rows between the stem and the layers."""
+        return int(self._tower.config.d_model)
 
     def embeddings_of(self, frames: int) -> int:
         """How many embeddings `frames` log-mel frames give: 13 for each complete chunk, fewer for the rest."""
@@ -99,20 +117,44 @@ class Encoder:
     @torch.inference_mode()
     def encode(self, windows: list[Window]) -> list[Encoded]:
         """Encode any number of windows, at least one, in one pass. Results in the order of `windows`."""
+        most = len(windows) if self._fixed is None else self._fixed.most_windows
+        parts = [self._encode(windows[first : first + most]) for first in range(0, len(windows), most)]
+        return [encoded for part in parts for encoded in part]
+
+    def fix_shapes(self, chunks: list[int], windows: list[int]) -> list[Replay[Any]]:
+        """Run the stem over so many chunks and the layers over so many windows at once from now on, filled up.
+
+        Chunks beyond the largest number run as they are. Returns what can be captured as CUDA graphs.
+        """
+        self._fixed = _FixedShapes(self, chunks, windows)
+        return self._fixed.replays
+
+    def unfix_shapes(self) -> None:
+        """Run all passes in their own shapes again."""
+        self._fixed = None
+
+    def _encode(self, windows: list[Window]) -> list[Encoded]:
         frames = [window.frames.shape[1] for window in windows]
         known = [0 if window.stem is None else len(window.stem) for window in windows]
         counts = [self.embeddings_of(one) for one in frames]
         self.frames_encoded += sum(frames)
         chunks = self._chunks(windows, known)
-        fresh = [self.stem(chunks.to(self._device, self._dtype)).flatten(0, 1)] if len(chunks) else []
+        fresh = [self._run_stem(chunks.to(self._device, self._dtype)).flatten(0, 1)] if len(chunks) else []
         pool = torch.cat([*fresh, *(window.stem for window in windows if window.stem is not None)])
         order, layout = self._plan(self._chunk_rows * len(chunks), known, counts)
         rows = pool.index_select(0, order)
-        embeddings = self.layers(rows, layout).split(counts)
+        embeddings = self._run_layers(rows, counts, layout).split(counts)
         complete = [self._chunk_rows * (one // self.chunk_frames) for one in frames]
         sizes = [size for done, count in zip(complete, counts, strict=True) for size in (done, count - done)]
         stems = rows.split(sizes)[::2]
         return [Encoded(*pair) for pair in zip(embeddings, stems, strict=True)]
+
+    def _run_stem(self, chunks: Tensor) -> Tensor:
+        fixed = self._fixed.find_stem(len(chunks)) if self._fixed is not None else None
+        return self.stem(chunks) if fixed is None else fixed(chunks)
+
+    def _run_layers(self, rows: Tensor, counts: list[int], layout: Layout) -> Tensor:
+        return self.layers(rows, layout) if self._fixed is None else self._fixed.find_layers(len(counts))(rows, counts)
 
     def stem(self, chunks: Tensor) -> Tensor:
         """Chunks of log-mel, (chunks, 1, bins, 100), to rows with their position in the chunk, (chunks, 13, width)."""
@@ -179,6 +221,63 @@ class Encoder:
         together = torch.from_numpy(np.concatenate(parts)).to(self._device)  # one transfer
         order_there, padded, packed, valid = together.split([len(part) for part in parts])
         return order_there, Layout(windows, length, padded, packed, key_mask(valid, length, self._dtype))
+
+
+class _FixedStem:
+    """The stem over a fixed number of chunks."""
+
+    def __init__(self, encoder: Encoder, chunks: int) -> None:
+        weight = encoder.input_like
+        self.chunks = chunks
+        self._buffer = weight.new_zeros(chunks, 1, encoder.bins, encoder.chunk_frames)
+        self.replay = Replay(lambda: encoder.stem(self._buffer))
+
+    def __call__(self, chunks: Tensor) -> Tensor:
+        self._buffer[: len(chunks)] = chunks
+        return self.replay()[: len(chunks)]
+
+
+class _FixedLayers:
+    """The layers over a fixed number of windows, each padded to a whole one."""
+
+    def __init__(self, encoder: Encoder, windows: int) -> None:
+        weight = encoder.input_like
+        self.windows = windows
+        self._length = encoder.embeddings_of(encoder.window_frames)
+        self._rows = weight.new_zeros(windows * self._length, encoder.width)
+        self._counts = torch.ones(windows, dtype=torch.long, device=weight.device)
+        self.replay = Replay(lambda: encoder.layers(self._rows, self._layout(weight.dtype)))
+
+    def _layout(self, dtype: torch.dtype) -> Layout:
+        return Layout(self.windows, self._length, mask=key_mask(self._counts, self._length, dtype))
+
+    def __call__(self, rows: Tensor, counts: list[int]) -> Tensor:
+        filled = np.ones(self.windows, dtype=np.int64)
+        filled[: len(counts)] = counts
+        places = _ranges(np.arange(len(counts)) * self._length, np.array(counts))
+        moved = torch.from_numpy(np.concatenate([filled, places])).to(rows.device)
+        self._counts.copy_(moved[: self.windows])
+        self._rows.index_copy_(0, moved[self.windows :], rows)
+        return self.replay().index_select(0, moved[self.windows :])
+
+
+class _FixedShapes:
+    """The parts of the encoder in fixed shapes, the smallest first."""
+
+    def __init__(self, encoder: Encoder, chunks: list[int], windows: list[int]) -> None:
+        self._stems = [_FixedStem(encoder, count) for count in sorted(chunks)]
+        self._layers = [_FixedLayers(encoder, count) for count in sorted(windows)]
+        self.most_windows = max(windows)
+
+    @property
+    def replays(self) -> list[Replay[Any]]:
+        return [one.replay for one in self._stems] + [one.replay for one in self._layers]
+
+    def find_stem(self, chunks: int) -> _FixedStem | None:
+        return next((one for one in self._stems if one.chunks >= chunks), None)
+
+    def find_layers(self, windows: int) -> _FixedLayers:
+        return next(one for one in self._layers if one.windows >= windows)
 
 
 def key_mask(counts: Tensor, length: int, dtype: torch.dtype) -> Tensor:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qwen_asr.engine.encoder import Encoded, Encoder, Layout, Window, key_mask
+from qwen_asr.engine.recognizer import Recognizer
 from tests.support.checkpoints import demo_recognizer, random_parts, random_recognizer, reference_parts
 
 RECOGNIZERS = {"random": random_recognizer, "demo": demo_recognizer}
@@ -224,3 +226,22 @@ def test_the_number_of_operators_does_not_grow_with_the_number_of_windows() -> N
     stems = [encoded.stem for encoded in encoder.encode(many)]
     grown = [Window(clip.frames, stem) for clip, stem in zip(clips, stems, strict=True)]
     assert together == operators(encoder, grown)
+
+
+@pytest.mark.slow
+def test_passes_in_fixed_shapes_give_the_same() -> None:
+    """What a GPU captures as graphs, uncaptured: more windows and chunks than the largest shape holds, and stems."""
+    exact, fixed = random_recognizer().encoder, Recognizer(*random_parts(), name="random").encoder
+    fixed.fix_shapes(chunks=[1, 4], windows=[1, 3])
+    rng = np.random.default_rng(9)
+    sizes = (1, 99, 100, 230, 800, 799, 250)
+    frames = [torch.from_numpy(rng.standard_normal((128, size)).astype(np.float32)) for size in sizes]
+    first = [encoder.encode([Window(one[:, :200]) for one in frames]) for encoder in (exact, fixed)]
+    second = [
+        encoder.encode([Window(one, known.stem) for one, known in zip(frames, encoded, strict=True)])
+        for encoder, encoded in zip((exact, fixed), first, strict=True)
+    ]
+    for alone, other in zip(*first, strict=True):
+        torch.testing.assert_close(other.stem, alone.stem, atol=1e-4, rtol=0)
+    for alone, other in zip(*second, strict=True):
+        torch.testing.assert_close(other.embeddings, alone.embeddings, atol=1e-4, rtol=0)

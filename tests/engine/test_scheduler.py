@@ -226,17 +226,17 @@ def test_callbacks_run_outside_the_models_thread_in_order_and_in_the_context_of_
         busy.set()
         assert go_on.wait(60)
 
-    def submit(session: str, done: Callable[[Future[Hypothesis]], None]) -> Future[Hypothesis]:
+    def submit(running: Scheduler, session: str, done: Callable[[Future[Hypothesis]], None]) -> Future[Hypothesis]:
         name.set(session)
-        future = scheduler.submit(speaking(recognizer, 37, 0.5)[0], lambda: called.append((name.get(), "start")))
+        future = running.submit(speaking(recognizer, 37, 0.5)[0], lambda: called.append((name.get(), "start")))
         future.add_done_callback(done)
         return future
 
     with Scheduler(recognizer) as scheduler:
-        copy_context().run(submit, "first", wait)
+        copy_context().run(submit, scheduler, "first", wait)
         assert busy.wait(60)
         second = copy_context().run(
-            submit, "second", lambda _: called.append((name.get(), threading.current_thread().name))
+            submit, scheduler, "second", lambda _: called.append((name.get(), threading.current_thread().name))
         )
         while ("second", "start") not in called or scheduler._worker.active:
             time.sleep(0.001)  # until the model has run the second step, although the first callback still waits

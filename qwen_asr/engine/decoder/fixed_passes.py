@@ -1,15 +1,13 @@
-"""Passes of the decoder in fixed shapes, which a GPU replays as CUDA graphs.
+"""Passes of the decoder in fixed shapes, which CUDA captures as graphs (`replay`).
 
-A pass launches a thousand small kernels, and launching one takes longer than running it. A captured graph launches all
-of them at once, but always with the same shapes. So there is a graph for each of some shapes, and a pass runs in the
-smallest that holds it, with the rest filled up. Rows that decode one token and rows with more run in different graphs.
-What fits into none runs without a graph.
+A graph always runs with the same shapes. So there is one for each of some shapes, and a pass runs in the smallest that
+holds it, with the rest filled up. Rows that decode one token and rows with more run in different graphs. What fits into
+none runs without a graph.
 
 On any other device the same code runs uncaptured, which is how the tests run it; filled up to fixed shapes it is slower
 there, so only CUDA uses it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from torch import Tensor
 from qwen_asr.engine.decoder.attention import Part, mask_of
 from qwen_asr.engine.decoder.kv_pool import PAGE
 from qwen_asr.engine.decoder.packing import Packed, Row, pack, to_device
+from qwen_asr.engine.replay import Replay
 
 if TYPE_CHECKING:
     from qwen_asr.engine.decoder.forward import Decoder
@@ -82,7 +81,7 @@ class _FixedPass:
         self._sizes = [n, n, shape.rows * pages, n, shape.predictions]
         self._integers = torch.zeros(sum(self._sizes), dtype=torch.long, device=decoder.device)
         self._x = torch.zeros(n, decoder.config.hidden_size, dtype=decoder.dtype, device=decoder.device)
-        self._replay = self._run
+        self.replay = Replay(self._run)
 
     def _run(self) -> tuple[Tensor, Tensor]:
         """The predicted tokens and their hidden states, from the buffers."""
@@ -92,23 +91,6 @@ class _FixedPass:
         part = Part(shape.rows, shape.new, shape.total, pages, None, mask)
         hidden = decoder.hidden_states(self._x, positions, slots, [part], None, predicted)
         return decoder.logits(hidden).argmax(dim=-1), hidden
-
-    def capture(self, memory: Any) -> None:
-        """Capture the pass as a CUDA graph whose memory is shared with the others in `memory`."""
-        stream = torch.cuda.Stream(self._decoder.device)
-        stream.wait_stream(torch.cuda.current_stream(self._decoder.device))
-        with torch.cuda.stream(stream):
-            self._run()  # libraries allocate their workspaces in the first run, which must not be captured
-        torch.cuda.current_stream(self._decoder.device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=memory):
-            outputs = self._run()
-
-        def replay() -> tuple[Tensor, Tensor]:
-            graph.replay()
-            return outputs
-
-        self._replay = replay
 
     def __call__(self, packed: Packed) -> tuple[Tensor, Tensor]:
         """Run a pass that fits. Returns the predicted tokens and their hidden states."""
@@ -130,24 +112,21 @@ class _FixedPass:
         integers, text, targets, *sources = to_device([np.concatenate(filled), *extra], self._decoder.device)
         self._integers.copy_(integers)
         self._x.index_copy_(0, targets, self._decoder.embed(text, packed.audio, sources[0] if sources else None))
-        tokens, hidden = self._replay()
+        tokens, hidden = self.replay()
         # Copies: the graphs share their memory, so the next one writes over these.
         return tokens[: len(packed.predicted)].clone(), hidden[: len(packed.predicted)].clone()
 
 
 class FixedPasses:
-    """The passes of all shapes. `capture` makes CUDA graphs of them."""
+    """The passes of all shapes."""
 
     def __init__(self, decoder: "Decoder", shapes: list[Shape]) -> None:
         self._passes = [_FixedPass(decoder, shape) for shape in shapes]
 
-    @torch.inference_mode()
-    def capture(self, report: Callable[[int, int], None]) -> None:
-        """Capture all, the largest first, so that the others fit into its memory. `report` gets (done, all)."""
-        memory = torch.cuda.graph_pool_handle()
-        for number, one in enumerate(reversed(self._passes)):
-            report(number, len(self._passes))
-            one.capture(memory)
+    @property
+    def replays(self) -> list[Replay[Any]]:
+        """What can be captured, the smallest first."""
+        return [one.replay for one in self._passes]
 
     def find(self, packed: Packed) -> _FixedPass | None:
         """The smallest that holds the pass; None if none does."""

@@ -19,6 +19,7 @@ from qwen_asr.engine.decoder.fixed_passes import FixedPasses, Shape
 from qwen_asr.engine.decoder.kv_pool import KVCache, KVPool, pool_positions
 from qwen_asr.engine.decoder.packing import Packed, Row, pack, to_inputs
 from qwen_asr.engine.linear import Linear, fastest_linear
+from qwen_asr.engine.replay import Replay
 
 Projection = Callable[[Tensor], Tensor]
 """(n, in) to (n, out)."""
@@ -120,12 +121,14 @@ class Decoder:
         """The head: (n, width) to (n, vocabulary)."""
         return F.linear(hidden, self._head)
 
-    def fix_shapes(self, shapes: list[Shape], report: Callable[[int, int], None] | None = None) -> None:
-        """Run passes in these shapes from now on where they fit; on CUDA as graphs, whose capture `report` follows."""
-        fixed = FixedPasses(self, shapes)
-        if self.device.type == "cuda":
-            fixed.capture(report or (lambda done, total: None))
-        self._fixed = fixed
+    def fix_shapes(self, shapes: list[Shape]) -> list[Replay[Any]]:
+        """Run passes in these shapes from now on where they fit. Returns what can be captured as CUDA graphs."""
+        self._fixed = FixedPasses(self, shapes)
+        return self._fixed.replays
+
+    def unfix_shapes(self) -> None:
+        """Run all passes in their own shapes again."""
+        self._fixed = None
 
     def _count(self, row: Row) -> None:
         if row.positions == 1:
