@@ -102,10 +102,10 @@ def test_a_closed_scheduler_rejects_steps() -> None:
         scheduler.submit(Utterance(scheduler.recognizer)).result(60)
 
 
-def speaking(recognizer: Recognizer, seed: int, seconds: float) -> tuple[Utterance, Samples]:
+def speaking(recognizer: Recognizer, seed: int, seconds: float, context: str = "") -> tuple[Utterance, Samples]:
     """An utterance with the audio of a clip, and the clip."""
     clip = long_speech(np.random.default_rng(seed), seconds)
-    utterance = Utterance(recognizer, max_new_tokens=20)
+    utterance = Utterance(recognizer, context=context, max_new_tokens=20)
     utterance.append(clip)
     return utterance, clip
 
@@ -361,13 +361,21 @@ def test_closing_does_not_wait_for_a_hanging_thread(monkeypatch: pytest.MonkeyPa
         release.set()
 
 
+LONG_CONTEXT = " ".join(f"Anna{number}" for number in range(700))
+"""Some 5,000 tokens of the random model's vocabulary."""
+
+
 @pytest.mark.slow
-def test_a_long_file_does_not_delay_live_sessions() -> None:
+@pytest.mark.parametrize("what", ["a long file", "a long prompt"])
+def test_long_work_does_not_delay_live_sessions(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts iterations, not time. A live step takes part in every iteration from its start to its end, and the work
-    that it shares its passes with is bounded, however long the file is."""
+    that it shares its passes with is bounded, however long the file or the prompt is."""
     recognizer = random_recognizer()
+    monkeypatch.setattr(recognizer, "longest_prompt", 10_000)
+    context = LONG_CONTEXT if what == "a long prompt" else ""
     runs: list[list[Pass]] = []
-    file, recording = speaking(recognizer, 51, 90.0)  # one utterance of twelve windows, far above the maximum length
+    # The file is one utterance of twelve windows, far above the maximum length.
+    file, recording = speaking(recognizer, 51, 5.0 if context else 90.0, context)
     live = [speaking(recognizer, seed, 4.0)[0] for seed in (52, 53, 54)]
 
     def takes_part(utterance: Utterance, run: list[Pass]) -> bool:
@@ -385,7 +393,7 @@ def test_a_long_file_does_not_delay_live_sessions() -> None:
             futures = [scheduler.submit(utterance) for utterance in again]
         for future in futures:
             future.result(60)
-        check_generated("random", recording, whole.result(120).tokens, max_new_tokens=20)
+        check_generated("random", recording, whole.result(120).tokens, context=context, max_new_tokens=20)
     last_run = [max(number for number, run in enumerate(runs, 1) if takes_part(utterance, run)) for utterance in again]
     # A live step takes exactly as many iterations as alone, although the file has many left.
     assert sorted(last_run) == sorted(alone)
@@ -393,4 +401,5 @@ def test_a_long_file_does_not_delay_live_sessions() -> None:
     for run in runs:
         assert all(len(one.windows) <= MAX_WINDOWS for one in run if isinstance(one, Encode))
         assert all(one.row.positions <= 2 * recognizer.prefill_positions for one in run if isinstance(one, Predict))
-    assert sum(isinstance(one, Encode) for run in runs for one in run) > 1 + len(live)  # the file takes several
+    if not context:
+        assert sum(isinstance(one, Encode) for run in runs for one in run) > 1 + len(live)  # the file takes several
