@@ -15,7 +15,7 @@ import torch
 from benchmarks.device_sessions import Chunk, OneSession, Step
 from benchmarks.scripted import PassRecord, Script, ScriptedEngine, noise
 from benchmarks.speech import Samples
-from benchmarks.steps import again, official
+from benchmarks.strategies import again, official
 from benchmarks.true_size import Shape, build_model, load_processor, synchronize
 from qwen_asr.engine.scheduler import Scheduler
 

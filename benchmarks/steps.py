@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.speech import Samples, conversation
-from qwen_asr.audio import SAMPLE_RATE
+from benchmarks.strategies import CHUNK, again, official
 from qwen_asr.audio.vad import Silero
 from qwen_asr.engine.checkpoint import load_recognizer
 from qwen_asr.engine.decoder.packing import AUDIO, Row
@@ -31,12 +31,7 @@ from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.live.session_factory import create_session
 from qwen_asr.live.session_options import SessionOptions
 
-CHUNK = SAMPLE_RATE
-UNFIXED_CHUNKS, UNFIXED_TOKENS = 2, 5
 MAX_NEW_TOKENS = 512
-
-Transcribe = Callable[[Samples, list[int]], list[int]]
-"""All samples so far and a forced prefix to the tokens after the prefix, without the end token."""
 
 
 @dataclass
@@ -63,22 +58,6 @@ def engine(recognizer: Recognizer, samples: Samples) -> Iterator[None]:
             session.finish()
         while (step := session.next_step()) is not None:
             session.completed(step, step.utterance.finish())
-        yield
-
-
-def again(transcribe: Transcribe, samples: Samples) -> Iterator[None]:
-    """Transcribe all audio so far from scratch at each chunk."""
-    for end in range(CHUNK, len(samples) + CHUNK, CHUNK):
-        transcribe(samples[:end], [])
-        yield
-
-
-def official(transcribe: Transcribe, samples: Samples) -> Iterator[None]:
-    """Transcribe all audio so far, with the text so far except its last tokens as a forced prefix."""
-    tokens: list[int] = []
-    for number, end in enumerate(range(CHUNK, len(samples) + CHUNK, CHUNK)):
-        prefix = tokens[: max(1, len(tokens) - UNFIXED_TOKENS)] if number >= UNFIXED_CHUNKS else []
-        tokens = prefix + transcribe(samples[:end], prefix)
         yield
 
 
