@@ -143,9 +143,8 @@ class ScriptedEngine:
         self._meter: Meter | None = None
         self._answering: dict[int, _Answering] = {}  # by the id of the cache
         self._predict, self._encode = recognizer.decoder.predict, recognizer.encoder.encode
-        # The instances' own methods are hidden, so the engine's files stay as they are.
-        recognizer.decoder.predict = self._scripted_predict  # type: ignore[method-assign]
-        recognizer.encoder.encode = self._metered_encode  # type: ignore[method-assign]
+        recognizer.decoder.predict = self._scripted_predict  # type: ignore[method-assign]  # so the engine stays as it is
+        recognizer.encoder.encode = self._metered_encode  # type: ignore[method-assign]  # so the engine stays as it is
 
     @contextmanager
     def metered(self, *, counting: bool = False) -> Iterator[Meter]:
