@@ -47,6 +47,7 @@ CONFIG_OPTIONS = (
     "asr_model_path",
     "device",
     "dtype",
+    "quantize",
     "vad_threshold",
     "silence_threshold",
     "min_speech_duration",
@@ -205,7 +206,12 @@ class FileTranscriber:
         if self._recognizer is None:
             # The demo instead of a real model would give wrong text that looks right, in a file that is kept.
             self._recognizer = load_recognizer(
-                config.asr_model_path, config.device, config.dtype, self._on_status, allow_demo=False
+                config.asr_model_path,
+                config.device,
+                config.dtype,
+                self._on_status,
+                quantize=config.quantize,
+                allow_demo=False,
             )
         options = SessionOptions(
             language=self._language,

@@ -57,10 +57,13 @@ PREFILL_POSITIONS = {"cuda": 512, "mps": 256, "cpu": 128}
 class Recognizer:
     """The checkpoint on its device. `model` and `processor` are transformers' own.
 
-    name: the name that people are shown. is_demo: whether it is the bundled demo checkpoint.
+    name: the name that people are shown. is_demo: whether it is the bundled demo checkpoint. quantized: whether the
+    decoder's linears have int8 weights. `model` can then no longer run by itself.
     """
 
-    def __init__(self, model: Any, processor: Any, name: str, *, is_demo: bool = False) -> None:
+    def __init__(
+        self, model: Any, processor: Any, name: str, *, is_demo: bool = False, quantized: bool = False
+    ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.name = name
@@ -70,7 +73,8 @@ class Recognizer:
             torch.backends.cuda.enable_cudnn_sdp(False)
         self.frontend = Frontend(processor.feature_extractor)
         self.encoder = Encoder(model)
-        self.decoder = Decoder(model)
+        self.decoder = Decoder(model, quantized=quantized)
+        self.quantized = quantized
         self.longest_prompt = min(
             LONGEST_PROMPT, self.decoder.config.max_position_embeddings // 2, self.decoder.pool.positions // 4
         )

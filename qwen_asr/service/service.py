@@ -233,7 +233,11 @@ class Service:
             from qwen_asr.engine.checkpoint import load_recognizer  # heavy: takes seconds, and the page is up meanwhile
 
             config = self.config
-            self._use(load_recognizer(config.asr_model_path, config.device, config.dtype, self._progress))
+            self._use(
+                load_recognizer(
+                    config.asr_model_path, config.device, config.dtype, self._progress, quantize=config.quantize
+                )
+            )
         except QwenASRError as error:
             self._fail(error)
         except Exception as error:
@@ -253,7 +257,8 @@ class Service:
         self._silero = Silero()
         self._scheduler = Scheduler(recognizer, self.watchdog)
         threading.Thread(target=self._watch, args=(self._scheduler,), name="qwen-asr-watchdog", daemon=True).start()
-        log.info("Ready: %s on %s (%s)", recognizer.name, recognizer.device, recognizer.dtype)
+        form = f"{recognizer.dtype}, decoder in int8" if recognizer.quantized else str(recognizer.dtype)
+        log.info("Ready: %s on %s (%s)", recognizer.name, recognizer.device, form)
         pool = recognizer.decoder.pool
         log.info("KV cache: up to %.1f GB, which holds %d positions.", pool.bytes / 1e9, pool.positions)
         self._settle("ready", "Ready")

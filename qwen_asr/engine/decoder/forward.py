@@ -8,6 +8,7 @@ views of these, so transformers' own `generate` works on the same model.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +17,12 @@ from torch.nn import functional as F
 
 from qwen_asr.engine.decoder.attention import Part, attend
 from qwen_asr.engine.decoder.fixed_passes import FixedPasses, Shape
+from qwen_asr.engine.decoder.int8 import Int8Head, Int8Linear
 from qwen_asr.engine.decoder.kv_pool import KVCache, KVPool, pool_positions
 from qwen_asr.engine.decoder.packing import Packed, Row, pack, to_inputs
 from qwen_asr.engine.linear import Linear, fastest_linear
 from qwen_asr.engine.replay import Replay
+from qwen_asr.errors import BadConfig
 
 Projection = Callable[[Tensor], Tensor]
 """(n, in) to (n, out)."""
@@ -52,27 +55,30 @@ class _Layer:
 class Decoder:
     """The language model and head of a `Qwen3ASRForConditionalGeneration`.
 
+    quantized: whether its linears become int8 (`int8`), on a CPU. What is not linear is computed in float32 then, the
+    head still finds the best token of the original weights, and the model loses the weights of these linears.
     `positions_prefilled` and `tokens_decoded` count the work: positions that a row ran together with others, and those
     that it ran alone.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, quantized: bool = False) -> None:
         text_model = model.model.language_model
         self.config = text_model.config
         self._embeddings: Tensor = text_model.embed_tokens.weight
-        self._head: Tensor = model.lm_head.weight
+        self._head: Tensor = model.lm_head.weight.detach()
         self.device = self._head.device
-        self.dtype = self._head.dtype
+        self.dtype = torch.float32 if quantized else self._head.dtype
+        self._int8_head = Int8Head(self._head) if quantized else None
         self._eps: float = self.config.rms_norm_eps
         self.shared_heads: int = self.config.num_attention_heads // self.config.num_key_value_heads
         self._scale: float = self.config.head_dim**-0.5
-        self._norm: Tensor = text_model.norm.weight
+        self._norm: Tensor = text_model.norm.weight.to(self.dtype)
         self._frequencies: Tensor = text_model.rotary_emb.inv_freq.float()
         self._rotation_scale: float = text_model.rotary_emb.attention_scaling
-        linear = fastest_linear(self.device, self.dtype)
-        self._layers = [_fuse(layer, linear) for layer in text_model.layers]
+        join = _join_quantized if quantized else partial(_join, fastest_linear(self.device, self.dtype))
+        self._layers = [_fuse(layer, join, self.dtype) for layer in text_model.layers]
         # Scores of 16 bits are slow on a CPU, so keys, values and attention are float32 there.
-        kv_dtype = torch.float32 if self.device.type == "cpu" else self._head.dtype
+        kv_dtype = torch.float32 if self.device.type == "cpu" else self.dtype
         self.pool = KVPool(self.config, self.device, kv_dtype, pool_positions(self.config, self.device, kv_dtype))
         self._fixed: FixedPasses | None = None
         self.positions_prefilled = 0
@@ -109,7 +115,9 @@ class Decoder:
         inputs = to_inputs(packed, self.shared_heads, self.device, self.pool.dtype)
         x = self.embed(inputs.text, inputs.audio, inputs.sources)
         hidden = self.hidden_states(x, inputs.positions, inputs.slots, inputs.parts, inputs.order, inputs.predicted)
-        return self._best(hidden) if scored else self.logits(hidden).argmax(dim=-1)
+        if scored:
+            return self._best(hidden)
+        return self.logits(hidden).argmax(dim=-1) if self._int8_head is None else self._int8_head.best(hidden)
 
     def _best(self, hidden: Tensor) -> Tensor:
         logits = self.logits(hidden)
@@ -119,7 +127,7 @@ class Decoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The head: (n, width) to (n, vocabulary)."""
-        return F.linear(hidden, self._head)
+        return F.linear(hidden.to(self._head.dtype), self._head)
 
     def fix_shapes(self, shapes: list[Shape]) -> list[Replay[Any]]:
         """Run passes in these shapes from now on where they fit. Returns what can be captured as CUDA graphs."""
@@ -139,7 +147,9 @@ class Decoder:
     def embed(self, text: Tensor, audio: list[Tensor], sources: Tensor | None) -> Tensor:
         """Embeddings of packed positions, (n, width); the arguments are as in `Packed`."""
         embedded = F.embedding(text, self._embeddings)
-        return embedded if sources is None else torch.cat([embedded, *audio]).index_select(0, sources)
+        if sources is not None:
+            embedded = torch.cat([embedded, *audio]).index_select(0, sources)
+        return embedded.to(self.dtype)
 
     def hidden_states(
         self,
@@ -186,19 +196,21 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
-def _fuse(layer: Any, linear: Linear) -> _Layer:
+def _fuse(layer: Any, join: Callable[..., Projection], dtype: torch.dtype) -> _Layer:
     """The weights of a transformers layer, with those that take the same input in one matrix."""
     attention, mlp = layer.self_attn, layer.mlp
-    qkv = _join(linear, attention.q_proj, attention.k_proj, attention.v_proj)
-    gate_up = _join(linear, mlp.gate_proj, mlp.up_proj)
     config = attention.config
-    norms = [attention.q_norm.weight] * config.num_attention_heads + [
-        attention.k_norm.weight
-    ] * config.num_key_value_heads
+    norms = [attention.q_norm.weight] * config.num_attention_heads
+    norms += [attention.k_norm.weight] * config.num_key_value_heads
     return _Layer(
-        layer.input_layernorm.weight, qkv, torch.stack(norms), _join(linear, attention.o_proj),
-        layer.post_attention_layernorm.weight, gate_up, _join(linear, mlp.down_proj),
-    )  # fmt: skip
+        input_norm=layer.input_layernorm.weight.to(dtype),
+        qkv=join(attention.q_proj, attention.k_proj, attention.v_proj),
+        heads_norm=torch.stack(norms).to(dtype),
+        output=join(attention.o_proj),
+        mlp_norm=layer.post_attention_layernorm.weight.to(dtype),
+        gate_up=join(mlp.gate_proj, mlp.up_proj),
+        down=join(mlp.down_proj),
+    )
 
 
 def _join(linear: Linear, *linears: nn.Linear) -> Projection:
@@ -206,6 +218,16 @@ def _join(linear: Linear, *linears: nn.Linear) -> Projection:
     bias = _join_tensors(linears, "bias") if linears[0].bias is not None else None
     weight = _join_tensors(linears, "weight")
     return lambda x: linear(x, weight, bias)
+
+
+def _join_quantized(*linears: nn.Linear) -> Projection:
+    """One int8 linear for several with the same input. These lose their weights, so that the memory is free."""
+    if linears[0].bias is not None:
+        raise BadConfig("This checkpoint's decoder has biases, which int8 weights do not support: --quantize none.")
+    quantized = Int8Linear(torch.cat([linear.weight.detach() for linear in linears]))
+    for linear in linears:
+        linear.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+    return quantized
 
 
 def _join_tensors(linears: tuple[nn.Linear, ...], name: str) -> Tensor:
