@@ -207,7 +207,8 @@ def measure_against(options: argparse.Namespace, device: torch.device, dtype: to
     """One session with this checkout's engine and with that of another folder, in turns."""
     arguments = ["--model", options.model, "--device", str(device), "--dtype", str(dtype).removeprefix("torch.")]
     arguments += ["--chunk", options.chunk, "--threads", str(options.threads)]
-    ours, theirs = compare_engines(options.against, arguments, options.audio_seconds)
+    quantize = ["--quantize", options.quantize]
+    ours, theirs = compare_engines(options.against, arguments, options.audio_seconds, quantize)
     name = options.against.resolve().name
     return (
         f"One session with the engine of this checkout and with that of {name}, step by step in turns, over "
@@ -240,6 +241,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--model", default="0.6b", choices=tuple(SHAPES), help="default: 0.6b. tiny is for tests")
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float16 or float32 (default: auto)")
+    parser.add_argument("--quantize", default="none", choices=("none", "int8"), help="int8: the decoder, on a CPU")
     parser.add_argument("--threads", type=int, default=0, help="threads of a CPU (default: what torch takes)")
     parser.add_argument("--measure", default=",".join(MEASURES), help="what to measure (default: everything)")
     parser.add_argument("--chunk", default="1", help="seconds of new audio between two steps, or auto (default: 1)")
@@ -278,7 +280,8 @@ def main() -> None:
         write(options.output, [result])
         return
     say(f"Making a random {options.model} model on {device}")
-    engine = ScriptedEngine(build_recognizer(options.model, device, dtype))
+    quantized = options.quantize == "int8"
+    engine = ScriptedEngine(build_recognizer(options.model, device, dtype, quantized=quantized))
     setting = Setting(options, device, dtype, SHAPES[options.model], engine)
     say("Warming up")
     one_session(engine, WARM_UP_SECONDS if device.type == "cpu" else UTTERANCE_SECONDS, setting.chunk, metered=False)

@@ -129,12 +129,14 @@ def _child(folder: Path, arguments: list[str]) -> Iterator[_Child]:
             child.process.kill()
 
 
-def compare_engines(folder: Path, arguments: list[str], audio_seconds: float) -> tuple[list[Step], list[Step]]:
+def compare_engines(
+    folder: Path, arguments: list[str], audio_seconds: float, own_arguments: list[str]
+) -> tuple[list[Step], list[Step]]:
     """Steps of one session with the engine of this checkout and with that of `folder`, in turns.
 
-    arguments: the options of `benchmarks.device` for both.
+    arguments: the options of `benchmarks.device` for both. own_arguments: more for this checkout.
     """
-    with _child(ROOT, arguments) as ours, _child(folder.resolve(), arguments) as theirs:
+    with _child(ROOT, arguments + own_arguments) as ours, _child(folder.resolve(), arguments) as theirs:
         while unfinished := [child for child in (ours, theirs) if child.heard < audio_seconds - 1e-6]:
             for child in unfinished:
                 child.steps.append(child.step())

@@ -14,7 +14,7 @@ from qwen_asr.engine.decoder.forward import Decoder
 from qwen_asr.engine.decoder.kv_pool import KVCache
 from qwen_asr.engine.decoder.packing import AUDIO, Row
 from qwen_asr.engine.recognizer import Recognizer
-from tests.support.checkpoints import random_parts, random_recognizer, reference_parts
+from tests.support.checkpoints import DEVICE, random_parts, random_recognizer, reference_parts
 
 
 class CountOperators(TorchDispatchMode):
@@ -54,8 +54,10 @@ def reference_logits(tokens: list[int]) -> torch.Tensor:
     """The logits of transformers' own decoder for one sequence of tokens, (n, vocabulary)."""
     model, _ = reference_parts("random")
     with torch.inference_mode():
-        hidden = model.model.language_model(input_ids=torch.tensor([tokens]), use_cache=False).last_hidden_state
-        logits: torch.Tensor = model.lm_head(hidden)[0]
+        hidden = model.model.language_model(
+            input_ids=torch.tensor([tokens], device=DEVICE), use_cache=False
+        ).last_hidden_state
+        logits: torch.Tensor = model.lm_head(hidden)[0].cpu()
     return logits
 
 
