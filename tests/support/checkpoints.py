@@ -34,7 +34,7 @@ def random_processor() -> Any:
 def random_parts(seed: int = 1) -> tuple[Any, Any]:
     """A small random model and its processor. The noise makes its output vary: initial weights repeat one token."""
     processor = random_processor()
-    model = build_model(processor, width=64, encoder_layers=2, decoder_layers=2, channels=8, seed=seed)
+    model: Any = build_model(processor, width=64, encoder_layers=2, decoder_layers=2, channels=8, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():

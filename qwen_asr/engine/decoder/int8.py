@@ -11,7 +11,7 @@ costs about half a bit of the weights; the other way out, activations of 7 bits,
 
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -63,8 +63,8 @@ class Int8Head:
     """The head of the decoder: the best token, found by int8 weights and proved with the original ones.
 
     With x̂ and ŵ the quantized x and w, |wx - ŵx̂| is at most ‖x - x̂‖ ‖w‖ + ‖x̂‖ ‖w - ŵ‖. Whatever that leaves in the
-    running is scored again with the original rows. Where 8 bits are too coarse for x, it is rounded to 16: what the first
-    8 miss is a second row of the batch. If there are still too many candidates, the row takes the whole original head.
+    running is scored again with the original rows. Where 8 bits are too coarse for x, it is rounded to 16: what the
+    first 8 miss is a second row of the batch. If too many candidates are left, the row takes the whole original head.
 
     weight: (vocabulary, width), float32, bfloat16 or float16, on the CPU. It is kept, not copied: the embedding can
     share it. int8 adds one byte a weight. Raises `BadConfig` where there is no integer kernel.
@@ -147,9 +147,9 @@ def int8_is_faster(weight: Tensor, clock: Callable[[], float]) -> bool:
         plain, int8 = [], []
         for _ in range(3):
             flush.sum()
-            plain.append(_seconds(lambda same=same: F.linear(same, weight), clock))
+            plain.append(_seconds(partial(F.linear, same, weight), clock))
             flush.sum()
-            int8.append(_seconds(lambda x=x: quantized(x), clock))
+            int8.append(_seconds(partial(quantized, x), clock))
         plain_seconds += passes * min(plain)
         int8_seconds += passes * min(int8)
     return int8_seconds * MARGIN < plain_seconds
