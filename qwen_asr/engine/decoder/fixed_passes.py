@@ -9,19 +9,40 @@ there, so only CUDA uses it.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from qwen_asr.engine.decoder.attention import Part, mask_of
-from qwen_asr.engine.decoder.kv_pool import PAGE
+from qwen_asr.engine.decoder.kv_pool import PAGE, KVPool
 from qwen_asr.engine.decoder.packing import Packed, Row, pack, to_device
 from qwen_asr.engine.replay import Replay
 
-if TYPE_CHECKING:
-    from qwen_asr.engine.decoder.forward import Decoder
+
+class Model(Protocol):
+    """What a pass needs of `forward.Decoder`, which also says what these are."""
+
+    config: Any
+    device: torch.device
+    dtype: torch.dtype
+    shared_heads: int
+    pool: KVPool
+
+    def embed(self, text: Tensor, audio: list[Tensor], sources: Tensor | None) -> Tensor: ...
+
+    def hidden_states(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        parts: list[Part],
+        order: Tensor | None,
+        predicted: Tensor,
+    ) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +94,7 @@ def default_shapes() -> list[Shape]:
 class _FixedPass:
     """A pass of one shape: buffers for its inputs, and its outputs once `capture` has run."""
 
-    def __init__(self, decoder: "Decoder", shape: Shape) -> None:
+    def __init__(self, decoder: Model, shape: Shape) -> None:
         self.shape = shape
         self._decoder = decoder
         n = shape.rows * shape.new
@@ -120,7 +141,7 @@ class _FixedPass:
 class FixedPasses:
     """The passes of all shapes."""
 
-    def __init__(self, decoder: "Decoder", shapes: list[Shape]) -> None:
+    def __init__(self, decoder: Model, shapes: list[Shape]) -> None:
         self._passes = [_FixedPass(decoder, shape) for shape in shapes]
 
     @property
