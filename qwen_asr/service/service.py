@@ -213,6 +213,14 @@ class Service:
             raise NotReady(self.text)
         return self._scheduler.recognizer.name
 
+    @property
+    def kv_cache_used(self) -> float | None:
+        """The share of the KV pool that is in use, from 0 to 1; None while no checkpoint is loaded."""
+        if self._scheduler is None:
+            return None
+        pool = self._scheduler.recognizer.decoder.pool
+        return pool.positions_used / pool.positions
+
     def close(self) -> None:
         """Stops the recognizer's thread. The utterances of open sessions fail."""
         self._closed.set()
