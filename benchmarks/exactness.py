@@ -4,8 +4,8 @@
 
 Each clip is fed in blocks of random size; after every third step, and at the end, the hypothesis is compared with
 `generate` in the same precision on the audio so far; with int8 weights, with `generate` in float32. Differences are
-counted in tokens, as the edit distance. The last line runs a live session over a conversation and counts the finals that
-correct settled text.
+counted in tokens, as the edit distance. The last line runs a live session over a conversation and counts the finals
+that correct settled text.
 """
 
 import argparse
