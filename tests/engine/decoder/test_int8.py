@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qwen_asr.engine import int8
+from qwen_asr.engine.decoder import int8
 from qwen_asr.engine.decoder.int8 import Int8Head, Int8Linear, int8_is_faster, integer_kernel
 from qwen_asr.errors import BadConfig
 
