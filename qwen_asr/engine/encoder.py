@@ -74,7 +74,7 @@ class Encoder:
     convolutions see together, 100. `frames_encoded` counts the work: frames that went through the layers.
 
     The parameters of the modules stay theirs, so that transformers can run the same model, but change their place in
-    memory: query, key and value become views of one matrix, and the convolutions channels-last.
+    memory: query, key and value become views of one matrix, and the convolutions channels-last where that is faster.
     """
 
     def __init__(self, model: Any) -> None:
@@ -83,7 +83,8 @@ class Encoder:
         weight = self._tower.conv2d1.weight
         self._device, self._dtype = weight.device, weight.dtype
         self._convolutions = (self._tower.conv2d1, self._tower.conv2d2, self._tower.conv2d3)
-        if self._device.type in ("cpu", "cuda"):  # elsewhere nobody measured it
+        if self._device.type == "cuda" or (self._device.type == "cpu" and self._dtype != torch.float32):
+            # Twice as fast on a CPU with bfloat16 units. In float32 there it gains nothing; on MPS nobody measured it.
             for convolution in self._convolutions:
                 convolution.weight.data = convolution.weight.data.contiguous(memory_format=torch.channels_last)
         self._layers = [_LayerWeights.of(layer) for layer in self._tower.layers]
