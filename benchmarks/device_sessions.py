@@ -215,7 +215,7 @@ def _step_all(
 ) -> None:
     for utterance in speaking:
         hear(utterance)
-    run_steps(engine.recognizer, [utterance.step() for utterance in speaking])
+    run_steps(engine.recognizer, speaking)
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ class StreamingState:
         rest, self._buffer = self._buffer, np.zeros(0, dtype=np.float32)
         if len(rest):
             self._step(rest)
+        self.utterance.close()
 
     def _step(self, samples: NDArray[np.float32]) -> None:
         self.utterance.append(samples)
@@ -100,6 +101,7 @@ class StreamingState:
             cut = cut_point(samples[: self._longest], self._longest)
             self.utterance.truncate(cut)
             self._finals.append(self.utterance.finish())
+            self.utterance.close()
             self.utterance = self._new_utterance()
             self.utterance.append(samples[cut:])
         self.utterance.finish()
@@ -214,8 +216,9 @@ class Qwen3ASRModel:
         waiting = iter(pieces)
         while batch := list(islice(waiting, self._batch)):
             utterances = [self._utterance(piece, contexts[index] or "", languages[index]) for index, piece in batch]
-            hypotheses = run_steps(self.recognizer, [utterance.step() for utterance in utterances])
-            for (index, _), hypothesis in zip(batch, hypotheses, strict=True):
+            hypotheses = run_steps(self.recognizer, utterances)
+            for (index, _), utterance, hypothesis in zip(batch, utterances, hypotheses, strict=True):
+                utterance.close()
                 found[index].append(hypothesis)
         return [Transcription(_join_languages(parts), join_texts([part.text for part in parts])) for parts in found]
 

@@ -9,7 +9,7 @@ utterance can run alone (`Utterance.feed`) or many together (`scheduler`).
 """
 
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qwen_asr.engine.decoder.drafts import Draft
+from qwen_asr.engine.decoder.kv_pool import PoolFull
 from qwen_asr.engine.decoder.packing import AUDIO, Row
 from qwen_asr.engine.encoder import Encoded, Window
 from qwen_asr.engine.features import LogMel, Spectrum
@@ -154,13 +155,13 @@ class Utterance:
     def feed(self, samples: NDArray[np.float32]) -> Hypothesis:
         """Append `samples` and run a step."""
         self.append(samples)
-        return run_steps(self._recognizer, [self.step()])[0]
+        return run_steps(self._recognizer, [self])[0]
 
     def finish(self) -> Hypothesis:
         """The hypothesis for all samples: the offline transcription of the utterance."""
         if self._covered == self.length:
             return self.hypothesis
-        return run_steps(self._recognizer, [self.step()])[0]
+        return run_steps(self._recognizer, [self])[0]
 
     def step(self) -> StepGenerator:
         """Update the hypothesis to all samples that were appended before the first pass runs."""
@@ -314,16 +315,31 @@ def count_accepted(proposal: list[int], predicted: list[int]) -> int:
     return len(proposal)
 
 
-def run_steps(recognizer: Recognizer, steps: list[StepGenerator]) -> list[Hypothesis]:
-    """Run steps of different utterances to their end, with their passes together. Returns hypotheses in this order."""
+def run_steps(recognizer: Recognizer, utterances: Sequence[Utterance]) -> list[Hypothesis]:
+    """Run a step of each utterance to its end, with their passes together. Returns hypotheses in this order.
+
+    A step that finds the KV pool full starts again when another one has ended. Raises `PoolFull` if one does not fit
+    alone.
+    """
     done: dict[int, Decoded] = {}
-    results: dict[int, Any] = dict.fromkeys(range(len(steps)))
-    while results:
+    steps: dict[int, StepGenerator] = {}
+    results: dict[int, Any] = {}
+    waiting = list(range(len(utterances)))
+    while len(done) < len(utterances):
+        if not results or len(steps) > len(results):  # all at first, then those that wait whenever a step has ended
+            steps = {index: steps[index] for index in results} | {index: utterances[index].step() for index in waiting}
+            results |= dict.fromkeys(waiting)
+            waiting = []
         passes: dict[int, Pass] = {}
         for index, result in results.items():
             try:
                 passes[index] = steps[index].send(result)
             except StopIteration as stop:
                 done[index] = stop.value
+            except PoolFull:
+                if len(results) == 1:
+                    raise
+                waiting.append(index)
+                del steps[index]
         results = dict(zip(passes, recognizer.run(list(passes.values())), strict=True))
-    return [done[index].parse() for index in range(len(steps))]
+    return [done[index].parse() for index in range(len(utterances))]

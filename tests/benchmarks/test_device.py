@@ -17,7 +17,7 @@ from benchmarks.device_compare import Generate
 from benchmarks.device_sessions import count_operators, live_sessions, one_session
 from benchmarks.device_tables import least_seconds
 from benchmarks.scripted import Script, ScriptedEngine, noise
-from benchmarks.steps import official
+from benchmarks.strategies import official
 from benchmarks.true_size import SHAPES, Rates, build_model, build_recognizer, configure, load_processor, thin
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.engine.recognizer import Recognizer

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from qwen_asr.engine.decoder.kv_pool import PAGE
+from qwen_asr.engine.decoder.kv_pool import PAGE, PoolFull
 from qwen_asr.engine.observer import Observer, PassSize
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer, Transform
 from qwen_asr.engine.scheduler import Scheduler
@@ -60,10 +60,22 @@ def test_steps_run_together_equal_steps_run_alone() -> None:
     utterances = [Utterance(recognizer, max_new_tokens=30) for _ in clips]
     for utterance, clip in zip(utterances, clips, strict=True):
         utterance.append(clip)
-    together = run_steps(recognizer, [utterance.step() for utterance in utterances])
+    together = run_steps(recognizer, utterances)
     for clip, hypothesis in zip(clips, together, strict=True):
         check_generated("random", clip, hypothesis.tokens, max_new_tokens=30)
         check_generated("random", clip, Utterance(recognizer, max_new_tokens=30).feed(clip).tokens, max_new_tokens=30)
+
+
+@pytest.mark.slow
+def test_steps_run_together_wait_for_each_other_where_the_pool_is_small() -> None:
+    recognizer = Recognizer(*random_parts(), name="random")
+    recognizer.decoder.pool = small_pool(recognizer, 4 * PAGE)
+    pairs = [speaking(recognizer, seed, 5.0) for seed in range(70, 75)]
+    for (_, clip), hypothesis in zip(pairs, run_steps(recognizer, [one for one, _ in pairs]), strict=True):
+        check_generated("random", clip, hypothesis.tokens, max_new_tokens=20)
+    recognizer.decoder.pool = small_pool(recognizer, PAGE)
+    with pytest.raises(PoolFull):
+        speaking(recognizer, 76, 9.0)[0].finish()
 
 
 def test_a_step_without_audio_completes_immediately(scheduler: Scheduler) -> None:
