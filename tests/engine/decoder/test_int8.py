@@ -136,6 +136,41 @@ def test_the_head_finds_the_best_token(kernel: int8.Kernel, rows: int, dtype: to
         assert_best(head, weight, hidden + weight[likely].float())
 
 
+def between(row: Tensor, rival: Tensor, hidden: Tensor, quantized: float) -> Tensor:
+    """`rival`, scaled so that its score lies between the score of `row` and the one that int8 gives `row`."""
+    return rival * (float(row @ hidden) + quantized) / 2 / float(rival @ hidden)
+
+
+@pytest.mark.parametrize("direction", [1.0, -1.0], ids=["too high", "too low"])
+def test_the_head_sees_through_the_worst_rounding_of_a_weight(kernel: int8.Kernel, direction: float) -> None:
+    """The hidden state lies along the rounding error of one row; its rival has none, and a score in between."""
+    row = random(64)
+    whole, scales = int8.quantize(row[None])
+    known = whole[0] * scales[0]
+    hidden = direction * (known - row)
+    hidden += row * (1 - float(row @ hidden)) / float(row @ row) * 0.1  # so that scores are positive
+    rival = hidden.sign() * torch.tensor([1.0, 0.0]).repeat(32)  # whole numbers hold it exactly
+    weight = torch.stack([row, between(row, rival, hidden, float(known @ hidden)), *torch.zeros(126, 64)])
+    assert_best(Int8Head(weight), weight, hidden[None])
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("direction", [1.0, -1.0], ids=["too high", "too low"])
+def test_the_head_sees_through_the_worst_rounding_of_a_hidden_state(
+    kernel: int8.Kernel, direction: float, rows: int
+) -> None:
+    """One row lies along the rounding error of the hidden state; its rival sees an element that has none."""
+    hidden = random(64)
+    step = hidden.abs().max() / 127
+    known = (hidden / step).round() * step
+    row = direction * (known - hidden).sign() * torch.tensor([1.0, 0.0]).repeat(32)
+    largest = int(hidden.abs().argmax())
+    row[largest], row[largest ^ 1] = hidden[largest].sign(), 0.0
+    rival = (hidden.abs() == hidden.abs().max()) * hidden
+    weight = torch.stack([row, between(row, rival, hidden, float(known @ row)), *torch.zeros(126, 64)])
+    assert_best(Int8Head(weight), weight, hidden.repeat(rows, 1))
+
+
 @pytest.mark.parametrize("rows", [1, 40])
 def test_the_head_proves_its_choice_where_int8_cannot_tell_tokens_apart(kernel: int8.Kernel, rows: int) -> None:
     """All rows of the weight are alike but for less than a step of int8, so that candidates are too many."""
