@@ -17,11 +17,10 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from benchmarks.load import SessionResult, quantile, server, stream_clip
+from benchmarks.load import quantile, run_sessions, server
 from benchmarks.speech import Samples
 from benchmarks.timed_speech import Word, timed_conversation
 
-STAGGER_SECONDS = 1.0
 HEADER = (
     "| sessions | chunk (s) | shown, p50 (s) | p95 | stays, p50 (s) | p95 | settled, p50 (s) | p95 | words | wrong |\n"
     "|---|---|---|---|---|---|---|---|---|---|"
@@ -90,20 +89,10 @@ def measure_words(words: list[Word], texts: list[tuple[float, dict[str, Any]]]) 
     return delays
 
 
-async def run_sessions(url: str, clips: list[Samples], chunk: float | str) -> list[SessionResult]:
-    """Stream all clips concurrently, with their starts spread over a second."""
-
-    async def start(number: int, samples: Samples) -> SessionResult:
-        await asyncio.sleep(STAGGER_SECONDS * number / len(clips))
-        return await stream_clip(url, samples, realtime=True, chunk_size_sec=chunk)
-
-    return list(await asyncio.gather(*(start(number, samples) for number, samples in enumerate(clips))))
-
-
 def measure(url: str, spoken: list[tuple[Samples, list[Word]]], chunk: str) -> Delays:
     """Measure one number of sessions with one chunk."""
     value = "auto" if chunk == "auto" else float(chunk)
-    results = asyncio.run(run_sessions(url, [samples for samples, _ in spoken], value))
+    results = asyncio.run(run_sessions(url, [samples for samples, _ in spoken], chunk_size_sec=value))
     delays = Delays()
     for (_, words), result in zip(spoken, results, strict=True):
         if result.errors:

@@ -26,6 +26,7 @@ from qwen_asr.audio import SAMPLE_RATE
 ROOT = Path(__file__).parents[1]
 FRAME = SAMPLE_RATE // 10
 READY_SECONDS = 120
+STAGGER_SECONDS = 1.0
 
 
 @dataclass
@@ -106,6 +107,16 @@ async def stream_clip(url: str, samples: Samples, *, realtime: bool, **settings:
         await connection.send(json.dumps({"type": "finalize"}))
         await reading
     return result
+
+
+async def run_sessions(url: str, clips: list[Samples], **settings: object) -> list[SessionResult]:
+    """Stream all clips concurrently in real time, with their starts spread over a second."""
+
+    async def start(number: int, samples: Samples) -> SessionResult:
+        await asyncio.sleep(STAGGER_SECONDS * number / len(clips))
+        return await stream_clip(url, samples, realtime=True, **settings)
+
+    return list(await asyncio.gather(*(start(number, samples) for number, samples in enumerate(clips))))
 
 
 async def _read(connection: ClientConnection, result: SessionResult, begin: float, sent_at: list[float]) -> None:

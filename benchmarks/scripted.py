@@ -15,8 +15,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.operators import CountOperators
 from benchmarks.speech import Samples
 from benchmarks.true_size import synchronize
 from qwen_asr.audio import SAMPLE_RATE
@@ -81,18 +81,6 @@ class PassRecord:
     launches: int = 0
 
 
-class _CountOperators(TorchDispatchMode):
-    """Counts the operators that are dispatched while it is active."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
 @dataclass
 class Meter:
     """Records passes while it is attached to the engine. counting: also count operators and kernel launches."""
@@ -103,7 +91,7 @@ class Meter:
 
     def run(self, function: Callable[[], Any], describe: Callable[[], dict[str, Any]]) -> Any:
         """Call a function and record it; `describe` gives the rest of its record afterwards."""
-        counter, launches = _CountOperators(), 0
+        counter, launches = CountOperators(), 0
         cpu, begun = time.thread_time(), time.perf_counter()
         if self.counting:
             result, launches = _count_launches(function, counter, self.device)
@@ -118,7 +106,7 @@ class Meter:
         return result
 
 
-def _count_launches(function: Callable[[], Any], counter: _CountOperators, device: torch.device) -> tuple[Any, int]:
+def _count_launches(function: Callable[[], Any], counter: CountOperators, device: torch.device) -> tuple[Any, int]:
     if device.type != "cuda":
         with counter:
             return function(), 0

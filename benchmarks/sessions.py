@@ -14,13 +14,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.load import RunningServer, SessionResult, count_mismatches, quantile, server, stream_clip
+from benchmarks.load import STAGGER_SECONDS, RunningServer, count_mismatches, quantile, run_sessions, server
 from benchmarks.speech import Samples, conversation
 from qwen_asr import Qwen3ASRModel
 
 LAG_THRESHOLDS = (1.0, 5.0)
 MAX_CLIPS = 24
-STAGGER_SECONDS = 1.0
 
 
 @dataclass
@@ -49,16 +48,6 @@ HEADER = (
     "| sessions | lag, median (s) | p95 | longest | server's cores | its memory (MB) | finals == offline | errors |\n"
     "|---|---|---|---|---|---|---|---|"
 )
-
-
-async def run_sessions(url: str, clips: list[Samples]) -> list[SessionResult]:
-    """Stream all clips concurrently, with their starts spread over a second."""
-
-    async def start(number: int, samples: Samples) -> SessionResult:
-        await asyncio.sleep(STAGGER_SECONDS * number / len(clips))
-        return await stream_clip(url, samples, realtime=True)
-
-    return list(await asyncio.gather(*(start(number, samples) for number, samples in enumerate(clips))))
 
 
 def measure(running: RunningServer, model: Qwen3ASRModel, sessions: int, clips: list[Samples]) -> Level:

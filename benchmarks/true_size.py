@@ -166,15 +166,13 @@ def build_model(shape: Shape, processor: Any, device: torch.device, dtype: torch
     return model.eval()
 
 
-def build_recognizer(
-    name: str, device: torch.device, dtype: torch.dtype, *, quantized: bool = False, graphs: bool = True
-) -> Recognizer:
-    """The engine on a random model of a shape in `SHAPES`. graphs: whether it captures its passes on CUDA."""
+def build_recognizer(name: str, device: torch.device, dtype: torch.dtype, *, quantized: bool = False) -> Recognizer:
+    """The engine on a random model of a shape in `SHAPES`."""
     processor = load_processor()
     # Version 0.1, with which it is compared, knows neither.
     options = {"quantized": True} if quantized else {}
     recognizer = Recognizer(build_model(SHAPES[name], processor, device, dtype), processor, name, **options)
-    if graphs and hasattr(recognizer, "capture_graphs"):
+    if hasattr(recognizer, "capture_graphs"):
         recognizer.capture_graphs(lambda line: print(line, file=sys.stderr, flush=True))
     return recognizer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.operators import CountOperators
 from qwen_asr.engine.encoder import Encoded, Encoder, Layout, Window, key_mask
 from qwen_asr.engine.recognizer import Recognizer
 from tests.support.checkpoints import demo_recognizer, random_parts, random_recognizer, reference_parts
@@ -193,22 +193,8 @@ def test_float16_is_clamped_as_in_transformers() -> None:
     assert (actual - expected).abs().max() < 0.02 * expected.abs().max()
 
 
-class Operators(TorchDispatchMode):
-    """Counts the operators that torch dispatches, views included."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
 def operators(encoder: Encoder, windows: list[Window]) -> int:
-    with Operators() as operators:
+    with CountOperators() as operators:
         encoder.encode(windows)
     return operators.count
 

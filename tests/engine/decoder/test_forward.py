@@ -2,31 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.operators import CountOperators
 from qwen_asr.engine.decoder.fixed_passes import Shape, default_shapes
 from qwen_asr.engine.decoder.forward import Decoder
 from qwen_asr.engine.decoder.kv_pool import KVCache
 from qwen_asr.engine.decoder.packing import AUDIO, Row
 from qwen_asr.engine.recognizer import Recognizer
 from tests.support.checkpoints import DEVICE, random_parts, random_recognizer, reference_parts
-
-
-class CountOperators(TorchDispatchMode):
-    """Counts the operators that torch dispatches within the block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture
