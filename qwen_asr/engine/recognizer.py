@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.engine.decoder.fixed_passes import default_shapes
 from qwen_asr.engine.decoder.forward import Decoder
 from qwen_asr.engine.decoder.kv_pool import PAGE
@@ -140,7 +141,7 @@ class Recognizer:
     def check_room(self, seconds: float, max_new_tokens: int, context: str, language: str | None) -> None:
         """Raise `LimitExceeded` if the KV pool could not hold one utterance of `seconds` with this prompt."""
         before, after = self.prompt(context, language)
-        frames = round(seconds * 100)
+        frames = round(seconds * SAMPLE_RATE / self.frontend.hop)
         needed = len(before) + self.encoder.embeddings_of(frames) + len(after) + max_new_tokens + PAGE
         if needed > self.decoder.pool.positions:
             raise LimitExceeded(

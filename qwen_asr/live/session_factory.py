@@ -9,12 +9,17 @@ from qwen_asr.live.session import Session
 from qwen_asr.live.session_options import SessionOptions
 
 
-def create_session(recognizer: Recognizer, silero: Silero, options: SessionOptions) -> Session:
-    """Creates a session.
+def check_options(recognizer: Recognizer, options: SessionOptions) -> None:
+    """Checks that the recognizer can run a session with these options.
 
     Raises `BadInput` if the system prompt contains a control token of the model or is too long, and `LimitExceeded` if
     its longest utterance would not fit into the KV pool.
     """
     seconds = options.endpoints.longest_seconds
     recognizer.check_room(seconds, options.max_new_tokens, options.system_prompt, options.language)
+
+
+def create_session(recognizer: Recognizer, silero: Silero, options: SessionOptions) -> Session:
+    """Creates a session. Raises what `check_options` raises."""
+    check_options(recognizer, options)
     return Session(partial(Utterance, recognizer), options.detector(silero, options.endpoints), options)

@@ -149,7 +149,9 @@ class Service:
         session can be opened now.
         """
         scheduler, _ = self._ready()
-        scheduler.recognizer.prompt(options.system_prompt, options.language)
+        from qwen_asr.live.session_factory import check_options  # heavy: torch, which is loaded by now
+
+        check_options(scheduler.recognizer, options)
 
     def open_session(
         self,
