@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from qwen_asr.engine.linear import fastest_linear
+from qwen_asr.engine.linear import fastest_linear, fuse
 from qwen_asr.engine.replay import Replay
+from qwen_asr.engine.transfer import to_device
 
 FLOAT16_LIMIT = torch.finfo(torch.float16).max - 1000
 """To this the hidden states are clamped in float16, as in `Qwen3ASRAudioEncoderLayer`."""
@@ -215,12 +216,10 @@ class Encoder:
         order = _ranges(sources, np.stack([remembered, new], axis=1).ravel())
         windows, length = len(counts), max(counts)
         if min(counts) == length:
-            return torch.from_numpy(order).to(self._device), Layout(windows, length)
+            return to_device([order], self._device)[0], Layout(windows, length)
         places = np.minimum(np.arange(length), rows[:, None] - 1) + _starts(rows)[:, None]
         taken = _ranges(np.arange(windows) * length, rows)
-        parts = [order, places.ravel(), taken, rows]
-        together = torch.from_numpy(np.concatenate(parts)).to(self._device)  # one transfer
-        order_there, padded, packed, valid = together.split([len(part) for part in parts])
+        order_there, padded, packed, valid = to_device([order, places.ravel(), taken, rows], self._device)
         return order_there, Layout(windows, length, padded, packed, key_mask(valid, length, self._dtype))
 
 
@@ -256,10 +255,10 @@ class _FixedLayers:
         filled = np.ones(self.windows, dtype=np.int64)
         filled[: len(counts)] = counts
         places = _ranges(np.arange(len(counts)) * self._length, np.array(counts))
-        moved = torch.from_numpy(np.concatenate([filled, places])).to(rows.device)
-        self._counts.copy_(moved[: self.windows])
-        self._rows.index_copy_(0, moved[self.windows :], rows)
-        return self.replay().index_select(0, moved[self.windows :])
+        filled_there, places_there = to_device([filled, places], rows.device)
+        self._counts.copy_(filled_there)
+        self._rows.index_copy_(0, places_there, rows)
+        return self.replay().index_select(0, places_there)
 
 
 class _FixedShapes:
@@ -314,22 +313,14 @@ class _LayerWeights(NamedTuple):
             attention.num_heads,
             attention.scaling,
             layer.self_attn_layer_norm,
-            _fused([projection.weight for projection in projections]),
-            _fused([projection.bias for projection in projections]),
+            fuse([projection.weight for projection in projections]),
+            fuse([projection.bias for projection in projections]),
             attention.out_proj,
             layer.final_layer_norm,
             layer.fc1,
             layer.activation_fn,
             layer.fc2,
         )
-
-
-def _fused(parameters: list[Tensor]) -> Tensor:
-    """One tensor with the values of all, of which the parameters become views: the memory does not double."""
-    fused = torch.cat([parameter.data for parameter in parameters])
-    for parameter, part in zip(parameters, fused.split([len(one) for one in parameters]), strict=True):
-        parameter.data = part
-    return fused
 
 
 def _attention(qkv: Tensor, heads: int, scaling: float, layout: Layout) -> Tensor:

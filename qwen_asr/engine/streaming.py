@@ -73,7 +73,7 @@ class Decoded:
 class CachedFrames:
     """What was computed from log-mel frames that are final, the floor at that time, and their lowest raw value."""
 
-    embeddings: Tensor
+    computed: Tensor
     floor: float
     lowest: float
 
@@ -221,13 +221,13 @@ class Utterance:
         fresh: list[Tensor] = []
         for first in range(0, len(bounds), MAX_WINDOWS):
             part = bounds[first : first + MAX_WINDOWS]
-            stem = self._stem.embeddings if self._stem is not None else None
+            stem = self._stem.computed if self._stem is not None else None
             windows = [Window(spectrum.window(*bound), stem) for bound in part[:1]]
             windows += [Window(spectrum.window(*bound)) for bound in part[1:]]
             for bound, encoded in zip(part, (yield Encode(windows)), strict=True):
                 fresh.append(encoded.embeddings)
                 self._keep(spectrum, *bound, encoded)
-        unseen = [window.embeddings for window in self._windows[self._cached_windows : held]]
+        unseen = [window.computed for window in self._windows[self._cached_windows : held]]
         return [*unseen, *fresh]
 
     def _keep(self, spectrum: Spectrum, start: int, end: int, encoded: Encoded) -> None:
@@ -252,7 +252,7 @@ class Utterance:
 
     def _prefix_length(self, windows: int) -> int:
         """How many positions the prompt's head and the first completed windows take."""
-        return len(self._head) + sum(len(window.embeddings) for window in self._windows[:windows])
+        return len(self._head) + sum(len(window.computed) for window in self._windows[:windows])
 
     def _prefill(self, embeddings: list[Tensor]) -> Generator[Pass, Any, tuple[list[int], list[Tensor]]]:
         """Bring what precedes the answer into the cache, but for the last part: its tokens and its audio embeddings.

@@ -90,7 +90,7 @@ def arrange(caches: Sequence[KVCache], counts: Sequence[int], table: Indices) ->
                 None if sees_all else limits,
             )
         )
-    return Layout(groups, None if len(members) == 1 and not padded else order)
+    return Layout(groups, None if in_order else order)
 
 
 def _class_of(size: int, limits: tuple[int, ...]) -> int:

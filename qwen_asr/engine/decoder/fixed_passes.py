@@ -17,8 +17,9 @@ from torch import Tensor
 
 from qwen_asr.engine.decoder.attention import Part, mask_of
 from qwen_asr.engine.decoder.kv_pool import PAGE, KVPool
-from qwen_asr.engine.decoder.packing import Packed, Row, pack, to_device
+from qwen_asr.engine.decoder.packing import Packed, Places, Row, pack
 from qwen_asr.engine.replay import Replay
+from qwen_asr.engine.transfer import to_device
 
 
 class Model(Protocol):
@@ -32,15 +33,7 @@ class Model(Protocol):
 
     def embed(self, text: Tensor, audio: list[Tensor], sources: Tensor | None) -> Tensor: ...
 
-    def hidden_states(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        slots: Tensor,
-        parts: list[Part],
-        order: Tensor | None,
-        predicted: Tensor,
-    ) -> Tensor: ...
+    def hidden_states(self, x: Tensor, places: Places) -> Tensor: ...
 
     def logits(self, hidden: Tensor) -> Tensor: ...
 
@@ -60,15 +53,6 @@ class Shape:
     def predictions(self) -> int:
         """One after each position, but for long rows only as many as a draft of an utterance of 15 s has."""
         return self.rows * min(self.new, MOST_PREDICTIONS)
-
-    def holds(self, packed: Packed) -> bool:
-        """Whether the pass fits."""
-        return (
-            len(packed.rows) <= self.rows
-            and max(packed.counts) <= self.new
-            and int(packed.positions.max()) < self.total
-            and len(packed.predicted) <= self.predictions
-        )
 
 
 MOST_PREDICTIONS = 64
@@ -91,7 +75,7 @@ def default_shapes() -> list[Shape]:
     return sorted(shapes, key=lambda shape: (shape.rows * shape.new, shape.total))
 
 
-class _FixedPass:
+class FixedPass:
     """A pass of one shape: buffers for its inputs, and its outputs once `capture` has run."""
 
     def __init__(self, decoder: Model, shape: Shape) -> None:
@@ -110,7 +94,7 @@ class _FixedPass:
         positions, slots, pages, limits, predicted = self._integers.split(self._sizes)
         mask = mask_of(limits.view(shape.rows, shape.new), shape.total, decoder.shared_heads, decoder.pool.dtype)
         part = Part(shape.rows, shape.new, shape.total, pages, None, mask)
-        hidden = decoder.hidden_states(self._x, positions, slots, [part], None, predicted)
+        hidden = decoder.hidden_states(self._x, Places(positions, slots, predicted, [part]))
         return decoder.logits(hidden).argmax(dim=-1), hidden
 
     def __call__(self, packed: Packed) -> tuple[Tensor, Tensor]:
@@ -142,33 +126,39 @@ class FixedPasses:
     """The passes of all shapes."""
 
     def __init__(self, decoder: Model, shapes: list[Shape]) -> None:
-        self._passes = [_FixedPass(decoder, shape) for shape in shapes]
+        self._passes = [FixedPass(decoder, shape) for shape in shapes]
 
     @property
     def replays(self) -> list[Replay[Any]]:
         """What can be captured, the smallest first."""
         return [one.replay for one in self._passes]
 
-    def find(self, packed: Packed) -> _FixedPass | None:
+    def _find(self, packed: Packed) -> FixedPass | None:
         """The smallest that holds the pass; None if none does."""
-        return next((one for one in self._passes if one.shape.holds(packed)), None)
+        rows, new, total = len(packed.rows), max(packed.counts), int(packed.positions.max()) + 1
+        for one in self._passes:
+            shape = one.shape
+            fits = rows <= shape.rows and new <= shape.new and total <= shape.total
+            if fits and len(packed.predicted) <= shape.predictions:
+                return one
+        return None
 
-    def divide(self, rows: list[Row]) -> list[Packed]:
-        """Divide a pass into parts that fit into a shape each, and one with all rows that fit into none."""
+    def divide(self, rows: list[Row]) -> list[tuple[Packed, FixedPass | None]]:
+        """Divide a pass into parts, each with the shape that holds it, and one with all rows that fit into none."""
         single = [row for row in rows if row.positions == 1]
         longer = [row for row in rows if row.positions > 1]
-        parts: list[Packed] = []
+        parts: list[tuple[Packed, FixedPass | None]] = []
         loose: list[Row] = []
         for group in (single, longer):
             self._divide(group, parts, loose)
-        return [*parts, pack(loose)] if loose else parts
+        return [*parts, (pack(loose), None)] if loose else parts
 
-    def _divide(self, rows: list[Row], parts: list[Packed], loose: list[Row]) -> None:
+    def _divide(self, rows: list[Row], parts: list[tuple[Packed, FixedPass | None]], loose: list[Row]) -> None:
         if not rows:
             return
         packed = pack(rows)
-        if self.find(packed) is not None:
-            parts.append(packed)
+        if (fixed := self._find(packed)) is not None:
+            parts.append((packed, fixed))
         elif len(rows) == 1:
             loose += rows
         else:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qwen_asr.engine.decoder.attention import Part, attend
-from qwen_asr.engine.decoder.fixed_passes import FixedPasses, Shape
+from qwen_asr.engine.decoder.attention import attend
+from qwen_asr.engine.decoder.fixed_passes import FixedPass, FixedPasses, Shape
 from qwen_asr.engine.decoder.int8 import Int8Head, Int8Linear
 from qwen_asr.engine.decoder.kv_pool import KVCache, KVPool, pool_positions
-from qwen_asr.engine.decoder.packing import Packed, Row, pack, to_inputs
-from qwen_asr.engine.linear import Linear, fastest_linear
+from qwen_asr.engine.decoder.packing import Packed, Places, Row, pack, to_inputs
+from qwen_asr.engine.linear import Linear, fastest_linear, fuse
 from qwen_asr.engine.replay import Replay
 from qwen_asr.errors import BadConfig
 
@@ -92,13 +92,13 @@ class Decoder:
     def predict(self, rows: list[Row]) -> list[Prediction]:
         """Run one pass over all rows, and predict the next tokens after the last `predictions` positions of each."""
         scored = any(row.scored for row in rows)
-        parts = [pack(rows)] if self._fixed is None else self._fixed.divide(rows)
-        outputs = [self._run(packed, scored) for packed in parts]
+        parts = [(pack(rows), None)] if self._fixed is None else self._fixed.divide(rows)
+        outputs = [self._run(packed, fixed, scored) for packed, fixed in parts]
         # Read at once, since each read waits for the device.
         read = (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)).tolist()
         tokens, scores = read if scored else (read, [])
         predictions, end = {}, 0
-        for row in (row for packed in parts for row in packed.rows):
+        for row in (row for packed, _ in parts for row in packed.rows):
             row.cache.length += row.positions
             self._count(row)
             start, end = end, end + row.predictions
@@ -106,15 +106,13 @@ class Decoder:
             predictions[id(row)] = Prediction([int(token) for token in tokens[start:end]], likelihoods)
         return [predictions[id(row)] for row in rows]
 
-    def _run(self, packed: Packed, scored: bool) -> Tensor:
+    def _run(self, packed: Packed, fixed: FixedPass | None, scored: bool) -> Tensor:
         """The predicted tokens, (n,); with `scored` (2, n) float64: the tokens and the logarithms of their chances."""
-        fixed = self._fixed.find(packed) if self._fixed is not None else None
         if fixed is not None:
             tokens, hidden = fixed(packed)
             return self._best(hidden) if scored else tokens
         inputs = to_inputs(packed, self.shared_heads, self.device, self.pool.dtype)
-        x = self.embed(inputs.text, inputs.audio, inputs.sources)
-        hidden = self.hidden_states(x, inputs.positions, inputs.slots, inputs.parts, inputs.order, inputs.predicted)
+        hidden = self.hidden_states(self.embed(inputs.text, inputs.audio, inputs.sources), inputs.places)
         if scored:
             return self._best(hidden)
         return self.logits(hidden).argmax(dim=-1) if self._int8_head is None else self._int8_head.best(hidden)
@@ -151,22 +149,14 @@ class Decoder:
             embedded = torch.cat([embedded, *audio]).index_select(0, sources)
         return embedded.to(self.dtype)
 
-    def hidden_states(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        slots: Tensor,
-        parts: list[Part],
-        order: Tensor | None,
-        predicted: Tensor,
-    ) -> Tensor:
-        """The last hidden states of the packed positions `predicted`, (predicted, width).
+    def hidden_states(self, x: Tensor, places: Places) -> Tensor:
+        """The last hidden states of the positions `places.predicted`, (predicted, width).
 
-        x: (n, width) the embeddings. positions, slots: (n,), as in `Packed`. The shapes alone decide which operators
-        run, so that they can be captured in a CUDA graph.
+        x: (n, width) the embeddings. The shapes alone decide which operators run, so that they can be captured in a
+        CUDA graph.
         """
         config = self.config
-        cos, sin = self._rotation(positions, x.dtype)
+        cos, sin = self._rotation(places.positions, x.dtype)
         for layer, storage in zip(self._layers, self.pool.storage, strict=True):
             heads = layer.qkv(_rms_norm(x, layer.input_norm, self._eps)).unflatten(1, (-1, config.head_dim))
             rotated, values = heads.split([len(layer.heads_norm), config.num_key_value_heads], dim=1)
@@ -174,11 +164,11 @@ class Decoder:
             rotated = rotated * cos + rotated.roll(config.head_dim // 2, -1) * sin
             query, keys = rotated.split([config.num_attention_heads, config.num_key_value_heads], dim=1)
             known = torch.stack([keys, values], dim=1).to(storage.dtype)
-            storage.flatten(0, 1).index_copy_(0, slots, known)
-            x = x + layer.output(attend(parts, order, storage, query, self._scale))
+            storage.flatten(0, 1).index_copy_(0, places.slots, known)
+            x = x + layer.output(attend(places.parts, places.order, storage, query, self._scale))
             gate, up = layer.gate_up(_rms_norm(x, layer.mlp_norm, self._eps)).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate) * up)
-        return _rms_norm(x.index_select(0, predicted), self._norm, self._eps)
+        return _rms_norm(x.index_select(0, places.predicted), self._norm, self._eps)
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the rotary embedding, each (n, 1, head width), the first half of the sines negative.
@@ -215,8 +205,8 @@ def _fuse(layer: Any, join: Callable[..., Projection], dtype: torch.dtype) -> _L
 
 def _join(linear: Linear, *linears: nn.Linear) -> Projection:
     """One linear for several with the same input. These keep views of its weights."""
-    bias = _join_tensors(linears, "bias") if linears[0].bias is not None else None
-    weight = _join_tensors(linears, "weight")
+    bias = fuse([one.bias for one in linears]) if linears[0].bias is not None else None
+    weight = fuse([one.weight for one in linears])
     return lambda x: linear(x, weight, bias)
 
 
@@ -228,13 +218,3 @@ def _join_quantized(*linears: nn.Linear) -> Projection:
     for linear in linears:
         linear.weight = nn.Parameter(torch.empty(0), requires_grad=False)
     return quantized
-
-
-def _join_tensors(linears: tuple[nn.Linear, ...], name: str) -> Tensor:
-    tensors: list[Tensor] = [getattr(linear, name) for linear in linears]
-    if len(tensors) == 1:
-        return tensors[0].detach()
-    joined = torch.cat([tensor.detach() for tensor in tensors])
-    for linear, view in zip(linears, joined.split([len(tensor) for tensor in tensors]), strict=True):
-        setattr(linear, name, nn.Parameter(view, requires_grad=False))
-    return joined

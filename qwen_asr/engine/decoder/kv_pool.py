@@ -46,7 +46,7 @@ class KVCache:
     @property
     def contiguous(self) -> bool:
         """Whether the pages follow each other in the pool, so that they can be read without a copy."""
-        return self.pages[-1] - self.pages[0] == len(self.pages) - 1 and self.pages == sorted(self.pages)
+        return self.pages == list(range(self.pages[0], self.pages[0] + len(self.pages)))
 
     def begin(self) -> None:
         """Mark the begin of a step."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qwen_asr.engine.decoder.attention import Indices, Layout, Part, arrange, mask_of, page_table
 from qwen_asr.engine.decoder.kv_pool import PAGE, KVCache
+from qwen_asr.engine.transfer import to_device
 
 AUDIO = -1
 """Stands for an audio embedding among the token ids of a row."""
@@ -80,17 +81,24 @@ def pack(rows: list[Row]) -> Packed:
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """The inputs of a pass on the device; see `Packed`. parts and order: those of `attention.attend`."""
+class Places:
+    """Where the positions of a pass stand, on the device; see `Packed`. parts, order: as in `attention.attend`."""
 
-    text: Tensor
-    audio: list[Tensor]
-    sources: Tensor | None
     positions: Tensor
     slots: Tensor
     predicted: Tensor
     parts: list[Part]
-    order: Tensor | None
+    order: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a pass on the device; see `Packed`."""
+
+    text: Tensor
+    audio: list[Tensor]
+    sources: Tensor | None
+    places: Places
 
 
 def to_inputs(packed: Packed, heads: int, device: torch.device, dtype: torch.dtype) -> Inputs:
@@ -109,15 +117,4 @@ def to_inputs(packed: Packed, heads: int, device: torch.device, dtype: torch.dty
         mask = None if limits is None else mask_of(limits, group.total, heads, dtype)
         first = group.pages if isinstance(group.pages, int) else 0
         parts.append(Part(group.rows, group.new, group.total, first if pages is None else pages, queries, mask))
-    return Inputs(text, packed.audio, sources, positions, slots, predicted, parts, order)
-
-
-def to_device(arrays: list[Indices], device: torch.device) -> list[Tensor]:
-    """Copy the arrays to the device in one transfer."""
-    if device.type == "cpu":
-        return [torch.from_numpy(array) for array in arrays]
-    packed = torch.from_numpy(np.concatenate([array.ravel() for array in arrays]))
-    if device.type == "cuda":
-        packed = packed.pin_memory()
-    split = packed.to(device, non_blocking=True).split([array.size for array in arrays])
-    return [part.view(array.shape) for part, array in zip(split, arrays, strict=True)]
+    return Inputs(text, packed.audio, sources, Places(positions, slots, predicted, parts, order))
