@@ -76,11 +76,14 @@ def score(model: Qwen3ASRModel, clips: int, min_sentences: int, max_sentences: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--asr-model-path", default="demo")
+    parser.add_argument("--quantize", default="none", choices=("none", "int8"), help="int8: the decoder's weights")
     parser.add_argument("--clips", type=int, default=64, help="clips per row (default: 64)")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = Qwen3ASRModel.from_pretrained(options.asr_model_path, dtype="float32", device_map="cpu")
+    model = Qwen3ASRModel.from_pretrained(
+        options.asr_model_path, dtype="float32", device_map="cpu", quantize=options.quantize
+    )
     lines = ["| clips of | clips | seconds | words | word errors | streaming == offline |", "|---|---|---|---|---|---|"]
     total = Score()
     for seed, (name, (minimum, maximum)) in enumerate(CLIP_SENTENCES.items(), start=100):

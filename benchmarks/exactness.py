@@ -3,8 +3,9 @@
     python -m benchmarks.exactness [--clips 24] [--output FILE]
 
 Each clip is fed in blocks of random size; after every third step, and at the end, the hypothesis is compared with
-`generate` in the same precision on the audio so far. Differences are counted in tokens, as the edit distance. The last
-line runs a live session over a conversation and counts the finals that correct settled text.
+`generate` in the same precision on the audio so far; with int8 weights, with `generate` in float32. Differences are
+counted in tokens, as the edit distance. The last line runs a live session over a conversation and counts the finals
+that correct settled text.
 """
 
 import argparse
@@ -55,9 +56,9 @@ def generate(model: Any, processor: Any, samples: Samples) -> list[int]:
     return [token for token in tokens if token not in model.generation_config.eos_token_id]
 
 
-def compare(dtype: torch.dtype, clips: list[Samples]) -> Difference:
-    """Stream every clip in this precision and compare it with `generate`."""
-    model = Qwen3ASRModel.from_pretrained("demo", dtype=dtype, device_map="cpu")
+def compare(dtype: torch.dtype, clips: list[Samples], quantize: str = "none") -> Difference:
+    """Stream every clip in this precision and compare it with `generate`, which always has the weights in `dtype`."""
+    model = Qwen3ASRModel.from_pretrained("demo", dtype=dtype, device_map="cpu", quantize=quantize)
     reference = Qwen3ASRForConditionalGeneration.from_pretrained(DEMO_FOLDER, dtype=dtype).eval()
     rng, result = np.random.default_rng(0), Difference()
     for samples in clips:
@@ -102,6 +103,7 @@ def main() -> None:
     ]
     lines = ["| precision | hypotheses | tokens | differing tokens | equal finals |", "|---|---|---|---|---|"]
     lines += [compare(dtype, clips).row(str(dtype).removeprefix("torch.")) for dtype in (torch.float32, torch.bfloat16)]
+    lines.append(compare(torch.float32, clips, "int8").row("int8 against float32"))
     text = "\n".join([*lines, "", corrections(options.seconds)]) + "\n"
     print(text)
     if options.output:

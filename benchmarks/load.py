@@ -77,22 +77,31 @@ def _wait_until_ready(url: str) -> None:
 
 @dataclass
 class SessionResult:
-    """What one session received. `lags`: seconds from the last sample of a text to the arrival of the text."""
+    """What one session received.
+
+    `lags`: seconds from the last sample of a text to the arrival of the text. `texts`: all partials and finals, each
+    with the seconds from the beginning of the audio to its arrival.
+    """
 
     finals: list[dict[str, Any]] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
+    texts: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
 
-async def stream_clip(url: str, samples: Samples, *, realtime: bool) -> SessionResult:
-    """Run one session from config to close, in frames of 100 ms, in real time or as fast as the server accepts them."""
+async def stream_clip(url: str, samples: Samples, *, realtime: bool, **settings: object) -> SessionResult:
+    """Run one session from config to close, in frames of 100 ms, in real time or as fast as the server accepts them.
+
+    settings: keys of the config.
+    """
     result = SessionResult()
     # Pings would time out while the server is not reading: they are queued behind the audio.
     async with connect(url, ping_timeout=None, open_timeout=60, max_queue=None) as connection:
-        await connection.send(json.dumps({"type": "config"}))
+        await connection.send(json.dumps({"type": "config", **settings}))
+        await connection.recv()  # the session is open, so opening it delays no text
         sent_at: list[float] = []
-        reading = asyncio.create_task(_read(connection, result, sent_at))
         begin = time.monotonic()
+        reading = asyncio.create_task(_read(connection, result, begin, sent_at))
         for number, start in enumerate(range(0, len(samples), FRAME), 1):
             if realtime:
                 await asyncio.sleep(max(0.0, begin + number * FRAME / SAMPLE_RATE - time.monotonic()))
@@ -103,17 +112,19 @@ async def stream_clip(url: str, samples: Samples, *, realtime: bool) -> SessionR
     return result
 
 
-async def _read(connection: ClientConnection, result: SessionResult, sent_at: list[float]) -> None:
+async def _read(connection: ClientConnection, result: SessionResult, begin: float, sent_at: list[float]) -> None:
     ends = [(number + 1) * FRAME / SAMPLE_RATE for number in range(100_000)]
     async for text in connection:
+        arrived = time.monotonic()
         message = json.loads(text)
         if message["type"] == "error":
             result.errors.append(message["message"])
         if message["type"] == "final":
             result.finals.append(message)
         if message["type"] in ("partial", "final") and message["text"]:
-            frame = min(bisect.bisect_left(ends, message["end"] - 1e-6), len(sent_at) - 1)
-            result.lags.append(time.monotonic() - sent_at[frame])
+            last = min(bisect.bisect_left(ends, message["end"] - 1e-6), len(sent_at) - 1)
+            result.lags.append(arrived - sent_at[last])
+            result.texts.append((arrived - begin, message))
 
 
 def count_mismatches(model: Qwen3ASRModel, samples: Samples, result: SessionResult) -> int:

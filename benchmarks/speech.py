@@ -31,7 +31,11 @@ def make_clip(texts: list[str], voice: Voice, rng: np.random.Generator, min_paus
     for text in texts:
         pause = np.zeros(int(rng.uniform(min_pause, 1.2) * SAMPLE_RATE), dtype=np.float32)
         parts += [speak(text, voice), pause]
-    clip = np.concatenate(parts)
+    return add_noise(np.concatenate(parts), rng)
+
+
+def add_noise(clip: Samples, rng: np.random.Generator) -> Samples:
+    """The clip with noise 20 to 40 dB below it, at a random level."""
     noise = rng.standard_normal(len(clip)) * np.sqrt(np.mean(clip**2)) * 10 ** (-rng.uniform(20, 40) / 20)
     leveled = (clip + noise) * 10 ** rng.uniform(-1.2, 0)
     return np.clip(leveled, -1, 1).astype(np.float32)

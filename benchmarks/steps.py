@@ -14,25 +14,23 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.speech import Samples, conversation
-from qwen_asr.audio import SAMPLE_RATE
+from benchmarks.strategies import CHUNK, again, official
 from qwen_asr.audio.vad import Silero
 from qwen_asr.engine.checkpoint import load_recognizer
-from qwen_asr.engine.decoder import AUDIO, Row
+from qwen_asr.engine.decoder.packing import AUDIO, Row
 from qwen_asr.engine.encoder import Window
 from qwen_asr.engine.features import LogMel
 from qwen_asr.engine.recognizer import Recognizer
-from qwen_asr.engine.streaming import Utterance
 from qwen_asr.live.session_factory import create_session
 from qwen_asr.live.session_options import SessionOptions
 
-CHUNK = SAMPLE_RATE
-UNFIXED_CHUNKS, UNFIXED_TOKENS = 2, 5
 MAX_NEW_TOKENS = 512
 
 
@@ -63,32 +61,16 @@ def engine(recognizer: Recognizer, samples: Samples) -> Iterator[None]:
         yield
 
 
-def again(recognizer: Recognizer, samples: Samples) -> Iterator[None]:
-    """Transcribe all audio so far from scratch at each chunk."""
-    for end in range(CHUNK, len(samples) + CHUNK, CHUNK):
-        Utterance(recognizer, max_new_tokens=MAX_NEW_TOKENS).feed(samples[:end])
-        yield
-
-
-def official(recognizer: Recognizer, samples: Samples) -> Iterator[None]:
-    """Transcribe all audio so far, with the text so far except its last tokens as a forced prefix."""
-    head, tail = recognizer.prompt("", None)
-    tokens: list[int] = []
-    for number, end in enumerate(range(CHUNK, len(samples) + CHUNK, CHUNK)):
-        prefix = tokens[: max(1, len(tokens) - UNFIXED_TOKENS)] if number >= UNFIXED_CHUNKS else []
-        tokens = prefix + decode_with_prefix(recognizer, samples[:end], head, tail + prefix)
-        yield
-
-
-def decode_with_prefix(recognizer: Recognizer, samples: Samples, head: list[int], tail: list[int]) -> list[int]:
+def decode_with_prefix(recognizer: Recognizer, samples: Samples, prefix: list[int]) -> list[int]:
     """Greedy tokens after the prompt, the audio and a forced prefix, computed from scratch."""
+    head, tail = recognizer.prompt("", None)
     log_mel = LogMel(recognizer.frontend)
     spectrum = log_mel.spectrum(samples, recognizer.frontend.compute([log_mel.missing(samples)])[0])
     size, total = recognizer.encoder.window_frames, len(spectrum.raw)
     windows = [Window(spectrum.window(start, min(start + size, total))) for start in range(0, total, size)]
     audio = tuple(encoded.embeddings for encoded in recognizer.encoder.encode(windows))
     cache = recognizer.decoder.new_cache()
-    pending = [*head, *[AUDIO] * sum(map(len, audio)), *tail]
+    pending = [*head, *[AUDIO] * sum(map(len, audio)), *tail, *prefix]
     tokens: list[int] = []
     while len(tokens) < MAX_NEW_TOKENS:
         cache.reserve(len(pending))
@@ -101,14 +83,12 @@ def decode_with_prefix(recognizer: Recognizer, samples: Samples, head: list[int]
     return tokens
 
 
-def measure(
-    strategy: Callable[[Recognizer, Samples], Iterator[None]], recognizer: Recognizer, samples: Samples
-) -> Cost:
+def measure(strategy: Callable[[Samples], Iterator[None]], recognizer: Recognizer, samples: Samples) -> Cost:
     """Run a strategy over the whole session, and time each chunk in CPU time, so that other programs do not matter."""
     encoder, decoder = recognizer.encoder, recognizer.decoder
     encoder.frames_encoded = decoder.positions_prefilled = decoder.tokens_decoded = 0
     cost, started = Cost(), time.process_time()
-    for _ in strategy(recognizer, samples):
+    for _ in strategy(samples):
         cost.chunks.append(time.process_time() - started)
         started = time.process_time()
     cost.frames, cost.prefilled = encoder.frames_encoded, decoder.positions_prefilled
@@ -148,9 +128,14 @@ def main() -> None:
         parser.error("--seconds must be at least 10: the first of the two compared steps is at 10 s")
     torch.set_num_threads(1)
     recognizer = load_recognizer(options.asr_model_path, options.device, options.dtype, print)
-    strategies = {"engine": engine, "again": again, "official": official}
+    transcribe = partial(decode_with_prefix, recognizer)
+    strategies = {
+        "engine": partial(engine, recognizer),
+        "again": partial(again, transcribe),
+        "official": partial(official, transcribe),
+    }
     costs = {name: Cost([0.0] * options.seconds) for name in strategies}
-    measure(engine, recognizer, conversation(3.0, 99))  # warm-up, so that one-time work is not measured
+    measure(strategies["engine"], recognizer, conversation(3.0, 99))  # warm-up, so that one-time work is not measured
     for seed in range(options.repeats):
         samples = conversation(options.seconds, seed)
         for name, strategy in strategies.items():

@@ -92,6 +92,7 @@ class StreamingState:
         rest, self._buffer = self._buffer, np.zeros(0, dtype=np.float32)
         if len(rest):
             self._step(rest)
+        self.utterance.close()
 
     def _step(self, samples: NDArray[np.float32]) -> None:
         self.utterance.append(samples)
@@ -100,6 +101,7 @@ class StreamingState:
             cut = cut_point(samples[: self._longest], self._longest)
             self.utterance.truncate(cut)
             self._finals.append(self.utterance.finish())
+            self.utterance.close()
             self.utterance = self._new_utterance()
             self.utterance.append(samples[cut:])
         self.utterance.finish()
@@ -134,6 +136,7 @@ class Qwen3ASRModel:
         *,
         dtype: torch.dtype | str = "auto",
         device_map: str | torch.device | None = None,
+        quantize: str = "none",
         max_new_tokens: int = 512,
         max_inference_batch_size: int = 8,
         max_utterance_seconds: float = 30.0,
@@ -146,6 +149,7 @@ class Qwen3ASRModel:
 
         dtype: a torch type or its name; "auto" takes 16 bits where the device is fast with them.
         device_map: "cuda:0", "mps", "cpu"; None or "auto" takes the best device of this machine.
+        quantize: "int8" for int8 weights in the decoder, on a CPU; "auto" where they are faster; "none".
         max_new_tokens: the longest answer for one utterance, in tokens.
         max_inference_batch_size: how many pieces of audio are transcribed together; 0 or less for no limit.
         max_utterance_seconds: longer audio is cut at the quietest point of its last seconds.
@@ -159,13 +163,14 @@ class Qwen3ASRModel:
             raise BadInput(f"{_NO_WORD_TIMES}: leave forced_aligner and forced_aligner_kwargs out.")
         if unknown:
             raise BadInput(
-                f"from_pretrained does not know {', '.join(unknown)}: it takes dtype, device_map, max_new_tokens, "
-                "max_inference_batch_size and max_utterance_seconds."
+                f"from_pretrained does not know {', '.join(unknown)}: it takes dtype, device_map, quantize, "
+                "max_new_tokens, max_inference_batch_size and max_utterance_seconds."
             )
         recognizer = load_recognizer(
             str(pretrained_model_name_or_path),
             str(device_map or "auto"),
             str(dtype).removeprefix("torch."),
+            quantize=quantize,
         )
         return cls(
             recognizer,
@@ -211,8 +216,9 @@ class Qwen3ASRModel:
         waiting = iter(pieces)
         while batch := list(islice(waiting, self._batch)):
             utterances = [self._utterance(piece, contexts[index] or "", languages[index]) for index, piece in batch]
-            hypotheses = run_steps(self.recognizer, [utterance.step() for utterance in utterances])
-            for (index, _), hypothesis in zip(batch, hypotheses, strict=True):
+            hypotheses = run_steps(self.recognizer, utterances)
+            for (index, _), utterance, hypothesis in zip(batch, utterances, hypotheses, strict=True):
+                utterance.close()
                 found[index].append(hypothesis)
         return [Transcription(_join_languages(parts), join_texts([part.text for part in parts])) for parts in found]
 

@@ -47,6 +47,7 @@ CONFIG_OPTIONS = (
     "asr_model_path",
     "device",
     "dtype",
+    "quantize",
     "vad_threshold",
     "silence_threshold",
     "min_speech_duration",
@@ -219,7 +220,14 @@ class FileTranscriber:
 
         config = self._config
         # The demo instead of a real model would give wrong text that looks right, in a file that is kept.
-        return load_recognizer(config.asr_model_path, config.device, config.dtype, self._on_status, allow_demo=False)
+        return load_recognizer(
+            config.asr_model_path,
+            config.device,
+            config.dtype,
+            self._on_status,
+            quantize=config.quantize,
+            allow_demo=False,
+        )
 
 
 def _open(name: str) -> Path | BinaryIO:

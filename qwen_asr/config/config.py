@@ -55,6 +55,13 @@ class Config:
         "model",
         choices=("auto", "bfloat16", "float16", "float32"),
     )
+    quantize: str = option(
+        "auto",
+        "int8 weights for the decoder, on a CPU; `auto` takes them where they are measurably faster on this machine, "
+        "and says so in the log. Some words may differ from those of the original weights",
+        "model",
+        choices=("auto", "int8", "none"),
+    )
     host: str = option(
         None,
         "address to listen on; `0.0.0.0` means all. By default, plain HTTP is served to this machine only",

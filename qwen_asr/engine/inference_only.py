@@ -44,7 +44,7 @@ def for_inference_only(load: Callable[[], Result]) -> Result:
         with _guards_answer_no(), _compiler_stands_aside():
             return load()
     except (ImportError, AttributeError, NameError):
-        logger.debug("transformers needs more than inference", exc_info=True)
+        logger.info("Loading again, with everything that transformers imports.", exc_info=True)
     for name in set(sys.modules) - before:
         if name.partition(".")[0] == "transformers" or name == OUR_MODULE:
             del sys.modules[name]

@@ -1,5 +1,7 @@
 """A loaded Qwen3-ASR, shared by all utterances: its parts, its prompt, and the parser of its output."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -7,12 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from qwen_asr.engine.decoder import Decoder, Row
+from qwen_asr.engine.decoder.fixed_passes import default_shapes
+from qwen_asr.engine.decoder.forward import Decoder
+from qwen_asr.engine.decoder.kv_pool import PAGE
+from qwen_asr.engine.decoder.packing import Row
 from qwen_asr.engine.encoder import Encoder, Window
 from qwen_asr.engine.features import Frontend, Segment
-from qwen_asr.engine.kv_pool import PAGE
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import BadInput, LimitExceeded
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,9 @@ Pass = Transform | Encode | Predict
 
 LONGEST_PROMPT = 10_000
 """Tokens. Qwen3-ASR was trained with contexts of up to so many."""
+ENCODED_CHUNKS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
+ENCODED_WINDOWS = [1, 2, 4, 8, 16, 32, 64, 128]
+"""How many chunks and windows the captured passes of the encoder hold."""
 PREFILL_POSITIONS = {"cuda": 512, "mps": 256, "cpu": 128}
 """How many positions one pass of a step prefills at most, so that a long prompt does not delay the other sessions."""
 
@@ -48,17 +57,24 @@ PREFILL_POSITIONS = {"cuda": 512, "mps": 256, "cpu": 128}
 class Recognizer:
     """The checkpoint on its device. `model` and `processor` are transformers' own.
 
-    name: the name that people are shown. is_demo: whether it is the bundled demo checkpoint.
+    name: the name that people are shown. is_demo: whether it is the bundled demo checkpoint. quantized: whether the
+    decoder's linears have int8 weights. `model` can then no longer run by itself.
     """
 
-    def __init__(self, model: Any, processor: Any, name: str, *, is_demo: bool = False) -> None:
+    def __init__(
+        self, model: Any, processor: Any, name: str, *, is_demo: bool = False, quantized: bool = False
+    ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.name = name
         self.is_demo = is_demo
+        if self.device.type == "cuda":
+            # cuDNN's attention makes a plan for every new shape, which takes 130 to 260 ms.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self.frontend = Frontend(processor.feature_extractor)
         self.encoder = Encoder(model)
-        self.decoder = Decoder(model)
+        self.decoder = Decoder(model, quantized=quantized)
+        self.quantized = quantized
         self.longest_prompt = min(
             LONGEST_PROMPT, self.decoder.config.max_position_embeddings // 2, self.decoder.pool.positions // 4
         )
@@ -67,6 +83,27 @@ class Recognizer:
         self.languages = tuple(LANGUAGES.values())
         end = model.generation_config.eos_token_id
         self.end_tokens = frozenset([end] if isinstance(end, int) else end or ())
+
+    def capture_graphs(self, report: Callable[[str], None]) -> None:
+        """On CUDA, capture passes of the usual shapes as graphs, which takes some seconds. `report` gets the progress.
+
+        Without enough memory for the graphs, passes run without them.
+        """
+        if self.device.type != "cuda":
+            return
+        replays = self.decoder.fix_shapes(default_shapes()) + self.encoder.fix_shapes(ENCODED_CHUNKS, ENCODED_WINDOWS)
+        memory = torch.cuda.graph_pool_handle()
+        try:
+            with torch.inference_mode():
+                for number, replay in enumerate(reversed(replays)):  # the largest first: the others fit into its memory
+                    if number % (len(replays) // 10) == 0:
+                        report(f"Preparing the GPU: {100 * number // len(replays)} %")
+                    replay.capture(self.device, memory)
+        except torch.OutOfMemoryError:
+            logger.warning("The GPU has no memory for graphs of %s: passes run without them, and slower.", self.name)
+            self.decoder.unfix_shapes()
+            self.encoder.unfix_shapes()
+            torch.cuda.empty_cache()
 
     @property
     def device(self) -> torch.device:

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from qwen_asr.engine.kv_pool import PoolFull
+from qwen_asr.engine.decoder.kv_pool import PoolFull
 from qwen_asr.engine.observer import Observer, PassSize
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
 from qwen_asr.engine.streaming import Decoded, Hypothesis, Utterance

@@ -9,7 +9,7 @@ utterance can run alone (`Utterance.feed`) or many together (`scheduler`).
 """
 
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qwen_asr.engine.decoder import AUDIO, Row
-from qwen_asr.engine.drafts import Draft
+from qwen_asr.engine.decoder.drafts import Draft
+from qwen_asr.engine.decoder.kv_pool import PoolFull
+from qwen_asr.engine.decoder.packing import AUDIO, Row
 from qwen_asr.engine.encoder import Encoded, Window
 from qwen_asr.engine.features import LogMel, Spectrum
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer, Transform
@@ -154,13 +155,13 @@ class Utterance:
     def feed(self, samples: NDArray[np.float32]) -> Hypothesis:
         """Append `samples` and run a step."""
         self.append(samples)
-        return run_steps(self._recognizer, [self.step()])[0]
+        return run_steps(self._recognizer, [self])[0]
 
     def finish(self) -> Hypothesis:
         """The hypothesis for all samples: the offline transcription of the utterance."""
         if self._covered == self.length:
             return self.hypothesis
-        return run_steps(self._recognizer, [self.step()])[0]
+        return run_steps(self._recognizer, [self])[0]
 
     def step(self) -> StepGenerator:
         """Update the hypothesis to all samples that were appended before the first pass runs."""
@@ -233,12 +234,13 @@ class Utterance:
         """Keep what stays valid of a window: its embeddings if it is complete, else the stem of its final chunks."""
         size, chunk = self._recognizer.encoder.window_frames, self._recognizer.encoder.chunk_frames
         self._stem = None
+        # What is kept is a copy, so that the rest of the pass's result can be freed.
         if end == start + size and end <= spectrum.final_frames:
-            self._windows.append(CachedFrames(encoded.embeddings, spectrum.floor, spectrum.lowest(start, end)))
+            self._windows.append(CachedFrames(encoded.embeddings.clone(), spectrum.floor, spectrum.lowest(start, end)))
             return
         chunks = (min(end, spectrum.final_frames) - start) // chunk
         if chunks > 0:
-            stem = encoded.stem[: chunks * self._recognizer.encoder.embeddings_of(chunk)]
+            stem = encoded.stem[: chunks * self._recognizer.encoder.embeddings_of(chunk)].clone()
             self._stem = CachedFrames(stem, spectrum.floor, spectrum.lowest(start, start + chunks * chunk))
 
     def _keep_windows(self, count: int) -> None:
@@ -313,16 +315,31 @@ def count_accepted(proposal: list[int], predicted: list[int]) -> int:
     return len(proposal)
 
 
-def run_steps(recognizer: Recognizer, steps: list[StepGenerator]) -> list[Hypothesis]:
-    """Run steps of different utterances to their end, with their passes together. Returns hypotheses in this order."""
+def run_steps(recognizer: Recognizer, utterances: Sequence[Utterance]) -> list[Hypothesis]:
+    """Run a step of each utterance to its end, with their passes together. Returns hypotheses in this order.
+
+    A step that finds the KV pool full starts again when another one has ended. Raises `PoolFull` if one does not fit
+    alone.
+    """
     done: dict[int, Decoded] = {}
-    results: dict[int, Any] = dict.fromkeys(range(len(steps)))
-    while results:
+    steps: dict[int, StepGenerator] = {}
+    results: dict[int, Any] = {}
+    waiting = list(range(len(utterances)))
+    while len(done) < len(utterances):
+        if not results or len(steps) > len(results):  # all at first, then those that wait whenever a step has ended
+            steps = {index: steps[index] for index in results} | {index: utterances[index].step() for index in waiting}
+            results |= dict.fromkeys(waiting)
+            waiting = []
         passes: dict[int, Pass] = {}
         for index, result in results.items():
             try:
                 passes[index] = steps[index].send(result)
             except StopIteration as stop:
                 done[index] = stop.value
+            except PoolFull:
+                if len(results) == 1:
+                    raise
+                waiting.append(index)
+                del steps[index]
         results = dict(zip(passes, recognizer.run(list(passes.values())), strict=True))
-    return [done[index].parse() for index in range(len(steps))]
+    return [done[index].parse() for index in range(len(utterances))]

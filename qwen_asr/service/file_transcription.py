@@ -129,7 +129,7 @@ class FileTranscription:
                 ) from None
 
     def _on_events(self, events: list[Event]) -> None:
-        """Runs on the scheduler's thread, so it only passes the events on."""
+        """Runs on the scheduler's thread for results, so it only passes the events on."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, so no request waits any more
             self._loop.call_soon_threadsafe(self._add, events)
 

@@ -213,6 +213,14 @@ class Service:
             raise NotReady(self.text)
         return self._scheduler.recognizer.name
 
+    @property
+    def kv_cache_used(self) -> float | None:
+        """The share of the KV pool that is in use, from 0 to 1; None while no checkpoint is loaded."""
+        if self._scheduler is None:
+            return None
+        pool = self._scheduler.recognizer.decoder.pool
+        return pool.positions_used / pool.positions
+
     def close(self) -> None:
         """Stops the recognizer's thread. The utterances of open sessions fail."""
         self._closed.set()
@@ -242,7 +250,9 @@ class Service:
         from qwen_asr.engine.checkpoint import load_recognizer  # heavy: takes seconds, and the page is up meanwhile
 
         config = self.config
-        return load_recognizer(config.asr_model_path, config.device, config.dtype, self._progress)
+        return load_recognizer(
+            config.asr_model_path, config.device, config.dtype, self._progress, quantize=config.quantize
+        )
 
     def _use(self, recognizer: Recognizer) -> None:
         import torch  # heavy, as is what follows
@@ -255,7 +265,8 @@ class Service:
         self._silero = Silero()
         self._scheduler = Scheduler(recognizer, self.watchdog)
         threading.Thread(target=self._watch, args=(self._scheduler,), name="qwen-asr-watchdog", daemon=True).start()
-        log.info("Ready: %s on %s (%s)", recognizer.name, recognizer.device, recognizer.dtype)
+        form = f"{recognizer.dtype}, decoder in int8" if recognizer.quantized else str(recognizer.dtype)
+        log.info("Ready: %s on %s (%s)", recognizer.name, recognizer.device, form)
         pool = recognizer.decoder.pool
         log.info("KV cache: up to %.1f GB, which holds %d positions.", pool.bytes / 1e9, pool.positions)
         self._settle("ready", "Ready")

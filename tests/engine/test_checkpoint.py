@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub.utils.tqdm import enable_progress_bars
@@ -84,6 +85,30 @@ def test_16_bit_weights_transcribe(dtype: str) -> None:
     assert utterance.feed(spoken("Turn on the kitchen light.")).text == exact.text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_int8_weights_transcribe_and_streaming_equals_offline(dtype: str) -> None:
+    progress: list[str] = []
+    recognizer = load_recognizer("demo", "cpu", dtype, progress.append, quantize="int8")
+    assert any("int8" in line for line in progress)
+    rng = np.random.default_rng(3)
+    samples = spoken("Turn on the kitchen light.")
+    offline = Utterance(recognizer).feed(samples)
+    assert offline.text == Utterance(demo_recognizer()).feed(samples).text
+    streamed = Utterance(recognizer)
+    for part in np.split(samples, sorted(rng.integers(1, len(samples), 4))):
+        hypothesis = streamed.feed(part)
+    assert hypothesis.tokens == offline.tokens
+    scored = Utterance(recognizer, scored=True).feed(samples)
+    assert scored.tokens == offline.tokens
+    assert all(-5 < value <= 0 for value in scored.log_probabilities)
+
+
+@pytest.mark.slow
+def test_the_demo_keeps_its_weights_with_automatic_quantization() -> None:
+    assert not load_recognizer("demo", "cpu", quantize="auto").quantized
+
+
 def test_auto_without_a_hub_loads_the_demo_and_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -155,6 +180,8 @@ def test_unavailable_devices_and_dtypes_raise() -> None:
             pick_device("cuda:0")
     with pytest.raises(BadConfig, match="Unknown dtype"):
         load_recognizer("demo", "cpu", "int3")
+    with pytest.raises(BadConfig, match="Unknown quantization 'int4'"):
+        load_recognizer("demo", "cpu", quantize="int4")
 
 
 def test_languages() -> None:

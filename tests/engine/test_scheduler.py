@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from qwen_asr.engine.kv_pool import PAGE
+from qwen_asr.engine.decoder.kv_pool import PAGE, PoolFull
 from qwen_asr.engine.observer import Observer, PassSize
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer, Transform
 from qwen_asr.engine.scheduler import Scheduler
@@ -60,10 +60,22 @@ def test_steps_run_together_equal_steps_run_alone() -> None:
     utterances = [Utterance(recognizer, max_new_tokens=30) for _ in clips]
     for utterance, clip in zip(utterances, clips, strict=True):
         utterance.append(clip)
-    together = run_steps(recognizer, [utterance.step() for utterance in utterances])
+    together = run_steps(recognizer, utterances)
     for clip, hypothesis in zip(clips, together, strict=True):
         check_generated("random", clip, hypothesis.tokens, max_new_tokens=30)
         check_generated("random", clip, Utterance(recognizer, max_new_tokens=30).feed(clip).tokens, max_new_tokens=30)
+
+
+@pytest.mark.slow
+def test_steps_run_together_wait_for_each_other_where_the_pool_is_small() -> None:
+    recognizer = Recognizer(*random_parts(), name="random")
+    recognizer.decoder.pool = small_pool(recognizer, 4 * PAGE)
+    pairs = [speaking(recognizer, seed, 5.0) for seed in range(70, 75)]
+    for (_, clip), hypothesis in zip(pairs, run_steps(recognizer, [one for one, _ in pairs]), strict=True):
+        check_generated("random", clip, hypothesis.tokens, max_new_tokens=20)
+    recognizer.decoder.pool = small_pool(recognizer, PAGE)
+    with pytest.raises(PoolFull):
+        speaking(recognizer, 76, 9.0)[0].finish()
 
 
 def test_a_step_without_audio_completes_immediately(scheduler: Scheduler) -> None:
@@ -102,10 +114,10 @@ def test_a_closed_scheduler_rejects_steps() -> None:
         scheduler.submit(Utterance(scheduler.recognizer)).result(60)
 
 
-def speaking(recognizer: Recognizer, seed: int, seconds: float) -> tuple[Utterance, Samples]:
+def speaking(recognizer: Recognizer, seed: int, seconds: float, context: str = "") -> tuple[Utterance, Samples]:
     """An utterance with the audio of a clip, and the clip."""
     clip = long_speech(np.random.default_rng(seed), seconds)
-    utterance = Utterance(recognizer, max_new_tokens=20)
+    utterance = Utterance(recognizer, context=context, max_new_tokens=20)
     utterance.append(clip)
     return utterance, clip
 
@@ -226,17 +238,17 @@ def test_callbacks_run_outside_the_models_thread_in_order_and_in_the_context_of_
         busy.set()
         assert go_on.wait(60)
 
-    def submit(session: str, done: Callable[[Future[Hypothesis]], None]) -> Future[Hypothesis]:
+    def submit(running: Scheduler, session: str, done: Callable[[Future[Hypothesis]], None]) -> Future[Hypothesis]:
         name.set(session)
-        future = scheduler.submit(speaking(recognizer, 37, 0.5)[0], lambda: called.append((name.get(), "start")))
+        future = running.submit(speaking(recognizer, 37, 0.5)[0], lambda: called.append((name.get(), "start")))
         future.add_done_callback(done)
         return future
 
     with Scheduler(recognizer) as scheduler:
-        copy_context().run(submit, "first", wait)
+        copy_context().run(submit, scheduler, "first", wait)
         assert busy.wait(60)
         second = copy_context().run(
-            submit, "second", lambda _: called.append((name.get(), threading.current_thread().name))
+            submit, scheduler, "second", lambda _: called.append((name.get(), threading.current_thread().name))
         )
         while ("second", "start") not in called or scheduler._worker.active:
             time.sleep(0.001)  # until the model has run the second step, although the first callback still waits
@@ -361,13 +373,21 @@ def test_closing_does_not_wait_for_a_hanging_thread(monkeypatch: pytest.MonkeyPa
         release.set()
 
 
+LONG_CONTEXT = " ".join(f"Anna{number}" for number in range(700))
+"""Some 5,000 tokens of the random model's vocabulary."""
+
+
 @pytest.mark.slow
-def test_a_long_file_does_not_delay_live_sessions() -> None:
+@pytest.mark.parametrize("what", ["a long file", "a long prompt"])
+def test_long_work_does_not_delay_live_sessions(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts iterations, not time. A live step takes part in every iteration from its start to its end, and the work
-    that it shares its passes with is bounded, however long the file is."""
+    that it shares its passes with is bounded, however long the file or the prompt is."""
     recognizer = random_recognizer()
+    monkeypatch.setattr(recognizer, "longest_prompt", 10_000)
+    context = LONG_CONTEXT if what == "a long prompt" else ""
     runs: list[list[Pass]] = []
-    file, recording = speaking(recognizer, 51, 90.0)  # one utterance of twelve windows, far above the maximum length
+    # The file is one utterance of twelve windows, far above the maximum length.
+    file, recording = speaking(recognizer, 51, 5.0 if context else 90.0, context)
     live = [speaking(recognizer, seed, 4.0)[0] for seed in (52, 53, 54)]
 
     def takes_part(utterance: Utterance, run: list[Pass]) -> bool:
@@ -385,7 +405,7 @@ def test_a_long_file_does_not_delay_live_sessions() -> None:
             futures = [scheduler.submit(utterance) for utterance in again]
         for future in futures:
             future.result(60)
-        check_generated("random", recording, whole.result(120).tokens, max_new_tokens=20)
+        check_generated("random", recording, whole.result(120).tokens, context=context, max_new_tokens=20)
     last_run = [max(number for number, run in enumerate(runs, 1) if takes_part(utterance, run)) for utterance in again]
     # A live step takes exactly as many iterations as alone, although the file has many left.
     assert sorted(last_run) == sorted(alone)
@@ -393,4 +413,5 @@ def test_a_long_file_does_not_delay_live_sessions() -> None:
     for run in runs:
         assert all(len(one.windows) <= MAX_WINDOWS for one in run if isinstance(one, Encode))
         assert all(one.row.positions <= 2 * recognizer.prefill_positions for one in run if isinstance(one, Predict))
-    assert sum(isinstance(one, Encode) for run in runs for one in run) > 1 + len(live)  # the file takes several
+    if not context:
+        assert sum(isinstance(one, Encode) for run in runs for one in run) > 1 + len(live)  # the file takes several

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from qwen_asr.engine.kv_pool import PAGE
+from qwen_asr.engine.decoder.kv_pool import PAGE
 from qwen_asr.engine.recognizer import Recognizer
+from qwen_asr.engine.scheduler import Scheduler
 from qwen_asr.engine.streaming import Utterance
 from qwen_asr.errors import BadInput
 from tests.support.checkpoints import (
+    DEVICE,
     Samples,
     check_generated,
     demo_recognizer,
@@ -35,6 +37,16 @@ def recognizer(name: str) -> Recognizer:
     return RECOGNIZERS[name]()
 
 
+CONTEXT = " ".join(f"Anna{number}" for number in range(120))
+"""A context of several pages of the KV pool."""
+
+
+@pytest.fixture
+def recognizer_of_its_own() -> Recognizer:
+    """A recognizer whose pool no other test uses."""
+    return Recognizer(*random_parts(), name="random")
+
+
 def check_every_step(name: str, samples: Samples, sizes: list[int], max_new_tokens: int, stride: int = 1) -> Utterance:
     """Feed chunks of `sizes`; compare with `generate` after every `stride`-th step and the last."""
     utterance = Utterance(RECOGNIZERS[name](), max_new_tokens=max_new_tokens)
@@ -55,6 +67,40 @@ def test_each_hypothesis_equals_generate_on_the_audio_so_far(name: str, seed: in
     rng = np.random.default_rng(seed)
     samples = long_speech(rng, rng.uniform(2, 14))
     check_every_step(name, samples, random_sizes(rng, len(samples)), 48)
+
+
+@pytest.mark.slow
+def test_sessions_that_join_and_leave_at_random_equal_generate(recognizer_of_its_own: Recognizer) -> None:
+    """Random chunks, jumps of level, cuts, contexts, and a pool too small for all: every hypothesis is exact."""
+    recognizer = recognizer_of_its_own
+    recognizer.decoder.pool = small_pool(recognizer, 12 * PAGE)
+    rng = np.random.default_rng(77)
+    live: list[tuple[Utterance, Samples, str]] = []
+    compared = 0
+    with Scheduler(recognizer) as scheduler:
+        for _ in range(14):
+            while not live or (len(live) < 5 and rng.random() < 0.7):
+                context = CONTEXT if rng.random() < 0.3 else ""
+                utterance = Utterance(recognizer, context=context, max_new_tokens=16)
+                live.append((utterance, long_speech(rng, rng.uniform(1, 12)), context))
+            for utterance, clip, _ in live:
+                size = int(rng.choice([1, 160, 8_000, int(rng.integers(1, 60_000))]))
+                utterance.append(clip[utterance.length : utterance.length + size])
+                if rng.random() < 0.1:
+                    utterance.truncate(int(rng.integers(1, utterance.length + 1)))
+            futures = [scheduler.submit(utterance) for utterance, _, _ in live]
+            hypotheses = [future.result(60) for future in futures]
+            one = int(rng.integers(len(live)))
+            utterance, clip, context = live[one]
+            check_generated(
+                "random", clip[: utterance.length], hypotheses[one].tokens, context=context, max_new_tokens=16
+            )
+            compared += 1
+            for entry in [entry for entry in live if entry[0].length == len(entry[1]) or rng.random() < 0.1]:
+                entry[0].close()
+                live.remove(entry)
+    assert recognizer.decoder.pool.evictions > 0
+    assert compared == 14
 
 
 @pytest.mark.slow
@@ -159,16 +205,6 @@ def test_an_empty_utterance_has_an_empty_hypothesis(recognizer: Recognizer) -> N
     assert Utterance(recognizer).finish().text == ""
 
 
-CONTEXT = " ".join(f"Anna{number}" for number in range(120))
-"""A context of several pages of the KV pool."""
-
-
-@pytest.fixture
-def recognizer_of_its_own() -> Recognizer:
-    """A recognizer whose pool no other test uses."""
-    return Recognizer(*random_parts(), name="random")
-
-
 @pytest.mark.slow
 def test_the_utterances_of_a_session_share_the_pages_of_their_prompt(recognizer_of_its_own: Recognizer) -> None:
     recognizer, decoder = recognizer_of_its_own, recognizer_of_its_own.decoder
@@ -212,9 +248,9 @@ def test_probabilities_of_the_tokens_come_with_the_hypothesis(recognizer: Recogn
     utterance.feed(samples[:20_000])
     hypothesis = utterance.feed(samples[20_000:])
     model, processor = reference_parts(name)
-    inputs = processor.apply_transcription_request([samples])
+    inputs = processor.apply_transcription_request([samples]).to(DEVICE)
     prompt = inputs["input_ids"].shape[1]
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([hypothesis.tokens])], dim=1)
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([hypothesis.tokens], device=DEVICE)], dim=1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     with torch.inference_mode():
         expected = model(**inputs).logits[0, prompt - 1 : -1].log_softmax(-1)

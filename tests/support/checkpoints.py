@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
 from qwen_asr.engine.checkpoint import DEMO_FOLDER
-from qwen_asr.engine.kv_pool import KVPool
+from qwen_asr.engine.decoder.kv_pool import KVPool
 from qwen_asr.engine.recognizer import Recognizer
 from training.model import build_model, build_processor
 from training.voices import HELD_OUT, speak
 
 Samples = NDArray[np.float32]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""The device of all models here: the tests of the engine run on a GPU where there is one."""
 TIE = 1e-4
 """The maximum rounding error of a logit. Logits of up to 20 are the result of some thousand successive additions. Each
 has a relative error of at most 2^-24 in either direction, in total about 20 · 2^-24 · √5000. A mistake in a window or
@@ -32,19 +34,24 @@ def random_processor() -> Any:
 def random_parts(seed: int = 1) -> tuple[Any, Any]:
     """A small random model and its processor. The noise makes its output vary: initial weights repeat one token."""
     processor = random_processor()
-    model = build_model(processor, width=64, encoder_layers=2, decoder_layers=2, channels=8, seed=seed)
+    model: Any = build_model(processor, width=64, encoder_layers=2, decoder_layers=2, channels=8, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
                 weight.add_(torch.randn(weight.shape, generator=generator) * 0.1)
-    return model, processor
+    return model.to(DEVICE), processor
 
 
 @cache
 def random_recognizer() -> Recognizer:
     """The engine with the random model."""
-    return Recognizer(*random_parts(), name="random")
+    return _with_graphs(Recognizer(*random_parts(), name="random"))
+
+
+def _with_graphs(recognizer: Recognizer) -> Recognizer:
+    recognizer.capture_graphs(lambda line: None)
+    return recognizer
 
 
 def small_pool(recognizer: Recognizer, positions: int) -> KVPool:
@@ -52,11 +59,15 @@ def small_pool(recognizer: Recognizer, positions: int) -> KVPool:
     return KVPool(recognizer.decoder.config, recognizer.device, torch.float32, positions)
 
 
+def _demo_model() -> Any:
+    model: Any = Qwen3ASRForConditionalGeneration.from_pretrained(DEMO_FOLDER, dtype=torch.float32)
+    return model.to(DEVICE)
+
+
 @cache
 def demo_recognizer() -> Recognizer:
-    """The engine with the bundled demo checkpoint, in float32 on the CPU."""
-    model = Qwen3ASRForConditionalGeneration.from_pretrained(DEMO_FOLDER, dtype=torch.float32)
-    return Recognizer(model, Qwen3ASRProcessor.from_pretrained(DEMO_FOLDER), "demo", is_demo=True)
+    """The engine with the bundled demo checkpoint, in float32."""
+    return _with_graphs(Recognizer(_demo_model(), Qwen3ASRProcessor.from_pretrained(DEMO_FOLDER), "demo", is_demo=True))
 
 
 @cache
@@ -64,8 +75,7 @@ def reference_parts(name: str) -> tuple[Any, Any]:
     """A separate model with the attention of transformers, as the reference for `generate`."""
     if name == "random":
         return random_parts()
-    model = Qwen3ASRForConditionalGeneration.from_pretrained(DEMO_FOLDER, dtype=torch.float32)
-    return model.eval(), Qwen3ASRProcessor.from_pretrained(DEMO_FOLDER)
+    return _demo_model().eval(), Qwen3ASRProcessor.from_pretrained(DEMO_FOLDER)
 
 
 def generate(
@@ -74,7 +84,7 @@ def generate(
     """The output of greedy `generate` for a whole clip: token ids without the end token."""
     model, processor = reference_parts(name)
     assert model.config.text_config._attn_implementation == "sdpa"
-    inputs = processor.apply_transcription_request([samples], language=language, prompt=context)
+    inputs = processor.apply_transcription_request([samples], language=language, prompt=context).to(DEVICE)
     with torch.inference_mode():
         answer = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     tokens = answer[0, inputs["input_ids"].shape[1] :].tolist()
@@ -103,8 +113,8 @@ def check_generated(
     end = model.generation_config.eos_token_id[0]
     pairs = zip((*tokens, end), (*expected, end), strict=False)
     same = next(index for index, (token, other) in enumerate(pairs) if token != other)
-    inputs = processor.apply_transcription_request([samples], language=language, prompt=context)
-    prefix = torch.tensor([expected[:same]], dtype=torch.long)
+    inputs = processor.apply_transcription_request([samples], language=language, prompt=context).to(DEVICE)
+    prefix = torch.tensor([expected[:same]], dtype=torch.long, device=DEVICE)
     inputs["input_ids"] = torch.cat([inputs["input_ids"], prefix], dim=1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     with torch.inference_mode():

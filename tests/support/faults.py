@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from qwen_asr.engine.decoder import Prediction, Row
+from qwen_asr.engine.decoder.forward import Prediction
+from qwen_asr.engine.decoder.packing import Row
 from qwen_asr.engine.recognizer import Recognizer
 from tests.support.checkpoints import Samples
 

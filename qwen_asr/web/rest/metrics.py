@@ -75,6 +75,8 @@ class ServiceMetrics(Collector):
             text = "Seconds of recognition per second of audio, over the last minute."
             yield gauge("qwen_asr_real_time_factor", text, factor)
         yield counter("qwen_asr_out_of_memory", "Passes that failed for lack of memory.", watchdog.times_without_memory)
+        if (used := service.kv_cache_used) is not None:
+            yield gauge("qwen_asr_kv_cache_used_ratio", "Share of the KV cache that is in use, from 0 to 1.", used)
         yield gauge("qwen_asr_healthy", "1 while /healthz answers 200, else 0.", service.unhealthy_reason() is None)
         yield gauge("qwen_asr_ready", "1 while /readyz answers 200, else 0.", service.readiness()[0] == "ready")
         if self._certificate is not None:

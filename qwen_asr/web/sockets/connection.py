@@ -2,7 +2,7 @@
 
 Three things run at the same time. The client's messages are read, and its audio goes to a worker thread, but never
 further ahead of the recognizer than the limits allow: what is not read stays with the client, by TCP's own
-back-pressure. The recognizer's thread puts its results into an outbox. From there they are sent as fast as the client
+back-pressure. The recognizer puts its results into an outbox. From there they are sent as fast as the client
 reads. Unless the client itself leaves, a session that ends still gets the texts of the audio that it received.
 """
 

@@ -1,4 +1,4 @@
-"""Messages on their way to a client that may read slowly: put on the device's thread, sent by the event loop."""
+"""Messages on their way to a client that may read slowly: put there on any thread, sent by the event loop."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class AsrSession:
                 self._add(self._empty_final)
 
     def _on_events(self, events: list[Event]) -> None:
-        """Runs on the thread that produced the events, often the recognizer's: hand them over and return."""
+        """Runs on the thread that produced the events, often the scheduler's for results: hand them over and return."""
         with self._lock:
             for event in events:
                 self._add(event_message(event, self.received, time.time(), self._timeline))

@@ -1,7 +1,7 @@
 """Turns of a realtime session: audio under one set of settings, and the items that its turns become.
 
 `VoiceTurns` finds any number of turns by voice; `ClientTurn` is one turn, which the client ends. Each is one session
-on the shared recognizer. One thread at a time feeds it, while results come on the scheduler's thread. Its events have
+on the shared recognizer. One thread at a time feeds it, while results come on the scheduler's threads. Its events have
 the order of OpenAI's API: deltas of an item may come before it is committed, its `completed` or `failed` never does.
 """
 

@@ -1,6 +1,7 @@
 """Passes over many utterances: the same numbers as alone, and hardly more operators."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qwen_asr.engine.decoder import AUDIO, Decoder, Row
-from qwen_asr.engine.kv_pool import KVCache
-from tests.support.checkpoints import random_recognizer, reference_parts
+from qwen_asr.engine.decoder.fixed_passes import Shape, default_shapes
+from qwen_asr.engine.decoder.forward import Decoder
+from qwen_asr.engine.decoder.kv_pool import KVCache
+from qwen_asr.engine.decoder.packing import AUDIO, Row
+from qwen_asr.engine.recognizer import Recognizer
+from tests.support.checkpoints import DEVICE, random_parts, random_recognizer, reference_parts
 
 
 class CountOperators(TorchDispatchMode):
@@ -50,8 +54,11 @@ def reference_logits(tokens: list[int]) -> torch.Tensor:
     """The logits of transformers' own decoder for one sequence of tokens, (n, vocabulary)."""
     model, _ = reference_parts("random")
     with torch.inference_mode():
-        hidden = model.model.language_model(input_ids=torch.tensor([tokens]), use_cache=False).last_hidden_state
-        return model.lm_head(hidden)[0]  # type: ignore[no-any-return]  # transformers leaves it untyped
+        hidden = model.model.language_model(
+            input_ids=torch.tensor([tokens], device=DEVICE), use_cache=False
+        ).last_hidden_state
+        logits: torch.Tensor = model.lm_head(hidden)[0].cpu()
+    return logits
 
 
 def check_predictions(logits: torch.Tensor, predicted: list[int]) -> None:
@@ -135,3 +142,35 @@ def test_a_pass_of_64_utterances_takes_hardly_more_operators_than_one_of_one(
     sizes = [int(rng.integers(20, 120)) if mixed and index % 2 else 1 for index in range(64)]
     together = operators([row(cache, [5] * size) for cache, size in zip(caches, sizes, strict=True)])
     assert together <= 1.5 * alone
+
+
+def test_passes_in_fixed_shapes_give_the_same() -> None:
+    """What a GPU captures as graphs, uncaptured: rows that fit, rows that are too many, and one that fits nowhere."""
+    rng = np.random.default_rng(7)
+    texts = [rng.integers(0, 300, size).tolist() for size in (40, 90, 64, 65, 30, 200, 33)]
+    new = [1, 1, 5, 40, 1, 150, 30]
+    exact, fixed = random_recognizer().decoder, Recognizer(*random_parts(), name="random").decoder
+    shapes = [Shape(1, 1, 128), Shape(2, 1, 128), Shape(2, 32, 128), Shape(1, 64, 128)]
+    fixed.fix_shapes(shapes)
+    results = []
+    for decoder in (exact, fixed):
+        opened = [decoder.new_cache() for _ in texts]
+        for cache in opened:
+            cache.begin()
+        decoder.predict([row(cache, text[:-n]) for cache, text, n in zip(opened, texts, new, strict=True)])
+        rows = [row(cache, text[-n:], min(n, 3)) for cache, text, n in zip(opened, texts, new, strict=True)]
+        rows[2] = replace(rows[2], scored=True)
+        results.append(decoder.predict(rows))
+        assert [cache.length for cache in opened] == [len(text) for text in texts]
+    for text, one, other in zip(texts, *results, strict=True):
+        logits = reference_logits(text)[-len(one.tokens) :]
+        check_predictions(logits, one.tokens)
+        check_predictions(logits, other.tokens)
+    assert results[1][2].log_probabilities == pytest.approx(results[0][2].log_probabilities, abs=1e-4)
+
+
+def test_the_default_shapes_hold_the_steps_of_ordinary_utterances() -> None:
+    shapes = default_shapes()
+    for rows, new, total in ((1, 1, 20), (300, 1, 500), (64, 60, 350), (1, 190, 1000), (16, 130, 600)):
+        assert any(rows <= one.rows and new <= one.new and total <= one.total for one in shapes)
+    assert len(shapes) < 160  # each takes some 50 ms to capture

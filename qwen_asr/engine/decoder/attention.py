@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from qwen_asr.engine.kv_pool import PAGE, KVCache
+from qwen_asr.engine.decoder.kv_pool import PAGE, KVCache
 
 NEW_LIMITS = (1, 160)
 """Rows with up to so many new positions share a group: a decoding step, the check of a draft, else a long prefill."""

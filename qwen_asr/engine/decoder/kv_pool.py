@@ -72,16 +72,15 @@ class KVCache:
 class KVPool:
     """Storage for `positions` positions, in pages. Thread-safe, except for the storage itself.
 
-    storage: for each layer (pages, PAGE, 2, key-value heads, head width), where 2 are keys and values.
+    storage: for each layer (pages, PAGE, 2, key-value heads, head width), where 2 are keys and values. The last page,
+    `scratch_page`, belongs to no cache: passes of a fixed shape write there what fills them up.
     """
 
     def __init__(self, config: Any, device: torch.device, dtype: torch.dtype, positions: int) -> None:
         """`config` is the text model's. Raises torch's out-of-memory error if the device cannot hold the storage."""
         self.page_count = max(positions // PAGE, 1)
-        shape = (self.page_count, PAGE, 2, config.num_key_value_heads, config.head_dim)
-        self.storage: list[Tensor] = [
-            torch.empty(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)
-        ]
+        shape = (self.page_count + 1, PAGE, 2, config.num_key_value_heads, config.head_dim)
+        self.storage = [_zeros(shape, device, dtype) for _ in range(config.num_hidden_layers)]
         self.dtype = dtype
         self._lock = threading.RLock()
         self._references = np.zeros(self.page_count, dtype=np.int64)  # by caches and shared prompts; 0 for a free page
@@ -91,6 +90,11 @@ class KVPool:
         self._idle: OrderedDict[KVCache, None] = OrderedDict()  # with pages and between steps, the oldest first
         self._prefixes: OrderedDict[tuple[int, ...], list[int]] = OrderedDict()  # shared prompts, the oldest first
         self.evictions = 0
+
+    @property
+    def scratch_page(self) -> int:
+        """The page that is never read."""
+        return self.page_count
 
     @property
     def positions(self) -> int:
@@ -208,6 +212,16 @@ class KVPool:
     def _drop_prefix(self) -> None:
         _, pages = self._prefixes.popitem(last=False)
         self._return(pages)
+
+
+def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Zeros, because what is masked is still multiplied, and must not be NaN.
+
+    On the CPU they take memory only once they are written: numpy asks the system for zeroed memory, torch fills it.
+    """
+    if device.type == "cpu":
+        return torch.from_numpy(np.zeros(shape, dtype=np.float32)).to(dtype)
+    return torch.zeros(shape, device=device, dtype=dtype)
 
 
 def pool_positions(config: Any, device: torch.device, dtype: torch.dtype) -> int:
