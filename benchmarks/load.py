@@ -47,12 +47,16 @@ class RunningServer:
         return float(self.process.memory_info().rss) / 2**20
 
 
+def environment(root: Path = ROOT) -> dict[str, str]:
+    """The environment variables of a server from the checkout in `root`, without the Hugging Face hub."""
+    return {**os.environ, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
+
+
 @contextlib.contextmanager
 def server(*options: str, log: IO[str] | None = None) -> Iterator[RunningServer]:
     """Run `app.py` with the options on a free port until the block ends. Its log goes to `log`."""
     command = [sys.executable, str(ROOT / "app.py"), "--port", "0", "--log-level", "warning", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as process:
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=log, text=True) as process:
         try:
             output = process.stdout or ()
             found = next((match for line in output if (match := re.search(r"http://localhost:\d+", line))), None)

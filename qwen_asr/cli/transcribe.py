@@ -198,21 +198,13 @@ class FileTranscriber:
             self._on_read(len(block))  # the session asks for more, so it is done with this one
 
     def _session(self) -> Session:
-        from qwen_asr.engine.checkpoint import load_recognizer
+        from qwen_asr.engine.inference_only import for_inference_only
         from qwen_asr.live.session_factory import create_session
         from qwen_asr.live.session_options import SessionOptions, endpoints_of
 
         config = self._config
         if self._recognizer is None:
-            # The demo instead of a real model would give wrong text that looks right, in a file that is kept.
-            self._recognizer = load_recognizer(
-                config.asr_model_path,
-                config.device,
-                config.dtype,
-                self._on_status,
-                quantize=config.quantize,
-                allow_demo=False,
-            )
+            self._recognizer = for_inference_only(self._load_recognizer)
         options = SessionOptions(
             language=self._language,
             context=self._context,
@@ -222,6 +214,20 @@ class FileTranscriber:
             endpoints=endpoints_of(config),
         )
         return create_session(self._recognizer, self._silero, options)
+
+    def _load_recognizer(self) -> Recognizer:
+        from qwen_asr.engine.checkpoint import load_recognizer
+
+        config = self._config
+        # The demo instead of a real model would give wrong text that looks right, in a file that is kept.
+        return load_recognizer(
+            config.asr_model_path,
+            config.device,
+            config.dtype,
+            self._on_status,
+            quantize=config.quantize,
+            allow_demo=False,
+        )
 
 
 def _open(name: str) -> Path | BinaryIO:

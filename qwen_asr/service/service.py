@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from qwen_asr.audio.resample import phase_filters
 from qwen_asr.audio.vad import Silero
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits
+from qwen_asr.engine.inference_only import for_inference_only
 from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
 from qwen_asr.live.events import Event
 from qwen_asr.live.session_options import DetectorFactory, SessionOptions, endpoints_of, voice_detector
@@ -240,20 +240,21 @@ class Service:
 
     def _load(self) -> None:
         try:
-            from qwen_asr.engine.checkpoint import load_recognizer  # heavy: takes seconds, and the page is up meanwhile
-
-            config = self.config
-            self._use(
-                load_recognizer(
-                    config.asr_model_path, config.device, config.dtype, self._progress, quantize=config.quantize
-                )
-            )
+            self._use(for_inference_only(self._load_recognizer))
         except QwenASRError as error:
             self._fail(error)
         except Exception as error:
             log.exception("the checkpoint could not be loaded")
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             self._fail(QwenASRError(f"The checkpoint could not be loaded ({reason}). The server's log says more."))
+
+    def _load_recognizer(self) -> Recognizer:
+        from qwen_asr.engine.checkpoint import load_recognizer  # heavy: takes seconds, and the page is up meanwhile
+
+        config = self.config
+        return load_recognizer(
+            config.asr_model_path, config.device, config.dtype, self._progress, quantize=config.quantize
+        )
 
     def _use(self, recognizer: Recognizer) -> None:
         import torch  # heavy, as is what follows
@@ -263,7 +264,6 @@ class Service:
         if recognizer.is_demo and recognizer.device.type == "cpu":
             # With so small a model, threads cost more in waiting for each other than they save.
             torch.set_num_threads(1)
-        phase_filters(48_000)  # else the first microphone would wait until scipy.signal is imported
         self._silero = Silero()
         self._scheduler = Scheduler(recognizer, self.watchdog)
         threading.Thread(target=self._watch, args=(self._scheduler,), name="qwen-asr-watchdog", daemon=True).start()

@@ -1,9 +1,12 @@
 """Resampling: independent of the chunks, exact length, correct pitch, no aliases, little delay."""
 
+from math import gcd
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.signal import firwin, kaiser_atten, kaiser_beta
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.resample import StreamingResampler, phase_filters, rejection_db
@@ -114,6 +117,20 @@ def test_only_the_inputs_that_the_filter_needs_are_kept(rate):
     for _ in range(20):
         resampler.feed(np.zeros(rate, np.float32))
         assert len(resampler._held) <= taps + rate / SAMPLE_RATE + 2
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+def test_the_filter_is_that_of_scipy(rate):
+    assert rejection_db() == pytest.approx(kaiser_atten(2 * 64 + 1, 1 - 0.908))
+    filters = phase_filters(rate)
+    phases, taps = filters.shape
+    assert phases == SAMPLE_RATE // gcd(rate, SAMPLE_RATE)
+    cutoff = (1 + 0.908) / 2 * min(1, SAMPLE_RATE / rate)
+    lowpass = firwin(taps * phases + 1, cutoff / phases, window=("kaiser", kaiser_beta(rejection_db())))
+    for row, weights in enumerate(filters):
+        expected = lowpass[phases * np.arange(1, taps + 1) - row]
+        # Tolerance: sines of another library may differ in their last bit, and so may a tap after it is rounded.
+        assert np.abs(weights - expected / expected.sum()).max() < 1e-7
 
 
 @pytest.mark.slow

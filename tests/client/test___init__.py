@@ -17,7 +17,7 @@ class NotInstalled:
         if name.partition(".")[0] in SLOW:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-sys.meta_path.insert(0, NotInstalled())  # not None in sys.modules: scipy takes that for an imported torch
+sys.meta_path.insert(0, NotInstalled())
 """
 
 
