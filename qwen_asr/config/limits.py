@@ -6,6 +6,7 @@ its own: ``Service(config, limits=Limits(upload=UploadLimits(file_bytes=1000)))`
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 RETRY_AFTER_SECONDS = 5
@@ -120,8 +121,9 @@ class SocketLimits:
     """How long a connection may stay open after its session ended: for the last messages and the close handshake."""
     ping_seconds: float = 20.0
     """Interval of pings, which keep idle connections open in proxies and routers."""
-    threads: int = 4
-    """Number of threads for voice detection and resampling, separate from the thread pool of the pages."""
+    threads: int = max(1, min(4, (os.cpu_count() or 1) // 2))
+    """Number of threads for voice detection and resampling, separate from the thread pool of the pages. Half of the
+    cores at most: on few cores, more threads take the time that the model needs."""
 
 
 @dataclass(frozen=True, kw_only=True)

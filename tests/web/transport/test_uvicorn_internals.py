@@ -222,6 +222,7 @@ def test_a_websocket_protocol_has_the_attributes_that_are_used() -> None:
         assert protocol.handshake_complete is False, changed("handshake_complete", module)
         assert protocol.close_sent is False, changed("close_sent", module)
         assert protocol.frames == [], changed("frames", module)
+        assert protocol.read_paused is False, changed("read_paused", module)
         assert protocol.loop is asyncio.get_running_loop(), changed("loop", module)
         assert callable(protocol.conn.send_close), changed("conn.send_close", module)
         assert "transport" in vars(protocol), changed("transport", module)
