@@ -19,8 +19,9 @@ class PassSize:
 class Observer:
     """Receives reports of a scheduler's work. This one ignores them: override the methods you need.
 
-    Those of iterations, passes and memory are called on the thread that owns the model, those of steps on any thread.
-    All of them serve all sessions, so they must return at once and never raise.
+    Those of iterations, passes and memory are called on the thread that owns the model, those of deliveries on the
+    thread for results, and those of steps on any thread. All of them serve all sessions, so they must return at once
+    and never raise.
     """
 
     def iteration_started(self) -> None:
@@ -31,6 +32,12 @@ class Observer:
 
     def iteration_ended(self) -> None:
         """The results of this iteration were returned."""
+
+    def delivery_started(self) -> None:
+        """The outcome of a step is handed over, and its callbacks run."""
+
+    def delivery_ended(self) -> None:
+        """Those callbacks have returned."""
 
     def step_started(self, step: object) -> None:
         """A step was submitted, from any thread. `step` is the same object when it ends."""

@@ -2,8 +2,11 @@
 
 One thread owns the model. In each iteration it takes one pass from every active step, runs passes of the same kind
 together, and returns the results. A step that is submitted meanwhile joins at the next iteration (continuous batching,
-as in Orca, Yu et al. 2022), so a session never waits for more than one pass before its own runs. A step covers what its
-utterance holds when it starts, not when it was submitted.
+as in Orca, Yu et al. 2022). A step covers what its utterance holds when it starts, not when it was submitted.
+
+Steps for final text start at once, and on a GPU so does every step. On a CPU a pass takes the longer the more rows it
+has, so only `_STARTS` of the other steps start in an iteration, those that wait longest first: under load each takes
+little time once it has started, and covers all audio that arrived while it waited.
 
 Another thread hands the hypotheses over and runs the callbacks, so that the model never waits for what is done with
 the text.
@@ -20,7 +23,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -33,6 +35,8 @@ from qwen_asr.errors import StepFailed
 
 logger = logging.getLogger(__name__)
 
+_STARTS = {"cpu": 2}
+"""How many steps that are not urgent start in an iteration, by the type of the device. Not listed: all."""
 MAX_TRIES = 3
 """How often a step without enough memory is tried before it fails."""
 _JOIN_SECONDS = 5.0  # how long `close` waits for a thread, so that one that hangs does not block the process's exit
@@ -41,7 +45,10 @@ _JOIN_SECONDS = 5.0  # how long `close` waits for a thread, so that one that han
 class _ActiveStep:
     """An active step, and the pass that it waits for: None until the step has started."""
 
-    def __init__(self, utterance: Utterance, on_start: Callable[[], None] | None) -> None:
+    def __init__(
+        self, utterance: Utterance, on_start: Callable[[], None] | None, is_urgent: Callable[[], bool]
+    ) -> None:
+        self.is_urgent = is_urgent
         self.future: Future[Hypothesis] = Future()
         self.next_pass: Pass | None = None
         self.tries = 1
@@ -118,30 +125,67 @@ class _ActiveStep:
 class _Results:
     """A thread that calls what it is given, in that order: it sets the outcomes of steps, and so runs callbacks."""
 
-    def __init__(self) -> None:
-        self._waiting: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="recognizer-results", daemon=True)
-        self._thread.start()
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._delivering = False
+        self._start()
 
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
 
     def put(self, outcome: Callable[[], None]) -> None:
-        self._waiting.put(outcome)
+        with self._changed:
+            self._waiting.append(outcome)
+            self._changed.notify_all()
+
+    def replace(self) -> list[threading.Thread]:
+        """Let another thread go on after the outcome that is being delivered. Returns the thread that delivers it."""
+        with self._changed:
+            if not self._delivering:
+                return []
+            hanging = self._thread
+            self._start()
+            return [hanging]
 
     def close(self, seconds: float) -> None:
         """Stop after the outcomes that were put; wait for them for at most so many seconds."""
-        self._waiting.put(None)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         if self._thread is not threading.current_thread():
             self._thread.join(seconds)
 
+    def _start(self) -> None:
+        self._delivering = False
+        self._thread = threading.Thread(target=self._run, name="recognizer-results", daemon=True)
+        self._thread.start()
+
     def _run(self) -> None:
-        while (outcome := self._waiting.get()) is not None:
+        while (outcome := self._take()) is not None:
             try:
                 outcome()
             except Exception:  # one session's fault must not stop the others' texts
                 logger.exception("The outcome of a recognition step could not be delivered.")
+
+    def _take(self) -> Callable[[], None] | None:
+        """Wait for the next outcome. None if there is no more, or if another thread has replaced this one."""
+        with self._changed:
+            if self._thread is not threading.current_thread():
+                return None
+            if self._delivering:
+                self._observer.delivery_ended()
+            self._delivering = False
+            while not (self._waiting or self._closed):
+                self._changed.wait()
+            if not self._waiting:
+                return None
+            self._delivering = True
+            self._observer.delivery_started()
+            return self._waiting.popleft()
 
 
 class _Worker:
@@ -189,7 +233,7 @@ class Scheduler:
         self._postponed: deque[_ActiveStep] = deque()  # without enough memory, until another step ends
         self._changed = threading.Condition()
         self._refusal: str | None = None  # why no more steps are accepted
-        self._results = _Results()
+        self._results = _Results(self._observer)
         self._worker = self._new_worker()
 
     def __enter__(self) -> "Scheduler":
@@ -203,17 +247,24 @@ class Scheduler:
         """Whether a thread accepts steps, and another hands over their results."""
         return self._worker.thread.is_alive() and not self._worker.abandoned and self._results.alive
 
-    def submit(self, utterance: Utterance, on_start: Callable[[], None] | None = None) -> Future[Hypothesis]:
+    def submit(
+        self,
+        utterance: Utterance,
+        on_start: Callable[[], None] | None = None,
+        is_urgent: Callable[[], bool] = lambda: True,
+    ) -> Future[Hypothesis]:
         """Run one step over all samples that `utterance` has when the step starts.
 
-        `on_start` is called when the step starts, or starts again for lack of memory, and may append samples. It runs
-        on the thread that owns the model, so it must return at once. The step fails with what it raises.
+        `on_start` is called when the step starts, or starts again for lack of memory, and may append samples. The step
+        fails with what it raises. `is_urgent` says whether the step starts before those that wait longer: it is asked
+        again while the step waits, and must not raise. Both run on the thread that owns the model, so they must return
+        at once.
 
         Submit at most one step of an utterance at a time. The future fails with `StepFailed` only, and can be cancelled
         until the step starts. Its callbacks run on a thread for results, those of a session in order. After a failed
         step, drop the utterance: an abandoned thread may still use it.
         """
-        running = _ActiveStep(utterance, on_start)
+        running = _ActiveStep(utterance, on_start, is_urgent)
         self._observer.step_started(running)
         running.future.add_done_callback(self._report_end(running))
         with self._changed:
@@ -249,17 +300,25 @@ class Scheduler:
             hanging.abandoned = True
             lost = list(hanging.active)
             if replace:
-                self._submitted.extendleft(reversed(self._postponed))
+                self._submit_postponed()
                 self._worker = self._new_worker()
             else:
                 self._refusal = sentence
                 lost += [*self._submitted, *self._postponed]
                 self._submitted.clear()
-            self._postponed.clear()
+                self._postponed.clear()
             self._changed.notify_all()
         for running in lost:
             running.abort(sentence)
         return [hanging.thread]
+
+    def replace_results(self) -> list[threading.Thread]:
+        """Abandon the callback that runs now: another thread goes on with the results of the other steps.
+
+        Returns the thread that still runs it, if any. That thread touches no model, so this is safe on every device.
+        Only the session that the callback belongs to may wait for its text.
+        """
+        return self._results.replace()
 
     def _report_end(self, running: _ActiveStep) -> Any:
         def report(done: Future[Hypothesis]) -> None:
@@ -298,8 +357,15 @@ class Scheduler:
                 self._changed.wait()
             if self._refusal or worker.abandoned:
                 return False
-            submitted, self._submitted = self._submitted, deque()
-            worker.active += [running for running in submitted if running.start()]
+            waiting, self._submitted = self._submitted, deque()
+            left = _STARTS.get(self.recognizer.device.type, len(waiting))
+            for running in waiting:
+                urgent = running.is_urgent()
+                if not (urgent or left > 0):
+                    self._submitted.append(running)
+                elif running.start():
+                    worker.active.append(running)
+                    left -= not urgent
         return True
 
     def _advance(self, worker: _Worker, running: _ActiveStep, result: Any) -> None:
@@ -319,8 +385,11 @@ class Scheduler:
         with self._changed:
             if not worker.abandoned:
                 worker.active.remove(running)
-                self._submitted.extend(self._postponed)
-                self._postponed.clear()
+                self._submit_postponed()
+
+    def _submit_postponed(self) -> None:
+        self._submitted.extendleft(reversed(self._postponed))  # they have waited longest
+        self._postponed.clear()
 
     def _failed(self, worker: _Worker, running: _ActiveStep, error: Exception) -> None:
         if is_out_of_memory(error):

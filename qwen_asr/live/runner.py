@@ -53,6 +53,7 @@ class Runner:
         self._state_lock = threading.Lock()  # guards the session, except its detector, and the fields below
         self._undelivered: list[Event] = []
         self._driving = False  # whether a thread is submitting steps and delivering events; only one does at a time
+        self._submitted: Future[Hypothesis] | None = None
         self._finishing: Future[None] | None = None
         self._delivery_error: Exception | None = None
         self._resolved = False
@@ -124,10 +125,11 @@ class Runner:
             self._closed = True
             self._undelivered.clear()
             self._session.drop()
-            abandoned = self._finishing if not self._resolved else None
+            abandoned = [self._submitted, self._finishing if not self._resolved else None]
             self._resolved = True
-        if abandoned is not None:
-            abandoned.cancel()
+        for future in abandoned:
+            if future is not None:
+                future.cancel()  # does nothing for a step that has started: it ends as ever
         self._on_end()
 
     def _drive(self) -> None:
@@ -169,16 +171,25 @@ class Runner:
 
     def _submit(self, step: Step) -> None:
         try:
-            future = self._scheduler.submit(step.utterance, lambda: self._began(step))
+            future = self._scheduler.submit(step.utterance, lambda: self._began(step), lambda: self._is_urgent(step))
         except Exception as error:  # a refused step becomes a `Failed` event or a warning
             message = _public_message(error)
             self._report(lambda: self._session.failed(step, message))
         else:
+            with self._state_lock:
+                self._submitted = future
+                closed = self._closed
             future.add_done_callback(lambda done: self._step_done(step, done))
+            if closed:
+                future.cancel()
 
     def _began(self, step: Step) -> None:
         with self._state_lock:
             self._session.began(step)
+
+    def _is_urgent(self, step: Step) -> bool:
+        with self._state_lock:
+            return self._session.is_urgent(step)
 
     def _step_done(self, step: Step, done: Future[Hypothesis]) -> None:
         error = None if done.cancelled() else done.exception()

@@ -231,6 +231,10 @@ class Session:
         if step is self._outstanding:
             self._hand_over(self._queue[0])
 
+    def is_urgent(self, step: Step) -> bool:
+        """Whether a step that waits for the device will give final text: its utterance has ended, perhaps meanwhile."""
+        return step.final or (step is self._outstanding and self._queue[0].ended)
+
     def completed(self, step: Step, hypothesis: Hypothesis) -> list[Event]:
         """Reports the hypothesis of a step. Returns the resulting events."""
         pending = self._release(step)

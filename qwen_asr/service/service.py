@@ -202,7 +202,7 @@ class Service:
         """Why the process has to be restarted, as a sentence; None if it works."""
         hanging = sum(thread.is_alive() for thread in self._hanging)
         if hanging:
-            return f"{hanging} of the recognizer's threads hang in a pass over the model that does not end."
+            return f"{hanging} of the recognizer's threads hang in a pass or a callback that does not end."
         working = self._scheduler is not None and self._scheduler.alive
         if self.state == "ready" and not working and not self._closed.is_set():
             return "The recognizer's thread has ended."
@@ -278,24 +278,40 @@ class Service:
         while not self._closed.wait(self.limits.watchdog.poll_seconds):
             if (seconds := self.watchdog.stalled_for) is not None:
                 self._abandon_pass(scheduler, seconds)
+            if (seconds := self.watchdog.delivery_stalled_for) is not None:
+                self._abandon_callback(scheduler, seconds)
             if self.sessions.ended > reclaimed_at:
                 reclaimed_at = self.sessions.ended
                 reclaim()
 
     def _abandon_pass(self, scheduler: Scheduler, seconds: float) -> None:
         """Fails the steps of a pass that hangs. On the CPU another thread continues with the other sessions."""
-        hanging = sum(thread.is_alive() for thread in self._hanging)
-        replace = scheduler.recognizer.device.type == "cpu" and hanging + 1 < self.limits.watchdog.hanging_threads
+        replace = scheduler.recognizer.device.type == "cpu" and not self._is_last_thread()
         sentence = f"The recognizer hung on this part for {seconds:.0f} seconds, so the part was abandoned."
         abandoned = scheduler.abandon(sentence, replace=replace)
         self.watchdog.iteration_ended()
-        self._hanging += abandoned
-        if not abandoned:
+        self._hung(abandoned, "A pass over the model", seconds, replaced=replace)
+
+    def _abandon_callback(self, scheduler: Scheduler, seconds: float) -> None:
+        """Leaves a callback of one session behind, so that the others get their texts."""
+        last = self._is_last_thread()
+        abandoned = scheduler.replace_results()
+        self.watchdog.delivery_ended()
+        self._hung(abandoned, "The callback of a session", seconds, replaced=not last)
+
+    def _is_last_thread(self) -> bool:
+        """Whether no more threads may hang after the next one."""
+        hanging = sum(thread.is_alive() for thread in self._hanging)
+        return hanging + 1 >= self.limits.watchdog.hanging_threads
+
+    def _hung(self, threads: list[threading.Thread], what: str, seconds: float, *, replaced: bool) -> None:
+        self._hanging += threads
+        if not threads:
             return
-        if replace:
-            log.error("A pass over the model has not ended after %.0f s; another thread continues.", seconds)
+        if replaced:
+            log.error("%s has not ended after %.0f s; another thread continues.", what, seconds)
         else:
-            log.error("A pass over the model has not ended after %.0f s: restart the server.", seconds)
+            log.error("%s has not ended after %.0f s: restart the server.", what, seconds)
             self._fail(NotReady("The recognizer hangs: the server has to be restarted."))
 
     def _progress(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""`Watchdog`: times the work of the recognizer's thread, and detects a pass that hangs.
+"""`Watchdog`: times the work of the recognizer's thread, and detects a pass or a callback that hangs.
 
 The engine reads no clock. It reports to an observer what it begins and ends, and the observer's clock is here.
 """
@@ -37,6 +37,7 @@ class Watchdog(Observer):
         self._progressed = 0.0  # start of its latest pass
         self._timeout = self._limits.base_seconds
         self._busy = 0.0
+        self._delivering_since: float | None = None
         self._out_of_memory_at: float | None = None
         self._steps: dict[object, float] = {}
         self._samples: deque[tuple[float, float, float]] = deque()  # time, busy seconds, audio seconds
@@ -62,6 +63,14 @@ class Watchdog(Observer):
         began, self._began = self._began, None
         if began is not None:
             self._busy += self._clock() - began
+
+    def delivery_started(self) -> None:
+        """See `Observer`."""
+        self._delivering_since = self._clock()
+
+    def delivery_ended(self) -> None:
+        """See `Observer`."""
+        self._delivering_since = None
 
     def step_started(self, step: object) -> None:
         """See `Observer`."""
@@ -93,6 +102,13 @@ class Watchdog(Observer):
             return None
         seconds = self._clock() - self._progressed
         return seconds if seconds > self._timeout else None
+
+    @property
+    def delivery_stalled_for(self) -> float | None:
+        """How long the callbacks of one step have taken, in seconds, if that exceeds `base_seconds`; else None."""
+        since = self._delivering_since
+        seconds = 0.0 if since is None else self._clock() - since
+        return seconds if seconds > self._limits.base_seconds else None
 
     @property
     def short_of_memory(self) -> bool:

@@ -211,7 +211,12 @@ class SlowScheduler(Scheduler):
         self._covered: WeakKeyDictionary[Utterance, int] = WeakKeyDictionary()
         self._one_at_a_time = ThreadPoolExecutor(1)
 
-    def submit(self, utterance: Utterance, on_start: Callable[[], None] | None = None) -> Future[Hypothesis]:
+    def submit(
+        self,
+        utterance: Utterance,
+        on_start: Callable[[], None] | None = None,
+        is_urgent: Callable[[], bool] = lambda: True,
+    ) -> Future[Hypothesis]:
         """The hypothesis, after the sleep."""
         return self._one_at_a_time.submit(self._slowly, utterance, on_start)
 

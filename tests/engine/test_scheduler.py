@@ -259,6 +259,73 @@ def test_callbacks_run_outside_the_models_thread_in_order_and_in_the_context_of_
     assert called == [("first", "start"), ("first", results), ("second", "start"), ("second", results)]
 
 
+def test_under_load_steps_start_in_their_order_and_urgent_ones_at_once() -> None:
+    """On every device, as on a CPU: 2 steps start in an iteration, and those that are urgent."""
+    recognizer = random_recognizer()
+    started: list[str] = []
+    starts_of: list[int] = []  # of each iteration
+
+    class Count(Observer):
+        def iteration_started(self) -> None:
+            starts_of.append(-len(started))
+
+        def pass_started(self, size: PassSize) -> None:
+            if starts_of[-1] <= 0:
+                starts_of[-1] += len(started)
+
+    with Scheduler(recognizer, Count()) as scheduler, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qwen_asr.engine.scheduler._STARTS", {recognizer.device.type: 2})
+
+        def submit(name: str, is_urgent: Callable[[], bool]) -> Future[Hypothesis]:
+            return scheduler.submit(speaking(recognizer, 40, 0.5)[0], lambda: started.append(name), is_urgent)
+
+        def turns_urgent() -> bool:
+            return len(started) >= 5
+
+        with scheduler._changed:  # all wait for the same iteration
+            futures = [submit(f"partial {number}", lambda: False) for number in range(6)]
+            futures.append(submit("ends while it waits", turns_urgent))
+            futures.append(submit("final", lambda: True))
+            cancelled = submit("cancelled", lambda: False)
+            assert cancelled.cancel()
+        texts = {future.result(60).tokens for future in futures}
+    assert len(texts) == 1
+    assert started == [
+        "partial 0", "partial 1", "final", "partial 2", "partial 3",
+        "partial 4", "partial 5", "ends while it waits",
+    ]  # fmt: skip
+    assert [count for count in starts_of if count > 0] == [3, 2, 3]
+
+
+def test_a_callback_that_hangs_is_left_behind() -> None:
+    recognizer = random_recognizer()
+    hung, let_go, called = threading.Event(), threading.Event(), []
+
+    def hang(_: Future[Hypothesis]) -> None:
+        hung.set()
+        assert let_go.wait(60)
+        called.append("first")
+
+    with Scheduler(recognizer) as scheduler:
+        assert scheduler.replace_results() == []  # nothing is delivered
+        scheduler.submit(speaking(recognizer, 37, 0.5)[0]).add_done_callback(hang)
+        assert hung.wait(60)
+        utterance, clip = speaking(recognizer, 38, 0.5)
+        second = scheduler.submit(utterance)
+        second.add_done_callback(lambda _: called.append("second"))
+        [thread] = scheduler.replace_results()
+        check_generated("random", clip, second.result(60).tokens, max_new_tokens=20)
+        assert scheduler.alive
+        assert thread.is_alive()
+        let_go.set()
+        thread.join(60)
+        assert not thread.is_alive()  # it left the rest to the other thread
+        third = scheduler.submit(speaking(recognizer, 39, 0.5)[0])
+        third.add_done_callback(lambda _: called.append(threading.current_thread().name))
+        third.result(60)
+    assert called == ["second", "first", "recognizer-results"]
+
+
 def test_what_has_ended_is_delivered_before_a_scheduler_is_closed() -> None:
     recognizer = random_recognizer()
     scheduler = Scheduler(recognizer)

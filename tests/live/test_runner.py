@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -44,7 +44,9 @@ class RandomDevice:
         self._pool = ThreadPoolExecutor(4)
         self.steps = 0
 
-    def submit(self, utterance: UtteranceDouble, on_start: Callable[[], None]) -> Future[Hypothesis]:
+    def submit(
+        self, utterance: UtteranceDouble, on_start: Callable[[], None], is_urgent: Callable[[], bool]
+    ) -> Future[Hypothesis]:
         assert not utterance.busy
         self.steps += 1
         queued, seconds = self._random.uniform(0, self._longest), self._random.uniform(0, self._longest)
@@ -178,23 +180,56 @@ def test_many_sessions_share_a_device() -> None:
 
 
 class Refusing:
-    def submit(self, utterance: UtteranceDouble, on_start: Callable[[], None]) -> Future[Hypothesis]:
+    def submit(
+        self, utterance: UtteranceDouble, on_start: Callable[[], None], is_urgent: Callable[[], bool]
+    ) -> Future[Hypothesis]:
         raise StepFailed("The recognizer was stopped.")
 
 
 class FailsAtOnce:
-    def submit(self, utterance: UtteranceDouble, on_start: Callable[[], None]) -> Future[Hypothesis]:
+    def submit(
+        self, utterance: UtteranceDouble, on_start: Callable[[], None], is_urgent: Callable[[], bool]
+    ) -> Future[Hypothesis]:
         future: Future[Hypothesis] = Future()
         future.set_exception(ValueError("secret detail"))
         return future
 
 
 class AnswersAtOnce:
-    def submit(self, utterance: UtteranceDouble, on_start: Callable[[], None]) -> Future[Hypothesis]:
+    def submit(
+        self, utterance: UtteranceDouble, on_start: Callable[[], None], is_urgent: Callable[[], bool]
+    ) -> Future[Hypothesis]:
         on_start()
         future: Future[Hypothesis] = Future()
         future.set_result(utterance.finish())
         return future
+
+
+class NeverFree:
+    """A device whose steps all wait."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Future[Hypothesis], Callable[[], bool]]] = []
+
+    def submit(
+        self, utterance: UtteranceDouble, on_start: Callable[[], None], is_urgent: Callable[[], bool]
+    ) -> Future[Hypothesis]:
+        self.waiting.append((Future(), is_urgent))
+        return self.waiting[-1][0]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_waiting_step_is_urgent_once_its_utterance_has_ended_and_is_cancelled_with_its_session(ends: bool) -> None:
+    session, sink, device = new_session(chunk_seconds=0.2), EventSink(), NeverFree()
+    runner = run(session, cast("Any", device), [make_audio([(True, SECOND)])], sink)
+    [(future, is_urgent)] = device.waiting
+    assert not is_urgent()
+    if ends:
+        runner.finish()
+    assert is_urgent() == ends
+    runner.close()
+    assert future.cancelled()
+    assert not is_urgent()
 
 
 MANY = [(True, 4000), (False, 6000)] * 600

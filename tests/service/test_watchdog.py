@@ -1,4 +1,4 @@
-"""The watchdog: its times, and what happens when a pass fails or hangs while other sessions go on.
+"""The watchdog: its times, and what happens when a pass fails or hangs, or a callback, while other sessions go on.
 
 The times are tested with a clock of the test, the failures with the real engine and real sockets.
 """
@@ -20,6 +20,8 @@ from qwen_asr import Qwen3ASRModel
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits, WatchdogLimits
 from qwen_asr.engine.observer import PassSize
+from qwen_asr.live.events import Event
+from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.instruments import Instruments
 from qwen_asr.service.service import Service
 from qwen_asr.service.watchdog import Watchdog
@@ -74,6 +76,19 @@ def test_a_pass_may_take_longer_the_more_work_it_has() -> None:
     watchdog.iteration_ended()
     assert watchdog.stalled_for is None
     assert watchdog.busy_seconds == 200.0
+
+
+def test_callbacks_may_take_the_base_time() -> None:
+    now = 0.0
+    watchdog = Watchdog(Instruments(), WatchdogLimits(base_seconds=60.0), lambda: now)
+    assert watchdog.delivery_stalled_for is None
+    watchdog.delivery_started()
+    now = 60.0
+    assert watchdog.delivery_stalled_for is None
+    now = 61.0
+    assert watchdog.delivery_stalled_for == 61.0
+    watchdog.delivery_ended()
+    assert watchdog.delivery_stalled_for is None
 
 
 def test_the_real_time_factor_is_of_the_last_minute() -> None:
@@ -207,6 +222,35 @@ def test_a_pass_that_hangs_is_abandoned_and_the_other_sessions_go_on(
     check_exact(struck, ill, 1)
     for speaker, samples in zip(others, well, strict=True):
         check_exact(speaker, samples, 2)
+
+
+@pytest.mark.slow
+def test_a_callback_that_hangs_stalls_no_other_session(served: Listening, clock: Clock) -> None:
+    service = served.service
+    hung, let_go = threading.Event(), threading.Event()
+
+    def hang(_: list[Event]) -> None:
+        hung.set()
+        assert let_go.wait(120)
+
+    session = service.open_session(SessionOptions(chunk_seconds=0.5), hang)
+    session.feed(spoken(SENTENCES[0]))
+    samples = with_pauses(spoken(SENTENCES[1]))
+
+    async def speak() -> Client:
+        assert await until(hung.is_set)
+        async with client(served.url) as other:
+            await other.config()
+            await other.audio(samples)
+            clock.ahead += 2 * HOUR
+            assert await until(lambda: service.unhealthy_reason() is not None)
+            assert await other.finalize() == 1000
+        let_go.set()
+        assert await until(lambda: service.unhealthy_reason() is None)
+        return other
+
+    check_exact(asyncio.run(speak()), samples, 1)
+    session.close()
 
 
 # As on a GPU, where no other thread can continue.
