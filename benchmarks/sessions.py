@@ -1,25 +1,40 @@
 """The lag of the text by the number of concurrent real-time sessions.
 
     python -m benchmarks.sessions [--levels 1,8,24,48,64,96,128] [--seconds 60] [--output FILE] [--plot FILE.png]
+    python -m benchmarks.sessions --levels 8 --contexts 2000     # beside long contexts
 
 The server is `app.py` in a separate process. Each session sends speech in real time over `/ws/asr`, in frames of
 100 ms. The lag of a text is the time from its last sample to its arrival at the client. Server and clients share the
 machine. Finals are compared with `Qwen3ASRModel.transcribe` on the same samples.
+
+With `--contexts TOKENS` another session opens every two seconds, says a sentence, and brings a context of about so many
+tokens that no session had before. Its own lags are not counted.
 """
 
 import argparse
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from benchmarks.load import STAGGER_SECONDS, RunningServer, count_mismatches, quantile, run_sessions, server
+from benchmarks.load import (
+    STAGGER_SECONDS,
+    RunningServer,
+    SessionResult,
+    count_mismatches,
+    quantile,
+    run_sessions,
+    server,
+    stream_clip,
+)
 from benchmarks.speech import Samples, conversation
 from qwen_asr import Qwen3ASRModel
 
 LAG_THRESHOLDS = (1.0, 5.0)
 MAX_CLIPS = 24
+CONTEXT_SECONDS = 2.0
 
 
 @dataclass
@@ -50,11 +65,49 @@ HEADER = (
 )
 
 
-def measure(running: RunningServer, model: Qwen3ASRModel, sessions: int, clips: list[Samples]) -> Level:
+def long_context(model: Qwen3ASRModel, tokens: int, number: int) -> str:
+    """Names that differ with `number`, of at most so many tokens."""
+    tokenizer = model.recognizer.processor.tokenizer
+    words = [f"Anna{number}"]  # at the beginning, so that nothing is shared
+    per_word = len(tokenizer(" Anna1234")["input_ids"])
+    return " ".join([*words, *(f"Anna{1000 + index}" for index in range(tokens // per_word - len(words) - 1))])
+
+
+async def run_beside_contexts(
+    running: RunningServer, model: Qwen3ASRModel, clips: list[Samples], tokens: int
+) -> list[SessionResult]:
+    """The results of the sessions of `clips`, while others come with long contexts."""
+    contexts: list[asyncio.Task[SessionResult]] = []
+
+    async def bring_contexts() -> None:
+        sentence = conversation(2.0, 98)
+        while True:
+            context = long_context(model, tokens, len(contexts))
+            stream = stream_clip(running.url, sentence, realtime=True, context=context)
+            contexts.append(asyncio.create_task(stream))
+            await asyncio.sleep(CONTEXT_SECONDS)
+
+    bringing = asyncio.create_task(bring_contexts())
+    results = await run_sessions(running.url, clips)
+    bringing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await bringing
+    for session in await asyncio.gather(*contexts):
+        if session.errors or not session.finals:
+            raise RuntimeError(f"A session with a long context failed: {session.errors}")
+    return results
+
+
+def measure(
+    running: RunningServer, model: Qwen3ASRModel, sessions: int, clips: list[Samples], context_tokens: int = 0
+) -> Level:
     """Measure one level. Memory is read before the first session and after the last."""
     before, used = running.megabytes, sum(running.process.cpu_times()[:2])
     session_clips = [clips[number % len(clips)] for number in range(sessions)]
-    results = asyncio.run(run_sessions(running.url, session_clips))
+    if context_tokens:
+        results = asyncio.run(run_beside_contexts(running, model, session_clips, context_tokens))
+    else:
+        results = asyncio.run(run_sessions(running.url, session_clips))
     used = sum(running.process.cpu_times()[:2]) - used
     lags = [lag for one in results for lag in one.lags]
     return Level(
@@ -99,6 +152,9 @@ def main() -> None:
     parser.add_argument("--asr-model-path", default="demo")
     parser.add_argument("--levels", default="1,8,24,48,64,96,128", help="numbers of sessions, in ascending order")
     parser.add_argument("--seconds", type=float, default=60, help="seconds of speech per session (default: 60)")
+    parser.add_argument(
+        "--contexts", type=int, default=0, metavar="TOKENS", help="also open sessions with long contexts"
+    )
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     parser.add_argument("--plot", type=Path, help="also write a plot to this file")
     options = parser.parse_args()
@@ -107,12 +163,13 @@ def main() -> None:
     clips = [conversation(options.seconds, seed) for seed in range(min(MAX_CLIPS, max(counts)))]
     model = Qwen3ASRModel.from_pretrained(options.asr_model_path, dtype="float32", device_map="cpu")
     levels = []
-    limits = ("--asr-model-path", options.asr_model_path, "--device", "cpu", "--max-sessions", str(max(counts)))
+    most = max(counts) + 16 * bool(options.contexts)
+    limits = ("--asr-model-path", options.asr_model_path, "--device", "cpu", "--max-sessions", str(most))
     print(HEADER, flush=True)
     with server(*limits) as running:
         measure(running, model, 1, [conversation(5, 99)])  # warm-up, so that one-time work is not measured
         for sessions in counts:
-            levels.append(measure(running, model, sessions, clips))
+            levels.append(measure(running, model, sessions, clips, options.contexts))
             print(levels[-1].row(), flush=True)
     summary = " ".join(describe_threshold(levels, threshold) for threshold in LAG_THRESHOLDS)
     text = "\n".join([HEADER, *(level.row() for level in levels), "", summary]) + "\n"
