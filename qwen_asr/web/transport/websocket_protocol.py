@@ -63,31 +63,26 @@ def protocol_class(close_seconds: float) -> type[WebSocketsSansIOProtocol]:
         _last_binary: Any = None  # the newest message in the queue, if it is binary
 
         def send_receive_event_to_app(self) -> None:
-            text = self.curr_msg_data_type == "text"
-            if text and not self.close_sent and not _is_utf8(b"".join(self.frames)):
-                log.info("A client sent a text message that is not UTF-8.")
-                self.frames = []
-                self.conn.send_close(_INVALID_TEXT)
-                self.handle_parser_exception()
-                return
+            data, self.frames = b"".join(self.frames), []
             if self.close_sent:
-                super().send_receive_event_to_app()
-                return
+                return  # the app takes no more, and reading goes on to the peer's close frame, as in uvicorn
             if self.queue.empty():
                 self._waiting_bytes, self._last_binary = 0, None
-            size = sum(map(len, self.frames))
-            if text:
-                paused, self.read_paused = self.read_paused, True  # else uvicorn would pause at this message
-                super().send_receive_event_to_app()
-                self.read_paused, self._last_binary = paused, None
-            elif self._last_binary is not None and len(self._last_binary["bytes"]) + size <= _WAITING_BYTES:
-                self._last_binary["bytes"] = b"".join([self._last_binary["bytes"], *self.frames])
-                self.frames = []
+            if self.curr_msg_data_type == "text":
+                try:
+                    self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
+                except UnicodeDecodeError:
+                    log.info("A client sent a text message that is not UTF-8.")
+                    self.conn.send_close(_INVALID_TEXT)
+                    self.handle_parser_exception()
+                    return
+                self._last_binary = None
+            elif self._last_binary is not None and len(self._last_binary["bytes"]) + len(data) <= _WAITING_BYTES:
+                self._last_binary["bytes"] += data
             else:
-                self._last_binary = {"type": "websocket.receive", "bytes": b"".join(self.frames)}
+                self._last_binary = {"type": "websocket.receive", "bytes": data}
                 self.queue.put_nowait(self._last_binary)
-                self.frames = []
-            self._waiting_bytes += size + _MESSAGE_OVERHEAD
+            self._waiting_bytes += len(data) + _MESSAGE_OVERHEAD
             if self._waiting_bytes >= _WAITING_BYTES and not self.read_paused:
                 self.read_paused = True
                 self.transport.pause_reading()
@@ -105,11 +100,3 @@ def protocol_class(close_seconds: float) -> type[WebSocketsSansIOProtocol]:
 
     WebSocketProtocol.__module__ = __name__
     return WebSocketProtocol
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
