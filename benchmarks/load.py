@@ -42,37 +42,50 @@ class RunningServer:
         return self.base.replace("http", "ws") + "/ws/asr"
 
     @property
+    def cpu_seconds(self) -> float:
+        """The CPU time of the process so far, on all cores."""
+        return float(sum(self.process.cpu_times()[:2]))
+
+    @property
     def megabytes(self) -> float:
         """The resident memory of the process, in MiB."""
         return float(self.process.memory_info().rss) / 2**20
 
 
-def environment(root: Path = ROOT) -> dict[str, str]:
-    """The environment variables of a server from the checkout in `root`, without the Hugging Face hub."""
-    return {**os.environ, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
-
-
 @contextlib.contextmanager
-def server(*options: str, log: IO[str] | None = None) -> Iterator[RunningServer]:
-    """Run `app.py` with the options on a free port until the block ends. Its log goes to `log`."""
+def launched(*options: str, log: IO[str] | None = None) -> Iterator[RunningServer]:
+    """Run `app.py` with the options on a free port until the block ends, which begins when the port is open.
+
+    Its log goes to `log`.
+    """
     command = [sys.executable, str(ROOT / "app.py"), "--port", "0", "--log-level", "warning", *options]
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=log, text=True) as process:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         try:
             output = process.stdout or ()
             found = next((match for line in output if (match := re.search(r"http://localhost:\d+", line))), None)
             if found is None:
                 raise RuntimeError("The server exited before it was ready. See its output above.")
-            _wait_until_ready(found[0])
             yield RunningServer(found[0], psutil.Process(process.pid))
         finally:
             process.terminate()
+            process.communicate()  # the server still writes that it is ready, and that it stopped
 
 
-def _wait_until_ready(url: str) -> None:
-    for _ in range(READY_SECONDS * 10):
+@contextlib.contextmanager
+def server(*options: str, log: IO[str] | None = None) -> Iterator[RunningServer]:
+    """As `launched`; the block begins when the server is ready for sessions."""
+    with launched(*options, log=log) as running:
+        wait_until_ready(running.base)
+        yield running
+
+
+def wait_until_ready(url: str) -> None:
+    """Return when `/readyz` says so. Raises TimeoutError after `READY_SECONDS`."""
+    for _ in range(READY_SECONDS * 20):
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/readyz"):  # noqa: S310 - a server on this machine
             return
-        time.sleep(0.1)
+        time.sleep(0.05)
     raise TimeoutError(f"The server was not ready after {READY_SECONDS} s.")
 
 

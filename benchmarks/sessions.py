@@ -67,10 +67,9 @@ HEADER = (
 
 def long_context(model: Qwen3ASRModel, tokens: int, number: int) -> str:
     """Names that differ with `number`, of at most so many tokens."""
-    tokenizer = model.recognizer.processor.tokenizer
-    words = [f"Anna{number}"]  # at the beginning, so that nothing is shared
-    per_word = len(tokenizer(" Anna1234")["input_ids"])
-    return " ".join([*words, *(f"Anna{1000 + index}" for index in range(tokens // per_word - len(words) - 1))])
+    per_word = len(model.recognizer.processor.tokenizer(" Anna1234")["input_ids"])
+    # The one that differs comes first, so that nothing is shared.
+    return " ".join(f"Anna{other}" for other in [number, *range(1000, 998 + tokens // per_word)])
 
 
 async def run_beside_contexts(
@@ -102,13 +101,13 @@ def measure(
     running: RunningServer, model: Qwen3ASRModel, sessions: int, clips: list[Samples], context_tokens: int = 0
 ) -> Level:
     """Measure one level. Memory is read before the first session and after the last."""
-    before, used = running.megabytes, sum(running.process.cpu_times()[:2])
+    before, used = running.megabytes, running.cpu_seconds
     session_clips = [clips[number % len(clips)] for number in range(sessions)]
     if context_tokens:
         results = asyncio.run(run_beside_contexts(running, model, session_clips, context_tokens))
     else:
         results = asyncio.run(run_sessions(running.url, session_clips))
-    used = sum(running.process.cpu_times()[:2]) - used
+    used = running.cpu_seconds - used
     lags = [lag for one in results for lag in one.lags]
     return Level(
         sessions,
