@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qwen_asr.engine.decoder.drafts import Draft
+from qwen_asr.engine.decoder.drafts import LANGUAGE_TOKENS, Beginning, Draft
 from qwen_asr.engine.decoder.kv_pool import PoolFull
 from qwen_asr.engine.decoder.packing import AUDIO, Row
 from qwen_asr.engine.encoder import Encoded, Window
@@ -94,10 +94,11 @@ class Work:
 class Utterance:
     """Recognizes one utterance while its samples arrive.
 
-    context: goes into the system prompt. language: a name in `languages.LANGUAGES`, which is written into the
-    prompt as the processor does it, or None to detect it. max_new_tokens: the longest answer. scored: whether
-    hypotheses have the probabilities of their tokens, which needs no further pass. Not safe for use by two threads at
-    once. Close it to return its KV cache. Raises `BadInput` for a context that is too long or has control tokens.
+    context: goes into the system prompt. language: a name in `languages.LANGUAGES`, which is written into the prompt as
+    the processor does it, or None to detect it. max_new_tokens: the longest answer. scored: whether hypotheses have the
+    probabilities of their tokens, which needs no further pass. beginning: how the session's last answer began, which
+    `close` updates. Not safe for use by two threads at once. Close it to return its KV cache. Raises `BadInput` for a
+    context that is too long or has control tokens.
     """
 
     def __init__(
@@ -108,8 +109,10 @@ class Utterance:
         language: str | None = None,
         max_new_tokens: int = 512,
         scored: bool = False,
+        beginning: Beginning | None = None,
     ) -> None:
         self._scored = scored
+        self._beginning = beginning or Beginning()
         self._recognizer = recognizer
         self._language = language
         self._head, self._tail = recognizer.prompt(context, language)
@@ -206,6 +209,8 @@ class Utterance:
     def close(self) -> None:
         """Return the memory of the KV cache. No step may be started after it; one that is running may end."""
         self._cache.close()
+        if self._tokens and self._language is None:
+            self._beginning.tokens = self._tokens[:LANGUAGE_TOKENS]
 
     def _encode(self, spectrum: Spectrum) -> Generator[Pass, Any, list[Tensor]]:
         """Embeddings of the audio that follows the cached KV. Completed windows are cached."""
@@ -277,14 +282,18 @@ class Utterance:
         """The answer's tokens, their log-probabilities, and whether it ended at `max_new_tokens`."""
         cache = self._cache
         prompt, audio = yield from self._prefill(embeddings)
-        draft = Draft(self._tokens[: self.max_new_tokens - 1])
+        draft = Draft((self._tokens or self._beginning.tokens)[: self.max_new_tokens - 1])
         proposal = draft.initial()
         tokens: list[int] = []
         scores: list[float] = []
         while True:
             new = np.array([*prompt, *proposal], dtype=np.int64)
             cache.reserve(len(new))
-            prediction = yield Predict(Row(cache, new, tuple(audio), len(proposal) + 1, self._scored))
+            try:
+                prediction = yield Predict(Row(cache, new, tuple(audio), len(proposal) + 1, self._scored))
+            except GeneratorExit:  # the step starts again, and need not decode the same tokens one by one
+                self._tokens = tokens + self._tokens[len(tokens) :]
+                raise
             accepted = count_accepted(proposal, prediction.tokens)
             self.work.drafted += len(proposal)
             self.work.accepted += accepted

@@ -3,6 +3,7 @@
 from functools import partial
 
 from qwen_asr.audio.vad import Silero
+from qwen_asr.engine.decoder.drafts import Beginning
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import Utterance
 from qwen_asr.live.session import Session
@@ -22,4 +23,6 @@ def check_options(recognizer: Recognizer, options: SessionOptions) -> None:
 def create_session(recognizer: Recognizer, silero: Silero, options: SessionOptions) -> Session:
     """Creates a session. Raises what `check_options` raises."""
     check_options(recognizer, options)
-    return Session(partial(Utterance, recognizer), options.detector(silero, options.endpoints), options)
+    return Session(
+        partial(Utterance, recognizer, beginning=Beginning()), options.detector(silero, options.endpoints), options
+    )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from qwen_asr.engine.decoder.drafts import LANGUAGE_TOKENS, Beginning
 from qwen_asr.engine.decoder.kv_pool import PAGE
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.scheduler import Scheduler
@@ -76,12 +77,12 @@ def test_sessions_that_join_and_leave_at_random_equal_generate(recognizer_of_its
     recognizer.decoder.pool = small_pool(recognizer, 12 * PAGE)
     rng = np.random.default_rng(77)
     live: list[tuple[Utterance, Samples, str]] = []
-    compared = 0
+    compared, beginning = 0, Beginning()
     with Scheduler(recognizer) as scheduler:
         for _ in range(14):
             while not live or (len(live) < 5 and rng.random() < 0.7):
                 context = CONTEXT if rng.random() < 0.3 else ""
-                utterance = Utterance(recognizer, context=context, max_new_tokens=16)
+                utterance = Utterance(recognizer, context=context, max_new_tokens=16, beginning=beginning)
                 live.append((utterance, long_speech(rng, rng.uniform(1, 12)), context))
             for utterance, clip, _ in live:
                 size = int(rng.choice([1, 160, 8_000, int(rng.integers(1, 60_000))]))
@@ -101,6 +102,19 @@ def test_sessions_that_join_and_leave_at_random_equal_generate(recognizer_of_its
                 live.remove(entry)
     assert recognizer.decoder.pool.evictions > 0
     assert compared == 14
+
+
+@pytest.mark.parametrize("language", [None, "English"])
+def test_an_utterance_drafts_the_language_of_the_one_before(language: str | None) -> None:
+    recognizer, beginning = demo_recognizer(), Beginning()
+    first = Utterance(recognizer, language=language, beginning=beginning)
+    second = Utterance(recognizer, language=language, beginning=beginning)
+    first.feed(spoken("The meeting is on Monday."))
+    assert first.work.drafted == 0
+    first.close()
+    second.feed(spoken("Open the window."))
+    drafted = 0 if language else LANGUAGE_TOKENS  # a given language is a part of the prompt
+    assert (second.work.drafted, second.work.accepted) == (drafted, drafted)
 
 
 @pytest.mark.slow
