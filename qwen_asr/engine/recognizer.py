@@ -44,6 +44,7 @@ class Predict:
 
 
 Pass = Transform | Encode | Predict
+"""In the order in which a step needs them."""
 
 
 LONGEST_PROMPT = 10_000

@@ -1,8 +1,10 @@
 """The scheduler: runs the steps of all sessions as batches on the device.
 
-One thread owns the model. In each iteration it takes one pass from every active step, runs passes of the same kind
-together, and returns the results. A step that is submitted meanwhile joins at the next iteration (continuous batching,
-as in Orca, Yu et al. 2022). A step covers what its utterance holds when it starts, not when it was submitted.
+One thread owns the model. In each iteration it runs the passes of the active steps, those of the same kind together:
+first those of the frontend, then those of the encoder, then those of the decoder. So the iteration in which a step
+starts brings it up to its first tokens. A step that is submitted meanwhile joins at the next iteration (continuous
+batching, as in Orca, Yu et al. 2022). A step covers what its utterance holds when it starts, not when it was submitted.
+If it becomes urgent later, because the utterance has ended, it starts again instead of being followed by another one.
 
 Steps for final text start at once, and on a GPU so does every step. On a CPU a pass takes the longer the more rows it
 has, so only `_STARTS` of the other steps start in an iteration, those that wait longest first: under load each takes
@@ -23,7 +25,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -49,6 +51,7 @@ class _ActiveStep:
         self, utterance: Utterance, on_start: Callable[[], None] | None, is_urgent: Callable[[], bool]
     ) -> None:
         self.is_urgent = is_urgent
+        self.urgent = False  # whether it was when the step started
         self.future: Future[Hypothesis] = Future()
         self.next_pass: Pass | None = None
         self.tries = 1
@@ -100,7 +103,6 @@ class _ActiveStep:
         self._step.close()
         self._step = self._utterance.step()
         self.next_pass = None
-        self.tries += 1
 
     def fail(self, error: Exception) -> None:
         """Report a failure to the log and the submitter."""
@@ -255,10 +257,10 @@ class Scheduler:
     ) -> Future[Hypothesis]:
         """Run one step over all samples that `utterance` has when the step starts.
 
-        `on_start` is called when the step starts, or starts again for lack of memory, and may append samples. The step
-        fails with what it raises. `is_urgent` says whether the step starts before those that wait longer: it is asked
-        again while the step waits, and must not raise. Both run on the thread that owns the model, so they must return
-        at once.
+        `on_start` is called when the step starts, or starts again, and may append samples. The step fails with what it
+        raises. `is_urgent` says whether the step starts before those that wait longer, or, once it has started, whether
+        it must start again. It is asked until it has said yes, and must not raise. Both run on the thread that owns the
+        model, so they must return at once.
 
         Submit at most one step of an utterance at a time. The future fails with `StepFailed` only, and can be cancelled
         until the step starts. Its callbacks run on a thread for results, those of a session in order. After a failed
@@ -335,10 +337,16 @@ class Scheduler:
     def _run(self, worker: _Worker) -> None:
         while self._wait_for_work(worker):
             self._observer.iteration_started()
+            for running in worker.active:
+                if not running.urgent and running.is_urgent():
+                    running.urgent = True
+                    running.restart()
             for running in [running for running in worker.active if running.next_pass is None]:
                 self._advance(worker, running, None)
-            for running, result in self._passes(worker, list(worker.active)):
-                self._advance(worker, running, result)
+            for kind in get_args(Pass):  # in the order in which a step needs them, so that it can take one of each
+                waiting = [running for running in worker.active if isinstance(running.next_pass, kind)]
+                for running, result in self._passes(worker, waiting):
+                    self._advance(worker, running, result)
             with self._changed:
                 if worker.abandoned:
                     return
@@ -360,12 +368,12 @@ class Scheduler:
             waiting, self._submitted = self._submitted, deque()
             left = _STARTS.get(self.recognizer.device.type, len(waiting))
             for running in waiting:
-                urgent = running.is_urgent()
-                if not (urgent or left > 0):
+                running.urgent = running.is_urgent()
+                if not (running.urgent or left > 0):
                     self._submitted.append(running)
                 elif running.start():
                     worker.active.append(running)
-                    left -= not urgent
+                    left -= not running.urgent
         return True
 
     def _advance(self, worker: _Worker, running: _ActiveStep, result: Any) -> None:
@@ -401,6 +409,7 @@ class Scheduler:
                 # the KV pool is full a step only waits: it is never failed for the others' sake.
                 if (full or running.tries < MAX_TRIES) and len(worker.active) > 1 and not worker.abandoned:
                     running.restart()
+                    running.tries += 1
                     worker.active.remove(running)
                     self._postponed.append(running)
                     return

@@ -1,4 +1,7 @@
-"""`Pacing`: when an open utterance is decoded again. It reads no clock: in a live stream, received audio is time."""
+"""`Pacing`: when an open utterance is decoded again, and how often its audio is read meanwhile.
+
+It reads no clock: in a live stream, received audio is time.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ LARGEST_SHARE = 0.6
 """How much of the time the steps of one session may take. The rest is for other sessions and for the final steps."""
 LONGEST_REST = 2 * SAMPLE_RATE
 """Samples. A client that sends a backlog at once makes a short step look long, and must not wait long for its text."""
+LONGEST_GATHERING = SAMPLE_RATE // 2
+"""Samples. While they gather, the end of an utterance is not noticed."""
 
 
 class Pacing:
@@ -23,15 +28,31 @@ class Pacing:
     def __init__(self, chunk_seconds: float | None) -> None:
         self._automatic = chunk_seconds is None
         self._chunk = SHORTEST_CHUNK if chunk_seconds is None else max(1, round(chunk_seconds * SAMPLE_RATE))
-        self._began = 0  # `received` at the start of the last step
+        self._submitted = 0  # `received` when the last step was submitted
+        self._began = 0  # and when the device began it
+        self._took = 0
         self._rest_until = 0
 
+    @property
+    def gathering(self) -> int:
+        """How many samples may gather before they are fed while a step is under way: half of what the last one took.
+
+        Each time that audio is fed, voice detection and a change of threads take time from the model. On a busy device
+        a step takes long, and the next one needs the audio only when this one has ended.
+        """
+        return min(self._took // 2, LONGEST_GATHERING)
+
+    def submitted(self, received: int) -> None:
+        """A step waits for the device."""
+        self._submitted = self._began = received
+
     def began(self, received: int) -> None:
-        """A step begins."""
+        """The device begins that step."""
         self._began = received
 
     def ended(self, received: int) -> None:
         """That step has ended."""
+        self._took = received - self._submitted
         duration = received - self._began
         self._rest_until = received + min(round(duration * (1 / LARGEST_SHARE - 1)), LONGEST_REST)
 

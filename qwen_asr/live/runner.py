@@ -66,10 +66,16 @@ class Runner:
             return self._session.lag
 
     @property
-    def busy(self) -> bool:
-        """`Session.busy`, from any thread."""
+    def backlog(self) -> float:
+        """Seconds of speech that wait for a step under way. 0 without one: then only more audio can make it smaller."""
         with self._state_lock:
-            return self._session.busy
+            return self._session.lag if self._session.busy else 0.0
+
+    @property
+    def gathering(self) -> float:
+        """`Session.gathering`, from any thread."""
+        with self._state_lock:
+            return self._session.gathering
 
     @property
     def idle(self) -> bool:
@@ -171,7 +177,7 @@ class Runner:
 
     def _submit(self, step: Step) -> None:
         try:
-            future = self._scheduler.submit(step.utterance, lambda: self._began(step), lambda: self._is_urgent(step))
+            future = self._scheduler.submit(step.utterance, lambda: self._began(step), lambda: step.urgent)
         except Exception as error:  # a refused step becomes a `Failed` event or a warning
             message = _public_message(error)
             self._report(lambda: self._session.failed(step, message))
@@ -186,10 +192,6 @@ class Runner:
     def _began(self, step: Step) -> None:
         with self._state_lock:
             self._session.began(step)
-
-    def _is_urgent(self, step: Step) -> bool:
-        with self._state_lock:
-            return self._session.is_urgent(step)
 
     def _step_done(self, step: Step, done: Future[Hypothesis]) -> None:
         error = None if done.cancelled() else done.exception()

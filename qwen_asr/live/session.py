@@ -4,7 +4,8 @@ The caller (`runner.Runner`, `runner.run_session` or a test) does three things: 
 `next_step()` on the engine, and reports the result with `completed` or `failed`, which return the events. At most one
 step runs at a time. Audio that arrives meanwhile is buffered, and the next step covers all of it. So a slow device runs
 longer steps instead of a growing queue of them, and no audio is dropped. A caller whose steps wait for the device also
-reports when one begins, with `began`: it then covers the audio that arrived while it waited.
+reports when one begins, with `began`: it then covers the audio that arrived while it waited. It may also begin a step
+again that has become `urgent`, because its utterance has ended: then that one gives the final text.
 
     received audio ──detector──▶ skipped
                         └─▶ utterance (open) ─▶ ended ─▶ final step ─▶ Final | Failed
@@ -46,16 +47,20 @@ class NewUtterance(Protocol):
     def __call__(self, *, context: str, language: str | None, max_new_tokens: int) -> Utterance: ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Step:
     """One decoding of the audio in `utterance`.
 
-    `number` is the number of the utterance. `final`: it had ended when the step became due.
+    `number` is the number of the utterance. `final`: it had ended when the step became due. `begun`: whether the device
+    has begun it. `urgent`: whether the device should begin it now, or begin it again, to give the final text. Any
+    thread may read that.
     """
 
     utterance: Utterance
     number: int
     final: bool
+    begun: bool = False
+    urgent: bool = False
 
 
 @dataclass(eq=False)
@@ -157,6 +162,11 @@ class Session:
         return self._outstanding is not None
 
     @property
+    def gathering(self) -> float:
+        """Seconds of audio that may gather before they are fed: 0 unless a step is under way (`Pacing.gathering`)."""
+        return self._pacing.gathering / SAMPLE_RATE if self.busy else 0.0
+
+    @property
     def done(self) -> bool:
         """Whether `finish` was called and every utterance has its `Final` or `Failed`."""
         return self._finished and not self._queue and self._outstanding is None
@@ -191,6 +201,7 @@ class Session:
                 # After a cut at the length limit, this is less than was received. The rest starts the next utterance.
                 self._queue[-1].length = event.end - event.start
                 self._queue[-1].ended = True
+                self._hurry(self._queue[-1])
             else:
                 self._skipped += event.end - event.start
         return []
@@ -207,6 +218,8 @@ class Session:
         for pending in self._queue:
             pending.engine.close()
         self._queue.clear()
+        if self._outstanding is not None:
+            self._outstanding.urgent = False  # it need not begin, or begin again
         self._outstanding = None
 
     def next_step(self) -> Step | None:
@@ -220,20 +233,19 @@ class Session:
         if not (pending.ended or self._pacing.is_due(pending.length - pending.submitted, self._received)):
             return None
         self._hand_over(pending)
-        self._outstanding = Step(pending.engine, pending.number, pending.ended)
+        self._pacing.submitted(self._received)
+        self._outstanding = Step(pending.engine, pending.number, pending.ended, urgent=pending.ended)
         return self._outstanding
 
     def began(self, step: Step) -> None:
-        """Reports that the device begins a step only now: it covers what was received since `next_step`, too.
+        """Reports that the device begins a step, or begins it again: it covers all that was received until now.
 
         Does nothing if the step was dropped or has failed meanwhile.
         """
         if step is self._outstanding:
+            step.begun, step.urgent = True, False
             self._hand_over(self._queue[0])
-
-    def is_urgent(self, step: Step) -> bool:
-        """Whether a step that waits for the device will give final text: its utterance has ended, perhaps meanwhile."""
-        return step.final or (step is self._outstanding and self._queue[0].ended)
+            self._pacing.began(self._received)
 
     def completed(self, step: Step, hypothesis: Hypothesis) -> list[Event]:
         """Reports the hypothesis of a step. Returns the resulting events."""
@@ -275,12 +287,17 @@ class Session:
     def _engine_utterance(self, context: str, language: str | None) -> Utterance:
         return self._new_utterance(context=context, language=language, max_new_tokens=self._max_new_tokens)
 
+    def _hurry(self, ended: _PendingUtterance) -> None:
+        """Makes the step of an utterance that has ended urgent. One that has begun may cover exactly the utterance."""
+        step = self._outstanding
+        if step is not None and ended is self._queue[0] and not (step.begun and ended.submitted == ended.length):
+            step.urgent = True
+
     def _hand_over(self, pending: _PendingUtterance) -> None:
         """Lets a step that begins now cover everything received so far."""
         pending.hand_over()
         pending.submitted = pending.length
         pending.engine.max_new_tokens = guards.token_limit(pending.length, self._max_new_tokens)
-        self._pacing.began(self._received)
 
     def _release(self, step: Step) -> _PendingUtterance:
         if step is not self._outstanding:

@@ -297,6 +297,46 @@ def test_under_load_steps_start_in_their_order_and_urgent_ones_at_once() -> None
     assert [count for count in starts_of if count > 0] == [3, 2, 3]
 
 
+def test_a_step_that_becomes_urgent_starts_again_over_all_audio_and_keeps_its_tokens() -> None:
+    recognizer = random_recognizer()
+    utterance, clip = speaking(recognizer, 44, 3.0)
+    starts: list[int] = []
+    predicted: list[Predict] = []
+    utterance.truncate(len(clip) // 2)
+
+    def start() -> None:
+        if starts:  # as a session does it: what arrived meanwhile is appended
+            utterance.append(clip[utterance.length :])
+        starts.append(utterance.length)
+
+    def watch(passes: list[Pass]) -> None:
+        predicted.extend(one for one in passes if isinstance(one, Predict))
+
+    with WatchRuns(recognizer, watch), Scheduler(recognizer) as scheduler:
+        hypothesis = scheduler.submit(utterance, start, lambda: len(predicted) >= 6).result(60)
+    assert starts == [len(clip) // 2, len(clip)]
+    assert hypothesis.samples == len(clip)
+    check_generated("random", clip, hypothesis.tokens, max_new_tokens=20)
+    assert utterance.work.drafted >= 5  # what was decoded before it started again
+
+
+def test_an_iteration_takes_a_step_from_its_samples_to_its_first_tokens() -> None:
+    recognizer = random_recognizer()
+    iterations: list[list[type]] = []
+
+    class Count(Observer):
+        def iteration_started(self) -> None:
+            iterations.append([])
+
+    def watch(passes: list[Pass]) -> None:
+        iterations[-1] += [type(one) for one in passes]
+
+    with WatchRuns(recognizer, watch), Scheduler(recognizer, Count()) as scheduler:
+        scheduler.submit(speaking(recognizer, 45, 1.0)[0]).result(60)
+    assert iterations[0] == [Transform, Encode, Predict]
+    assert all(kinds == [Predict] for kinds in iterations[1:])
+
+
 def test_a_callback_that_hangs_is_left_behind() -> None:
     recognizer = random_recognizer()
     hung, let_go, called = threading.Event(), threading.Event(), []
@@ -447,12 +487,13 @@ LONG_CONTEXT = " ".join(f"Anna{number}" for number in range(700))
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["a long file", "a long prompt"])
 def test_long_work_does_not_delay_live_sessions(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts iterations, not time. A live step takes part in every iteration from its start to its end, and the work
-    that it shares its passes with is bounded, however long the file or the prompt is."""
+    """Counts passes of the decoder, one an iteration, not time. A live step takes part in each from its start to its
+    end, and the work that it shares its passes with is bounded, however long the file or the prompt is."""
     recognizer = random_recognizer()
     monkeypatch.setattr(recognizer, "longest_prompt", 10_000)
     context = LONG_CONTEXT if what == "a long prompt" else ""
     runs: list[list[Pass]] = []
+    encodes: list[Encode] = []
     # The file is one utterance of twelve windows, far above the maximum length.
     file, recording = speaking(recognizer, 51, 5.0 if context else 90.0, context)
     live = [speaking(recognizer, seed, 4.0)[0] for seed in (52, 53, 54)]
@@ -460,12 +501,18 @@ def test_long_work_does_not_delay_live_sessions(what: str, monkeypatch: pytest.M
     def takes_part(utterance: Utterance, run: list[Pass]) -> bool:
         return any(isinstance(one, Predict) and one.row.cache is utterance._cache for one in run)
 
-    with WatchRuns(recognizer, lambda passes: runs.append(passes)), Scheduler(recognizer) as scheduler:
+    def watch(passes: list[Pass]) -> None:
+        encodes.extend(one for one in passes if isinstance(one, Encode))
+        if isinstance(passes[0], Predict):
+            runs.append(passes)
+
+    with WatchRuns(recognizer, watch), Scheduler(recognizer) as scheduler:
         alone = []
         for utterance in live:
             scheduler.submit(utterance).result(60)
             alone.append(len(runs))
             runs.clear()
+        encodes.clear()
         again = [speaking(recognizer, seed, 4.0)[0] for seed in (52, 53, 54)]
         with scheduler._changed:  # all start in the same iteration, the file first
             whole = scheduler.submit(file)
@@ -474,11 +521,11 @@ def test_long_work_does_not_delay_live_sessions(what: str, monkeypatch: pytest.M
             future.result(60)
         check_generated("random", recording, whole.result(120).tokens, context=context, max_new_tokens=20)
     last_run = [max(number for number, run in enumerate(runs, 1) if takes_part(utterance, run)) for utterance in again]
-    # A live step takes exactly as many iterations as alone, although the file has many left.
+    # A live step takes exactly as many as alone, although the file has many left.
     assert sorted(last_run) == sorted(alone)
     assert sum(takes_part(file, run) for run in runs) > max(last_run) / 2
+    assert all(len(one.windows) <= MAX_WINDOWS for one in encodes)
     for run in runs:
-        assert all(len(one.windows) <= MAX_WINDOWS for one in run if isinstance(one, Encode))
         assert all(one.row.positions <= 2 * recognizer.prefill_positions for one in run if isinstance(one, Predict))
     if not context:
-        assert sum(isinstance(one, Encode) for run in runs for one in run) > 1 + len(live)  # the file takes several
+        assert len(encodes) > 1 + len(live)  # the file takes several

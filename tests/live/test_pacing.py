@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qwen_asr.audio.endpointing import EndpointConfig
 from qwen_asr.live.events import Final, Partial
-from qwen_asr.live.pacing import LARGEST_SHARE, LONGEST_REST, SHORTEST_CHUNK, Pacing
+from qwen_asr.live.pacing import LARGEST_SHARE, LONGEST_GATHERING, LONGEST_REST, SHORTEST_CHUNK, Pacing
 from tests.support.engine_double import make_audio, new_session
 
 SECOND = 16_000
@@ -95,6 +95,30 @@ def test_chunks_of_a_session_grow_with_the_duration_of_its_steps(seconds: float)
             free_at = now + seconds
     chunks = np.diff(ends) / SECOND
     assert np.allclose(chunks[1:], max(0.2, seconds / LARGEST_SHARE), atol=0.05)
+
+
+@given(st.integers(0, 3 * SECOND), st.integers(0, 3 * SECOND))
+def test_audio_gathers_for_half_of_what_the_last_step_took(waited: int, ran: int) -> None:
+    pacing = Pacing(None)
+    assert pacing.gathering == 0
+    pacing.submitted(SECOND)
+    pacing.began(SECOND + waited)
+    pacing.ended(SECOND + waited + ran)
+    assert pacing.gathering == min((waited + ran) // 2, LONGEST_GATHERING)
+
+
+def test_audio_gathers_only_while_a_step_is_under_way() -> None:
+    session = new_session()
+    session.feed(make_audio([(True, SECOND // 2)]))
+    step = session.next_step()
+    assert step is not None
+    assert session.gathering == 0  # no step has ended yet
+    session.feed(make_audio([(True, SECOND // 2)]))
+    session.completed(step, step.utterance.finish())
+    assert session.gathering == 0
+    session.feed(make_audio([(True, SECOND)]))
+    assert session.next_step() is not None
+    assert session.gathering == pytest.approx(0.25)
 
 
 def test_a_final_step_does_not_wait_for_the_rest() -> None:

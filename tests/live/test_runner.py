@@ -51,21 +51,34 @@ class RandomDevice:
         self.steps += 1
         queued, seconds = self._random.uniform(0, self._longest), self._random.uniform(0, self._longest)
         return self._pool.submit(
-            self._step, utterance, on_start, queued, seconds, self._random.random() < self._failing
+            self._step, utterance, on_start, is_urgent, queued, seconds, self._random.random() < self._failing
         )
 
     def _step(
-        self, utterance: UtteranceDouble, on_start: Callable[[], None], queued: float, seconds: float, fails: bool
+        self,
+        utterance: UtteranceDouble,
+        on_start: Callable[[], None],
+        is_urgent: Callable[[], bool],
+        queued: float,
+        seconds: float,
+        fails: bool,
     ) -> Hypothesis:
         time.sleep(queued)
+        urgent = is_urgent()
+        self._run(utterance, on_start, seconds)
+        if not urgent and is_urgent():
+            self._run(utterance, on_start, seconds)
+        if fails:
+            raise StepFailed("It broke.")
+        return utterance.finish()
+
+    @staticmethod
+    def _run(utterance: UtteranceDouble, on_start: Callable[[], None], seconds: float) -> None:
         on_start()
         assert not utterance.busy
         utterance.busy = True
         time.sleep(seconds)
         utterance.busy = False
-        if fails:
-            raise StepFailed("It broke.")
-        return utterance.finish()
 
     def close(self) -> None:
         self._pool.shutdown()

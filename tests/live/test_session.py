@@ -59,6 +59,11 @@ class Driver:
             self.session.began(self.step)
             self.step.utterance.busy = True  # type: ignore[attr-defined]  # an attribute of the double
             self.waiting = False
+        elif self.step is not None and self.step.urgent:
+            self.step.utterance.busy = False  # type: ignore[attr-defined]  # as above
+            self.session.began(self.step)  # the utterance has ended: the device begins the step again
+            assert not self.step.urgent
+            self.step.utterance.busy = True
 
     def end(self, failing: bool = False) -> None:
         if self.step is None:
@@ -274,6 +279,24 @@ def test_a_step_whose_utterance_ends_before_it_begins_is_its_final_step() -> Non
     assert isinstance(final, Final)
     assert final.text == text_of(audio[final.start : final.end])
     assert session.done
+
+
+def test_a_step_is_urgent_until_it_gives_the_final_text() -> None:
+    session = new_session()
+    session.feed(make_audio([(True, SECOND)]))
+    step = session.next_step()
+    assert step is not None
+    assert not step.urgent
+    session.began(step)
+    session.feed(make_audio([(True, SECOND // 10)]))
+    assert not step.urgent
+    session.finish()
+    assert step.urgent  # it covers too little
+    session.began(step)
+    assert not step.urgent
+    (final,) = session.completed(step, step.utterance.finish())
+    assert isinstance(final, Final)
+    assert not step.urgent
 
 
 def test_a_step_that_was_dropped_may_still_begin() -> None:

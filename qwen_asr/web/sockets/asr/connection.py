@@ -62,6 +62,7 @@ class AsrConnection(Connection):
         self._sessions = sessions
         # A client that resumes a session must send the same credentials that opened it, or none in both cases.
         self._owner = hashlib.sha256(websocket.headers.get("authorization", "").encode()).digest()
+        self._gathering = 0.0
         self._handing_over = False
         self._detached = anyio.Event()
 
@@ -131,6 +132,7 @@ class AsrConnection(Connection):
         self._check_size(message)
         if isinstance(message, bytes):
             await self._feed_audio(message)
+            await self._let_audio_gather(len(message))
             return True
         check_finalize(message)
         return False
@@ -144,8 +146,16 @@ class AsrConnection(Connection):
         if size > allowed:
             raise TooLarge(f"A message has {size} bytes; this one may have {allowed}: send smaller ones.")
 
+    async def _let_audio_gather(self, handled: int) -> None:
+        """After so many bytes, wait for more if the device is busy. The WebSocket protocol joins what arrives."""
+        seconds = self._gathering - handled / self._session.bytes_per_second
+        if seconds > 0:
+            await anyio.sleep(seconds)
+
     def _feed(self, audio: bytes) -> bool:
-        return self._session.feed(audio)
+        ahead = self._session.feed(audio)
+        self._gathering = self._session.gathering
+        return ahead
 
     def _piece_bytes(self) -> int:
         return self._session.bytes_per_second

@@ -100,6 +100,11 @@ class AsrSession:
         return self._audio.bytes_per_second
 
     @property
+    def gathering(self) -> float:
+        """See `Session.gathering`."""
+        return self._runner.gathering
+
+    @property
     def received(self) -> int:
         """Position up to which all whole samples were received."""
         return self.base + self._audio.received
@@ -151,10 +156,7 @@ class AsrSession:
     def is_ahead(self) -> bool:
         """Whether more audio should wait: for the recognizer, or for a client that does not read."""
         outbox = self._outbox
-        # If no step is under way, only more audio can make the lag smaller: do not wait then.
-        return (outbox is not None and outbox.full) or (
-            self._runner.busy and self._runner.lag > self._limits.ahead_seconds
-        )
+        return (outbox is not None and outbox.full) or self._runner.backlog > self._limits.ahead_seconds
 
     def finish(self) -> Future[None]:
         """No more audio comes. The future is resolved after the last event; the same one at each call."""

@@ -124,11 +124,11 @@ class RealtimeConnection(Connection):
             event = await self._maybe_in_thread(len(message), parse, given)
             if isinstance(event, AudioAppend):
                 await self._feed_audio(event.audio)
-            elif len(message) > self._limits.config_bytes:
+                return True
+            if len(message) > self._limits.config_bytes:
                 allowed = self._limits.config_bytes
                 raise TooLarge(f"An event has {len(message)} bytes; one without audio may have {allowed}.")
-            else:
-                await self._in_thread(self._apply, event)
+            await self._in_thread(self._apply, event)
         except ServerStopping:
             raise
         except QwenASRError as error:
@@ -271,13 +271,13 @@ class RealtimeConnection(Connection):
             if turns.done:
                 turns.close()
         self._ending = [turns for turns in self._ending if not turns.done]
-        lag = sum(turns.lag for turns in self._all_turns())
+        backlog = sum(turns.backlog for turns in self._all_turns())
         full = self._outbox.full or len(self._ending) > self._limits.waiting_turns
-        return full or lag > self._limits.ahead_seconds
+        return full or backlog > self._limits.ahead_seconds
 
     def _has_work(self) -> bool:
         """Whether the client may be waiting for a text."""
-        speaking = self._turns is not None and self._turns.lag > 0
+        speaking = self._turns is not None and self._turns.backlog > 0
         return speaking or bool(len(self._outbox)) or any(not turns.done for turns in self._ending)
 
     def _all_turns(self) -> list[TurnStream]:

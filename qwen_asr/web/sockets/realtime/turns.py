@@ -130,10 +130,9 @@ class TurnStream:
         raise NotImplementedError
 
     @property
-    def lag(self) -> float:
-        """Seconds of speech that wait for a step that is under way."""
-        # If no step is under way, only more audio can make the lag smaller: do not wait then.
-        return self.runner.lag if self.runner.busy else 0.0
+    def backlog(self) -> float:
+        """See `Runner.backlog`."""
+        return self.runner.backlog
 
     @property
     def done(self) -> bool:

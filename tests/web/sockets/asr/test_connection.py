@@ -26,6 +26,7 @@ from qwen_asr.audio.pcm import PcmStream
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import SocketLimits
 from qwen_asr.service.service import Service
+from qwen_asr.web.sockets.asr.session import AsrSession
 from tests.support.browser import serving
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
 from tests.support.sockets import PATIENT, Client, Listening, client, listening, silence, until
@@ -368,6 +369,42 @@ def test_audio_is_read_only_as_fast_as_it_is_recognized(service: Service, chunk_
     # What may wait, the second that is being fed, and what the detector held back until it was sure of speech.
     assert max(one["lag"] for one in speaker.messages[1:]) < max(2.0, chunk_seconds) + 1.0 + 1.0
     assert speaker.messages[-1]["received_samples"] == len(samples)
+
+
+@pytest.mark.slow
+def test_audio_gathers_while_the_device_is_busy(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = said(*SENTENCES, gap=0.3)
+    recognizer, taken = demo_recognizer(), []
+    run, feed = recognizer.run, AsrSession.feed
+
+    def slow_run(passes: Any) -> Any:
+        time.sleep(0.05)
+        return run(passes)
+
+    def counted_feed(session: AsrSession, audio: bytes) -> bool:
+        taken.append(len(audio))
+        return feed(session, audio)
+
+    async def speak(server: Listening) -> Client:
+        async with client(server.url) as speaker:
+            await speaker.config(chunk_size_sec="auto")
+            frames = np.array_split(samples, len(samples) // 320)
+            begin = time.monotonic()
+            for number, frame in enumerate(frames, 1):
+                await speaker.connection.send(frame.astype("<f4").tobytes())
+                await asyncio.sleep(begin + 0.02 * number - time.monotonic())
+            assert await speaker.finalize() == 1000
+        assert len(taken) < 0.75 * len(frames)
+        return speaker
+
+    monkeypatch.setattr(recognizer, "run", slow_run)
+    monkeypatch.setattr(AsrSession, "feed", counted_feed)
+    with listening(service) as server:
+        speaker = asyncio.run(speak(server))
+    monkeypatch.undo()
+    assert sum(taken) == 4 * len(samples) == 4 * speaker.messages[-1]["received_samples"]
+    finals = speaker.of_type("final")
+    assert [final["text"] for final in finals] == [offline(final, samples) for final in finals] != []
 
 
 @pytest.mark.slow
