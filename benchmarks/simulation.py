@@ -5,11 +5,11 @@
 The times of the passes are those of a prototype, fitted to the lags that were measured on it. The first table shows how
 far to trust them: measured next to simulated. Under heavy load the simulated p95 is up to a third too low. The second
 table is this engine, if its passes take as long as the prototype's. It differs in two ways: its host time, and its
-log-mel, which is a pass of its own.
+first iteration, which brings a step up to its first tokens.
 
 A session gets 1 s of audio each second, at a random phase, and submits a step: an encoder pass, a verify pass, and 3 to
 8 single-token passes. Audio that arrives during a step waits; the next step covers all of it, with more tokens. One
-thread takes one pass from each active step in an iteration, as `scheduler` does on a GPU. The lag of a chunk is the
+thread goes through the active steps in iterations, as `scheduler` does on a GPU. The lag of a chunk is the
 time from its arrival to the end of the step that covers it.
 
 Left out: the server and its other threads, the ends of utterances, fixed shapes of passes, a full KV pool.
@@ -37,8 +37,8 @@ LIGHT_HOST_MS = 0.31
 """The same without log-mel and tokenizer: 12 % of the thread at 384 sessions. A check, which the fit does not use."""
 ENGINE_HOST_MS = 0.87
 """Of a step of this engine, between passes, with log-mel: docs/benchmarks.md, on a core of an AMD EPYC."""
-PROTOTYPE, ENGINE = ("encoder", "verify"), ("log-mel", "encoder", "verify")
-"""The passes of a step before those for single tokens."""
+PROTOTYPE, ENGINE = [["encoder"], ["verify"]], [["log-mel", "encoder", "verify"]]
+"""The passes of a step before those for single tokens, in one iteration or in several."""
 MEASURED = {
     (4, PROTOTYPE_HOST_MS): "0.022 / 0.025",
     (16, PROTOTYPE_HOST_MS): "0.026 / 0.037",
@@ -73,13 +73,15 @@ class Level:
         return f"| {first} | {self.lag(0.5):.3f} | {self.lag(0.95):.3f} | {self.share('host'):.0f} % |"
 
 
-def simulate(sessions: int, seconds: float, host_ms: float, before: tuple[str, ...]) -> Level:
-    """Simulate one level. host_ms: of a step, spread over its passes. before: its passes before the single tokens."""
+def simulate(sessions: int, seconds: float, host_ms: float, before: list[list[str]]) -> Level:
+    """Simulate one level. host_ms: of a step, over all its passes. before: its iterations before the single tokens."""
     rng = random.Random(sessions)
     arrivals = [(rng.random(), number) for number in range(sessions)]
     heapq.heapify(arrivals)
     waiting: list[list[float]] = [[] for _ in range(sessions)]  # arrivals of the chunks that no step covers yet
-    active: dict[int, tuple[list[str], float, list[float]]] = {}  # passes, the last first; host ms of each; arrivals
+    # The passes of each iteration, the last first; the host's ms for a pass; arrivals.
+    active: dict[int, tuple[list[list[str]], float, list[float]]] = {}
+    first = sum(map(len, before))
     now, level = 0.0, Level([], Counter())
     while arrivals or active or any(waiting):
         if not active and not any(waiting):
@@ -92,11 +94,12 @@ def simulate(sessions: int, seconds: float, host_ms: float, before: tuple[str, .
         for number, chunks in enumerate(waiting):
             if chunks and number not in active:
                 tokens = 2 + sum(rng.randint(1, 6) for _ in chunks)  # two of the last text change; 3.5 are new
-                active[number] = ["single"] * tokens + [*reversed(before)], host_ms / (tokens + len(before)), chunks
+                active[number] = [["single"]] * tokens + before[::-1], host_ms / (tokens + first), chunks
                 waiting[number] = []
-        rows = Counter(passes.pop() for passes, _, _ in active.values())
+        taken = [(kind, host) for passes, host, _ in active.values() for kind in passes.pop()]
+        rows = Counter(kind for kind, _ in taken)
         spent = {kind: LAUNCHES[kind][0] + LAUNCHES[kind][1] * count for kind, count in rows.items()}
-        spent["host"] = sum(host for _, host, _ in active.values())
+        spent["host"] = sum(host for _, host in taken)
         level.milliseconds.update(spent)
         now += sum(spent.values()) / 1000
         for number in [number for number, (passes, _, _) in active.items() if not passes]:
@@ -104,7 +107,7 @@ def simulate(sessions: int, seconds: float, host_ms: float, before: tuple[str, .
     return level
 
 
-def first_above(seconds: float, host_ms: float, before: tuple[str, ...]) -> int:
+def first_above(seconds: float, host_ms: float, before: list[list[str]]) -> int:
     """The number of sessions, to the next ten, at which the p95 lag passes 1 s."""
     low, high = 0, 60  # tens; 600 sessions are more than the launches alone can serve
     while high - low > 1:
