@@ -51,7 +51,7 @@ class _ActiveStep:
         self, utterance: Utterance, on_start: Callable[[], None] | None, is_urgent: Callable[[], bool]
     ) -> None:
         self.is_urgent = is_urgent
-        self.urgent = False  # whether it was when the step started
+        self.urgent = False  # what `is_urgent` said last; it is not asked again after a yes
         self.future: Future[Hypothesis] = Future()
         self.next_pass: Pass | None = None
         self.tries = 1

@@ -62,7 +62,7 @@ class AsrConnection(Connection):
         self._sessions = sessions
         # A client that resumes a session must send the same credentials that opened it, or none in both cases.
         self._owner = hashlib.sha256(websocket.headers.get("authorization", "").encode()).digest()
-        self._gathering = 0.0
+        self._gathering = 0.0  # as of the last `_feed`: the event loop must not wait for the session's lock
         self._handing_over = False
         self._detached = anyio.Event()
 
