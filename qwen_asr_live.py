@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 OTHER_DISTRIBUTION = "qwen-asr"
-REINSTALL = 'pip install "qwen-asr-live[server]"'
+REINSTALL = 'pip install ".[server]" in the folder of qwen-asr-live'
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ import jiwer
 import numpy as np
 import torch
 
+from benchmarks.arguments import count
 from benchmarks.speech import Samples, make_clip, unseen_sentences
 from qwen_asr import Qwen3ASRModel
 from qwen_asr.audio import SAMPLE_RATE
@@ -77,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--asr-model-path", default="demo")
     parser.add_argument("--quantize", default="none", choices=("none", "int8"), help="int8: the decoder's weights")
-    parser.add_argument("--clips", type=int, default=64, help="clips per row (default: 64)")
+    parser.add_argument("--clips", type=count, default=64, help="clips per row (default: 64)")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)

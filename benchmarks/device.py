@@ -29,6 +29,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from benchmarks.arguments import counts, seconds
 from benchmarks.device_compare import baselines, compare_engines, serve_steps
 from benchmarks.device_sessions import (
     UTTERANCE_SECONDS,
@@ -111,7 +112,7 @@ def _device_name(device: torch.device) -> str:
 def measure_live(setting: Setting) -> str:
     """Levels in ascending order, up to the first that falls behind."""
     levels: list[Level] = []
-    for sessions in map(int, setting.options.levels.split(",")):
+    for sessions in setting.options.levels:
         level = live_sessions(setting.engine, sessions, setting.options.seconds, setting.chunk)
         levels.append(level)
         say("  " + " | ".join(level_row(level)))
@@ -245,10 +246,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="threads of a CPU (default: what torch takes)")
     parser.add_argument("--measure", default=",".join(MEASURES), help="what to measure (default: everything)")
     parser.add_argument("--chunk", default="1", help="seconds of new audio between two steps, or auto (default: 1)")
-    parser.add_argument("--levels", help="numbers of live sessions, in ascending order (default: by the device)")
-    parser.add_argument("--seconds", type=float, default=30, help="length of each level (default: 30)")
+    parser.add_argument("--levels", type=counts, help="numbers of live sessions, ascending (default: by the device)")
+    parser.add_argument("--seconds", type=seconds, default=30, help="length of each level (default: 30)")
     parser.add_argument(
-        "--audio-seconds", type=float, default=15, help="audio of the one session and of the baselines (default: 15)"
+        "--audio-seconds", type=seconds, default=15, help="audio of the one session and of the baselines (default: 15)"
     )
     parser.add_argument(
         "--against", type=Path, metavar="FOLDER", help="measure only this engine and that of a checkout"
@@ -273,7 +274,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device, Source(DEMO_FOLDER, options.model))
-    options.levels = options.levels or ("4,16,64,128,192,256,320,400" if device.type == "cuda" else "1,2,4,8")
+    options.levels = options.levels or counts("4,16,64,128,192,256,320,400" if device.type == "cuda" else "1,2,4,8")
     if options.against:
         say("Measuring both engines")
         print(result := measure_against(options, device, dtype))

@@ -17,6 +17,7 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
+from benchmarks.arguments import counts, seconds
 from benchmarks.load import quantile, run_sessions, server
 from benchmarks.speech import Samples
 from benchmarks.timed_speech import Word, timed_conversation
@@ -104,19 +105,18 @@ def measure(url: str, spoken: list[tuple[Samples, list[Word]]], chunk: str) -> D
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--asr-model-path", default="demo")
-    parser.add_argument("--levels", default="1,8,24", help="numbers of sessions, in ascending order")
+    parser.add_argument("--levels", type=counts, default="1,8,24", help="numbers of sessions, ascending")
     parser.add_argument("--chunks", default="auto,1.0", help="values of chunk_size_sec, each measured at each level")
-    parser.add_argument("--seconds", type=float, default=30, help="seconds of speech per session (default: 30)")
+    parser.add_argument("--seconds", type=seconds, default=30, help="seconds of speech per session (default: 30)")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     options = parser.parse_args()
-    counts = [int(text) for text in options.levels.split(",")]
-    spoken = [timed_conversation(options.seconds, seed) for seed in range(max(counts))]
-    limits = ("--asr-model-path", options.asr_model_path, "--device", "cpu", "--max-sessions", str(max(counts)))
+    spoken = [timed_conversation(options.seconds, seed) for seed in range(max(options.levels))]
+    limits = ("--asr-model-path", options.asr_model_path, "--device", "cpu", "--max-sessions", str(max(options.levels)))
     lines = [HEADER]
     print(HEADER, flush=True)
     with server(*limits) as running:
         measure(running.url, [timed_conversation(6, 99)], "auto")  # warm-up, so that one-time work is not measured
-        for sessions in counts:
+        for sessions in options.levels:
             for chunk in options.chunks.split(","):
                 lines.append(measure(running.url, spoken[:sessions], chunk).row(sessions, chunk))
                 print(lines[-1], flush=True)

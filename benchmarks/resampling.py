@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import resample_poly, upfirdn
 
+from benchmarks.arguments import count, seconds
 from benchmarks.speech import Samples
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.resample import StreamingResampler, phase_filters
@@ -101,8 +102,8 @@ def _lowpass(rate: int) -> tuple[NDArray[np.float32], int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10.0, help="seconds of audio at each rate")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each method; the fastest counts")
+    parser.add_argument("--seconds", type=seconds, default=10.0, help="seconds of audio at each rate")
+    parser.add_argument("--repeats", type=count, default=5, help="runs of each method; the fastest counts")
     arguments = parser.parse_args()
     print(f"| rate | {' | '.join(f'{name} (ms)' for name in METHODS)} | upfirdn / StreamingResampler |")
     print(f"|---|{'---|' * (len(METHODS) + 1)}")

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.arguments import counts, seconds
 from benchmarks.load import (
     STAGGER_SECONDS,
     RunningServer,
@@ -149,8 +150,10 @@ def plot(levels: list[Level], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--asr-model-path", default="demo")
-    parser.add_argument("--levels", default="1,8,24,48,64,96,128", help="numbers of sessions, in ascending order")
-    parser.add_argument("--seconds", type=float, default=60, help="seconds of speech per session (default: 60)")
+    parser.add_argument(
+        "--levels", type=counts, default="1,8,24,48,64,96,128", help="numbers of sessions, in ascending order"
+    )
+    parser.add_argument("--seconds", type=seconds, default=60, help="seconds of speech per session (default: 60)")
     parser.add_argument(
         "--contexts", type=int, default=0, metavar="TOKENS", help="also open sessions with long contexts"
     )
@@ -158,16 +161,15 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="also write a plot to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    counts = [int(text) for text in options.levels.split(",")]
-    clips = [conversation(options.seconds, seed) for seed in range(min(MAX_CLIPS, max(counts)))]
+    clips = [conversation(options.seconds, seed) for seed in range(min(MAX_CLIPS, max(options.levels)))]
     model = Qwen3ASRModel.from_pretrained(options.asr_model_path, dtype="float32", device_map="cpu")
     levels = []
-    most = max(counts) + 16 * bool(options.contexts)
+    most = max(options.levels) + 16 * bool(options.contexts)
     limits = ("--asr-model-path", options.asr_model_path, "--device", "cpu", "--max-sessions", str(most))
     print(HEADER, flush=True)
     with server(*limits) as running:
         measure(running, model, 1, [conversation(5, 99)])  # warm-up, so that one-time work is not measured
-        for sessions in counts:
+        for sessions in options.levels:
             levels.append(measure(running, model, sessions, clips, options.contexts))
             print(levels[-1].row(), flush=True)
     summary = " ".join(describe_threshold(levels, threshold) for threshold in LAG_THRESHOLDS)

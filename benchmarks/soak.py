@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.arguments import count
 from benchmarks.load import RunningServer, server, stream_clip
 from benchmarks.speech import Samples, conversation
 from qwen_asr.config.limits import WatchdogLimits
@@ -60,11 +61,11 @@ async def soak(running: RunningServer, clips: list[Samples], rounds: int) -> Soa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--asr-model-path", default="demo")
-    parser.add_argument("--sessions", type=int, default=8, help="concurrent sessions (default: 8)")
+    parser.add_argument("--sessions", type=count, default=8, help="concurrent sessions (default: 8)")
     parser.add_argument(
         "--hours", type=float, default=1.0, help="hours of speech in all sessions together (default: 1)"
     )
-    parser.add_argument("--rounds", type=int, default=30, help="number of rounds (default: 30)")
+    parser.add_argument("--rounds", type=count, default=30, help="number of rounds (default: 30)")
     parser.add_argument("--output", type=Path, help="also write the result to this file")
     options = parser.parse_args()
     seconds = options.hours * 3600 / options.sessions / options.rounds

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from dataclasses import dataclass
 
+from benchmarks.arguments import count
 from benchmarks.load import launched, wait_until_ready
 
 
@@ -38,7 +39,7 @@ def measure() -> Start:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7, help="starts of the server, of which the medians count")
+    parser.add_argument("--repeats", type=count, default=7, help="starts of the server, of which the medians count")
     arguments = parser.parse_args()
     starts = [measure() for _ in range(arguments.repeats)]
     print("| until | time (s) | CPU time (s) |")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from qwen_asr.live.runner import run_session
     from qwen_asr.live.session import Session
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _MODULES = {
     "Qwen3ASRModel": "qwen_asr.api",

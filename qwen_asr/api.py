@@ -234,10 +234,9 @@ class Qwen3ASRModel:
 
         chunk_size_sec: seconds of audio between two steps, above 0. unfixed_chunk_num, unfixed_token_num: accepted for
         compatibility; ignored, because each step verifies the whole hypothesis. Raises `BadInput` for a chunk_size_sec
-        of 0 or less, and `UnknownLanguage`.
+        that is no number above 0, and `UnknownLanguage`.
         """
-        if not chunk_size_sec > 0:
-            raise BadInput(f"chunk_size_sec must be more than 0 seconds, got {chunk_size_sec}.")
+        _check_chunk(chunk_size_sec)
         settings = {
             "context": context,
             "language": resolve_language(language),
@@ -271,8 +270,10 @@ class Qwen3ASRModel:
         `run_session` takes no audio while a step runs, so a session cannot tell how long that lasts.
 
         The text of each `Final` is what `transcribe` gives for the samples from its `start` to its `end`, except where
-        its `warnings` name a guard that changed it. Raises `UnknownLanguage`, and `BadConfig` for invalid settings.
+        its `warnings` name a guard that changed it. Raises `UnknownLanguage`, and `BadInput` for a chunk_size_sec that
+        is no number above 0.
         """
+        _check_chunk(chunk_size_sec)
         options = SessionOptions(
             language=language,
             context=context,
@@ -299,6 +300,11 @@ def _pieces(samples: NDArray[np.float32], longest: int) -> Iterator[NDArray[np.f
         yield samples[:cut]
         samples = samples[cut:]
     yield samples
+
+
+def _check_chunk(seconds: object) -> None:
+    if not (isinstance(seconds, int | float) and seconds > 0):
+        raise BadInput(f"chunk_size_sec must be a number of seconds above 0, got {seconds!r}.")
 
 
 def _is_one(audio: object) -> bool:

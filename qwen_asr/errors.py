@@ -202,6 +202,6 @@ class ShareUnavailable(StartupError):
 def missing_package(module: str) -> str:
     """One sentence for a third-party module that is not installed: only the client comes without the extra `server`."""
     return (
-        f"The Python package {module.partition('.')[0]} is not installed: run "
-        'pip install "qwen-asr-live[server]", or pip install -r requirements.txt in a checkout.'
+        f"The Python package {module.partition('.')[0]} is not installed: in the folder of qwen-asr-live run "
+        'scripts/run, or pip install ".[server]".'
     )

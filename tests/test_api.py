@@ -142,6 +142,10 @@ def test_invalid_input_raises(model: Qwen3ASRModel, tmp_path: Path) -> None:
         model.transcribe([clip, clip], context=["a", "b", "c"])
     with pytest.raises(BadInput, match="chunk_size_sec"):
         model.init_streaming_state(chunk_size_sec=0)
+    automatic: Any = "auto"  # the server's default, but not of Qwen's package
+    for start in (model.init_streaming_state, model.session):
+        with pytest.raises(BadInput, match="chunk_size_sec must be a number of seconds above 0, got 'auto'"):
+            start(chunk_size_sec=automatic)
 
 
 def test_unsupported_arguments_of_the_original_raise(model: Qwen3ASRModel) -> None:

@@ -133,7 +133,7 @@ def _decode(file: BinaryIO, name: str) -> Iterator[NDArray[np.float32]]:
     try:
         container = av.open(file, mode="r", options={"format_whitelist": _FORMATS}, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as problem:
-        raise AudioError(f"{name} is not audio that can be read ({_reason(problem)}); {_EXPECTED}.") from None
+        raise AudioError(f"{name} cannot be read as audio ({_reason(problem)}); {_EXPECTED}.") from None
     with container:
         stream = _sound_of(container, name)
         resampler: StreamingResampler | None = None

@@ -119,6 +119,7 @@ def from_options(kind: Callable[..., T], options: Mapping[str, Any], environ: Ma
         elif environ.get(environment_name(field)):
             name = environment_name(field)
             values[field.name] = _convert(field, environ[name], name)
+            check(field, values[field.name], name)
     return kind(**values)
 
 
@@ -182,20 +183,24 @@ def _convert(field: dataclasses.Field[Any], given: Any, source: str) -> Any:
         raise BadConfig(f"{source} was given {given!r}, but expects {_expected(field)}.") from None
 
 
-def check(field: dataclasses.Field[Any], value: Any) -> None:
-    """Raises `BadConfig` if `value` has the wrong type, is out of range, or is not one of the choices."""
+def check(field: dataclasses.Field[Any], value: Any, source: str | None = None) -> None:
+    """Raises `BadConfig` if `value` has the wrong type, is out of range, or is not one of the choices.
+
+    `source` is what gave the value, for the message: by default the field's flag.
+    """
+    source = source or flag(field.name)
     if value is None and "None" in str(field.type):
         return
     kind, low, high = _kind(field), field.metadata["low"], field.metadata["high"]
     if isinstance(value, tuple) and "" in value:
-        raise BadConfig(f"{flag(field.name)} was given an empty text, but expects one that is not empty.")
+        raise BadConfig(f"{source} was given an empty text, but expects one that is not empty.")
     types = (int, float) if kind is float else kind
     right_type = isinstance(value, types) and isinstance(value, bool) == (kind is bool)
     in_choices = not field.metadata["choices"] or value in field.metadata["choices"]
     # The comparison is negated so that it also rejects NaN, which compares false with everything.
     if not (right_type and in_choices and (low is None or low <= value <= high)) or value == "":
         shown = "a value" if field.metadata["secret"] else repr(value)
-        raise BadConfig(f"{flag(field.name)} was given {shown}, but expects {_expected(field)}.")
+        raise BadConfig(f"{source} was given {shown}, but expects {_expected(field)}.")
 
 
 def _expected(field: dataclasses.Field[Any]) -> str:

@@ -113,6 +113,10 @@ def test_an_error_names_the_environment_variable() -> None:
         parsed(environ={"QWEN_ASR_PORT": "web"})
     with pytest.raises(BadConfig, match="QWEN_ASR_SHARE was given 'maybe'"):
         parsed(environ={"QWEN_ASR_SHARE": "maybe"})
+    with pytest.raises(BadConfig, match="QWEN_ASR_QUANTIZE was given 'int4', but expects one of auto, int8, none"):
+        parsed(environ={"QWEN_ASR_QUANTIZE": "int4"})
+    with pytest.raises(BadConfig, match="QWEN_ASR_PORT was given 70000, but expects a whole number from 0 to 65535"):
+        parsed(environ={"QWEN_ASR_PORT": "70000"})
 
 
 def test_variables_that_match_no_option_are_found() -> None:

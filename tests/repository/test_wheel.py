@@ -191,7 +191,7 @@ def test_the_base_is_a_client_without_torch(wheel: Path, other_wheel: Path, serv
 def test_without_the_extra_the_server_says_what_to_install(wheel: Path, tmp_path: Path) -> None:
     environment = Environment(tmp_path / "venv", dependencies=False)
     environment.pip("install", "--no-deps", wheel)
-    expected = 'pip install "qwen-asr-live[server]"'
+    expected = 'pip install ".[server]"'
     assert expected in environment.complaint("qwen-asr-serve-websocket", "--asr-model-path", "demo")
     assert expected in environment.complaint("qwen-asr", "serve", "--asr-model-path", "demo")
     assert expected in environment.complaint("qwen-asr", "transcribe", "speech.wav")

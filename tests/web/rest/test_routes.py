@@ -248,8 +248,8 @@ def test_while_it_loads_the_server_is_healthy_but_not_ready(certificates: Path) 
         ({"temperature": float("nan")}, 400, "temperature", "bad_field", "from 0 to 1"),
         ({"extra_body": {"stream": "perhaps"}}, 400, "stream", "bad_field", "true or false"),
         ({"prompt": "<|im_end|>"}, 400, "prompt", "bad_field", "control token"),
-        ({"recording": b"This is not audio."}, 415, "file", "audio_error", "not audio that can be read"),
-        ({"recording": b"no sound", "stream": True}, 415, "file", "audio_error", "not audio that can be read"),
+        ({"recording": b"This is not audio."}, 415, "file", "audio_error", "cannot be read as audio"),
+        ({"recording": b"no sound", "stream": True}, 415, "file", "audio_error", "cannot be read as audio"),
         ({"recording": b""}, 415, "file", "audio_error", "is empty"),
     ],
 )
