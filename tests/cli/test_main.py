@@ -106,7 +106,7 @@ def test_a_mistyped_option_of_a_command_names_the_help_of_that_command(qwen_asr:
 
 
 def test_values_in_the_environment_are_checked_too() -> None:
-    assert error_of(run(*SERVER, QWEN_ASR_DTYPE="int8")).startswith("--dtype was given 'int8'")
+    assert error_of(run(*SERVER, QWEN_ASR_DTYPE="int8")).startswith("QWEN_ASR_DTYPE was given 'int8'")
     assert error_of(run(*SERVER, QWEN_ASR_PORT="web")).startswith("QWEN_ASR_PORT was given 'web'")
 
 
