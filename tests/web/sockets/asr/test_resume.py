@@ -21,8 +21,10 @@ from tests.support.checkpoints import Samples, demo_recognizer, spoken
 from tests.support.sockets import PATIENT, Client, Listening, client, listening, silence, until
 
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.", "Wake me up at half past six.")
+# Pauses between the sentences that end an utterance, and none after the last: `finalize` ends that, so its final counts
+# all samples, however early the audio arrives.
 SAID: Samples = np.concatenate(
-    [part for sentence in SENTENCES for part in (silence(0.5), spoken(sentence), silence(1.0))]
+    [silence(0.5), *[part for sentence in SENTENCES for part in (spoken(sentence), silence(1.5))][:-1]]
 )
 
 
