@@ -15,7 +15,7 @@ def counts(text: str) -> list[int]:
     return [count(part.strip()) for part in text.split(",")]
 
 
-def seconds(text: str) -> float:
+def positive(text: str) -> float:
     """A number above 0. Raises ArgumentTypeError."""
     try:
         number = float(text)

@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from benchmarks.arguments import counts, seconds
+from benchmarks.arguments import counts, positive
 from benchmarks.device_compare import baselines, compare_engines, serve_steps
 from benchmarks.device_sessions import (
     UTTERANCE_SECONDS,
@@ -247,9 +247,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--measure", default=",".join(MEASURES), help="what to measure (default: everything)")
     parser.add_argument("--chunk", default="1", help="seconds of new audio between two steps, or auto (default: 1)")
     parser.add_argument("--levels", type=counts, help="numbers of live sessions, ascending (default: by the device)")
-    parser.add_argument("--seconds", type=seconds, default=30, help="length of each level (default: 30)")
+    parser.add_argument("--seconds", type=positive, default=30, help="length of each level (default: 30)")
     parser.add_argument(
-        "--audio-seconds", type=seconds, default=15, help="audio of the one session and of the baselines (default: 15)"
+        "--audio-seconds", type=positive, default=15, help="audio of the one session and of the baselines (default: 15)"
     )
     parser.add_argument(
         "--against", type=Path, metavar="FOLDER", help="measure only this engine and that of a checkout"

@@ -18,7 +18,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from transformers import Qwen3ASRForConditionalGeneration
 
-from benchmarks.arguments import count, seconds
+from benchmarks.arguments import count, positive
 from benchmarks.speech import Samples, conversation, make_clip, unseen_sentences
 from qwen_asr import Final, Qwen3ASRModel, run_session
 from qwen_asr.audio import SAMPLE_RATE
@@ -92,7 +92,7 @@ def corrections(seconds: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=count, default=24)
-    parser.add_argument("--seconds", type=seconds, default=180.0, help="length of the live session (default: 180)")
+    parser.add_argument("--seconds", type=positive, default=180.0, help="length of the live session (default: 180)")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -17,7 +17,7 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from benchmarks.arguments import counts, seconds
+from benchmarks.arguments import counts, positive
 from benchmarks.load import quantile, run_sessions, server
 from benchmarks.speech import Samples
 from benchmarks.timed_speech import Word, timed_conversation
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--asr-model-path", default="demo")
     parser.add_argument("--levels", type=counts, default="1,8,24", help="numbers of sessions, ascending")
     parser.add_argument("--chunks", default="auto,1.0", help="values of chunk_size_sec, each measured at each level")
-    parser.add_argument("--seconds", type=seconds, default=30, help="seconds of speech per session (default: 30)")
+    parser.add_argument("--seconds", type=positive, default=30, help="seconds of speech per session (default: 30)")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     spoken = [timed_conversation(options.seconds, seed) for seed in range(max(options.levels))]

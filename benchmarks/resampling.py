@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import resample_poly, upfirdn
 
-from benchmarks.arguments import count, seconds
+from benchmarks.arguments import count, positive
 from benchmarks.speech import Samples
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.resample import StreamingResampler, phase_filters
@@ -102,7 +102,7 @@ def _lowpass(rate: int) -> tuple[NDArray[np.float32], int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=seconds, default=10.0, help="seconds of audio at each rate")
+    parser.add_argument("--seconds", type=positive, default=10.0, help="seconds of audio at each rate")
     parser.add_argument("--repeats", type=count, default=5, help="runs of each method; the fastest counts")
     arguments = parser.parse_args()
     print(f"| rate | {' | '.join(f'{name} (ms)' for name in METHODS)} | upfirdn / StreamingResampler |")

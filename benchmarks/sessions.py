@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.arguments import counts, seconds
+from benchmarks.arguments import counts, positive
 from benchmarks.load import (
     STAGGER_SECONDS,
     RunningServer,
@@ -150,10 +150,8 @@ def plot(levels: list[Level], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--asr-model-path", default="demo")
-    parser.add_argument(
-        "--levels", type=counts, default="1,8,24,48,64,96,128", help="numbers of sessions, in ascending order"
-    )
-    parser.add_argument("--seconds", type=seconds, default=60, help="seconds of speech per session (default: 60)")
+    parser.add_argument("--levels", type=counts, default="1,8,24,48,64,96,128", help="numbers of sessions, ascending")
+    parser.add_argument("--seconds", type=positive, default=60, help="seconds of speech per session (default: 60)")
     parser.add_argument(
         "--contexts", type=int, default=0, metavar="TOKENS", help="also open sessions with long contexts"
     )

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.arguments import count
+from benchmarks.arguments import count, positive
 from benchmarks.load import RunningServer, server, stream_clip
 from benchmarks.speech import Samples, conversation
 from qwen_asr.config.limits import WatchdogLimits
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--asr-model-path", default="demo")
     parser.add_argument("--sessions", type=count, default=8, help="concurrent sessions (default: 8)")
     parser.add_argument(
-        "--hours", type=float, default=1.0, help="hours of speech in all sessions together (default: 1)"
+        "--hours", type=positive, default=1.0, help="hours of speech in all sessions together (default: 1)"
     )
     parser.add_argument("--rounds", type=count, default=30, help="number of rounds (default: 30)")
     parser.add_argument("--output", type=Path, help="also write the result to this file")

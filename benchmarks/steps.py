@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.arguments import count
 from benchmarks.speech import Samples, conversation
 from benchmarks.strategies import CHUNK, again, official
 from qwen_asr.audio.vad import Silero
@@ -120,7 +121,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--seconds", type=int, default=60, help="length of each session, at least 10 (default: 60)")
     parser.add_argument(
-        "--repeats", type=int, default=3, help="number of sessions, whose costs are added up (default: 3)"
+        "--repeats", type=count, default=3, help="number of sessions, whose costs are added up (default: 3)"
     )
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     options = parser.parse_args()

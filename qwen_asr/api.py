@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -303,7 +304,7 @@ def _pieces(samples: NDArray[np.float32], longest: int) -> Iterator[NDArray[np.f
 
 
 def _check_chunk(seconds: object) -> None:
-    if not (isinstance(seconds, int | float) and seconds > 0):
+    if not (isinstance(seconds, Real) and float(seconds) > 0):
         raise BadInput(f"chunk_size_sec must be a number of seconds above 0, got {seconds!r}.")
 
 

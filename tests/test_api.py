@@ -146,6 +146,7 @@ def test_invalid_input_raises(model: Qwen3ASRModel, tmp_path: Path) -> None:
     for start in (model.init_streaming_state, model.session):
         with pytest.raises(BadInput, match="chunk_size_sec must be a number of seconds above 0, got 'auto'"):
             start(chunk_size_sec=automatic)
+    model.init_streaming_state(chunk_size_sec=np.float32(1.0))  # type: ignore[arg-type]  # NumPy's numbers are numbers
 
 
 def test_unsupported_arguments_of_the_original_raise(model: Qwen3ASRModel) -> None:

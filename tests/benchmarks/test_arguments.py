@@ -6,11 +6,11 @@ from argparse import ArgumentTypeError
 
 import pytest
 
-from benchmarks.arguments import count, counts, seconds
+from benchmarks.arguments import count, counts, positive
 
 
 def test_numbers_above_zero() -> None:
-    assert (count("8"), counts("1, 8,24"), seconds("0.2")) == (8, [1, 8, 24], 0.2)
+    assert (count("8"), counts("1, 8,24"), positive("0.2")) == (8, [1, 8, 24], 0.2)
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "2.5", "x", "²"])
@@ -22,6 +22,6 @@ def test_no_count(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "x", "nan", "inf"])
-def test_no_seconds(text: str) -> None:
+def test_no_positive_number(text: str) -> None:
     with pytest.raises(ArgumentTypeError, match="is not a number above 0"):
-        seconds(text)
+        positive(text)
