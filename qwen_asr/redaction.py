@@ -15,9 +15,10 @@ _MIN_SUBSTRING_LENGTH = 6  # characters; a shorter secret is only removed as a w
 _CONTEXTS = [
     r"(authorization[\"']?\s*[:=,]\s*(?:b?[\"'])?\s*(?:(?:bearer|basic)\s+)?)[^\s\"',)]+",
     r"\b((?:bearer|basic)\s+)[\w.~+/=-]{8,}",
+    r"(\b(?:x-api-key|api-key)[\"']?\s*[:=,]\s*(?:b?[\"'])?)[^\s\"',)]+",
     r"(api_key=)[^&\s\"']*",
     r"(openai-insecure-api-key\.)[^\s,\"']+",
-    r"(access-token-[\w-]+=)[^;\s\"']+",
+    r"(qwen_asr_(?:login|visitor)_\d+=)[^;\s\"']+",
 ]
 _PATTERNS = [re.compile(context, re.IGNORECASE) for context in _CONTEXTS]
 

@@ -31,7 +31,10 @@ REDACTION = Redaction([KEY, f"ada:{PASSWORD}", PASSWORD, "abc"])
         "authorization=unknownsecret",
         "GET /v1/realtime?api_key=unknownsecret&x=1",
         "sec-websocket-protocol: realtime, openai-insecure-api-key.unknownsecret",
-        "cookie: access-token-AbC-d_e=unknownsecret; a=b",
+        "cookie: qwen_asr_login_8000=unknownsecret; a=b",
+        "(b'cookie', b'a=b; __Host-qwen_asr_visitor_443=unknownsecret')",
+        "{'X-API-Key': 'unknownsecret'}",
+        "< api-key: unknownsecret",
     ],
 )
 def test_secrets_are_removed(text: str) -> None:

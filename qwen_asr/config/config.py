@@ -17,7 +17,14 @@ from dataclasses import dataclass
 
 from qwen_asr.config.option_fields import check, flag, option
 from qwen_asr.config.proxies import ANY_PEER, LOOPBACK, TrustedProxies, check_root_path
-from qwen_asr.config.validators import check_certificate_options, check_hosts, check_keys, check_rate, check_users
+from qwen_asr.config.validators import (
+    check_certificate_options,
+    check_hosts,
+    check_keys,
+    check_origins,
+    check_rate,
+    check_users,
+)
 
 LOCAL_HOST = "127.0.0.1"
 ALL_HOSTS = "0.0.0.0"  # noqa: S104 - all interfaces; bound only if the options ask for it
@@ -151,6 +158,15 @@ class Config:
         metavar="NAME",
         shown="any; this machine's names if it listens on loopback only",
     )
+    allowed_origins: tuple[str, ...] = option(
+        (),
+        "web app, browser extension or desktop shell whose pages may use the API, by its origin, such as "
+        "`https://app.example.org`; with `--api-key` also `*` for any; repeatable. They need a key like any program; "
+        "the page's login does not count for them",
+        "access",
+        metavar="ORIGIN",
+        shown="only the server's own pages",
+    )
     auth: tuple[str, ...] = option(
         (),
         "user who may log in to the page; repeatable. API clients can use it too, as HTTP Basic",
@@ -261,6 +277,7 @@ class Config:
         check_hosts(self.allowed_hosts)
         check_users(self.auth)
         check_keys(self.api_key)
+        check_origins(self.allowed_origins, has_credentials=bool(self.api_key or self.auth))
         check_rate(self.rate_limit)
         check_certificate_options(
             self._https_options, self.ssl_certfile, self.ssl_keyfile, on_space=self.on_space, share=self.share

@@ -26,6 +26,19 @@ class PageLimits:
     """Maximum audio in one request of the page. The page splits larger blocks, to bound the memory of a request."""
     backlog_seconds: float = 600.0
     """Audio that the page buffers while the server is unreachable. Beyond it, recording stops with an error message."""
+    message_bytes: int = 3 << 19
+    """Maximum body of a JSON request: a block of audio in base64, and the context."""
+    brackets: int = 20_000
+    """Maximum number of `[` and `{` in such a body. The page's own have a handful, and a context has at most 10,000
+    characters. A body of nothing else costs 30 times its size in memory when it is parsed."""
+    upload_bytes: int = 4 << 20
+    """Maximum body of an upload of the simple recorder: a block of it has 50 to 200 kB."""
+    body_seconds: float = 60.0
+    """How long a body may take to arrive: 4 MiB at 70 kB/s."""
+    bodies_bytes: int = 64 << 20
+    """How much of unfinished bodies is held in memory, for all pages together."""
+    bodies_bytes_per_address: int = 16 << 20
+    """The same for each address. A page sends one body at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +95,21 @@ class ShutdownLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class GuardLimits:
-    """Limits for requests with wrong credentials."""
+    """Limits for logins, and for requests of the page."""
 
     wrong_credentials: str = "20/minute"
-    """Failed authentications per address. Above this rate, even correct credentials are refused."""
+    """Failed authentications per address. Above this rate, even correct credentials are refused, so whoever shares an
+    address with somebody who guesses passwords cannot log in for a minute."""
+    page_requests: str = "3000/10 seconds"
+    """Requests of the page per address. A page that records sends about five a second, and loads with a hundred."""
+    login_bytes: int = 8 << 10
+    """Maximum size of the login form."""
+    login_seconds: float = 10.0
+    """How long the login form may take to arrive."""
+    login_idle_seconds: float = 24 * 3600.0
+    """A login ends after this long without a request."""
+    login_total_seconds: float = 30 * 24 * 3600.0
+    """A login ends after this long in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from qwen_asr.errors import BadConfig, HttpsConflict
 
 _HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[?[0-9A-Fa-f:]+\]?")
+# As browsers write it (RFC 6454, section 6.2): no path, no user, and only ASCII.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._~-]+(:[0-9]{1,5})?|[a-z][a-z0-9+.-]*://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
 _MAX_LENGTH = 512  # characters of a key, a user name or a password: far below the size limit of a header
 
 
@@ -40,6 +42,21 @@ def check_hosts(hosts: Iterable[str]) -> None:
             raise BadConfig(
                 f"--allowed-hosts was given {host!r}, but expects a name or an address without a scheme and port, "
                 "such as asr.example.org or *.example.org."
+            )
+
+
+def check_origins(origins: Iterable[str], *, has_credentials: bool) -> None:
+    """Raises `BadConfig` if a value is not an origin, or is ``*`` on a server that everybody can use without a key."""
+    for origin in origins:
+        if origin == "*" and not has_credentials:
+            raise BadConfig(
+                "--allowed-origins was given *, but without --api-key or --auth every web page that somebody opens "
+                "could use this server from their browser: give a key too, or name the origins."
+            )
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise BadConfig(
+                f"--allowed-origins was given {origin!r}, but expects an origin as browsers send it, without a path, "
+                "such as https://app.example.org, http://localhost:5173, chrome-extension://ID or tauri://localhost."
             )
 
 

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from qwen_asr.service.sessions import TrackedRunner
     from qwen_asr.tls.certificates import ServerCertificate
     from qwen_asr.tls.reloading import ReloadingCertificate
-    from qwen_asr.web.access.guard import AccessGuard
     from qwen_asr.web.page.recordings import RecordingRegistry
 
 log = logging.getLogger(__name__)
@@ -60,7 +59,9 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     from qwen_asr.service.shutdown import Stopping
     from qwen_asr.web.access.forwarded import ForwardedHeaders
     from qwen_asr.web.access.guard import AccessGuard
+    from qwen_asr.web.access.response_headers import SecurityHeaders
     from qwen_asr.web.page.recordings import RecordingRegistry
+    from qwen_asr.web.page.requests import PageRequests
     from qwen_asr.web.rest import routes as rest
     from qwen_asr.web.sockets.asr.route import AsrRoute
     from qwen_asr.web.sockets.realtime.route import RealtimeRoute
@@ -75,7 +76,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
             raise
 
     limits = service.limits
-    guard = AccessGuard(config, service.rates, limits.guard.wrong_credentials)
+    guard = AccessGuard(config, service.rates, limits.guard)
     recordings = RecordingRegistry(
         open_session,
         limits=limits.page,
@@ -90,8 +91,11 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
         recordings.close()
 
     app = FastAPI(title="Qwen3-ASR live", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    # The last one that is added sees a request first.
+    app.add_middleware(PageRequests, page=lambda: gradio_app.get_blocks(), limits=limits.page)
     app.add_middleware(Unbuffered)
     app.add_middleware(guard.middleware)
+    app.add_middleware(SecurityHeaders, framed=config.on_space)
     app.state.recordings = recordings
     app.state.service = service
     # Before the page, which is mounted at "/" and answers every path that is left.
@@ -102,13 +106,12 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
         from qwen_asr.web.rest import trust
 
         trust.add_routes(app, chosen.root, config.host)
-    mounted = _in_event_loop(lambda: _mount_page(app, config, service, recordings, guard))
+    mounted = _in_event_loop(lambda: _mount_page(app, config, service, recordings))
     # Added last, so it is the outermost middleware: all others see the corrected request.
     app.add_middleware(ForwardedHeaders, trusted=config.trusted_proxies, root_path=config.root_path or "")
     gradio_app: Any
     [gradio_app] = [route.app for route in mounted.routes if isinstance(route, Mount) and route.path == ""]
     gradio_app.add_exception_handler(404, unknown_path_response)
-    guard.attach_page(gradio_app)
 
     def end_streams() -> None:
         # Each open page holds an event stream that ends only when this event is set.
@@ -124,7 +127,6 @@ def _mount_page(
     config: Config,
     service: Service,
     recordings: RecordingRegistry,
-    guard: AccessGuard,
 ) -> FastAPI:
     from qwen_asr.web.page.gradio_import import import_gradio
 
@@ -140,12 +142,12 @@ def _mount_page(
         language=resolve_language(config.default_language),
         context=config.default_context or "",
         limits=service.limits.page,
+        has_login=bool(config.auth),
     )
     mounted: FastAPI = gr.mount_gradio_app(
         app,
         page,
         path="/",
-        auth=guard.page_login,
         server_name=config.host,
         server_port=config.port,
         theme=theme(),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shutil
 import threading
 import wave
@@ -126,6 +128,13 @@ def unfinished_recording(served: Served) -> Recording:
 
     assert until(lambda: len(unfinished()) == 1), f"recordings: {served.recordings.ids()}"
     return unfinished()[0]
+
+
+def page_config(page: str) -> dict[str, Any]:
+    """What Gradio wrote into the page: its components, the functions that they call, the public address."""
+    found = re.search(r"window.gradio_config = (\{.*?\});</script>", page, re.DOTALL)
+    assert found is not None, page[:1000]
+    return dict(json.loads(found[1]))
 
 
 class Tab:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 SUBPROTOCOL = "openai-insecure-api-key."
 """Prefix with which OpenAI's browser client sends an API key: as the name of one of the subprotocols it offers."""
 
+KEY_HEADERS = ("x-api-key", "api-key")
+"""Headers that hold nothing but the key: the first is common with gateways, the second is that of Azure OpenAI."""
+
 
 class Secrets:
     """A set of secrets, kept as keyed hashes of one length, so that comparing reveals neither length nor content.
@@ -46,13 +49,14 @@ class Secrets:
 
 
 def api_keys(scope: Scope, headers: Headers) -> list[str]:
-    """The API keys in a request.
+    """The API keys in a request: ``Authorization: Bearer KEY``, ``X-API-Key`` or ``api-key``.
 
-    A page cannot set headers of a browser's WebSocket handshake. So where a handshake has an Origin, and only there,
-    `?api_key=` in the query and the subprotocols count too.
+    In the handshake of a WebSocket ``?api_key=`` in the query and the subprotocols count too, because the WebSocket of
+    browsers, and of the runtimes that are modelled on them, cannot send headers. Elsewhere they do not: addresses end
+    up in logs and histories.
     """
-    keys = _credentials(headers, "bearer")
-    if scope["type"] == "websocket" and "origin" in headers:
+    keys = _credentials(headers, "bearer") + [value for name in KEY_HEADERS for value in headers.getlist(name)]
+    if scope["type"] == "websocket":
         keys += parse_qs(scope["query_string"].decode("latin-1")).get("api_key", [])
         offered: list[Any] = scope.get("subprotocols") or []
         keys += [name.removeprefix(SUBPROTOCOL) for name in offered if name.startswith(SUBPROTOCOL)]

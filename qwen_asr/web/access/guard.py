@@ -1,70 +1,69 @@
 """The access guard: ASGI middleware that checks every request before any route sees it.
 
-It checks the Host header of every request, and the Origin, the credentials and the rate of requests to the API
-(`GUARDED`), before it uses a byte of the body or opens a session. The page has Gradio's own login, which calls
-`AccessGuard.login`. `/healthz` and `/readyz` are open: probes send neither keys nor host names.
+It knows every path that exists (`route_table`), and checks the Host header, the Origin, the credentials and the rate of
+a request before it uses a byte of the body or opens a session. It writes down who sent the request (`identity`), and
+answers `/login` and `/logout` itself.
 """
 
 from __future__ import annotations
 
-import contextvars
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
-from qwen_asr.config.limits import RETRY_AFTER_SECONDS, GuardLimits
+from qwen_asr.config.limits import GuardLimits
 from qwen_asr.errors import InvalidApiKey, LimitExceeded, QwenASRError
 from qwen_asr.network import is_loopback
 from qwen_asr.service.rate_limit import Rates, sender
+from qwen_asr.web.access.cookies import CookieWriter
 from qwen_asr.web.access.credentials import Secrets, api_keys, basic_users
 from qwen_asr.web.access.hosts import AllowedHosts
-from qwen_asr.web.access.origin import check_origin
+from qwen_asr.web.access.identity import Visitors, set_identity
+from qwen_asr.web.access.login import LoginRoutes, Logins, login_page
+from qwen_asr.web.access.origin import AllowedOrigins
+from qwen_asr.web.access.route_table import LOGIN, LOGOUT, Access, Rule, find_rule
 from qwen_asr.web.early_answer import Body, answer_early
-from qwen_asr.web.error_response import error_response
+from qwen_asr.web.error_response import error_response, status_response
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from collections.abc import Callable
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from qwen_asr.config.config import Config
 
 log = logging.getLogger(__name__)
 
-GUARDED = ("/v1/", "/ws/", "/metrics")
-"""Prefixes of the paths that programs use."""
-PROBES = ("/healthz", "/readyz")
 _UNLIMITED = "/metrics"  # Prometheus asks regularly, and must not use up the rate of its address
-_client: contextvars.ContextVar[str] = contextvars.ContextVar("client", default="")
+_PREFLIGHT_SECONDS = 600
 
 
 class AccessGuard:
     """Allows or refuses requests as `config` says.
 
-    `rates` counts the requests of each client and key; `wrong_keys` is the rate limit for wrong credentials, such as
-    `20/minute`.
+    `rates` counts the requests of each client and key to the API. `limits` has the rates of wrong credentials and of
+    requests of the page.
     """
 
-    def __init__(self, config: Config, rates: Rates, wrong_keys: str = GuardLimits.wrong_credentials) -> None:
+    def __init__(self, config: Config, rates: Rates, limits: GuardLimits | None = None) -> None:
+        limits = limits or GuardLimits()
         self._hosts = AllowedHosts(config)
+        self._origins = AllowedOrigins(config.allowed_origins, framed=config.on_space)
+        self._cross_origins = config.allowed_origins
         self._keys = Secrets(config.api_key)
         self._users = Secrets(config.auth)
         self._rates = rates
-        self._wrong_keys = Rates(wrong_keys)
-        self._page: Any = None
-
-    @property
-    def page_login(self) -> Callable[[str, str], bool] | None:
-        """Gradio's `auth` argument: checks a user and password. None if the page needs no login."""
-        return self.login if self._users else None
-
-    def attach_page(self, page: Any) -> None:
-        """Also accepts the login cookies of `page`, the mounted Gradio app, for the API."""
-        self._page = page
+        self._page_rates = Rates(limits.page_requests)
+        self._wrong_keys = Rates(limits.wrong_credentials)
+        self._visitors = Visitors(CookieWriter("qwen_asr_visitor", config.port, framed=config.on_space))
+        login_cookie = CookieWriter("qwen_asr_login", config.port, framed=config.on_space)
+        self._logins = Logins(config.auth, login_cookie, limits)
+        self._login_routes = LoginRoutes(self._logins, self._verify_login, limits)
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
         """Wraps `app` so that only allowed requests reach it."""
@@ -73,67 +72,119 @@ class AccessGuard:
             if scope["type"] not in ("http", "websocket"):
                 await app(scope, receive, send)
                 return
-            _client.set(sender(scope))
+            rule = find_rule(_path(scope))
             try:
-                self.check(scope)
+                response, cookie = self._check(rule, scope)
             except QwenASRError as error:
-                # A client over its limit would otherwise fill the log.
-                level = logging.DEBUG if isinstance(error, LimitExceeded) else logging.INFO
-                log.log(
-                    level,
-                    "A request from %s was refused: %s",
-                    sender(scope) or "an unknown address",
-                    type(error).__name__,
-                )
-                await _send_response(self._response(error, scope), scope, receive, send)
+                self._log(error, scope)
+                response, cookie = self._refusal(error, rule, scope), None
+            if response is not None:
+                await _send_response(response, scope, receive, send)
+            elif _path(scope) in (LOGIN, LOGOUT):
+                await self._login_routes(scope, receive, send)
             else:
-                await app(scope, receive, send)
+                await app(scope, receive, send if cookie is None else _with_cookie(send, cookie))
 
-        return guarded
+        return self._with_cors(guarded) if self._cross_origins else guarded
 
-    def check(self, scope: Scope) -> None:
-        """Raises WrongHost, Forbidden, InvalidApiKey or LimitExceeded for a request that is not allowed."""
-        headers, path = Headers(scope=scope), _path(scope)
-        if path in PROBES:
-            return
-        self._hosts.check(headers)
-        if not path.startswith(GUARDED):
-            return
-        check_origin(headers)
-        identifier = self._authenticate(scope, headers)
-        if path != _UNLIMITED:
-            self._rates.hit(sender(scope), *([identifier] if identifier else []))
+    def _with_cors(self, guarded: ASGIApp) -> ASGIApp:
+        """Answers the preflight requests of allowed origins, and lets their pages read the answers of the API.
 
-    def login(self, user: str, password: str) -> bool:
-        """Checks the page's login. Raises HTTPException 429 if the client's address sent too many wrong ones."""
-        try:
-            return self._verify(_client.get(), lambda: f"{user}:{password}" in self._users)
-        except LimitExceeded as error:
-            headers = {"Retry-After": str(error.retry_after or RETRY_AFTER_SECONDS)}
-            raise HTTPException(error.http_status, str(error), headers) from None
-
-    def _authenticate(self, scope: Scope, headers: Headers) -> str:
-        """Identifies the key or user of a request; empty if none is required.
-
-        Raises InvalidApiKey, LimitExceeded.
+        Their pages send a key. Cookies do not count for them, so `Access-Control-Allow-Credentials` is left out.
         """
-        if not (self._keys or self._users):
-            return ""
-        if user := self._page_user(scope):
-            return f"user {user}"
+        with_cors = CORSMiddleware(
+            guarded,
+            allow_origins=self._cross_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After"],
+            max_age=_PREFLIGHT_SECONDS,
+        )
+
+        async def choose(scope: Scope, receive: Receive, send: Send) -> None:
+            rule = find_rule(_path(scope)) if scope["type"] == "http" else None
+            await (with_cors if rule is not None and rule.access is Access.API else guarded)(scope, receive, send)
+
+        return choose
+
+    def _check(self, rule: Rule | None, scope: Scope) -> tuple[Response | None, str | None]:
+        """The response if the guard answers itself, and a `Set-Cookie` header for the response of the app.
+
+        Raises QwenASRError for a request that is not allowed.
+        """
+        headers = Headers(scope=scope)
+        if rule is not None and rule.access is Access.PROBE:
+            return None, None
+        self._hosts.check(headers)
+        if rule is None or (_path(scope) in (LOGIN, LOGOUT) and not self._users):
+            return _unknown_path(scope), None
+        if rule.methods is not None and scope.get("method", "WEBSOCKET") not in rule.methods:
+            return _wrong_method(rule, scope), None
+        is_foreign = self._origins.check(scope, api=rule.access is Access.API)
+        if rule.access is Access.API:
+            self._check_api(scope, headers, is_foreign)
+        elif rule.access is Access.PAGE:
+            return self._check_page(scope, headers)
+        return None, None
+
+    def _check_api(self, scope: Scope, headers: Headers, is_foreign: bool) -> None:
+        """Identifies the sender of a request to the API. Raises InvalidApiKey, LimitExceeded."""
+        # What a browser sends by itself counts only for our own pages.
+        login = None if is_foreign else self._logins.read(scope)
+        visitor = None if is_foreign else self._visitors.read(scope)
         keys, users = api_keys(scope, headers), basic_users(headers)
+        counted = ""
+        if login is not None:
+            counted = f"user {login.user}"
+        elif self._keys or self._users:
+            counted = self._authenticate(sender(scope), keys, users)
+        set_identity(scope, counted or self._unverified(keys or users, visitor))
+        if _path(scope) != _UNLIMITED:
+            self._rates.hit(sender(scope), *([counted] if counted else []))
+
+    def _unverified(self, credentials: list[str], visitor: str | None) -> str:
+        """The identity on a server without keys. Clients that send a key to every server are told apart by it."""
+        if credentials:
+            return f"key {self._keys.identifier(credentials[0])}"
+        return self._visitor_identity(visitor)
+
+    def _visitor_identity(self, visitor: str | None) -> str:
+        return f"visitor {self._keys.identifier(visitor)}" if visitor else ""
+
+    def _check_page(self, scope: Scope, headers: Headers) -> tuple[Response | None, str | None]:
+        """As `_check`, for the page. Raises InvalidApiKey, LimitExceeded."""
+        address = sender(scope)
+        if address and not is_loopback(address):  # behind a tunnel or an undeclared proxy, everybody is loopback
+            self._page_rates.hit(address)
+        if self._users:
+            login = self._logins.read(scope)
+            if login is not None:
+                set_identity(scope, f"user {login.user}")
+                return None, self._logins.renewal(scope, login)
+            if _path(scope) == "/":
+                return login_page(200), None
+            raise InvalidApiKey("You are not logged in, or your login has ended: open the page and log in.")
+        visitor = self._visitors.read(scope)
+        set_identity(scope, self._visitor_identity(visitor))
+        return None, self._visitors.new_header(scope) if visitor is None and _path(scope) == "/" else None
+
+    def _authenticate(self, address: str, keys: list[str], users: list[str]) -> str:
+        """Identifies the key or the user of a request. Raises InvalidApiKey, LimitExceeded."""
         if not keys and not users:
             raise InvalidApiKey(f"The request has no API key: {self._remedy()}.")
         valid: list[str] = []
 
         def compare() -> bool:
-            valid.extend([self._keys.identifier(key) for key in keys if key in self._keys])
-            valid.extend([self._users.identifier(user) for user in users if user in self._users])
+            valid.extend([f"key {self._keys.identifier(key)}" for key in keys if key in self._keys])
+            valid.extend([f"user {user.partition(':')[0]}" for user in users if user in self._users])
             return bool(valid)
 
-        if not self._verify(sender(scope), compare):
+        if not self._verify(address, compare):
             raise InvalidApiKey(f"The key or password in the request is wrong: {self._remedy()}.")
         return valid[0]
+
+    def _verify_login(self, address: str, user: str, password: str) -> bool:
+        return self._verify(address, lambda: f"{user}:{password}" in self._users)
 
     def _verify(self, address: str, compare: Callable[[], bool]) -> bool:
         """Returns the result of `compare`, and counts a wrong one.
@@ -155,23 +206,20 @@ class AccessGuard:
         ways += ["log in as one of the server's users"] if self._users else []
         return ", or ".join(ways)
 
-    def _page_user(self, scope: Scope) -> str | None:
-        """The user of the page's login cookie. Gradio has one cookie for HTTPS and one for HTTP."""
-        if self._page is None or not self._users:
-            return None
-        cookies, page = HTTPConnection(scope).cookies, self._page
-        names = (f"access-token-{page.cookie_id}", f"access-token-unsecure-{page.cookie_id}")
-        tokens = [cookies[name] for name in names if name in cookies]
-        return next((str(page.tokens[token]) for token in tokens if token in page.tokens), None)
-
-    def _response(self, error: QwenASRError, scope: Scope) -> Response:
-        if not _path(scope).startswith(GUARDED):
+    def _refusal(self, error: QwenASRError, rule: Rule | None, scope: Scope) -> Response:
+        if rule is None or _path(scope) == "/":
             return PlainTextResponse(f"{error}\n", error.http_status)
         response = error_response(error)
-        if isinstance(error, InvalidApiKey):
+        if rule.access is Access.API and isinstance(error, InvalidApiKey):
             for scheme in ["Bearer"] * bool(self._keys) + ["Basic"] * bool(self._users):
                 response.headers.append("WWW-Authenticate", f'{scheme} realm="qwen-asr"')
         return response
+
+    def _log(self, error: QwenASRError, scope: Scope) -> None:
+        # A client over its limit would otherwise fill the log.
+        level = logging.DEBUG if isinstance(error, LimitExceeded) else logging.INFO
+        address = sender(scope) or "an unknown address"
+        log.log(level, "A request from %s was refused: %s", address, type(error).__name__)
 
 
 def access_warnings(config: Config) -> list[str]:
@@ -187,6 +235,26 @@ def access_warnings(config: Config) -> list[str]:
 
 def _path(scope: Scope) -> str:
     return str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
+
+
+def _unknown_path(scope: Scope) -> Response:
+    message = f"There is no {_path(scope)} here. The page is at /, and /openapi.json describes the API."
+    return status_response(404, message, code="unknown_url")
+
+
+def _wrong_method(rule: Rule, scope: Scope) -> Response:
+    allowed = ", ".join(sorted(rule.methods or ()))
+    message = f"{_path(scope)} does not take {scope.get('method', 'WebSocket')} requests, only {allowed}."
+    return status_response(405, message, code="method_not_allowed", headers={"Allow": allowed})
+
+
+def _with_cookie(send: Send, cookie: str) -> Send:
+    async def send_with_cookie(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).append("Set-Cookie", cookie)
+        await send(message)
+
+    return send_with_cookie
 
 
 async def _send_response(response: Response, scope: Scope, receive: Receive, send: Send) -> None:

@@ -130,12 +130,14 @@ def streaming_microphone(
     state: State,
     *,
     limits: PageLimits | None = None,
+    has_login: bool = False,
     elem_id: str = "microphone",
 ) -> gr.HTML:
     """The component: the big button, the status and the transcript. Call it inside of `gr.Blocks`.
 
     `recordings` takes the audio and has the text. `state` says whether the server is ready. The browser stops recording
-    when it holds `limits.backlog_seconds` of audio for a server that it cannot reach.
+    when it holds `limits.backlog_seconds` of audio for a server that it cannot reach. `has_login`: a login may end while
+    it records.
     """
     limits = limits or PageLimits()
 
@@ -180,6 +182,7 @@ def streaming_microphone(
         elem_id=elem_id,
         worklet=_text("worklet.js"),
         backlog_seconds=limits.backlog_seconds,
+        has_login=has_login,
         stock_recording=STOCK_RECORDING,
         # A post is base64 and JSON in the server's memory. Half of what is allowed is 5 s of audio, which is plenty.
         block_bytes=limits.block_bytes // 2,

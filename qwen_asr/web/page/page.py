@@ -22,6 +22,7 @@ from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
 CSS = Path(__file__).parent / "browser" / "page.css"
 AUTOMATIC = "Automatic"
 TITLE = "Qwen3-ASR live"
+LOG_OUT = "<form class='log-out' method='post' action='logout'><button>Log out</button></form>"
 LATE_BLOCK_SECONDS = 3.0
 """A block of the fallback recorder that comes this soon after the end of its recording still belongs to it."""
 
@@ -57,15 +58,18 @@ def build_page(
     language: str | None = None,
     context: str = "",
     limits: PageLimits | None = None,
+    has_login: bool = False,
 ) -> gr.Blocks:
-    """The whole page. `language` (an English name) and `context` are the first values of the inputs.
+    """The whole page. `language` (an English name) and `context` are the first values of the inputs. `has_login` adds a
+    button to log out.
 
     Mount the page with `theme()` and `CSS`.
     """
     # The fallback recorder leaves each block as a file in Gradio's temporary folder: swept every minute, kept for one.
     page = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 60), fill_width=False)
     with page:
-        gr.HTML(f"<header class='title'><h1>{TITLE}</h1><p>Press Record, speak, and read along.</p></header>")
+        log_out = LOG_OUT if has_login else ""
+        gr.HTML(f"<header class='title'><h1>{TITLE}</h1><p>Press Record, speak, and read along.</p>{log_out}</header>")
         with gr.Row(elem_id="options"):
             language_input = gr.Dropdown(
                 [AUTOMATIC, *LANGUAGES.values()],
@@ -84,7 +88,7 @@ def build_page(
                 min_width=240,
                 scale=3,
             )
-        streaming_microphone(recordings, state, limits=limits)
+        streaming_microphone(recordings, state, limits=limits, has_login=has_login)
         _add_fallback_recorder(recordings, state, language_input, context_input)
         page.load(None, js=SELECT_JS, api_visibility="private")
         gr.on(

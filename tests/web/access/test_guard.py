@@ -26,10 +26,12 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from qwen_asr.config.config import Config
+from qwen_asr.config.limits import GuardLimits, Limits
 from qwen_asr.errors import Forbidden
 from qwen_asr.service.rate_limit import Rates
 from qwen_asr.service.service import Service
-from qwen_asr.web.access.guard import GUARDED, AccessGuard, access_warnings
+from qwen_asr.web.access.guard import AccessGuard, access_warnings
+from qwen_asr.web.access.route_table import Access, find_rule
 from tests.support.browser import Served, serving
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.processes import ServerProcess
@@ -47,10 +49,10 @@ OTHER_SITE = "https://evil.example"
 
 
 @contextlib.contextmanager
-def open_server(**options: Any) -> Iterator[Served]:
+def open_server(limits: Limits | None = None, **options: Any) -> Iterator[Served]:
     torch.set_num_threads(1)
     config = Config(host="127.0.0.1", forwarded_allow_ips=("127.0.0.1",), **options)
-    with serving(Service(config, demo_recognizer()), None) as served:
+    with serving(Service(config, demo_recognizer(), limits=limits), None) as served:
         yield served
 
 
@@ -136,15 +138,25 @@ def test_the_openai_package(keyed: Served) -> None:
 
 
 @pytest.mark.slow
-def test_a_key_in_the_query_is_for_websockets_of_browsers_only(keyed: Served, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_key_in_the_query_is_for_websockets_only(keyed: Served, caplog: pytest.LogCaptureFixture) -> None:
     query = f"/ws/asr?api_key={KEY}"
-    assert handshake_status(keyed, query) == 401
+    assert handshake_status(keyed, query) == 101  # Node, Deno, Bun and React Native send no Origin
+    assert handshake_status(keyed, "/v1/realtime", subprotocols=["realtime", f"openai-insecure-api-key.{KEY}"]) == 101
     assert handshake_status(keyed, query, origin=keyed.url) == 101
     assert handshake_status(keyed, "/ws/asr?api_key=wrong", origin=keyed.url) == 401
     assert handshake_status(keyed, query, origin=OTHER_SITE) == 403
     response = httpx.get(f"{keyed.url}/v1/models?api_key={KEY}", headers={"origin": keyed.url}, **TIMEOUT)
     assert response.status_code == 401
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@pytest.mark.parametrize("header", ["X-API-Key", "api-key"])
+def test_a_key_in_a_header_of_its_own(keyed: Served, header: str) -> None:
+    statuses = [
+        httpx.get(f"{keyed.url}/v1/models", headers={header: key}, **TIMEOUT).status_code for key in (KEY, "wrong")
+    ]
+    assert statuses == [200, 401]
+    assert handshake_status(keyed, headers={header: KEY}) == 101
 
 
 # --- origins and host names
@@ -155,7 +167,8 @@ def guarded_routes(served: Served) -> list[tuple[str, str]]:
     found = []
     for route in served.app.routes:
         path = re.sub(r"\{[^}]*\}", "anything", getattr(route, "path", ""))
-        if path.startswith(GUARDED):
+        rule = find_rule(path)
+        if rule is not None and rule.access is Access.API:
             # Routes without a list of methods answer all of them.
             methods = {"WEBSOCKET"} if isinstance(route, WebSocketRoute) else route.methods or {"GET", "POST", "PUT"}
             found += [(method, path) for method in sorted(methods)]
@@ -193,12 +206,12 @@ def test_every_guarded_route_allows_the_servers_own_pages(keyed: Served) -> None
 def test_no_route_beside_the_guarded_ones_opens_a_session(keyed: Served) -> None:
     sockets = [route.path for route in keyed.app.routes if isinstance(route, WebSocketRoute)]
     assert sockets
-    assert [path for path in sockets if not path.startswith(GUARDED)] == []
+    assert {rule.access for path in sockets if (rule := find_rule(path))} == {Access.API}
 
 
 def test_other_host_names_are_refused(keyed: Served) -> None:
     other = {"Host": "evil.example"}
-    for path in ("/", "/gradio_api/startup-events", "/config"):
+    for path in ("/", "/gradio_api/heartbeat/x", "/config"):
         response = httpx.get(keyed.url + path, headers=other, **TIMEOUT)
         assert response.status_code == 421
         assert "--allowed-hosts" in response.text
@@ -222,19 +235,27 @@ def log_in(client: httpx.Client, password: str = PASSWORD) -> httpx.Response:
 
 def test_the_login_of_the_page_is_valid_for_the_api_too(closed: Served) -> None:
     with httpx.Client(base_url=closed.url, **TIMEOUT) as client:
-        assert client.get("/config").status_code == 401
         body = {"data": {}, "fn_name": "exchange", "component_id": 1, "session_hash": "x"}
-        assert client.post("/gradio_api/component_server", json=body).status_code == 401
+        assert client.post("/gradio_api/component_server/", json=body).status_code == 401
         assert client.get("/v1/models").status_code == 401
-        assert log_in(client, "wrong").status_code == 400
-        assert log_in(client).status_code == 200
-        # Gradio sets one cookie for HTTPS and one for HTTP; this client returns only the second one.
-        assert client.get("/config").status_code == 200
+        assert "Log in" in client.get("/").text
+        wrong = log_in(client, "wrong")
+        assert (wrong.status_code, "is wrong" in wrong.text) == (401, True)
+        right = log_in(client)
+        assert (right.status_code, right.headers["location"]) == (303, "./")
+        assert "gradio_config" in client.get("/").text
         assert client.get("/v1/models").status_code == 200
         assert client.get("/v1/models", headers={"Origin": OTHER_SITE}).status_code == 403
         cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
         assert handshake_status(closed, headers={"Cookie": cookie}, origin=closed.url) == 101
         assert handshake_status(closed, headers={"Cookie": cookie.replace("=", "=x")}, origin=closed.url) == 401
+        assert client.get("/logout").status_code == 405
+        assert client.post("/logout", headers={"Origin": OTHER_SITE}).status_code == 403
+        assert client.get("/v1/models").status_code == 200
+        assert client.post("/logout").status_code == 303
+        assert client.cookies == {}
+        # Nobody who has copied the cookie is logged in either.
+        assert httpx.get(f"{closed.url}/v1/models", headers={"Cookie": cookie}, **TIMEOUT).status_code == 401
 
 
 def test_the_api_accepts_http_basic_and_keys(closed: Served) -> None:
@@ -264,7 +285,7 @@ def guarded_client(guard: AccessGuard, address: str) -> TestClient:
 
 @pytest.mark.slow
 def test_wrong_keys_are_limited_for_each_address_until_the_window_moves(clock: Clock) -> None:
-    guard = AccessGuard(Config(api_key=(KEY,)), Rates(None), wrong_keys="20/minute")
+    guard = AccessGuard(Config(api_key=(KEY,)), Rates(None), GuardLimits(wrong_credentials="20/minute"))
     client = guarded_client(guard, "192.0.2.1")
     statuses = [
         client.get("/v1/models", headers={"Authorization": f"Bearer wrong-{number}"}).status_code
@@ -281,7 +302,7 @@ def test_wrong_keys_are_limited_for_each_address_until_the_window_moves(clock: C
 
 
 def test_clients_of_one_ipv6_network_share_the_limit_for_wrong_keys() -> None:
-    guard = AccessGuard(Config(api_key=(KEY,)), Rates(None), wrong_keys="5/hour")
+    guard = AccessGuard(Config(api_key=(KEY,)), Rates(None), GuardLimits(wrong_credentials="5/hour"))
     statuses = [
         guarded_client(guard, f"2001:db8::{number}").get("/v1/models", headers={"Authorization": "Bearer wrong"})
         for number in range(1, 7)
@@ -291,19 +312,19 @@ def test_clients_of_one_ipv6_network_share_the_limit_for_wrong_keys() -> None:
 
 
 @pytest.mark.slow
-def test_wrong_logins_and_wrong_keys_share_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_logins_and_wrong_keys_share_one_limit() -> None:
     # An hour instead of a minute, so that a slow machine stays within the window.
-    monkeypatch.setattr(AccessGuard.__init__, "__defaults__", ("20/hour",))
-    with open_server(auth=(f"{USER}:{PASSWORD}",)) as served, httpx.Client(base_url=served.url, **TIMEOUT) as client:
+    limits = Limits(guard=GuardLimits(wrong_credentials="20/hour"))
+    with open_server(limits, auth=(f"{USER}:{PASSWORD}",)) as served, httpx.Client(base_url=served.url, **TIMEOUT) as client:
         for number in range(20):
             data = {"username": USER, "password": f"wrong-{number}"}
-            assert client.post("/login", data=data, headers=from_address(3)).status_code == 400
+            assert client.post("/login", data=data, headers=from_address(3)).status_code == 401
         data = {"username": USER, "password": PASSWORD}
         limited = client.post("/login", data=data, headers=from_address(3))
         assert limited.status_code == 429
         assert 1 <= int(limited.headers["retry-after"]) <= 3600
         assert client.get("/v1/models", auth=(USER, PASSWORD), headers=from_address(3)).status_code == 429
-        assert client.post("/login", data=data, headers=from_address(4)).status_code == 200
+        assert client.post("/login", data=data, headers=from_address(4)).status_code == 303
 
 
 @pytest.mark.slow
@@ -366,8 +387,8 @@ def test_the_log_of_a_server_has_no_secret(tmp_path: Path, repository: Path) -> 
                 files = {"file": ("a.wav", b"no audio")}
                 assert client.post("/v1/audio/transcriptions", files=files, headers=known).status_code == 415
                 data = {"username": USER, "password": "battery-staple"}
-                assert client.post("/login", data=data, headers=from_address(address)).status_code == 200
-            tokens = [value for name, value in client.cookies.items() if name.startswith("access-token")]
+                assert client.post("/login", data=data, headers=from_address(address)).status_code == 303
+            tokens = [value for name, value in client.cookies.items() if name.startswith("qwen_asr_")]
 
         async def open_websockets() -> None:
             ws = url.rstrip("/") + f"/ws/asr?api_key={KEY}"

@@ -8,6 +8,7 @@ import { FallbackState, RecordingState } from "./recording_state.js";
 import { SILENCE, adviceText, backlogMessage, formatTime, pageState, statusText } from "./status.js";
 import { Transcript, setText } from "./transcript.js";
 
+const LOGIN_ENDED = "Your login has ended. Log in again in another tab: nothing is lost, and the recording goes on here.";
 const SERVER_TIMEOUT_MS = 15000;  // for the server's state
 const REFRESH_MS = 250;           // of the clock and the lag
 const FALLBACK_POLL_MS = 100;
@@ -183,10 +184,18 @@ class MicrophonePage {
 
   createRecording(state, settings = {}) {
     this.recording = new Recording({
-      state, sleep, backOff, exchange: (message) => this.server.exchange(message), onProgress: () => this.refresh(),
+      state, sleep, backOff, exchange: (message) => this.exchange(message), onProgress: () => this.refresh(),
       ...settings,
     });
     return this.recording;
+  }
+
+  // The server's reply. Gradio's call resolves to undefined for every failure, so the login is asked for separately.
+  async exchange(message) {
+    const reply = await this.server.exchange(message);
+    if (reply || !this.props.has_login) return reply;
+    const login = await fetch("login", { method: "HEAD", redirect: "manual" }); // leads to the page while logged in
+    return login.status === 200 ? { retry: LOGIN_ENDED } : undefined;
   }
 
   // Runs a recording to its end. `onDone(reply)` gets the server's last reply.

@@ -15,6 +15,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr import logs
 from qwen_asr.errors import BadConfig, QwenASRError, TooLarge
+from qwen_asr.web.access.identity import identity
 from qwen_asr.web.sockets.asr.messages import (
     AsrConfig,
     Queued,
@@ -60,8 +61,8 @@ class AsrConnection(Connection):
     ) -> None:
         super().__init__(websocket, service, limits, threads)
         self._sessions = sessions
-        # A client that resumes a session must send the same credentials that opened it, or none in both cases.
-        self._owner = hashlib.sha256(websocket.headers.get("authorization", "").encode()).digest()
+        # Who opened a session, and nobody else, can resume it: the same key or user, however it is sent, or browser.
+        self._owner = hashlib.sha256(identity(websocket.scope).encode()).digest()
         self._gathering = 0.0  # as of the last `_feed`: the event loop must not wait for the session's lock
         self._handing_over = False
         self._detached = anyio.Event()

@@ -1,0 +1,224 @@
+"""Checks what the page sends to Gradio, before Gradio reads it: ASGI middleware inside of the access guard.
+
+Each body is read whole, within limits, and written again with only the fields that the page sends. Two values are
+replaced on the way, so that they belong to whoever sent the request (`identity`):
+
+- The session hash, by which Gradio and our recordings know a tab. Gradio's script chooses it, and it stands in
+  addresses. Inside of the server it is a keyed hash of itself and the identity, so another user who knows it gets a tab
+  of their own.
+- The path of an uploaded file. The page gets it signed, and gives it back so.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import json
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import parse_qs, urlencode
+
+from itsdangerous import BadSignature, Signer
+from pydantic import BaseModel, Field, ValidationError
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+
+from qwen_asr.config.limits import PageLimits
+from qwen_asr.errors import BadInput, QwenASRError, TooLarge
+from qwen_asr.service.rate_limit import sender
+from qwen_asr.web.access import route_table
+from qwen_asr.web.access.identity import identity
+from qwen_asr.web.bodies import BodyBudget, read_body, replayed
+from qwen_asr.web.early_answer import Body, answer_early
+from qwen_asr.web.error_response import error_response
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=BaseModel)
+RELOAD = "reload the page"
+
+SessionHash = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Scalar = str | int | float | bool | None
+
+
+class ServerFunctionCall(BaseModel):
+    """The page's microphone calls a function of the server."""
+
+    data: dict[str, Scalar] | None = None
+    fn_name: str
+    component_id: int
+    session_hash: SessionHash
+
+
+class UploadedFile(BaseModel):
+    """A file that the page has uploaded. Gradio's script sends an address and more with it; only the path counts."""
+
+    path: str = Field(max_length=4096)
+    meta: dict[str, str] = Field(default={"_type": "gradio.FileData"}, init=False)
+
+
+class RecorderEvent(BaseModel):
+    """The simple recorder sends a block of audio, with the values of Language and Context."""
+
+    data: tuple[UploadedFile | None, str | None, str | None]
+    fn_index: int
+    trigger_id: int | None = None
+    session_hash: SessionHash
+
+
+@dataclass(frozen=True)
+class PageCalls:
+    """What the page calls in Python: server functions, as (component id, name), and the indices of events."""
+
+    functions: frozenset[tuple[int, str]]
+    events: frozenset[int]
+
+    @classmethod
+    def of(cls, page: Any) -> PageCalls:
+        """Those of a `gr.Blocks`: the server functions of its components, and its streaming events."""
+        functions = {
+            (component, function.__name__)
+            for component, block in page.blocks.items()
+            for function in getattr(block, "server_fns", ())
+        }
+        streams = {index for index, event in page.fns.items() if any(kind == "stream" for _, kind in event.targets)}
+        return cls(frozenset(functions), frozenset(streams))
+
+
+class PageRequests:
+    """The middleware. Requests that are not for Gradio's API pass unchanged. `page()` is the `gr.Blocks`."""
+
+    def __init__(self, app: ASGIApp, page: Callable[[], Any], limits: PageLimits | None = None) -> None:
+        self._app = app
+        self._page = page
+        self._limits = limits or PageLimits()
+        self._budget = BodyBudget(self._limits.bodies_bytes, self._limits.bodies_bytes_per_address)
+        self._key = secrets.token_bytes(32)
+
+    @functools.cached_property
+    def _calls(self) -> PageCalls:
+        return PageCalls.of(self._page())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        path = str(scope["path"]).removeprefix(str(scope.get("root_path", ""))) if scope["type"] == "http" else ""
+        if not path.startswith(route_table.GRADIO):
+            await self._app(scope, receive, send)
+        elif scope["method"] == "GET":
+            await self._app(self._with_own_session(scope, path), receive, send)
+        else:
+            await self._post(path, scope, receive, send)
+
+    async def _post(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        is_upload = path == route_table.UPLOAD
+        largest = self._limits.upload_bytes if is_upload else self._limits.message_bytes
+        try:
+            with self._budget.holding(sender(scope)) as share:
+                body = await read_body(scope, receive, largest, self._limits.body_seconds, share)
+            if path == route_table.SERVER_FUNCTION:
+                body = self._function_call(body, identity(scope))
+            elif not is_upload and not path.endswith("/close"):
+                body = self._event(body, identity(scope))
+        except ClientDisconnect:
+            log.debug("A page left before its request was complete.")
+            return
+        except QwenASRError as error:
+            await answer_early(error_response(error), Body(receive), scope, receive, send)
+            return
+        if is_upload:
+            send = _Rewriting(send, lambda answer: self._sign_paths(answer, identity(scope)))
+        await self._app(_as_replayed(scope, len(body)), replayed(body, receive), send)
+
+    def _function_call(self, body: bytes, owner: str) -> bytes:
+        """The body as Gradio gets it. Raises BadInput, TooLarge."""
+        call = self._parsed(ServerFunctionCall, body)
+        if (call.component_id, call.fn_name) not in self._calls.functions:
+            raise BadInput(f"The page called a function that the server does not have; {RELOAD}.")
+        call.session_hash = self._own_hash(call.session_hash, owner)
+        return call.model_dump_json().encode()
+
+    def _event(self, body: bytes, owner: str) -> bytes:
+        """The body as Gradio gets it. Raises BadInput, TooLarge."""
+        event = self._parsed(RecorderEvent, body)
+        if event.fn_index not in self._calls.events:
+            raise BadInput(f"The page sent an event that the server does not have; {RELOAD}.")
+        event.session_hash = self._own_hash(event.session_hash, owner)
+        if (file := event.data[0]) is not None:
+            file.path = self._verified(file.path, owner)
+        return event.model_dump_json().encode()
+
+    def _parsed(self, model: type[M], body: bytes) -> M:
+        # Counted first: parsed, each bracket takes far more memory than its byte.
+        if body.count(b"[") + body.count(b"{") > self._limits.brackets:
+            raise TooLarge(f"The page sent a message with too many brackets; {RELOAD}.")
+        try:
+            return model.model_validate_json(body)
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"]) or "JSON"
+            raise BadInput(f"The page sent a message that cannot be read ({where}); {RELOAD}.") from None
+
+    def _with_own_session(self, scope: Scope, path: str) -> Scope:
+        if (heartbeat := route_table.HEARTBEAT.fullmatch(path)) is not None:
+            own_hash = self._own_hash(heartbeat[1], identity(scope))
+            own = f"{scope.get('root_path', '')}{route_table.GRADIO}/heartbeat/{own_hash}"
+            return {**scope, "path": own, "raw_path": own.encode()}
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        hashes = {"session_hash": self._own_hash(text, identity(scope)) for text in query.get("session_hash", [])[:1]}
+        return {**scope, "query_string": urlencode(hashes).encode()}
+
+    def _own_hash(self, session_hash: str, owner: str) -> str:
+        return hmac.digest(self._key, f"{owner}\0{session_hash}".encode(), "sha256")[:16].hex()
+
+    def _signer(self, owner: str) -> Signer:
+        return Signer(self._key, salt=f"upload {owner}", digest_method=hashlib.sha256)
+
+    def _sign_paths(self, answer: bytes, owner: str) -> bytes:
+        """Gradio's answer to an upload: a list of paths."""
+        signer = self._signer(owner)
+        return json.dumps([signer.sign(path).decode() for path in json.loads(answer)]).encode()
+
+    def _verified(self, path: str, owner: str) -> str:
+        """The path of a file that `owner` has uploaded. Raises BadInput for any other."""
+        try:
+            return self._signer(owner).unsign(path).decode()
+        except BadSignature:
+            raise BadInput(f"The page named a file that it has not uploaded; {RELOAD}.") from None
+
+
+class _Rewriting:
+    """A `send` that holds back a successful answer until it is complete, and replaces its body."""
+
+    def __init__(self, send: Send, rewrite: Callable[[bytes], bytes]) -> None:
+        self._send, self._rewrite = send, rewrite
+        self._start: Message | None = None
+        self._body = b""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] == 200:
+            self._start = message
+            return
+        if self._start is None:
+            await self._send(message)
+            return
+        self._body += message.get("body", b"")
+        if message.get("more_body"):
+            return
+        start, self._start = self._start, None
+        body = self._rewrite(self._body)
+        MutableHeaders(scope=start)["Content-Length"] = str(len(body))
+        await self._send(start)
+        await self._send({"type": "http.response.body", "body": body})
+
+
+def _as_replayed(scope: Scope, length: int) -> Scope:
+    """The scope with headers that fit a body that was replaced. The answer to it must not be compressed."""
+    changed = (b"content-length", b"transfer-encoding", b"accept-encoding")
+    kept = [(name, value) for name, value in scope["headers"] if name.lower() not in changed]
+    return {**scope, "headers": [*kept, (b"content-length", str(length).encode())]}
