@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect
 
 from qwen_asr.errors import LimitExceeded, TimedOut, TooLarge
+from qwen_asr.web.early_answer import Body
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope
@@ -52,8 +52,8 @@ class _Share:
         self.held += count
 
 
-async def read_body(scope: Scope, receive: Receive, max_bytes: int, seconds: float, share: _Share | None = None) -> bytes:
-    """Reads a body of at most `max_bytes` that arrives within `seconds`, and takes its bytes from `share`.
+async def read_body(scope: Scope, body: Body, max_bytes: int, seconds: float, share: _Share | None = None) -> bytes:
+    """Reads the whole of `body`, at most `max_bytes` within `seconds`, and takes its bytes from `share`.
 
     Raises:
         TooLarge: it is announced as larger, before a byte of it is read, or turns out to be.
@@ -66,19 +66,14 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, seconds: flo
     size = 0
     try:
         async with asyncio.timeout(seconds):
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                piece = bytes(message.get("body", b""))
+            while not body.ended:
+                piece = await body.read()
                 size += len(piece)
                 if size > max_bytes:
                     raise _too_large(max_bytes)
                 if share is not None:
                     share.take(len(piece))
                 pieces.append(piece)
-                more = message.get("more_body", False)
     except TimeoutError:
         raise TimedOut(f"The request's body has not arrived within {seconds:g} seconds: send it again.") from None
     return b"".join(pieces)
@@ -92,16 +87,16 @@ def check_announced_length(scope: Scope, max_bytes: int) -> None:
         raise _too_large(max_bytes)
 
 
-def replayed(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that first gives `body`, which has been read, and then what the connection gives."""
+def replayed(data: bytes, receive: Receive | None = None) -> Receive:
+    """A `receive` that first gives a body that has been read, and then what the connection gives."""
     given = False
 
     async def replay() -> Message:
         nonlocal given
         if given:
-            return await receive()
+            return {"type": "http.disconnect"} if receive is None else await receive()
         given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return {"type": "http.request", "body": data, "more_body": False}
 
     return replay
 

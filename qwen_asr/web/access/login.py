@@ -136,27 +136,27 @@ class LoginRoutes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
+        body = Body(receive, self._limits.login_seconds)
         try:
             if scope["path"].endswith(LOGOUT):
                 response = self._log_out(scope)
             elif scope["method"] != "POST":
                 response = RedirectResponse("./", 303) if self._logins.read(scope) else login_page(200)
             else:
-                response = await self._log_in(scope, receive)
+                response = await self._log_in(scope, body)
         except ClientDisconnect:
             log.debug("A client left before its login was complete.")
             return
         except QwenASRError as error:
-            await answer_early(login_page(error.http_status, str(error)), Body(receive), scope, receive, send)
-            return
-        await response(scope, receive, send)
+            response = login_page(error.http_status, str(error))
+        await answer_early(response, body, scope, receive, send)
 
-    async def _log_in(self, scope: Scope, receive: Receive) -> Response:
+    async def _log_in(self, scope: Scope, body: Body) -> Response:
         """303 to the page, with a cookie; or the form again, with 401 or 429.
 
         Raises BadInput, TooLarge, TimedOut for a body that is not such a form, and ClientDisconnect.
         """
-        form = await self._form(scope, receive)
+        form = await self._form(scope, body)
         user, password = (form.get(name) for name in ("username", "password"))
         if not isinstance(user, str) or not isinstance(password, str):
             raise BadInput("The login form has no username or no password: send both.")
@@ -179,10 +179,10 @@ class LoginRoutes:
         response.headers["Set-Cookie"] = self._logins.end(scope, self._logins.read(scope))
         return response
 
-    async def _form(self, scope: Scope, receive: Receive) -> FormData:
-        body = await read_body(scope, receive, self._limits.login_bytes, self._limits.login_seconds)
+    async def _form(self, scope: Scope, body: Body) -> FormData:
+        data = await read_body(scope, body, self._limits.login_bytes, self._limits.login_seconds)
         try:
-            return await Request(scope, replayed(body, receive)).form(max_files=0, max_fields=10)
+            return await Request(scope, replayed(data)).form(max_files=0, max_fields=10)
         except MultiPartException as error:
             raise BadInput(f"The login form cannot be read: {error.message}") from None
 

@@ -34,11 +34,11 @@ def _rule(pattern: str, access: Access, *methods: str) -> Rule:
 
 
 _FILE = r"[\w.-]+"
-_TOKEN = r"[\w-]{1,64}"
+_ID = r"[\w-]{1,64}"
 LOGIN, LOGOUT = "/login", "/logout"
 GRADIO = "/gradio_api"
-HEARTBEAT = re.compile(rf"{GRADIO}/heartbeat/({_TOKEN})", re.ASCII)
-STREAM = re.compile(rf"{GRADIO}/stream/{_TOKEN}", re.ASCII)
+HEARTBEAT = re.compile(rf"{GRADIO}/heartbeat/({_ID})", re.ASCII)
+STREAM = re.compile(rf"{GRADIO}/stream/{_ID}", re.ASCII)
 JOIN, DATA, SERVER_FUNCTION, UPLOAD = (
     f"{GRADIO}/queue/join",
     f"{GRADIO}/queue/data",

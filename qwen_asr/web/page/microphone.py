@@ -136,8 +136,8 @@ def streaming_microphone(
     """The component: the big button, the status and the transcript. Call it inside of `gr.Blocks`.
 
     `recordings` takes the audio and has the text. `state` says whether the server is ready. The browser stops recording
-    when it holds `limits.backlog_seconds` of audio for a server that it cannot reach. `has_login`: a login may end while
-    it records.
+    when it holds `limits.backlog_seconds` of audio for a server that it cannot reach. `has_login`: the page needs a
+    login, which may end while it records.
     """
     limits = limits or PageLimits()
 

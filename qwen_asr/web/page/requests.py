@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import parse_qs, urlencode
 
 from itsdangerous import BadSignature, Signer
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, computed_field
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 
@@ -61,7 +61,12 @@ class UploadedFile(BaseModel):
     """A file that the page has uploaded. Gradio's script sends an address and more with it; only the path counts."""
 
     path: str = Field(max_length=4096)
-    meta: dict[str, str] = Field(default={"_type": "gradio.FileData"}, init=False)
+
+    @computed_field  # type: ignore[prop-decorator]  # as in pydantic's documentation
+    @property
+    def meta(self) -> dict[str, str]:
+        """Tells Gradio that this is a file."""
+        return {"_type": "gradio.FileData"}
 
 
 class RecorderEvent(BaseModel):
@@ -119,22 +124,23 @@ class PageRequests:
     async def _post(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         is_upload = path == route_table.UPLOAD
         largest = self._limits.upload_bytes if is_upload else self._limits.message_bytes
+        body = Body(receive, self._limits.body_seconds)
         try:
             with self._budget.holding(sender(scope)) as share:
-                body = await read_body(scope, receive, largest, self._limits.body_seconds, share)
+                data = await read_body(scope, body, largest, self._limits.body_seconds, share)
             if path == route_table.SERVER_FUNCTION:
-                body = self._function_call(body, identity(scope))
+                data = self._function_call(data, identity(scope))
             elif not is_upload and not path.endswith("/close"):
-                body = self._event(body, identity(scope))
+                data = self._event(data, identity(scope))
         except ClientDisconnect:
             log.debug("A page left before its request was complete.")
             return
         except QwenASRError as error:
-            await answer_early(error_response(error), Body(receive), scope, receive, send)
+            await answer_early(error_response(error), body, scope, receive, send)
             return
         if is_upload:
             send = _Rewriting(send, lambda answer: self._sign_paths(answer, identity(scope)))
-        await self._app(_as_replayed(scope, len(body)), replayed(body, receive), send)
+        await self._app(_as_replayed(scope, len(data)), replayed(data, receive), send)
 
     def _function_call(self, body: bytes, owner: str) -> bytes:
         """The body as Gradio gets it. Raises BadInput, TooLarge."""
@@ -167,11 +173,11 @@ class PageRequests:
     def _with_own_session(self, scope: Scope, path: str) -> Scope:
         if (heartbeat := route_table.HEARTBEAT.fullmatch(path)) is not None:
             own_hash = self._own_hash(heartbeat[1], identity(scope))
-            own = f"{scope.get('root_path', '')}{route_table.GRADIO}/heartbeat/{own_hash}"
-            return {**scope, "path": own, "raw_path": own.encode()}
+            path = f"{scope.get('root_path', '')}{route_table.GRADIO}/heartbeat/{own_hash}"
+            return {**scope, "path": path, "raw_path": path.encode()}
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-        hashes = {"session_hash": self._own_hash(text, identity(scope)) for text in query.get("session_hash", [])[:1]}
-        return {**scope, "query_string": urlencode(hashes).encode()}
+        own = {"session_hash": self._own_hash(query.get("session_hash", [""])[0], identity(scope))}
+        return {**scope, "query_string": urlencode(own).encode()}
 
     def _own_hash(self, session_hash: str, owner: str) -> str:
         return hmac.digest(self._key, f"{owner}\0{session_hash}".encode(), "sha256")[:16].hex()

@@ -315,7 +315,10 @@ def test_clients_of_one_ipv6_network_share_the_limit_for_wrong_keys() -> None:
 def test_wrong_logins_and_wrong_keys_share_one_limit() -> None:
     # An hour instead of a minute, so that a slow machine stays within the window.
     limits = Limits(guard=GuardLimits(wrong_credentials="20/hour"))
-    with open_server(limits, auth=(f"{USER}:{PASSWORD}",)) as served, httpx.Client(base_url=served.url, **TIMEOUT) as client:
+    with (
+        open_server(limits, auth=(f"{USER}:{PASSWORD}",)) as served,
+        httpx.Client(base_url=served.url, **TIMEOUT) as client,
+    ):
         for number in range(20):
             data = {"username": USER, "password": f"wrong-{number}"}
             assert client.post("/login", data=data, headers=from_address(3)).status_code == 401

@@ -93,13 +93,13 @@ def test_logins_end_when_the_users_change(users: tuple[str, ...]) -> None:
 
 
 def test_a_cookie_that_was_changed_is_no_login() -> None:
-    clock = Clock()
-    name, _, value = logins(clock).begin(scope(), "ada").partition(";")[0].partition("=")
+    known = logins(Clock())
+    name, _, value = known.begin(scope(), "ada").partition(";")[0].partition("=")
     for index in range(len(value)):
         changed = value[:index] + ("A" if value[index] != "A" else "B") + value[index + 1 :]
-        assert logins(clock).read(scope(f"{name}={changed}")) is None, index
+        assert known.read(scope(f"{name}={changed}")) is None, index
     for other in ("", "x", ".", value * 2, "é"):
-        assert logins(clock).read(scope(f"{name}={other}")) is None
+        assert known.read(scope(f"{name}={other}")) is None
 
 
 def test_the_attributes_of_a_cookie() -> None:

@@ -43,7 +43,12 @@ def app() -> FastAPI:
 
 def paths(routes: list[BaseRoute]) -> set[str]:
     """The paths of routes, with placeholders for their parameters."""
-    found = {str(getattr(route, "path", "")) for route in routes if not isinstance(route, Mount)}
+    found: set[str] = set()
+    for route in routes:
+        if (router := getattr(route, "original_router", None)) is not None:  # a router that is included in the app
+            found |= paths(router.routes)
+        elif not isinstance(route, Mount):
+            found.add(str(getattr(route, "path", "")))
     return {re.sub(r"\{(\w+)(:\w+)?\}", r"{\1}", path) for path in found}
 
 
@@ -81,7 +86,9 @@ def test_what_does_not_exist(path: str) -> None:
 
 def test_all_files_of_gradios_page_can_be_loaded() -> None:
     folder = Path(gradio.__file__).parent / "templates" / "frontend"
-    names = [file.relative_to(folder).as_posix() for kind in ("assets", "static/js") for file in (folder / kind).iterdir()]
+    names = [
+        file.relative_to(folder).as_posix() for kind in ("assets", "static/js") for file in (folder / kind).iterdir()
+    ]
     assert len(names) > 100
     assert [name for name in names if find_rule(f"/{name}") is None] == []
 

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 
 import qwen_asr.errors
 from qwen_asr.config.config import Config
-from qwen_asr.config.limits import Limits, UploadLimits
+from qwen_asr.config.limits import GuardLimits, Limits, UploadLimits
 from qwen_asr.errors import BadField
 from qwen_asr.service.service import Service
 from qwen_asr.web.access.guard import AccessGuard
@@ -92,7 +92,7 @@ def run(limits: Limits) -> Iterator[Running]:
     service = Service(config, demo_recognizer(), limits=limits)
     with contextlib.closing(service), asyncio.Runner() as loop:
         app = FastAPI()
-        app.add_middleware(AccessGuard(config, service.rates, wrong_keys="1/day").middleware)
+        app.add_middleware(AccessGuard(config, service.rates, GuardLimits(wrong_credentials="1/day")).middleware)
         add_routes(app, service)
         yield Running(app, service, loop)
 

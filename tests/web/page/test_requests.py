@@ -1,0 +1,253 @@
+"""What the page sends to Gradio: checked, bounded, and bound to who sends it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from qwen_asr.config.limits import Limits, PageLimits
+from qwen_asr.errors import LimitExceeded
+from qwen_asr.service.service import Service
+from qwen_asr.web.access.identity import set_identity
+from qwen_asr.web.bodies import BodyBudget
+from qwen_asr.web.page.requests import PageCalls, PageRequests
+from tests.support.browser import Served, page_config, serving, small_config
+from tests.support.checkpoints import random_recognizer
+
+LIMITS = PageLimits(message_bytes=2000, upload_bytes=1000, brackets=100)
+CALL, JOIN, UPLOAD = "/gradio_api/component_server/", "/gradio_api/queue/join", "/gradio_api/upload"
+STREAM = "/gradio_api/stream/7de8e66b"
+
+
+class Block:
+    """A component with one server function."""
+
+    def __init__(self) -> None:
+        def exchange() -> None: ...
+
+        self.server_fns = [exchange]
+
+
+class Function:
+    """An event of the page."""
+
+    def __init__(self, kind: str) -> None:
+        self.targets = [(1, kind)]
+
+
+class Page:
+    """As much of a `gr.Blocks` as says what can be called."""
+
+    def __init__(self) -> None:
+        self.blocks = {7: Block(), 8: object()}
+        self.fns = {0: Function("load"), 3: Function("stream"), 4: Function("unload")}
+
+
+async def echo(request: Request) -> Response:
+    """Answers with what Gradio would see."""
+    body = await request.body()
+    assert int(request.headers.get("content-length", 0)) == len(body)
+    if request.url.path == UPLOAD:
+        return JSONResponse([f"/tmp/gradio/{len(body)}.wav"])  # noqa: S108 - not a file
+    return JSONResponse(
+        {"path": request.url.path, "query": dict(request.query_params), "body": json.loads(body) if body else None}
+    )
+
+
+def client(owner: str = "", app: Any = None) -> TestClient:
+    """A client whose requests come from `owner`, as the guard would have found out."""
+    requests = app or page_requests()
+
+    async def identified(scope: Any, receive: Any, send: Any) -> None:
+        set_identity(scope, owner)
+        await requests(scope, receive, send)
+
+    return TestClient(identified)
+
+
+def page_requests() -> PageRequests:
+    anything = Route("/{path:path}", echo, methods=["GET", "POST", "HEAD"])
+    return PageRequests(Starlette(routes=[anything]), Page, LIMITS)
+
+
+def call(**changes: Any) -> dict[str, Any]:
+    return {"data": {"a": 1}, "fn_name": "exchange", "component_id": 7, "session_hash": "hash", **changes}
+
+
+def event(**changes: Any) -> dict[str, Any]:
+    return {"data": [None, "German", "words"], "fn_index": 3, "trigger_id": 9, "session_hash": "hash", **changes}
+
+
+def test_what_the_page_calls() -> None:
+    assert PageCalls.of(Page()) == PageCalls(frozenset({(7, "exchange")}), frozenset({3}))
+
+
+def test_messages_of_the_page_reach_gradio() -> None:
+    known = client()
+    seen = known.post(CALL, json=call(other="field")).json()["body"]
+    assert seen == call(session_hash=seen["session_hash"])
+    for path in (JOIN, STREAM):
+        seen = known.post(path, json=event(event_data={"x": [[]]})).json()["body"]
+        assert seen == event(session_hash=seen["session_hash"])
+    assert known.post(STREAM + "/close").json()["body"] is None
+    assert known.get("/").status_code == 200
+    assert known.post("/v1/audio/transcriptions", content=b"").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        *(call(component_id=8), call(fn_name="other"), call(session_hash=[]), call(data=[]), call(data={"a": []})),
+        *(call(data={"a": {}}), call(session_hash="a/b"), call(session_hash=""), call(session_hash="a" * 65), [], None),
+        call(component_id=10**30),
+    ],
+)
+def test_calls_that_the_page_does_not_make(message: Any) -> None:
+    response = client().post(CALL, json=message)
+    assert response.status_code == 400
+    assert "reload the page" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        *(
+            event(fn_index=0),
+            event(fn_index=4),
+            event(fn_index=99),
+            event(fn_index=None),
+            event(data=[]),
+            event(data={}),
+        ),
+        *(event(data=[None, "German"]), event(data=[None, 1, "x"]), event(data=[[], "", ""]), event(session_hash=None)),
+        *(event(data=[{"path": "/etc/passwd"}, "", ""]), event(data=[{"url": "http://x"}, "", ""])),
+        event(data=["/etc/passwd", "", ""]),
+    ],
+)
+def test_events_that_the_page_does_not_send(message: Any) -> None:
+    for path in (JOIN, STREAM):
+        response = client().post(path, json=message)
+        assert response.status_code == 400
+        assert "passwd" not in response.text  # no echo
+
+
+def test_bodies_are_bounded() -> None:
+    known = client()
+    for path, largest in ((CALL, 2000), (JOIN, 2000), (UPLOAD, 1000)):
+        body = json.dumps(call() if path == CALL else event()).encode()
+        fits = known.post(path, content=body.ljust(largest))
+        assert fits.status_code == 200
+        announced = known.post(path, content=body.ljust(largest + 1))
+        streamed = known.post(path, content=iter([body.ljust(largest), b" "]))
+        assert announced.status_code == streamed.status_code == 413
+        assert f"at most {largest} bytes" in announced.json()["error"]["message"]
+
+
+def test_brackets_are_counted_before_they_are_parsed() -> None:
+    for count, status in ((99, 200), (100, 413)):
+        assert client().post(JOIN, json=event(data=[None, "", "[" * (count - 1)])).status_code == status
+    assert client().post(CALL, content=b'{"session_hash":' + b"[],[]," * 300).status_code == 413
+    assert client().post(CALL, content=b"[" * 90).status_code == 400
+
+
+def test_a_session_hash_belongs_to_who_sends_it() -> None:
+    app = page_requests()
+
+    def hashes(owner: str, session_hash: str = "hash") -> set[str]:
+        known = client(owner, app)
+        return {
+            known.post(CALL, json=call(session_hash=session_hash)).json()["body"]["session_hash"],
+            known.post(JOIN, json=event(session_hash=session_hash)).json()["body"]["session_hash"],
+            known.get("/gradio_api/queue/data", params={"session_hash": session_hash}).json()["query"]["session_hash"],
+            known.get(f"/gradio_api/heartbeat/{session_hash}").json()["path"].rpartition("/")[2],
+        }
+
+    [ada], [bob], [nobody], [other] = hashes("user ada"), hashes("user bob"), hashes(""), hashes("user ada", "other")
+    assert len({ada, bob, nobody, other, "hash"}) == 5
+    assert {ada} == hashes("user ada")
+
+
+def test_a_file_belongs_to_who_uploads_it() -> None:
+    app = page_requests()
+    [signed] = client("user ada", app).post(UPLOAD, content=b"audio").json()
+    file = event(data=[{"path": signed, "url": "http://evil.example", "meta": {"_type": "other"}}, "", ""])
+    seen = client("user ada", app).post(JOIN, json=file).json()["body"]["data"][0]
+    assert seen == {"path": "/tmp/gradio/5.wav", "meta": {"_type": "gradio.FileData"}}  # noqa: S108 - not a file
+    assert client("user bob", app).post(JOIN, json=file).status_code == 400
+    assert client("user ada").post(JOIN, json=file).status_code == 400  # after a restart
+
+
+def test_unfinished_bodies_share_a_budget() -> None:
+    budget = BodyBudget(total=100, per_address=60)
+    with budget.holding("a") as first, budget.holding("a") as second, budget.holding("b") as third:
+        first.take(40)
+        second.take(20)
+        for share, count in ((first, 1), (third, 41)):
+            with pytest.raises(LimitExceeded):
+                share.take(count)
+        third.take(40)
+    with budget.holding("a") as again:
+        again.take(60)
+
+
+# --- the whole server
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    limits = Limits(page=PageLimits(body_seconds=0.5))
+    with serving(Service(small_config(), random_recognizer(), limits=limits), None) as server:
+        yield server
+
+
+def exchange_message(served: Served, http: httpx.Client, recording: str, **changes: Any) -> dict[str, Any]:
+    config = page_config(http.get(served.url).text)
+    [component] = [one["id"] for one in config["components"] if "exchange" in one["props"].get("server_fns", [])]
+    post = {"recording": recording, "rate": 16000, "offset": 0, "audio": "", "last": None, "revision": 0, "wait": 0}
+    return {
+        "data": post | changes,
+        "fn_name": "exchange",
+        "component_id": component,
+        "session_hash": "hash",
+    }
+
+
+def test_two_browsers_with_one_session_hash_do_not_share_a_recording(served: Served) -> None:
+    with httpx.Client(timeout=60) as one, httpx.Client(timeout=60) as other, httpx.Client(timeout=60) as none:
+        message = exchange_message(served, one, "abc")
+        exchange_message(served, other, "abc")
+        assert one.cookies
+        assert one.post(served.url + CALL, json=message).json()["received"] == 0
+        assert len(served.recordings) == 1
+        goes_on = message | {"data": message["data"] | {"offset": 2}}
+        for stranger in (other, none):
+            assert stranger.post(served.url + CALL, json=goes_on).json() == {"gone": True}
+        # Nor does a stranger end it, whose heartbeat with that hash comes and goes.
+        with other.stream("GET", f"{served.url}/gradio_api/heartbeat/hash") as stream:
+            next(stream.iter_lines())
+        assert one.post(served.url + CALL, json=message).json()["received"] == 0
+        assert len(served.recordings) == 1
+        ended = message | {"data": message["data"] | {"last": 0}}
+        assert one.post(served.url + CALL, json=ended).json()["done"]
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(served: Served) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"{"
+        time.sleep(3)
+        yield b"}"
+
+    with httpx.Client(timeout=60) as http:
+        response = http.post(served.url + CALL, content=pieces(), headers={"content-type": "application/json"})
+    assert response.status_code == 408
+    assert "has not arrived" in response.text
