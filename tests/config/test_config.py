@@ -254,3 +254,38 @@ def test_an_error_message_does_not_contain_the_secret() -> None:
     with pytest.raises(BadConfig, match="--api-key was given an empty text, but expects one that") as refused:
         from_options(Keyed, {"api_key": ["hunter2", ""]}, {})
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("https://app.example.org", "http://localhost:5173", "http://192.0.2.7:8080", "http://[2001:db8::1]:80"),
+        *("chrome-extension://abcdefghijklmnop", "tauri://localhost", "capacitor://localhost", "app://obsidian.md"),
+    ],
+)
+def test_origins_that_can_be_allowed(origin: str) -> None:
+    assert parsed("--allowed-origins", origin).allowed_origins == (origin,)
+    assert parsed("--allowed-origins", "*", "--api-key", "k").allowed_origins == ("*",)
+    assert parsed("--allowed-origins", "*", "--auth", "a:b").allowed_origins == ("*",)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *(
+            "app.example.org",
+            "https://app.example.org/",
+            "https://app.example.org/path",
+            "https://user@app.example.org",
+        ),
+        *("null", "https://", "https://*.example.org", "https://app.example.org:port", "*", "https://a b", "//a", ""),
+    ],
+)
+def test_what_is_no_origin(origin: str) -> None:
+    with pytest.raises(BadConfig, match=r"--allowed-origins was given"):
+        parsed("--allowed-origins", origin)
+
+
+def test_origins_come_from_the_environment_too() -> None:
+    environ = {"QWEN_ASR_ALLOWED_ORIGINS": "https://a.example tauri://localhost"}
+    assert from_options(Config, {}, environ).allowed_origins == ("https://a.example", "tauri://localhost")

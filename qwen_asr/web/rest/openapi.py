@@ -30,7 +30,7 @@ WITHOUT_CREDENTIALS: dict[str, Any] = {"security": []}
 _ERRORS = {
     400: "The form or one of its fields cannot be used",
     401: "No API key or password, or a wrong one. Only where the server was started with `--api-key` or `--auth`",
-    403: "The request comes from a page of another site",
+    403: "The request comes from a page of another site that `--allowed-origins` does not name",
     404: "No such model",
     408: "The client stopped sending in the middle of its upload",
     413: "The file or the rest of the form is too large",

@@ -64,7 +64,7 @@ def test_every_route_of_ours_is_in_the_table(app: FastAPI) -> None:
 
 def test_of_gradios_routes_only_those_that_the_page_uses_exist(app: FastAPI) -> None:
     [page] = [route.app for route in app.routes if isinstance(route, Mount) and route.path == ""]
-    all_of_them = paths(page.routes)  # type: ignore[attr-defined]
+    all_of_them = paths(page.routes)  # type: ignore[attr-defined]  # an ASGI app that is a FastAPI
     assert len(all_of_them) > 60
     ours = {"/login", "/logout", "/healthz", "/openapi.json"}  # Gradio has a login of its own, which nothing reaches
     assert {path for path in all_of_them - ours if find_rule(example(path)) is not None} == GRADIO_USED
