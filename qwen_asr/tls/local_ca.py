@@ -27,6 +27,7 @@ from qwen_asr.tls.addresses import Names, host_names, own_names
 from qwen_asr.tls.managed_files import (
     CertificateFiles,
     OwnerMark,
+    check_folder,
     fingerprint,
     includes_names,
     is_for_key,
@@ -93,9 +94,10 @@ def ensure_local_ca(
     """The root and the server's certificate in `folder`, reused while they are suitable, otherwise created.
 
     `ensure_self_signed` lists when the server's certificate is suitable; with `renew` it never is. Raises
-    CertificateError if a file does not carry the program's mark, cannot be read or written, or if the root's key is
-    missing when it is needed.
+    CertificateError if a file does not carry the program's mark, cannot be read or written, or can be changed by
+    another user, or if the root's key is missing when it is needed.
     """
+    check_folder(folder)
     names = own_names() if names is None else names
     now = datetime.now(UTC) if now is None else now
     root, key, made = _ensure_root(folder, names, now)
