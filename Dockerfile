@@ -12,7 +12,8 @@ FROM python:3.11-slim
 # A Space runs its container as user 1000 too. The cache and certs/ are made here so that they, and volumes that are
 # mounted over them, belong to that user.
 RUN useradd --create-home --uid 1000 user \
-    && install -d -o user -g user /home/user/app /home/user/app/certs /home/user/.cache /home/user/.cache/huggingface
+    && install -d -o user -g user /home/user/app /home/user/.cache /home/user/.cache/huggingface \
+    && install -d -o user -g user -m 700 /home/user/app/certs
 USER user
 WORKDIR /home/user/app
 ENV PATH=/home/user/.local/bin:$PATH \

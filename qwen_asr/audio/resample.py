@@ -32,7 +32,9 @@ from qwen_asr.errors import AudioError
 _CROSSINGS = 64
 _PASSBAND = 0.908
 # A rate with more phases than this uses the phases of a fixed grid, interpolated linearly (-106 dB). 44,099 Hz has
-# 16,000 phases: without this, each odd rate that a client names would have a table of tens of megabytes.
+# 16,000 phases: without this, each odd rate that a client names would have a table of tens of megabytes. Both numbers
+# are for rates up to 16 kHz. Above, the filter is wider by rate / 16000, and so may be the distance of its phases: a
+# table has at most about 640 * 128 weights, whatever the rate.
 _MAX_PHASES = 640
 _GRID = 512
 _BLOCK = 1_024  # outputs computed at once: bounds the scratch memory and keeps it in the processor's cache
@@ -60,6 +62,7 @@ class StreamingResampler:
         self._up, self._down = SAMPLE_RATE // common, self.rate // common
         if self.rate != SAMPLE_RATE:
             self._filters = phase_filters(self.rate)
+            self._phases = _table_phases(self.rate)
             self._half = self._filters.shape[1] // 2
             self._base = 1 - self._half  # input position of _held[0]; the stream is preceded by silence
             self._held = np.zeros(self._half - 1, np.float32)
@@ -107,9 +110,9 @@ class StreamingResampler:
             return np.asarray(np.vecdot(rows, self._filters[0]), dtype=np.float32)
         rows = windows[first]
         phase = positions % self._up
-        if self._up <= _MAX_PHASES:
+        if self._phases == self._up:
             return np.asarray(np.vecdot(rows, self._filters[phase]), dtype=np.float32)
-        grid, remainder = np.divmod(phase * _GRID, self._up)
+        grid, remainder = np.divmod(phase * self._phases, self._up)
         fraction = (remainder / self._up).astype(np.float32)
         low, high = np.vecdot(rows, self._filters[grid]), np.vecdot(rows, self._filters[grid + 1])
         return np.asarray(low + fraction * (high - low), dtype=np.float32)
@@ -123,6 +126,12 @@ def rejection_db() -> float:
     return float(2.285 * 2 * _CROSSINGS * np.pi * (1 - _PASSBAND) + 7.95)
 
 
+def _table_phases(rate: int) -> int:
+    """How many phases the table for `rate` Hz has: all of the rate's own, or else those of the grid."""
+    up, width = SAMPLE_RATE // gcd(rate, SAMPLE_RATE), max(1.0, rate / SAMPLE_RATE)
+    return up if up <= _MAX_PHASES / width else int(np.ceil(_GRID / width))
+
+
 @lru_cache(maxsize=16)
 def phase_filters(rate: int) -> NDArray[np.float32]:
     """The filter for `rate` Hz at each phase, (phases, taps): row p weighs the inputs around the position p / phases.
@@ -130,12 +139,13 @@ def phase_filters(rate: int) -> NDArray[np.float32]:
     One low-pass filter at `phases` times the input rate, taken apart. Each row is scaled to the sum 1, so that a
     constant stays that constant at every phase.
     """
-    up = SAMPLE_RATE // gcd(rate, SAMPLE_RATE)
-    phases, rows = (up, up) if up <= _MAX_PHASES else (_GRID, _GRID + 1)
+    phases = _table_phases(rate)
+    rows = phases if phases == SAMPLE_RATE // gcd(rate, SAMPLE_RATE) else phases + 1  # interpolation needs the next too
     half = int(np.ceil(_CROSSINGS * max(1.0, rate / SAMPLE_RATE)))
     cutoff = (1 + _PASSBAND) / 2 * min(1.0, SAMPLE_RATE / rate)  # 1 is the input's Nyquist frequency
     beta = 0.1102 * (rejection_db() - 8.7)  # Kaiser's formula for a rejection of more than 50 dB
-    lowpass = np.sinc(cutoff * np.arange(-half * phases, half * phases + 1) / phases)
-    lowpass *= np.kaiser(2 * half * phases + 1, beta)
+    position = np.arange(half * phases + 1) / phases
+    right = np.sinc(cutoff * position) * np.i0(beta * np.sqrt(1 - (position / half) ** 2)) / np.i0(beta)
+    lowpass = np.concatenate((right[:0:-1], right))  # symmetric: half of it is computed, which takes half of the time
     table = lowpass[phases * np.arange(1, 2 * half + 1) - np.arange(rows)[:, None]]
     return np.asarray(table / table.sum(axis=1, keepdims=True), dtype=np.float32)

@@ -348,7 +348,7 @@ class _Connection(ClientConnection):
 
 def _parse_object(message: str | bytes) -> dict[str, Any]:
     """The JSON object in a message of the server. Raises ConnectionFailed."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         if isinstance(parsed := json.loads(message), dict):
             return parsed
     raise ConnectionFailed("The server sent a message that does not belong to this protocol: check the address.")

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from qwen_asr.errors import AcmeError, StartupError
-from qwen_asr.tls.managed_files import atomic_write
+from qwen_asr.tls.managed_files import atomic_write, make_folder, read_own
 
 if TYPE_CHECKING:
     from acme.client import ClientV2
@@ -115,7 +115,7 @@ class Authority:
         path = self.folder / "account.pem"
         with contextlib.suppress(FileNotFoundError):
             try:
-                key = load_pem_private_key(path.read_bytes(), None)
+                key = load_pem_private_key(read_own(path), None)
             except (ValueError, TypeError):
                 key = None
             if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -199,7 +199,7 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 def write_secret(path: Path, content: bytes) -> None:
     """Writes a file atomically; only its owner can ever read it. Creates the folder. Raises AcmeError."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent)
         atomic_write(path, content, mode=0o600)
     except OSError as error:
         raise AcmeError(f"{path} cannot be written: {error.strerror}. Make its folder writable.") from error

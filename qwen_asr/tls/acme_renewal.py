@@ -14,6 +14,7 @@ from cryptography import x509
 
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.acme_client import Authority, write_secret
+from qwen_asr.tls.managed_files import check_folder, check_owner
 from qwen_asr.tls.preflight import check_pair
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,13 @@ class AcmeCertificate:
         self._stopped = threading.Event()
 
     def __enter__(self) -> Self:
-        """Raises AcmeError if there is no usable certificate yet and the authority does not issue one."""
+        """Raises AcmeError if there is no usable certificate yet and the authority does not issue one.
+
+        Raises CertificateError if another user can change the file or its folder.
+        """
+        check_folder(self.file.parent)
+        if self.file.exists():
+            check_owner(self.file, self.file.stat())
         if self._usable_certificate() is None:
             log.info("Asking %s for a certificate for %s ...", self._authority.name, ", ".join(self._domains))
             self._request()

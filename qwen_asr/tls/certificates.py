@@ -56,6 +56,8 @@ def load_local_ca_certificate(folder: Path = FOLDER, now: datetime | None = None
             local.root.certfile,
             ", ".join(local.excluded),
         )
+    if local.note:
+        log.info("%s", local.note)
     checked = check_pair(local.files.certfile, local.files.keyfile, None, now)
     log.info("Local CA %s, SHA-256 fingerprint %s", local.root.certfile, local.root.fingerprint)
     return _loaded(checked, own=True, root=local.root)

@@ -1,8 +1,9 @@
 """A local CA for `--local-ca`: once its root is installed on a device, the page opens there without a warning.
 
 Name constraints (RFC 5280, section 4.2.1.10) limit the root to local names and private addresses, so a stolen key
-cannot be used to impersonate other sites to the devices that trust it. The root is kept for ten years. It signs one
-certificate, the server's, which is replaced as often as necessary.
+cannot be used to impersonate other sites to the devices that trust it. An extended key usage limits it to servers:
+a stolen key signs no e-mail, no program and no client either. The root is kept for ten years. It signs one certificate,
+the server's, which is replaced as often as necessary. A root of an earlier version without these limits is kept too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from qwen_asr.errors import CertificateError
 from qwen_asr.network import Address, Network
@@ -25,6 +27,7 @@ from qwen_asr.tls.addresses import Names, host_names, own_names
 from qwen_asr.tls.managed_files import (
     CertificateFiles,
     OwnerMark,
+    check_folder,
     fingerprint,
     includes_names,
     is_for_key,
@@ -60,6 +63,11 @@ PRIVATE_NETWORKS = tuple(
         "fe80::/10",
     )
 )
+NOWHERE = "invalid"
+"""The only host for which the root may sign e-mail addresses and URIs: none, as RFC 2606 reserves that domain.
+
+The RFC does not say how to exclude all of them. Go and NSS read an empty excluded name as all, OpenSSL as none. Once a
+name is permitted, every verifier refuses the others of its kind."""
 # A constraint includes all subdomains, and the CA of a machine called "dev" must not be able to sign for all of .dev.
 # So for names that may be top-level domains (letters only, or xn--) the subdomains are excluded. The leading dot is not
 # in the RFC, but OpenSSL, Chromium, NSS, Go, Apple's and Microsoft's libraries all read it that way.
@@ -70,12 +78,14 @@ _MAY_BE_TOP_LEVEL = re.compile(r"[a-z]+|xn--.*")
 class LocalCertificate:
     """The server's certificate and the root that signed it.
 
-    `excluded` are the names and addresses of the machine that the root's constraints do not allow.
+    `excluded` are the names and addresses of the machine that the root's constraints do not allow. `note` is what its
+    owner should know about the root; None if there is nothing.
     """
 
     files: CertificateFiles
     root: CertificateFiles
     excluded: tuple[str, ...]
+    note: str | None = None
 
 
 def ensure_local_ca(
@@ -84,9 +94,10 @@ def ensure_local_ca(
     """The root and the server's certificate in `folder`, reused while they are suitable, otherwise created.
 
     `ensure_self_signed` lists when the server's certificate is suitable; with `renew` it never is. Raises
-    CertificateError if a file does not carry the program's mark, cannot be read or written, or if the root's key is
-    missing when it is needed.
+    CertificateError if a file does not carry the program's mark, cannot be read or written, or can be changed by
+    another user, or if the root's key is missing when it is needed.
     """
+    check_folder(folder)
     names = own_names() if names is None else names
     now = datetime.now(UTC) if now is None else now
     root, key, made = _ensure_root(folder, names, now)
@@ -110,7 +121,8 @@ def ensure_local_ca(
         leaf = CertificateFiles(
             folder / LEAF_NAME, folder / LEAF_KEY_NAME, fingerprint(certificate), newly_created=False
         )
-    return LocalCertificate(leaf, files, excluded)
+    note = None if is_for_servers_only(root) else wider_root_note(files.certfile)
+    return LocalCertificate(leaf, files, excluded, note)
 
 
 def _ensure_root(
@@ -153,6 +165,7 @@ def sign_root(key: ec.EllipticCurvePrivateKey, names: Names, now: datetime) -> x
     domains = _permitted_domains(names.dns)
     permitted: list[x509.GeneralName] = [x509.DNSName(name) for name in domains]
     permitted += [x509.IPAddress(network) for network in _permitted_networks(names.ips)]
+    permitted += [x509.RFC822Name(NOWHERE), x509.UniformResourceIdentifier(NOWHERE)]
     excluded = [x509.DNSName(f".{name}") for name in domains[2:] if _MAY_BE_TOP_LEVEL.fullmatch(name)]
     builder = (
         x509.CertificateBuilder()
@@ -164,11 +177,33 @@ def sign_root(key: ec.EllipticCurvePrivateKey, names: Names, now: datetime) -> x
         .not_valid_after(begins + CA_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.NameConstraints(permitted, excluded or None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
     )
     return builder.sign(key, hashes.SHA256())
+
+
+def is_for_servers_only(root: x509.Certificate) -> bool:
+    """Whether a root of the local CA is limited to servers. Those of version 0.1 are limited in their names only."""
+    try:
+        usage = root.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        names = root.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or ()
+    except x509.ExtensionNotFound:
+        return False
+    kinds = {type(name) for name in names}
+    return [*usage] == [ExtendedKeyUsageOID.SERVER_AUTH] and {x509.RFC822Name, x509.UniformResourceIdentifier} <= kinds
+
+
+def wider_root_note(certfile: Path) -> str:
+    """What to tell the owner of a root that is not limited to servers."""
+    return (
+        f"{certfile} was made by an earlier version: whoever steals its key can sign e-mail and programs with it too. "
+        "It is kept, because devices have it installed. To limit it, move that file away (not its key) and restart: "
+        "while this machine keeps its name, devices with the old root go on working, and replacing it there by the new "
+        "one limits them too."
+    )
 
 
 def _permitted_domains(hosts: Iterable[str]) -> tuple[str, ...]:

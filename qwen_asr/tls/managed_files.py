@@ -3,13 +3,18 @@
 A certificate carries the mark in its subject, a key in front of its PEM text (where PEM allows comments). Files with
 the mark are reused while they are suitable and replaced otherwise. Files without it belong to the user and are never
 changed.
+
+The mark is no proof: any user can write it. So the files, and the folder that they are in, must belong to this user or
+to root, and must not be writable by everybody. A new folder can be entered by its owner only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +28,8 @@ from cryptography.x509.oid import NameOID
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.addresses import Names
 from qwen_asr.tls.checks import same_key
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,64 @@ class OwnerMark:
     def key_line(self) -> bytes:
         """The first line of a key file. Files of earlier versions have it too, so it must not change."""
         return f"# {self.text}: the key. Made by the program, and replaced by it.\n".encode()
+
+
+# --- who may change the files
+
+
+def check_folder(folder: Path) -> None:
+    """Checks that no other user can replace files in the folder. Does nothing if it does not exist yet.
+
+    If the folder is this user's and its group may write, as a umask of 002 leaves it, that is ended. A group may write
+    to a folder of root: Kubernetes gives volumes to a group. Raises CertificateError. See `check_owner`.
+    """
+    try:
+        status = folder.stat()
+    except OSError:
+        return  # reading or writing a file in it reports why
+    check_owner(folder, status)
+    if (
+        os.name == "posix"
+        and status.st_uid == os.geteuid()
+        and status.st_mode & (stat.S_IWGRP | stat.S_ISVTX) == stat.S_IWGRP
+    ):
+        try:
+            folder.chmod(stat.S_IMODE(status.st_mode) & ~stat.S_IWGRP)
+        except OSError as error:
+            raise CertificateError(
+                f"The group of {folder} may change what is in it ({error.strerror}): run chmod g-w {folder}, or start "
+                "the server from another folder."
+            ) from error
+        log.info("The group of %s may no longer change what is in it: keys are kept there.", folder)
+
+
+def check_owner(path: Path, status: os.stat_result) -> None:
+    """Checks that a file or folder belongs to this user or to root, and that not everybody may write to it.
+
+    Systems without POSIX permissions are not checked. Raises CertificateError.
+    """
+    if os.name != "posix":
+        return
+    if status.st_uid not in (os.geteuid(), 0):
+        raise CertificateError(
+            f"{path} belongs to {_user_name(status.st_uid)}, but this program runs as {_user_name(os.geteuid())}, and "
+            "keys and certificates of another user are not used: start it as that user, change the owner with chown, "
+            "or move it away so that a new one is created."
+        )
+    if status.st_mode & stat.S_IWOTH:
+        raise CertificateError(
+            f"Every user of this machine may change {path}: check that it holds only what you put there, then run "
+            f"chmod o-w {path}. If its disk has no permissions, start the server from a folder on another one."
+        )
+
+
+def _user_name(number: int) -> str:
+    import pwd  # POSIX only
+
+    try:
+        return f"the user {pwd.getpwuid(number).pw_name}"
+    except KeyError:
+        return f"the user with the number {number}"
 
 
 # --- reading
@@ -90,9 +155,16 @@ def load_own_key(path: Path, mark: OwnerMark) -> ec.EllipticCurvePrivateKey | No
     return key if isinstance(key, ec.EllipticCurvePrivateKey) else None
 
 
+def read_own(path: Path) -> bytes:
+    """The content of a file. Raises CertificateError for one that another user can change, and OSError."""
+    with path.open("rb") as file:
+        check_owner(path, os.fstat(file.fileno()))
+        return file.read()
+
+
 def _read(path: Path, mark: OwnerMark) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_own(path)
     except FileNotFoundError:
         # A dangling link belongs to the user too: replacing it would break what it is meant to point to.
         if path.is_symlink():
@@ -185,7 +257,7 @@ def write_files(folder: Path, files: dict[str, tuple[bytes, int]]) -> None:
     Raises CertificateError if that fails.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for name, (content, mode) in files.items():
             atomic_write(folder / name, content, mode=mode)
     except FileExistsError:  # a dangling link
@@ -195,6 +267,18 @@ def write_files(folder: Path, files: dict[str, tuple[bytes, int]]) -> None:
             f"The certificate cannot be written to {folder}: {error.strerror}. Start the server from a folder that "
             "you may write to, or make that one writable."
         ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Creates the folder and those above it that are missing, for this user alone whatever the umask.
+
+    Raises OSError, and what `check_folder` raises for a folder that exists.
+    """
+    for path in reversed([folder, *folder.parents]):
+        if not path.is_dir():
+            path.mkdir(mode=0o700, exist_ok=True)
+            path.chmod(0o700)  # a umask may have taken even the owner's permissions
+    check_folder(folder)
 
 
 def atomic_write(path: Path, content: bytes, *, mode: int) -> None:

@@ -181,6 +181,8 @@ def _describe_certificate(report: Report, path: Path, given: _Given) -> None:
         report.add_fact("fits", "none of the keys that were given")
     if _is_local_root(leaf):
         refuse_wrong_time(path, leaf, given.now)
+        if not local_ca.is_for_servers_only(leaf):
+            report.add_fact("note", local_ca.wider_root_note(path))
         report.add_fact("to do", "install it on the devices, as the page /trust explains; keep its key where it is")
     else:
         _check_certificate(report, path, leaf, key, given)

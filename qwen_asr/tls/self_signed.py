@@ -16,6 +16,7 @@ from qwen_asr.tls.addresses import Names, own_names
 from qwen_asr.tls.managed_files import (
     CertificateFiles,
     OwnerMark,
+    check_folder,
     fingerprint,
     includes_names,
     is_for_key,
@@ -45,8 +46,10 @@ def ensure_self_signed(
 
     They are suitable while they belong together, only the owner can read the key, more than a third of the lifetime is
     left, and the certificate contains all of `names` (default: the names of this machine now). With `renew` they never
-    are. Raises CertificateError if a file does not carry the program's mark, or cannot be read or written.
+    are. Raises CertificateError if a file does not carry the program's mark, cannot be read or written, or can be
+    changed by another user.
     """
+    check_folder(folder)
     certfile, keyfile = folder / CERTIFICATE_NAME, folder / KEY_NAME
     names = own_names() if names is None else names
     now = datetime.now(UTC) if now is None else now

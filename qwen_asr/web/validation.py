@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 SHOWN_CHARACTERS = 80
 """How much of a client's value an error repeats."""
@@ -29,7 +29,6 @@ _EXPECTED = {
     "model_type": "an object",
     "dict_type": "an object",
     "list_type": "an array",
-    "string_unicode": "Unicode text without half of a surrogate pair",
     "string_too_short": "at least {min_length} characters",
     "string_too_long": "at most {max_length} characters",
     "too_short": "at least {min_length} {unit}",
@@ -90,11 +89,8 @@ def first_error(error: ValidationError, prefix: str = "") -> tuple[str, str]:
 
 def shown(value: Any) -> str:
     """A value as JSON, shortened, and in ASCII so that any value can be sent back."""
-    try:
-        # A long string is cut before it is encoded: it may be megabytes of audio.
-        written = json.dumps(value[: SHOWN_CHARACTERS + 1] if isinstance(value, str) else value, default=str)
-    except RecursionError:  # json.loads read it a few calls higher up, where there was still room for its depth
-        return "a value that is nested too deeply"
+    # A long string is cut before it is encoded: it may be megabytes of audio.
+    written = json.dumps(value[: SHOWN_CHARACTERS + 1] if isinstance(value, str) else value, default=str)
     return written if len(written) <= SHOWN_CHARACTERS else written[:SHOWN_CHARACTERS] + "…"
 
 
@@ -103,13 +99,3 @@ def _join(prefix: str, location: tuple[int | str, ...]) -> str:
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path
-
-
-def _check_unicode(text: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise Expectation(_EXPECTED["string_unicode"])
-    return text
-
-
-Text = Annotated[str, AfterValidator(_check_unicode)]
-"""A string that can be encoded as UTF-8. JSON's escapes can write half of a surrogate pair, which cannot."""

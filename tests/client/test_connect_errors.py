@@ -7,11 +7,12 @@ import ssl
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidURI
 
 from qwen_asr.client import SpeechClient, trusted
 from qwen_asr.client.connect_errors import connect_error, socket_url
-from qwen_asr.errors import BadConfig, CertificateError
+from qwen_asr.errors import BadConfig, CertificateError, ConnectionFailed
 from qwen_asr.tls.self_signed import ensure_self_signed
 
 
@@ -30,6 +31,23 @@ def test_an_untrusted_certificate_is_explained(tmp_path: Path) -> None:
         asyncio.run(connect())
     with pytest.raises(CertificateError, match="expected a certificate in PEM"):
         trusted(str(files.keyfile))
+
+
+@pytest.mark.parametrize("answer", ["no JSON", "[]", "[" * 100_000])
+def test_a_server_of_another_protocol_is_reported(answer: str) -> None:
+    async def respond(connection: ServerConnection) -> None:
+        await connection.send(answer)
+        await connection.wait_closed()
+
+    async def connect() -> None:
+        async with serve(respond, "127.0.0.1", 0) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            async with SpeechClient(f"ws://127.0.0.1:{port}") as client:
+                async for _ in client:
+                    pass
+
+    with pytest.raises(ConnectionFailed, match="does not belong to this protocol"):
+        asyncio.run(connect())
 
 
 def test_redirects_are_named_and_passwords_are_not_shown() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import ssl
 import stat
 import subprocess
 import threading
@@ -14,7 +16,9 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls.addresses import Names, names_of
@@ -26,7 +30,8 @@ from qwen_asr.tls.certificates import (
 )
 from qwen_asr.tls.local_ca import CA_KEY_NAME, CA_NAME, LEAF_KEY_NAME, LEAF_NAME, LocalCertificate, ensure_local_ca
 from qwen_asr.tls.preflight import check_pair
-from tests.support.certificates import DAY, Issued, issue
+from qwen_asr.tls.report import describe
+from tests.support.certificates import DAY, Issued, issue, new_ec
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 NAMES = names_of(
@@ -97,6 +102,121 @@ def test_openssl_rejects_an_intermediate_ca(tmp_path: Path, verify: Callable[...
     assert verify(issue("x", below).pem, "-untrusted", str(tmp_path / "below.pem")) != "OK"
 
 
+def misused(folder: Path, names: list[x509.GeneralName], usage: x509.ObjectIdentifier, mail: str = "") -> bytes:
+    """A certificate as somebody who stole the root's key might sign it, for other things than servers."""
+    by, key = signer(folder), new_ec()
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, "x")]
+    attributes += [x509.NameAttribute(NameOID.EMAIL_ADDRESS, mail)] if mail else []
+    builder = x509.CertificateBuilder().subject_name(x509.Name(attributes)).public_key(key.public_key())
+    builder = builder.issuer_name(by.certificate.subject).serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(NOW - DAY).not_valid_after(NOW + DAY)
+    for extension in (
+        x509.BasicConstraints(False, None),
+        x509.ExtendedKeyUsage([usage]),
+        x509.SubjectAlternativeName(names),
+        x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(by.key.public_key()),
+    ):
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(by.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+@pytest.mark.parametrize(
+    ("names", "mail"),
+    [
+        ([x509.RFC822Name("anna@bank.example.com")], ""),
+        ([x509.RFC822Name("root@localhost")], ""),
+        ([x509.DNSName("studio")], "anna@bank.example.com"),  # in the subject, as old certificates for mail have it
+        ([x509.UniformResourceIdentifier("https://bank.example.com/")], ""),
+        ([x509.UniformResourceIdentifier("spiffe://studio/service")], ""),
+        ([x509.UniformResourceIdentifier("urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6")], ""),
+    ],
+)
+def test_openssl_rejects_addresses_of_mail_and_uris(
+    tmp_path: Path, verify: Callable[..., str], names: list[x509.GeneralName], mail: str
+) -> None:
+    ensure(tmp_path)
+    for usage in (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.EMAIL_PROTECTION):
+        output = verify(misused(tmp_path, names, usage, mail), "-purpose", "any")
+        assert "subtree violation" in output or "unsupported or invalid name" in output
+
+
+@pytest.mark.parametrize(
+    ("purpose", "usage"),
+    [("sslclient", ExtendedKeyUsageOID.CLIENT_AUTH), ("smimesign", ExtendedKeyUsageOID.EMAIL_PROTECTION)],
+)
+def test_openssl_rejects_other_uses_than_a_server(
+    tmp_path: Path, verify: Callable[..., str], purpose: str, usage: x509.ObjectIdentifier
+) -> None:
+    ensure(tmp_path)
+    output = verify(misused(tmp_path, [x509.DNSName("studio")], usage), "-purpose", purpose)
+    assert "error 26 at 1 depth lookup" in output  # the root's purpose, not the certificate's
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_python_accepts_the_server_certificate(tmp_path: Path, strict: bool) -> None:
+    ensure(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / LEAF_NAME, tmp_path / LEAF_KEY_NAME)
+    trusting = ssl.create_default_context(cafile=str(tmp_path / CA_NAME))
+    if strict:
+        trusting.verify_flags |= ssl.VERIFY_X509_STRICT
+    for name in (*NAMES.dns, *map(str, NAMES.ips)):
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        server = context.wrap_bio(to_server, to_client, server_side=True)
+        client = trusting.wrap_bio(to_client, to_server, server_hostname=name)
+        for side in (client, server, client, server):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+        assert client.getpeercert() is not None
+
+
+def as_version_0_1_made_it(root: Issued) -> bytes:
+    """The root without an extended key usage, and without constraints for e-mail and URIs."""
+    certificate = root.certificate
+    builder = x509.CertificateBuilder().subject_name(certificate.subject).issuer_name(certificate.issuer)
+    builder = builder.public_key(certificate.public_key()).serial_number(certificate.serial_number)
+    builder = builder.not_valid_before(certificate.not_valid_before_utc).not_valid_after(
+        certificate.not_valid_after_utc
+    )
+    for extension in certificate.extensions:
+        value = extension.value
+        if isinstance(value, x509.ExtendedKeyUsage):
+            continue
+        if isinstance(value, x509.NameConstraints):
+            permitted = [name for name in value.permitted_subtrees or () if name.value != "invalid"]
+            value = x509.NameConstraints(permitted, value.excluded_subtrees)
+        builder = builder.add_extension(value, extension.critical)
+    return builder.sign(root.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def test_a_root_of_an_earlier_version_is_kept_and_its_owner_told(
+    tmp_path: Path, verify: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert ensure(tmp_path).note is None
+    installed = as_version_0_1_made_it(signer(tmp_path))
+    (tmp_path / CA_NAME).write_bytes(installed)
+    kept = ensure(tmp_path, renew=True)
+    assert not kept.root.newly_created
+    assert (tmp_path / CA_NAME).read_bytes() == installed
+    assert verify(kept.files.certfile.read_bytes()) == "OK"
+    assert kept.note is not None
+    assert f"{tmp_path / CA_NAME} was made by an earlier version" in kept.note
+    with caplog.at_level("INFO"):
+        load_local_ca_certificate(tmp_path)
+    assert kept.note in caplog.text
+    report = describe([str(tmp_path / CA_NAME)], None, now=NOW)
+    assert any(kept.note in line for line in report.lines)
+    # What the note says to do: devices with either root accept the server then.
+    (tmp_path / CA_NAME).unlink()
+    limited = ensure(tmp_path)
+    assert limited.root.newly_created
+    assert limited.note is None
+    assert verify(limited.files.certfile.read_bytes()) == "OK"
+    (tmp_path / CA_NAME).write_bytes(installed)
+    assert verify(limited.files.certfile.read_bytes()) == "OK"
+
+
 def test_the_root_contains_the_constraints(tmp_path: Path) -> None:
     ensure(tmp_path)
     root = signer(tmp_path).certificate
@@ -105,8 +225,12 @@ def test_the_root_contains_the_constraints(tmp_path: Path) -> None:
     permitted = {str(name.value) for name in constraints.value.permitted_subtrees or ()}
     assert permitted == {
         "localhost", "local", "studio", "box.example.org", "asr-2", "203.0.113.9/32", "10.0.0.0/8", "172.16.0.0/12",
-        "192.168.0.0/16", "127.0.0.0/8", "169.254.0.0/16", "::1/128", "fc00::/7", "fe80::/10",
+        "192.168.0.0/16", "127.0.0.0/8", "169.254.0.0/16", "::1/128", "fc00::/7", "fe80::/10", "invalid",
     }  # fmt: skip
+    kinds = [type(name) for name in constraints.value.permitted_subtrees or () if name.value == "invalid"]
+    assert kinds == [x509.RFC822Name, x509.UniformResourceIdentifier]
+    usage = root.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.SERVER_AUTH]
     assert [name.value for name in constraints.value.excluded_subtrees or ()] == [".studio"]
     basic = root.extensions.get_extension_for_class(x509.BasicConstraints)
     assert (basic.critical, basic.value.ca, basic.value.path_length) == (True, True, 0)

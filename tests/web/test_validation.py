@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from qwen_asr.web.validation import SHOWN_CHARACTERS, Expectation, Text, expects, first_error, shown
+from qwen_asr.web.validation import SHOWN_CHARACTERS, Expectation, expects, first_error, shown
 
 
 class Inner(BaseModel):
@@ -15,14 +15,14 @@ class Inner(BaseModel):
 
     ratio: Annotated[float, Field(ge=0, le=1), expects("a number from 0 to 1")] = 0.5
     count: Annotated[int, Field(ge=1)] = 1
-    names: list[Text] = []
+    names: list[str] = []
 
 
 class Outer(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     kind: Literal["new", "old"] = "new"
-    text: Annotated[Text, Field(max_length=5)] = ""
+    text: Annotated[str, Field(max_length=5)] = ""
     on: bool = True
     inner: Inner | None = None
     rate: int = 8_000
@@ -52,11 +52,6 @@ class Outer(BaseModel):
         ({"kind": ["x"]}, "kind", 'kind was given ["x"]; expected one of new, old.'),
         ({"text": 5}, "text", "text was given 5; expected a string."),
         ({"text": "123456"}, "text", 'text was given "123456"; expected at most 5 characters.'),
-        (
-            {"text": "\ud800"},
-            "text",
-            'text was given "\\ud800"; expected Unicode text without half of a surrogate pair.',
-        ),
         ({"on": 1}, "on", "on was given 1; expected true or false."),
         ({"on": False}, "on", "It cannot be switched off."),
         ({"inner": 1}, "inner", "inner was given 1; expected an object."),
@@ -90,14 +85,8 @@ def test_a_missing_field_and_a_prefix() -> None:
     assert first_error(caught.value, "session") == ("session.audio", "session.audio is missing; it is required.")
 
 
-@pytest.mark.slow
 def test_a_value_is_shown_short_and_in_ascii() -> None:
     assert shown("é") == '"\\u00e9"'
     assert shown("x" * 10_000_000) == '"' + "x" * (SHOWN_CHARACTERS - 1) + "…"
     assert shown(["x" * 100]).endswith("…")
-    deep: list[Any] = []
-    for _ in range(100_000):
-        deep = [deep]
-    assert shown(deep) == "a value that is nested too deeply"
-    while deep:  # taken apart by hand: the interpreter would do it recursively
-        deep = deep[0]
+    assert shown("\ud800") == '"\\ud800"'

@@ -29,6 +29,7 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.resample import StreamingResampler
 from qwen_asr.audio.validation import to_mono
 from qwen_asr.config.limits import PageLimits
+from qwen_asr.errors import ServerStopping
 from qwen_asr.live.events import Event, Partial
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.admission import Admission
@@ -296,6 +297,7 @@ class RecordingRegistry:
         self._clock = clock
         self._lock = threading.Lock()
         self._recordings: dict[tuple[str, str], Recording] = {}
+        self._opening: dict[tuple[str, str], Future[Recording]] = {}  # a thread is making each
         self._closed_tabs: dict[str, float] = {}
         self._closing = threading.Event()
         threading.Thread(target=self._close_idle_repeatedly, name="qwen-asr-idle-recordings", daemon=True).start()
@@ -322,23 +324,48 @@ class RecordingRegistry:
     def open(self, tab: str, recording_id: str, rate: int, options: SessionOptions) -> Recording:
         """Opens a recording, or returns the one that is open. `rate` is in Hz. Closes the finished ones of that tab.
 
-        A slot that the recording has waited for goes to its sink. Raises what opening the sink raises, e.g. NotReady.
+        A slot that the recording has waited for goes to its sink. Raises AudioError for a rate that cannot be used,
+        ServerStopping, and what opening the sink raises, e.g. NotReady. It takes milliseconds, on the caller's thread.
         """
+        key = tab, recording_id
         with self._lock:
-            recording = self._recordings.get((tab, recording_id))
-            if recording is not None:
+            if (recording := self._recordings.get(key)) is not None:
                 return recording
-            entry = self._queue.pop((tab, recording_id), None)
-            start = self._start if entry is None else partial(self._start, slot=entry.ticket)
+            if (others := self._opening.get(key)) is None:
+                opening = self._opening[key] = Future[Recording]()
+                entry = self._queue.pop(key, None)
+        if others is not None:
+            return others.result()  # another thread is opening it
+        # Without the lock, which the event loop takes too: the resampler's filter and the prompt take their time.
+        start = self._start if entry is None else partial(self._start, slot=entry.ticket)
+        try:
             recording = Recording(
                 rate, options, start, self._clock, self._session_seconds, self._limits.backlog_seconds
             )
-            self._recordings[tab, recording_id] = recording
-            old = [key for key, other in self._recordings.items() if key[0] == tab and other.done]
-            finished = [self._recordings.pop(key) for key in old]
-        for other in finished:
-            other.close()
+            self._opened(key, recording)
+        except BaseException as error:
+            with self._lock:
+                self._opening.pop(key, None)
+            if entry is not None:
+                entry.ticket.leave()
+            opening.set_exception(error)
+            raise
+        opening.set_result(recording)
         return recording
+
+    def _opened(self, key: tuple[str, str], recording: Recording) -> None:
+        """Adds a recording that was being opened. Raises ServerStopping if everything was closed meanwhile."""
+        with self._lock:
+            closing = self._closing.is_set()
+            del self._opening[key]
+            if not closing:
+                self._recordings[key] = recording
+            old = [other for other, open_one in self._recordings.items() if other[0] == key[0] and open_one.done]
+            finished = [self._recordings.pop(other) for other in old]
+        for one in [recording] if closing else finished:
+            one.close()
+        if closing:
+            raise ServerStopping
 
     def check_rate(self, address: str) -> None:
         """Counts a new recording of that address. Raises LimitExceeded."""
@@ -371,7 +398,7 @@ class RecordingRegistry:
     def tab_closed(self, tab: str) -> None:
         """Reports that the tab's connection ended. Its recordings are closed soon, unless it sends a request."""
         with self._lock:
-            if any(key[0] == tab for key in (*self._recordings, *self._queue)):
+            if any(key[0] == tab for key in (*self._recordings, *self._opening, *self._queue)):
                 self._closed_tabs[tab] = self._clock()
 
     def remove_idle(self) -> int:

@@ -124,6 +124,12 @@ class Connection(ABC):
         except QwenASRError as error:
             await self.refuse(error)
             return
+        except WebSocketDisconnect:
+            raise
+        except Exception:
+            log.exception("A session could not be opened.")
+            await self.refuse(QwenASRError("The server failed to open a session; its log says why."))
+            return
         try:
             with self._connection_scope:
                 async with anyio.create_task_group() as tasks:

@@ -6,6 +6,9 @@ import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
+
+from qwen_asr.web.validation import shown
 
 
 class ClientModel(BaseModel):
@@ -38,10 +41,17 @@ class ServerMessage(ServerModel):
         return False
 
 
-def read_object(text: str) -> dict[str, Any] | None:
-    """The JSON object in a client's text message; None if there is none."""
+def read_object(text: str, expected: str) -> dict[str, Any]:
+    """The JSON object in a client's text message. Raises ValueError with a sentence that ends with `expected`.
+
+    The parser of pydantic nests to a fixed depth of about 200, and the error for more is like any other. That of
+    Python nests as deep as the stack of the moment allows, and leaves no room for what handles the value next. The
+    strings can always be encoded as UTF-8: an escape that is half of a surrogate pair is an error too.
+    """
     try:
-        given = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return given if isinstance(given, dict) else None
+        given = from_json(text)
+    except ValueError as error:
+        raise ValueError(f"A message is not JSON ({error}): {shown(text)}; expected {expected}.") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"A message is {shown(given)}; expected {expected}.")
+    return given

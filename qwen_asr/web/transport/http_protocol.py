@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with a fix for TLS connections that would otherwise never close."""
+"""uvicorn's HTTP protocol, with fixes for connections that would otherwise never close, or stay open by mistake."""
 
 from __future__ import annotations
 
@@ -7,13 +7,27 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+_LENGTHS = {b"content-length", b"transfer-encoding"}
+
 
 class HttpProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol on h11. It passes its transport on to the WebSocket protocol at an upgrade."""
+    """uvicorn's HTTP/1.1 protocol on h11. It passes its transport on to the WebSocket protocol at an upgrade.
+
+    A request with both Content-Length and Transfer-Encoding is answered, and is the last of its connection (RFC 9112,
+    section 6.1). h11 reads the body by Transfer-Encoding, as it should. A proxy in front that went by Content-Length
+    would take what follows for the next request, perhaps of another user.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         """See `asyncio.Protocol`."""
         super().connection_made(cast(asyncio.Transport, SafeCloseTransport(transport)))
+
+    def handle_events(self) -> None:
+        """Called by uvicorn when bytes came, and when a response ended: begins a request if there is one."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before and {name for name, _ in self.cycle.scope["headers"]} >= _LENGTHS:
+            self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"close")]
 
 
 class SafeCloseTransport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from qwen_asr.audio.resample import StreamingResampler
 from qwen_asr.audio.validation import to_mono
 from qwen_asr.config.limits import PageLimits
+from qwen_asr.errors import AudioError, ServerStopping
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.session_options import SessionOptions
+from qwen_asr.service.admission import Admission
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
 
 
@@ -238,3 +240,64 @@ def test_a_new_recording_replaces_a_finished_one() -> None:
     recordings.open("tab", "two", 48_000, SessionOptions())
     assert recordings.ids() == [("tab", "two")]
     recordings.close()
+
+
+class SlowStart:
+    """Opens sinks, each only when the test lets it."""
+
+    def __init__(self) -> None:
+        self.sinks: list[Collector] = []
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def __call__(self, _: SessionOptions, deliver: Callable[[list[Event]], None], slot: object = None) -> Collector:
+        self.begun.set()
+        assert self.may_end.wait(60)
+        self.sinks.append(Collector(deliver))
+        return self.sinks[-1]
+
+
+def test_a_recording_that_is_being_opened_blocks_no_other() -> None:
+    """The event loop asks for recordings too: it must not wait for a resampler's filter, or for a long prompt."""
+    start = SlowStart()
+    recordings = RecordingRegistry(start, admission=Admission(2, 0))
+    with ThreadPoolExecutor(3) as threads:
+        try:
+            first = threads.submit(recordings.open, "tab", "one", 383_999, SessionOptions())
+            assert start.begun.wait(60)
+            again = threads.submit(recordings.open, "tab", "one", 383_999, SessionOptions())
+            assert threads.submit(recordings.get, "tab", "one").result(60) is None
+            assert threads.submit(recordings.queue_entry, "other", "two", "127.0.0.1").result(60) is not None
+            assert not first.done()
+            assert not again.done()
+        finally:
+            start.may_end.set()
+        assert first.result(60) is again.result(60) is recordings.get("tab", "one")
+    assert len(start.sinks) == 1  # asked twice, opened once
+    recordings.close()
+    assert start.sinks[0].closed
+
+
+def test_a_recording_that_cannot_be_opened_is_answered_to_all_and_gives_its_slot_back() -> None:
+    admission = Admission(1, 0)
+    recordings = RecordingRegistry(SlowStart(), admission=admission)
+    assert recordings.queue_entry("tab", "one", "127.0.0.1") is not None
+    assert admission.admitted == 1
+    with pytest.raises(AudioError, match="384001"):
+        recordings.open("tab", "one", 384_001, SessionOptions())
+    assert admission.admitted == 0
+    assert recordings.ids() == []
+    recordings.close()
+
+
+def test_a_recording_that_is_being_opened_when_everything_closes_is_closed() -> None:
+    start = SlowStart()
+    recordings = RecordingRegistry(start)
+    with ThreadPoolExecutor(1) as threads:
+        opened = threads.submit(recordings.open, "tab", "one", 48_000, SessionOptions())
+        assert start.begun.wait(60)
+        recordings.close()
+        start.may_end.set()
+        with pytest.raises(ServerStopping):
+            opened.result(60)
+    assert start.sinks[0].closed
+    assert recordings.ids() == []

@@ -73,6 +73,13 @@ def test_wrong_fields(fields: dict[str, list[str]], param: str, message: str) ->
     assert (failure.value.param, str(failure.value)) == (param, message)
 
 
+@pytest.mark.parametrize("depth", [1, 100, 200, 950, 1_000, 100_000])
+@pytest.mark.parametrize("name", ["stream", "response_format", "temperature", "timestamp_granularities", "include"])
+def test_json_in_a_field_is_text_of_any_depth(name: str, depth: int) -> None:
+    with pytest.raises(BadField, match=name):
+        parse_request({name: ["[" * depth + "]" * depth]})
+
+
 def test_the_schema_has_the_file_and_every_field() -> None:
     schema = form_schema("An audio file.")
     assert schema["required"] == ["file"]

@@ -26,7 +26,7 @@ from qwen_asr.web.transport.uvicorn_server import Server
 from qwen_asr.web.transport.websocket_protocol import protocol_class, websocket_options
 
 OVERRIDES: list[tuple[type, type, set[str]]] = [
-    (HttpProtocol, H11Protocol, {"connection_made"}),
+    (HttpProtocol, H11Protocol, {"connection_made", "handle_events"}),
     (
         protocol_class(1.0),
         WebSocketsSansIOProtocol,
@@ -197,6 +197,8 @@ def test_an_http_protocol_has_the_attributes_that_are_used() -> None:
         assert protocol.cycle is None, changed("H11Protocol.cycle", "idle_timeout.py")
         protocol.data_received(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert protocol.cycle.response_complete is False, changed("cycle.response_complete", "idle_timeout.py")
+        assert isinstance(protocol.cycle.default_headers, list), changed("cycle.default_headers", "http_protocol.py")
+        assert (b"host", b"localhost") in protocol.cycle.scope["headers"], changed("cycle.scope", "http_protocol.py")
         await asyncio.gather(*server.server_state.tasks)
         assert protocol.cycle.response_complete is True, changed("cycle.response_complete", "idle_timeout.py")
         assert b"here" in transport.written

@@ -114,12 +114,9 @@ class AsrConnection(Connection):
         slot = await self._wait_for_slot()
         try:
             session = await self._in_thread(AsrSession, config, self._owner, self._limits, self._service, slot)
-        except BaseException as error:
+        except BaseException:
             slot.leave()
-            if isinstance(error, QwenASRError) or not isinstance(error, Exception):
-                raise
-            log.exception("A session could not be opened.")
-            raise QwenASRError("The server failed to open a session; its log says why.") from error
+            raise
         self._sessions.add(session)
         return session
 

@@ -15,7 +15,7 @@ from qwen_asr.engine.languages import resolve_language
 from qwen_asr.errors import BadConfig, BadInput, QwenASRError
 from qwen_asr.live.events import Event, Failed, Partial
 from qwen_asr.web.sockets.messages import ClientModel, ServerMessage, read_object
-from qwen_asr.web.validation import SHOWN_CHARACTERS, Text, expects, first_error, shown
+from qwen_asr.web.validation import SHOWN_CHARACTERS, expects, first_error, shown
 
 _CHUNK = next(field.metadata for field in dataclasses.fields(Config) if field.name == "chunk_size_sec")
 
@@ -46,7 +46,7 @@ Offset = Annotated[
     BeforeValidator(_as_whole),
     expects(f"a whole number of samples from 0 to {MAX_OFFSET}"),
 ]
-Language = Annotated[Text, Field(max_length=SHOWN_CHARACTERS), expects("a name or a code such as German or de")]
+Language = Annotated[str, Field(max_length=SHOWN_CHARACTERS), expects("a name or a code such as German or de")]
 Encoding = Annotated[Literal["f32le", "s16le"], BeforeValidator(lambda value: value or "f32le")]
 
 
@@ -58,13 +58,13 @@ class AsrConfig(ClientModel):
     """
 
     type: Literal["config"]
-    context: Text = ""
-    prompt: Text = ""
+    context: str = ""
+    prompt: str = ""
     language: Language = ""
     chunk_size_sec: ChunkSeconds | None = None
     sample_rate: SampleRate = SAMPLE_RATE
     encoding: Encoding = "f32le"
-    resume: Text = ""
+    resume: str = ""
     offset: Offset = 0
 
     @model_validator(mode="before")
@@ -132,10 +132,10 @@ def check_resume(given: AsrConfig, session: AsrConfig) -> str | None:
 
 def _read(text: str) -> dict[str, Any]:
     """The JSON object in a text message. Raises `BadConfig`."""
-    given = read_object(text)
-    if given is None:
-        raise BadConfig(f'A text message is {shown(text)}; expected a JSON object such as {{"type": "config"}}.')
-    return given
+    try:
+        return read_object(text, 'a JSON object such as {"type": "config"}')
+    except ValueError as error:
+        raise BadConfig(str(error)) from None
 
 
 # --- the server's

@@ -16,7 +16,7 @@ from qwen_asr.engine.languages import resolve_language
 from qwen_asr.errors import BadField, BadInput, QwenASRError, UnknownLanguage
 from qwen_asr.web.error_response import envelope
 from qwen_asr.web.sockets.messages import ClientModel, ServerMessage, ServerModel, read_object
-from qwen_asr.web.validation import SHOWN_CHARACTERS, Expectation, Text, expects, first_error, shown
+from qwen_asr.web.validation import SHOWN_CHARACTERS, Expectation, expects, first_error, shown
 
 UPDATE, OLD_UPDATE = "session.update", "transcription_session.update"
 APPEND, COMMIT, CLEAR = "input_audio_buffer.append", "input_audio_buffer.commit", "input_audio_buffer.clear"
@@ -56,11 +56,11 @@ def _decode_base64(value: Any) -> bytes:
 
 _VAD, _SILENCE = _OPTIONS["vad_threshold"], _OPTIONS["silence_threshold"]
 EventId = Annotated[
-    Text, Field(max_length=MAX_EVENT_ID_CHARACTERS), expects(f"at most {MAX_EVENT_ID_CHARACTERS} characters of Unicode")
+    str, Field(max_length=MAX_EVENT_ID_CHARACTERS), expects(f"at most {MAX_EVENT_ID_CHARACTERS} characters of Unicode")
 ]
 Audio = Annotated[bytes, BeforeValidator(_decode_base64), expects("the bytes of the samples in base64")]
 Include = Annotated[Any, AfterValidator(_nothing_included)]
-Language = Annotated[Text, AfterValidator(_known_language)]
+Language = Annotated[str, AfterValidator(_known_language)]
 Threshold = Annotated[
     float,
     Field(ge=_VAD["low"], le=_VAD["high"]),
@@ -103,9 +103,9 @@ class FormatUpdate(ClientModel):
 class TranscriptionUpdate(ClientModel):
     """What is known about the speech. `model` may have any value: the loaded checkpoint answers."""
 
-    model: Text | None = None
+    model: str | None = None
     language: Language | None = None
-    prompt: Text | None = None
+    prompt: str | None = None
 
 
 class TurnDetectionUpdate(ClientModel):
@@ -198,10 +198,10 @@ class _Identified(ClientModel):
 
 def read(text: str) -> dict[str, Any]:
     """The JSON object in a client's text message. Raises BadField if there is none."""
-    given = read_object(text)
-    if given is None:
-        raise BadField("type", f"A message is {shown(text)}; expected an event, a JSON object with a type.")
-    return given
+    try:
+        return read_object(text, "an event, a JSON object with a type")
+    except ValueError as error:
+        raise BadField("type", str(error)) from None
 
 
 def event_id_of(given: Mapping[str, Any]) -> str | None:

@@ -180,6 +180,45 @@ def test_a_bad_config_is_answered(served: Listening, first: str | bytes, code: s
     assert "Traceback" not in error["message"]
 
 
+def test_any_depth_of_nesting_is_answered(served: Listening) -> None:
+    def nested(depth: int) -> str:
+        return '{"type": "config", "context": ' + "[" * depth + "]" * depth + "}"
+
+    async def speak(message: str, opens: bool) -> tuple[int, str]:
+        async with client(served.url) as speaker:
+            if opens:
+                await speaker.config()
+            await speaker.connection.send(message)
+            return await speaker.closed(), speaker.messages[-1]["code"]
+
+    for depth in (1, 100, 200, 201, 400, *range(940, 980, 4), 1_000, 30_000):
+        assert asyncio.run(speak(nested(depth), opens=False)) == (1008, "BadConfig"), depth
+        second = (1007, "BadInput") if depth <= 200 else (1008, "BadConfig")
+        assert asyncio.run(speak(nested(depth), opens=True)) == second, depth
+    assert asyncio.run(speak(nested(100_000), opens=False)) == (1009, "TooLarge")
+
+
+def test_a_session_that_cannot_be_opened_is_answered(
+    served: Listening, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever fails before the session begins, the client gets an error and a close frame."""
+
+    def broken(_: str) -> Any:
+        raise RuntimeError("secret detail")
+
+    async def speak() -> Client:
+        async with client(served.url) as speaker:
+            await speaker.send({"type": "config"})
+            assert await speaker.closed() == 1011
+        return speaker
+
+    monkeypatch.setattr("qwen_asr.web.sockets.asr.connection.parse_config", broken)
+    [error] = asyncio.run(speak()).messages
+    assert error["message"] == "The server failed to open a session; its log says why."
+    assert "secret detail" in caplog.text
+    caplog.clear()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "code", "close_code"),

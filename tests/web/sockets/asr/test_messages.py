@@ -63,7 +63,7 @@ def test_the_encodings_are_those_of_the_stream() -> None:
     [
         ({"context": 5}, "context was given 5; expected a string."),
         ({"prompt": ["a"]}, 'prompt was given ["a"]; expected a string.'),
-        ({"context": "\ud800"}, "expected Unicode text without half of a surrogate pair."),
+        ({"context": "\ud800"}, "A message is not JSON (unexpected end of hex escape at line 1 column"),
         ({"language": "x" * 81}, "expected a name or a code such as German or de."),
         ({"chunk_size_sec": "1"}, 'chunk_size_sec was given "1"; expected a number from 0.1 to 30, or "auto".'),
         ({"chunk_size_sec": True}, 'chunk_size_sec was given true; expected a number from 0.1 to 30, or "auto".'),
@@ -102,6 +102,28 @@ def test_text_that_is_no_object(message: str) -> None:
         parse_config(message)
     with pytest.raises(BadInput):
         check_finalize(message)
+
+
+@pytest.mark.parametrize("place", ['{"type": "config", "context": %s}', '{"type": "config", "other": %s}', "%s"])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}"), ('[{"":', "}]")])
+def test_how_deep_a_message_may_nest_does_not_depend_on_the_stack(place: str, opening: str, closing: str) -> None:
+    """From far above the parser's limit to where Python's own parser ends, and beyond."""
+    for depth in (*range(202, 220), *range(900, 1_000), 10_000, 100_000):
+        message = place % (opening * depth + "0" + closing * depth)
+        with pytest.raises(BadConfig, match=r"A message is not JSON \(recursion limit exceeded at line 1 column"):
+            parse_config(message)
+        with pytest.raises(BadInput, match="recursion limit exceeded"):
+            check_finalize(message)
+
+
+@pytest.mark.parametrize("depth", [1, 10, 100, 195])
+def test_a_message_that_is_not_nested_too_deeply_is_judged_by_its_values(depth: int) -> None:
+    nested = "[" * depth + "]" * depth
+    assert parse_config(f'{{"type": "config", "other": {nested}}}').context == ""
+    with pytest.raises(BadConfig, match=r"context was given \[.*; expected a string"):
+        parse_config(f'{{"type": "config", "context": {nested}}}')
+    with pytest.raises(BadInput, match=r"A text message has the type \[.*; expected"):
+        check_finalize(f'{{"type": {nested}}}')
 
 
 def test_only_finalize_may_follow_the_config() -> None:
