@@ -184,6 +184,15 @@ class Config:
         low=1,
         high=30 * 86_400,
     )
+    max_connections_per_address: int = option(
+        256,
+        "open connections of one address, WebSockets included; one more is closed at once. Loopback and trusted "
+        "proxies may have half of all that the limit of open files allows",
+        "limits",
+        metavar="N",
+        low=1,
+        high=100_000,
+    )
     rate_limit: str | None = option(
         None,
         "how often each address and each key may open a session or send a request, such as `60/minute`",

@@ -9,6 +9,7 @@ reads. Unless the client itself leaves, a session that ends still gets the texts
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,7 @@ import anyio.to_thread
 from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr.errors import LimitExceeded, QwenASRError, ServerStopping, TimedOut
+from qwen_asr.logs import SeldomLog
 from qwen_asr.web.sockets.queueing import wait_for_slot_on_socket
 
 if TYPE_CHECKING:
@@ -35,6 +37,15 @@ log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05  # interval at which a session that is ahead of the recognizer is checked
 NORMAL_CLOSE = 1000
 T = TypeVar("T")
+
+
+_seldom = SeldomLog()
+
+
+def log_seldom(message: str) -> None:
+    """Logs what any client can cause as often as it likes, at most once a minute. The metrics count every refusal."""
+    if _seldom.due(message, time.monotonic()):
+        log.info("%s", message)
 
 
 class Connection(ABC):
@@ -137,7 +148,7 @@ class Connection(ABC):
 
     async def refuse(self, error: QwenASRError) -> None:
         """Tell the client why there is no session, and close. Raises WebSocketDisconnect if the client is gone."""
-        log.info("A %s session was refused: %s", self.kind, type(error).__name__)
+        log_seldom(f"A {self.kind} session was refused: {type(error).__name__}")
         self._service.instruments.count(error)
         with anyio.move_on_after(self._limits.send_seconds):
             await self._websocket.send_text(self._error_message(error).to_json())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
@@ -12,7 +11,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
-from qwen_asr.web.sockets.connection import Connection
+from qwen_asr.web.sockets.connection import Connection, log_seldom
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from qwen_asr.config.limits import SocketLimits
     from qwen_asr.service.service import Service
 
-log = logging.getLogger(__name__)
 C = TypeVar("C", bound=Connection)
 
 
@@ -75,7 +73,7 @@ class SocketRoute(ABC, Generic[C]):
             finally:
                 self.connections.discard(connection)
         except WebSocketDisconnect:
-            log.info("A client left before its session began, or before its close.")
+            log_seldom("A client left before its session began, or before its close.")
 
     @property
     def unfinished(self) -> int:

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with a fix for TLS connections that would otherwise never close."""
+"""uvicorn's HTTP protocol, which counts what it receives, with a fix for TLS connections that would never close."""
 
 from __future__ import annotations
 
@@ -9,11 +9,21 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class HttpProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol on h11. It passes its transport on to the WebSocket protocol at an upgrade."""
+    """uvicorn's HTTP/1.1 protocol on h11. It passes its transport on to the WebSocket protocol at an upgrade.
+
+    `received` is the number of bytes that have arrived on the connection.
+    """
+
+    received = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         """See `asyncio.Protocol`."""
         super().connection_made(cast(asyncio.Transport, SafeCloseTransport(transport)))
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        self.received += len(data)
+        super().data_received(data)
 
 
 class SafeCloseTransport:
