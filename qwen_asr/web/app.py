@@ -69,10 +69,13 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     from qwen_asr.web.sockets.realtime.route import RealtimeRoute
 
     def open_session(
-        options: SessionOptions, on_events: Callable[[list[Event]], None], slot: QueueTicket | None = None
+        options: SessionOptions,
+        on_events: Callable[[list[Event]], None],
+        slot: QueueTicket | None = None,
+        address: str = "",
     ) -> TrackedRunner:
         try:
-            return service.open_session(options, on_events, slot=slot)
+            return service.open_session(options, on_events, slot=slot, address=address)
         except Exception as error:
             service.instruments.count(error)
             raise

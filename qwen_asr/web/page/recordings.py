@@ -68,7 +68,8 @@ class AudioSink(Protocol):
 
 
 OpenSink = Callable[..., AudioSink]
-"""Called with the options and the function that takes events; with `slot=` too if the recording waited for one."""
+"""Called with the options and the function that takes events; with `slot=` too if the recording waited for one, else
+with the client's `address=` if that is known."""
 
 
 class Recording:
@@ -319,17 +320,22 @@ class RecordingRegistry:
             self._closed_tabs.pop(tab, None)  # the tab sends requests, so it is open after all
             return self._recordings.get((tab, recording_id))
 
-    def open(self, tab: str, recording_id: str, rate: int, options: SessionOptions) -> Recording:
+    def open(self, tab: str, recording_id: str, rate: int, options: SessionOptions, address: str = "") -> Recording:
         """Opens a recording, or returns the one that is open. `rate` is in Hz. Closes the finished ones of that tab.
 
-        A slot that the recording has waited for goes to its sink. Raises what opening the sink raises, e.g. NotReady.
+        A slot that the recording has waited for goes to its sink. Without one the sink takes a slot from the share of
+        `address`. Raises what opening the sink raises, e.g. NotReady.
         """
         with self._lock:
             recording = self._recordings.get((tab, recording_id))
             if recording is not None:
                 return recording
             entry = self._queue.pop((tab, recording_id), None)
-            start = self._start if entry is None else partial(self._start, slot=entry.ticket)
+            start = self._start
+            if entry is not None:
+                start = partial(start, slot=entry.ticket)
+            elif address:
+                start = partial(start, address=address)
             recording = Recording(
                 rate, options, start, self._clock, self._session_seconds, self._limits.backlog_seconds
             )
@@ -357,7 +363,7 @@ class RecordingRegistry:
             entry = self._queue.get((tab, recording_id))
             if entry is None:
                 self.check_rate(address)
-                entry = self._queue[tab, recording_id] = QueueEntry(self._admission)
+                entry = self._queue[tab, recording_id] = QueueEntry(self._admission, address)
             entry.last_request_at = self._clock()
             return entry
 

@@ -21,6 +21,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr.errors import LimitExceeded, QwenASRError, ServerStopping, TimedOut
 from qwen_asr.logs import SeldomLog
+from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.sockets.queueing import wait_for_slot_on_socket
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Connection(ABC):
     def __init__(
         self, websocket: WebSocket, service: Service, limits: SocketLimits, threads: anyio.CapacityLimiter
     ) -> None:
+        self.address = sender(websocket.scope)
         self._websocket = websocket
         self._service = service
         self._limits = limits

@@ -49,10 +49,9 @@ class SocketRoute(ABC, Generic[C]):
     async def _accept(self, websocket: WebSocket) -> C:
         """Accept the handshake; returns the connection."""
 
-    @property
     @abstractmethod
-    def _max_connections(self) -> int:
-        """How many connections there may be at once."""
+    def _max_connections(self, address: str) -> int:
+        """How many connections an address may have at once; with an empty address all together."""
 
     def _check(self, websocket: WebSocket) -> None:
         """Raises the QwenASRError for which this client gets no session."""
@@ -63,7 +62,7 @@ class SocketRoute(ABC, Generic[C]):
         try:
             try:
                 self._check(websocket)
-                self._check_capacity()
+                self._check_capacity(connection.address)
             except QwenASRError as error:
                 await connection.refuse(error)
                 return
@@ -90,12 +89,16 @@ class SocketRoute(ABC, Generic[C]):
         for connection in list(self.connections):
             connection.give_up()
 
-    def _check_capacity(self) -> None:
+    def _check_capacity(self, address: str) -> None:
         if self._service.stopping:
             raise ServerStopping
         if self._service.state != "ready":
             raise NotReady(self._service.text)
-        if len(self.connections) >= self._max_connections:
+        if len(self.connections) >= (most := self._max_connections("")):
+            raise LimitExceeded(f"All {most} connections of this server are taken: try again a little later.")
+        own = sum(other.address == address for other in self.connections)
+        if own >= (share := self._max_connections(address)):
             raise LimitExceeded(
-                f"All {self._max_connections} connections of this server are taken: try again a little later."
+                f"Your address has {share} connections, the most that this server gives to one address: close "
+                "one of them, or ask the operator for a higher --max-sessions-per-address."
             )
