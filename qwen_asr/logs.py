@@ -38,6 +38,26 @@ def session_context(session_id: str) -> Iterator[None]:
         _session.reset(token)
 
 
+class SeldomLog:
+    """Says whether a message is due that strangers can cause: each at most once in `seconds`.
+
+    In that time at most `most` different ones are due: a message may name an address, and an attacker may have a whole
+    network of them.
+    """
+
+    def __init__(self, seconds: float = 60.0, most: int = 20) -> None:
+        self._seconds, self._most = seconds, most
+        self._at: dict[str, float] = {}
+
+    def due(self, message: str, now: float) -> bool:
+        """Whether to log it at `now`, a monotonic time in seconds."""
+        self._at = {text: at for text, at in self._at.items() if now - at < self._seconds}
+        if message in self._at or len(self._at) >= self._most:
+            return False
+        self._at[message] = now
+        return True
+
+
 class SessionFilter(logging.Filter):
     """Sets `record.session`. It belongs on handlers: filters of a logger do not see the records of its children."""
 

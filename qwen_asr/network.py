@@ -82,11 +82,14 @@ def client_prefix(host: str) -> str:
     """The key by which a client is counted: an IPv4 address, the /64 of an IPv6 address, else `host` unchanged.
 
     A household or a host usually has a whole /64. Counted by address it would have 2**64 times the limit of others.
+    The loopback address of IPv6 is no network, and stays as it is.
     """
     address = parse_address(host.partition("%")[0])
     if address is None:
         return host
-    return str(address if address.version == 4 else ipaddress.ip_network((address, 64), strict=False))
+    return str(
+        address if address.version == 4 or address.is_loopback else ipaddress.ip_network((address, 64), strict=False)
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -91,3 +91,10 @@ def test_every_record_names_its_session(log_format: str) -> None:
     failures = [record for record in records if record["level"] == "error"]
     assert {record["session"] for record in failures} == {bad_id[:8]}  # logged on the thread that all sessions share
     assert any("device fault" in record["error"] for record in failures)
+
+
+def test_a_message_is_due_again_after_its_time_and_only_so_many_at_once() -> None:
+    seldom = logs.SeldomLog(60.0, most=2)
+    assert [seldom.due(text, 100.0) for text in ("a", "a", "b", "c")] == [True, False, True, False]
+    assert not seldom.due("a", 159.9)
+    assert seldom.due("a", 160.0)

@@ -190,6 +190,7 @@ def test_clients_are_counted_by_ipv4_address_or_ipv6_network() -> None:
     assert client_prefix("2001:db8:1:2:3::4") == client_prefix("2001:db8:1:2::5") != client_prefix("2001:db8:1:3::5")
     assert client_prefix("fe80::1%eth0") == "fe80::/64"
     assert client_prefix("testclient") == "testclient"
+    assert client_prefix("::1") == "::1"
 
 
 def test_loopback_names_and_addresses() -> None:

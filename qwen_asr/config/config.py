@@ -38,7 +38,8 @@ SPACE_PORT = 7860
 class Config:
     """The options of the server. Raises `BadConfig` for an invalid value, `HttpsConflict` for options that conflict.
 
-    `host` and `port` may be omitted. Their defaults are filled in at once, so they are never None afterwards.
+    `host`, `port` and `max_sessions_per_address` may be omitted. Their defaults are filled in at once, so none is None
+    afterwards.
     """
 
     asr_model_path: str = option(
@@ -192,6 +193,16 @@ class Config:
         low=0,
         high=10_000,
     )
+    max_sessions_per_address: int = option(
+        None,
+        "sessions of one address that run at once; more wait in line. An address may have half of the queue too. "
+        "Loopback is exempt",
+        "limits",
+        metavar="N",
+        low=1,
+        high=10_000,
+        shown="half of `--max-sessions`, rounded up",
+    )
     max_session_seconds: float = option(
         4 * 3600.0,
         "maximum duration of a session; it then ends, and all its text is delivered",
@@ -199,6 +210,15 @@ class Config:
         metavar="SECONDS",
         low=1,
         high=30 * 86_400,
+    )
+    max_connections_per_address: int = option(
+        256,
+        "open connections of one address, WebSockets included; one more is closed at once. Loopback and trusted "
+        "proxies may have half of all that the limit of open files allows",
+        "limits",
+        metavar="N",
+        low=1,
+        high=100_000,
     )
     rate_limit: str | None = option(
         None,
@@ -264,11 +284,13 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        # object.__setattr__, because the dataclass is frozen. From here on, host and port are never None.
+        # object.__setattr__, because the dataclass is frozen. From here on, these options are never None.
         if self.host is None:
             object.__setattr__(self, "host", ALL_HOSTS if self.tls or self.on_space else LOCAL_HOST)
         if self.port is None:
             object.__setattr__(self, "port", SPACE_PORT if self.on_space else DEFAULT_PORT)
+        if self.max_sessions_per_address is None:
+            object.__setattr__(self, "max_sessions_per_address", (self.max_sessions + 1) // 2)
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
         if self.root_path is not None:

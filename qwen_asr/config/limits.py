@@ -52,7 +52,10 @@ class UploadLimits:
     write_bytes: int = 1 << 20
     """How much of the file is buffered before a thread writes it. A write per network packet would cost more."""
     idle_seconds: float = 60.0
-    """Maximum pause between two chunks of an upload."""
+    """Maximum pause between two chunks of an upload, and how far it may fall behind `bytes_per_second`."""
+    bytes_per_second: int = 1 << 10
+    """Minimum rate of an upload. Without it a byte a minute would hold a connection for years. A recorder that uploads
+    while it records sends twice as much with the lowest bit rates for speech."""
     linger_seconds: float = 5.0
     """How long the rest of a refused upload is read and discarded, so that the client can read the response."""
     shutdown_linger_seconds: float = 0.5
@@ -152,11 +155,18 @@ class SocketLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class AcceptorLimits:
-    """Limits for connections to the HTTPS and redirect ports, before a request and between requests.
+    """Limits for connections to the server's ports: how many are open, and how long they may wait for their client.
 
     A connection is waiting until its first byte, its TLS handshake, or its request for a redirect is complete.
     """
 
+    open_files: int = 1 << 16
+    """The limit of open files is raised to this at the start, or to the hard limit if that is lower."""
+    reserved_files: int = 256
+    """Of these files, how many are kept for other things than connections: uploads on their way, models, logs, threads.
+    With a limit below twice as many, it is half of the files."""
+    connections_per_address: int = 256
+    """Open connections of one address, WebSockets included. The server sets it to `--max-connections-per-address`."""
     waiting: int = 512
     """Maximum number of waiting connections. One more closes the oldest of the source that has most."""
     waiting_per_address: int = 64
@@ -171,6 +181,11 @@ class AcceptorLimits:
     """How long a redirected request may take, including its response."""
     idle_seconds: float = 20.0
     """How long a connection may be open without a complete request. After a response, uvicorn itself waits 5 s."""
+    body_seconds: float = 120.0
+    """How far a request's body may fall behind `body_bytes_per_second`, whatever route it is for. Routes that read a
+    body give up earlier, with an answer (`UploadLimits`)."""
+    body_bytes_per_second: int = 512
+    """Minimum rate of a request's body."""
 
 
 @dataclass(frozen=True, kw_only=True)

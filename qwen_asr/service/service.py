@@ -68,7 +68,7 @@ class Service:
         self.config = config
         self.limits = limits or Limits()
         self.notifier = Notifier()
-        self.admission = Admission(config.max_sessions, config.max_queue)
+        self.admission = Admission(config.max_sessions, config.max_queue, config.max_sessions_per_address)
         self.rates = Rates(config.rate_limit)
         self.state = "loading"
         self.text = "Loading …"
@@ -161,15 +161,16 @@ class Service:
         kind: str = "page",
         name: str = "",
         slot: Slot | None = None,
+        address: str = "",
     ) -> TrackedRunner:
         """Opens a session and starts it. Takes milliseconds: call it on a worker thread.
 
         `on_events` is `Runner`'s. `kind` is one of `sessions.KINDS`, `name` the session's id, for the log. `slot` is a
         slot that is held already; the session returns it when it ends, and at once if it cannot be opened. Without one
-        it takes a free slot. Raises NotReady, ServerStopping, BadInput for a system prompt that the model cannot take,
-        and LimitExceeded if no slot is free or the device is short of memory.
+        it takes a free slot, from the share of the client's `address`. Raises NotReady, ServerStopping, BadInput for a
+        system prompt that the model cannot take, and LimitExceeded if no slot is free or the device is short of memory.
         """
-        slot = slot or self.admission.enter_at_once()
+        slot = slot or self.admission.enter_at_once(address)
         try:
             scheduler, silero = self._ready()
             from qwen_asr.live.session_factory import create_session  # heavy: torch, which is loaded by now

@@ -13,24 +13,27 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.routing import Mount
 
 from qwen_asr.config.config import Config
+from qwen_asr.config.limits import Limits
 from qwen_asr.errors import QwenASRError, ShareUnavailable
 from qwen_asr.redaction import redact_logs
 from qwen_asr.web.access.hsts import StrictTransport
 from qwen_asr.web.error_response import unknown_path_response
+from qwen_asr.web.transport.file_limit import raise_file_limit
 from qwen_asr.web.transport.https import active_certificate, check_https_options, choose_certificate
+from qwen_asr.web.transport.open_connections import OpenConnections
 from qwen_asr.web.transport.uvicorn_server import Server, bind, create_server
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from qwen_asr.config.limits import Limits
     from qwen_asr.live.events import Event
     from qwen_asr.live.session_options import SessionOptions
     from qwen_asr.service.admission import QueueTicket
@@ -67,10 +70,13 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     from qwen_asr.web.sockets.realtime.route import RealtimeRoute
 
     def open_session(
-        options: SessionOptions, on_events: Callable[[list[Event]], None], slot: QueueTicket | None = None
+        options: SessionOptions,
+        on_events: Callable[[list[Event]], None],
+        slot: QueueTicket | None = None,
+        address: str = "",
     ) -> TrackedRunner:
         try:
-            return service.open_session(options, on_events, slot=slot)
+            return service.open_session(options, on_events, slot=slot, address=address)
         except Exception as error:
             service.instruments.count(error)
             raise
@@ -186,6 +192,11 @@ def serve(config: Config, limits: Limits | None = None) -> int:
     """
     # Certificate and ports come first, so that a mistake shows before minutes of loading.
     redact_logs(config.secrets)
+    limits = limits or Limits()
+    acceptor = replace(limits.acceptor, connections_per_address=config.max_connections_per_address)
+    connections = OpenConnections.within(
+        raise_file_limit(acceptor.open_files), acceptor, config.trusted_proxies.trusts_peer
+    )
     check_https_options(config)
     chosen = choose_certificate(config)
     with contextlib.ExitStack() as stack:
@@ -198,7 +209,7 @@ def serve(config: Config, limits: Limits | None = None) -> int:
             plain = stack.enter_context(bind(config.host, config.http_redirect_port, "--http-redirect-port"))
         port = listening.getsockname()[1]
         say("Starting ...")
-        certificate = stack.enter_context(active_certificate(config, chosen, port, plain))
+        certificate = stack.enter_context(active_certificate(config, chosen, port, plain, connections))
         from qwen_asr.service.service import Service  # heavy
         from qwen_asr.web.access.guard import access_warnings
 
@@ -206,7 +217,11 @@ def serve(config: Config, limits: Limits | None = None) -> int:
         app = create_app(config, service, chosen=chosen)
         app.state.certificate = certificate
         server = create_server(
-            app, certificate=certificate, middleware=_hsts(config, certificate), limits=service.limits.acceptor
+            app,
+            certificate=certificate,
+            middleware=_hsts(config, certificate),
+            limits=acceptor,
+            connections=connections,
         )
         redact_logs(config.secrets)  # again, for the handlers that uvicorn has added
         _announce(config, port, chosen)

@@ -20,28 +20,52 @@ if TYPE_CHECKING:
 class Body:
     """The body of one request. `ended` is true once all of it was read."""
 
-    def __init__(self, receive: Receive, idle_seconds: float = UploadLimits.idle_seconds) -> None:
-        """`idle_seconds` is the longest pause between two pieces of the body."""
+    def __init__(
+        self,
+        receive: Receive,
+        idle_seconds: float = UploadLimits.idle_seconds,
+        bytes_per_second: float = UploadLimits.bytes_per_second,
+    ) -> None:
+        """`idle_seconds` is the longest pause between two pieces of the body, and how long the client may fall behind
+        `bytes_per_second`, the least rate at which the body may arrive. Only time in which `read` waits counts.
+        """
         self.ended = False
         self._receive = receive
         self._idle_seconds = idle_seconds
+        self._bytes_per_second = bytes_per_second
+        self._received = 0
+        self._waited = 0.0
 
     async def read(self) -> bytes:
         """Returns the next piece, which may be empty.
 
         Raises:
             ClientDisconnect: the client closed the connection.
-            TimedOut: nothing arrived for `idle_seconds`.
+            TimedOut: nothing arrived for `idle_seconds`, or the body arrives too slowly.
         """
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        behind = self._idle_seconds + self._received / self._bytes_per_second - self._waited
         try:
-            async with asyncio.timeout(self._idle_seconds):
+            async with asyncio.timeout(min(self._idle_seconds, behind)):
                 message = await self._receive()
         except TimeoutError:
-            raise TimedOut(f"Nothing arrived for {self._idle_seconds:g} seconds; send the upload again.") from None
+            raise self._timed_out(behind) from None
+        self._waited += clock() - began
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         self.ended = not message.get("more_body", False)
-        return bytes(message.get("body", b""))
+        piece = bytes(message.get("body", b""))
+        self._received += len(piece)
+        return piece
+
+    def _timed_out(self, behind: float) -> TimedOut:
+        if behind >= self._idle_seconds:
+            return TimedOut(f"Nothing arrived for {self._idle_seconds:g} seconds; send the request again.")
+        return TimedOut(
+            f"The request arrives too slowly: {self._received} bytes so far, and this server expects at least "
+            f"{self._bytes_per_second:g} in a second; send it again over a faster connection."
+        )
 
     async def wait_for_disconnect(self) -> None:
         """Returns when the client closes the connection. Call it only once the body has ended."""

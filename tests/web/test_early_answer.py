@@ -91,3 +91,34 @@ def test_reading_a_body() -> None:
         asyncio.run(read([PIECE, DISCONNECT]))
     with pytest.raises(TimedOut, match=r"Nothing arrived for 0\.01 seconds"):
         asyncio.run(read([PIECE]))
+
+
+def test_a_body_that_trickles_is_timed_out_at_the_least_rate() -> None:
+    """With a clock that each piece moves on: a piece of 5 bytes may take 0.5 s at 10 bytes a second, and not more."""
+
+    async def read(seconds_per_piece: float) -> int:
+        loop = asyncio.get_running_loop()
+        skipped, real = 0.0, loop.time
+
+        async def receive() -> Message:
+            nonlocal skipped
+            skipped += seconds_per_piece
+            await asyncio.sleep(0)  # a deadline in the past is noticed here
+            await asyncio.sleep(0)
+            return PIECE
+
+        loop.time = lambda: real() + skipped  # type: ignore[method-assign]  # the loop of this test alone
+        body = Body(receive, idle_seconds=60.0, bytes_per_second=10)
+        count, message = 0, ""
+        while count < 1000 and not message:
+            try:
+                await body.read()
+                count += 1
+            except TimedOut as error:
+                message = str(error)
+        assert count == 1000 or "too slowly" in message
+        return count
+
+    assert asyncio.run(read(0.49)) == 1000
+    # A second for each piece is 0.5 s too much, and after 118 of them one second is left of the 60.
+    assert asyncio.run(read(1.0)) in (118, 119)

@@ -166,8 +166,9 @@ class FallbackRecorder:
                 try:
                     options = self._state.session_options(language=spoken, context=context)
                     # Only the address: Gradio's request wrapper fails on the full scope, which it turns into JSON.
-                    self._recordings.check_rate(sender({"client": (request.client.host,)}))
-                    recording = self._recordings.open(tab, STOCK_RECORDING, rate, options)
+                    address = sender({"client": (request.client.host,)})
+                    self._recordings.check_rate(address)
+                    recording = self._recordings.open(tab, STOCK_RECORDING, rate, options, address)
                 except QwenASRError as error:
                     raise gr.Error(str(error), duration=None) from error
             if recording.time_limit_reached:

@@ -69,7 +69,8 @@ class AudioSink(Protocol):
 
 
 OpenSink = Callable[..., AudioSink]
-"""Called with the options and the function that takes events; with `slot=` too if the recording waited for one."""
+"""Called with the options and the function that takes events; with `slot=` too if the recording waited for one, else
+with the client's `address=` if that is known."""
 
 
 class Recording:
@@ -321,11 +322,12 @@ class RecordingRegistry:
             self._closed_tabs.pop(tab, None)  # the tab sends requests, so it is open after all
             return self._recordings.get((tab, recording_id))
 
-    def open(self, tab: str, recording_id: str, rate: int, options: SessionOptions) -> Recording:
+    def open(self, tab: str, recording_id: str, rate: int, options: SessionOptions, address: str = "") -> Recording:
         """Opens a recording, or returns the one that is open. `rate` is in Hz. Closes the finished ones of that tab.
 
-        A slot that the recording has waited for goes to its sink. Raises AudioError for a rate that cannot be used,
-        ServerStopping, and what opening the sink raises, e.g. NotReady. It takes milliseconds, on the caller's thread.
+        A slot that the recording has waited for goes to its sink. Without one the sink takes a slot from the share of
+        `address`. Raises AudioError for a rate that cannot be used, ServerStopping, and what opening the sink raises,
+        e.g. NotReady. It takes milliseconds, on the caller's thread.
         """
         key = tab, recording_id
         with self._lock:
@@ -337,7 +339,11 @@ class RecordingRegistry:
         if others is not None:
             return others.result()  # another thread is opening it
         # Without the lock, which the event loop takes too: the resampler's filter and the prompt take their time.
-        start = self._start if entry is None else partial(self._start, slot=entry.ticket)
+        start = self._start
+        if entry is not None:
+            start = partial(start, slot=entry.ticket)
+        elif address:
+            start = partial(start, address=address)
         try:
             recording = Recording(
                 rate, options, start, self._clock, self._session_seconds, self._limits.backlog_seconds
@@ -384,7 +390,7 @@ class RecordingRegistry:
             entry = self._queue.get((tab, recording_id))
             if entry is None:
                 self.check_rate(address)
-                entry = self._queue[tab, recording_id] = QueueEntry(self._admission)
+                entry = self._queue[tab, recording_id] = QueueEntry(self._admission, address)
             entry.last_request_at = self._clock()
             return entry
 

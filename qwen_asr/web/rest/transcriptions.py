@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,7 @@ from starlette.responses import Response
 
 from qwen_asr.errors import AudioError, BadField, BadInput, LimitExceeded, ServerStopping, StepFailed
 from qwen_asr.service.file_transcription import FileTranscription
+from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import error_body, error_response
 from qwen_asr.web.rest.answers import Deltas, event, whole_answer
@@ -38,7 +40,7 @@ class Transcriptions:
         self._limits = service.limits.upload
         self._aborting = asyncio.Event()
         self.unfinished = 0
-        self._active = 0  # requests that have passed the checks; used on the event loop only
+        self._active = Counter[str]()  # requests that have passed the checks, by address; for the event loop only
 
     async def stop(self) -> None:
         """Nothing to do: new requests are refused already, and active ones go on."""
@@ -63,7 +65,7 @@ class Transcriptions:
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = Body(receive, self._limits.idle_seconds)
         try:
-            work = self._answer(Request(scope).headers, body, send)
+            work = self._answer(Request(scope).headers, sender(scope), body, send)
             response = await abort_on(self._aborting.wait(), ServerStopping(), work)
         except ClientDisconnect:
             raise
@@ -75,33 +77,42 @@ class Transcriptions:
             linger_seconds = limits.shutdown_linger_seconds if self._aborting.is_set() else limits.linger_seconds
             await answer_early(response, body, scope, receive, send, linger_seconds)
 
-    async def _answer(self, headers: Headers, body: Body, send: Send) -> Response | None:
+    async def _answer(self, headers: Headers, address: str, body: Body, send: Send) -> Response | None:
         """The response; None if it was sent already, as events."""
         # Checked first, so that a request that would be refused does not upload its file.
         check_ready(self._service)
-        self._service.admission.check_room()
-        with self._count_request():
+        self._service.admission.check_room(address)
+        with self._count_request(address):
             async with received_form(headers, body, self._limits) as form:
-                work = self._transcribe(form, parse_request(form.fields), send)
+                work = self._transcribe(form, parse_request(form.fields), address, send)
                 return await abort_on(body.wait_for_disconnect(), ClientDisconnect(), work)
 
     @contextlib.contextmanager
-    def _count_request(self) -> Iterator[None]:
+    def _count_request(self, address: str) -> Iterator[None]:
         """Counts a request, uploads included, as active. Raises LimitExceeded if more than can run or wait are."""
-        if self._active >= (capacity := self._service.admission.capacity):
+        admission, active = self._service.admission, self._active
+        if active.total() >= admission.capacity:
             raise LimitExceeded(
-                f"{capacity} transcriptions are in progress, the most that this server takes: try again later."
+                f"{admission.capacity} transcriptions are in progress, the most that this server takes: try again "
+                "later."
             )
-        self._active += 1
+        if active[address] >= (share := admission.capacity_of(address)):
+            raise LimitExceeded(
+                f"{share} transcriptions of your address are in progress, the most that this server takes from one "
+                "address: try again later, or ask the operator for a higher --max-sessions-per-address."
+            )
+        active[address] += 1
         try:
             yield
         finally:
-            self._active -= 1
+            active[address] -= 1
+            if not active[address]:
+                del active[address]
 
-    async def _transcribe(self, form: Form, request: TranscriptionRequest, send: Send) -> Response | None:
+    async def _transcribe(self, form: Form, request: TranscriptionRequest, address: str, send: Send) -> Response | None:
         options = self._service.session_options(language=request.language or None, context=request.prompt)
         # After the upload, so that a slow one takes no slot from others.
-        slot = await wait_for_slot(self._service.admission)
+        slot = await wait_for_slot(self._service.admission, address)
         with contextlib.closing(FileTranscription(self._service, form.file, options, slot=slot)) as work:
             await begin(work)
             if request.stream:

@@ -9,6 +9,7 @@ reads. Unless the client itself leaves, a session that ends still gets the texts
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,8 @@ import anyio.to_thread
 from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr.errors import LimitExceeded, QwenASRError, ServerStopping, TimedOut
+from qwen_asr.logs import SeldomLog
+from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.sockets.queueing import wait_for_slot_on_socket
 
 if TYPE_CHECKING:
@@ -37,6 +40,15 @@ NORMAL_CLOSE = 1000
 T = TypeVar("T")
 
 
+_seldom = SeldomLog()
+
+
+def log_seldom(message: str) -> None:
+    """Logs what any client can cause as often as it likes, at most once a minute. The metrics count every refusal."""
+    if _seldom.due(message, time.monotonic()):
+        log.info("%s", message)
+
+
 class Connection(ABC):
     """One accepted WebSocket connection: `run` it, or `refuse` it.
 
@@ -50,6 +62,7 @@ class Connection(ABC):
     def __init__(
         self, websocket: WebSocket, service: Service, limits: SocketLimits, threads: anyio.CapacityLimiter
     ) -> None:
+        self.address = sender(websocket.scope)
         self._websocket = websocket
         self._service = service
         self._limits = limits
@@ -143,7 +156,7 @@ class Connection(ABC):
 
     async def refuse(self, error: QwenASRError) -> None:
         """Tell the client why there is no session, and close. Raises WebSocketDisconnect if the client is gone."""
-        log.info("A %s session was refused: %s", self.kind, type(error).__name__)
+        log_seldom(f"A {self.kind} session was refused: {type(error).__name__}")
         self._service.instruments.count(error)
         with anyio.move_on_after(self._limits.send_seconds):
             await self._websocket.send_text(self._error_message(error).to_json())

@@ -11,6 +11,7 @@ import anyio
 from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr.service.notifier import Notifier
+from qwen_asr.service.rate_limit import sender
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -23,12 +24,12 @@ _WAIT_SECONDS = 60.0  # timeout of a wait for a notification; any value works, s
 
 
 class QueueEntry:
-    """A ticket, and a way to wait until its position changes. Raises LimitExceeded if the queue is full."""
+    """A ticket, and a way to wait until its position changes. Raises LimitExceeded as `Admission.enter`."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, address: str) -> None:
         self.last_request_at = 0.0  # for the page: when it last asked for its position
         self._notifier = Notifier()
-        self.ticket = admission.enter(self._notifier.notify)
+        self.ticket = admission.enter(self._notifier.notify, address)
 
     @property
     def position(self) -> int:
@@ -40,9 +41,9 @@ class QueueEntry:
         await self._notifier.wait(lambda: self.position != position, seconds)
 
 
-async def wait_for_slot(admission: Admission) -> QueueTicket:
-    """Wait for a ticket that has a slot; if cancelled, it leaves the queue. Raises LimitExceeded if that is full."""
-    entry = QueueEntry(admission)
+async def wait_for_slot(admission: Admission, address: str) -> QueueTicket:
+    """Wait for a ticket that has a slot; if cancelled, it leaves the queue. Raises what `Admission.enter` raises."""
+    entry = QueueEntry(admission, address)
     try:
         while position := entry.position:
             await entry.wait_for_move(position, _WAIT_SECONDS)
@@ -59,10 +60,10 @@ async def wait_for_slot_on_socket(
 
     The client gets `message(position)` at each change. Up to `held_bytes` of its own messages are read; the rest stays
     with it. Its position is sent again from time to time, which detects a lost client even while nothing is read from
-    it. Raises LimitExceeded if the queue is full, and WebSocketDisconnect if the client left: it then has no position
+    it. Raises LimitExceeded as `Admission.enter`, and WebSocketDisconnect if the client left: it then has no position
     any more.
     """
-    entry, held = QueueEntry(admission), deque[dict[str, Any]]()
+    entry, held = QueueEntry(admission, sender(websocket.scope)), deque[dict[str, Any]]()
     if not entry.position:
         return entry.ticket, held
     holding = asyncio.create_task(_hold(websocket, held, limits.held_bytes))

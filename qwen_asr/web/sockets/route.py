@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
@@ -12,7 +11,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
-from qwen_asr.web.sockets.connection import Connection
+from qwen_asr.web.sockets.connection import Connection, log_seldom
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from qwen_asr.config.limits import SocketLimits
     from qwen_asr.service.service import Service
 
-log = logging.getLogger(__name__)
 C = TypeVar("C", bound=Connection)
 
 
@@ -51,10 +49,9 @@ class SocketRoute(ABC, Generic[C]):
     async def _accept(self, websocket: WebSocket) -> C:
         """Accept the handshake; returns the connection."""
 
-    @property
     @abstractmethod
-    def _max_connections(self) -> int:
-        """How many connections there may be at once."""
+    def _max_connections(self, address: str) -> int:
+        """How many connections an address may have at once; with an empty address all together."""
 
     def _check(self, websocket: WebSocket) -> None:
         """Raises the QwenASRError for which this client gets no session."""
@@ -65,7 +62,7 @@ class SocketRoute(ABC, Generic[C]):
         try:
             try:
                 self._check(websocket)
-                self._check_capacity()
+                self._check_capacity(connection.address)
             except QwenASRError as error:
                 await connection.refuse(error)
                 return
@@ -75,7 +72,7 @@ class SocketRoute(ABC, Generic[C]):
             finally:
                 self.connections.discard(connection)
         except WebSocketDisconnect:
-            log.info("A client left before its session began, or before its close.")
+            log_seldom("A client left before its session began, or before its close.")
 
     @property
     def unfinished(self) -> int:
@@ -92,12 +89,16 @@ class SocketRoute(ABC, Generic[C]):
         for connection in list(self.connections):
             connection.give_up()
 
-    def _check_capacity(self) -> None:
+    def _check_capacity(self, address: str) -> None:
         if self._service.stopping:
             raise ServerStopping
         if self._service.state != "ready":
             raise NotReady(self._service.text)
-        if len(self.connections) >= self._max_connections:
+        if len(self.connections) >= (most := self._max_connections("")):
+            raise LimitExceeded(f"All {most} connections of this server are taken: try again a little later.")
+        own = sum(other.address == address for other in self.connections)
+        if own >= (share := self._max_connections(address)):
             raise LimitExceeded(
-                f"All {self._max_connections} connections of this server are taken: try again a little later."
+                f"Your address has {share} connections, the most that this server gives to one address: close "
+                "one of them, or ask the operator for a higher --max-sessions-per-address."
             )

@@ -1,8 +1,9 @@
-"""Accepts connections, and limits how many can be pending: connected, but not yet handed to the app.
+"""Accepts connections, and limits how many are open, and how many pending: not yet handed to the app.
 
-An `Acceptor` serves one listening socket in the event loop. It gives each connection to a `handler`, and the connection
-is pending until the handler returns. Above a limit, the oldest pending connection of the address with the most is
-closed. A real client needs a few round trips, so the oldest is the least likely to be one.
+An `Acceptor` serves one listening socket in the event loop. A connection above the limits of `OpenConnections` is
+closed at once. Each other one goes to a `handler`, and is pending until the handler returns. Above a limit, the oldest
+pending connection of the address with the most is closed. A real client needs a few round trips, so the oldest is the
+least likely to be one.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Awaitable, Callable
 
 from qwen_asr.config.limits import AcceptorLimits
+from qwen_asr.logs import SeldomLog
 from qwen_asr.network import client_prefix
+from qwen_asr.web.transport.open_connections import OpenConnections
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +36,11 @@ class Acceptor:
     `close` and `wait_closed` are those of `asyncio.Server`, so that `uvicorn.Server` can have it in `servers`.
     """
 
-    def __init__(self, listening: socket.socket, handler: Handler, limits: AcceptorLimits) -> None:
-        self._listening, self._handler = listening, handler
+    def __init__(
+        self, listening: socket.socket, handler: Handler, limits: AcceptorLimits, connections: OpenConnections
+    ) -> None:
+        self._listening, self._handler, self._connections = listening, handler, connections
+        self._logged = SeldomLog()
         self._pending = PendingConnections(limits.waiting, limits.waiting_per_address)
         listening.setblocking(False)
         listening.listen(BACKLOG)
@@ -58,11 +65,12 @@ class Acceptor:
             except ConnectionAbortedError:  # the client left while it was queued
                 continue
             except OSError as error:
-                log.warning("Connections cannot be accepted at the moment: %s", error.strerror)
+                if self._logged.due(str(error.strerror), time.monotonic()):
+                    log.warning("Connections cannot be accepted at the moment: %s", error.strerror)
                 await asyncio.sleep(ACCEPT_RETRY_SECONDS)
                 continue
-            task = loop.create_task(self._handle(connection))
-            self._pending.add(client_prefix(address[0]), task)
+            if (counted := self._connections.admit(connection, address[0])) is not None:
+                self._pending.add(client_prefix(address[0]), loop.create_task(self._handle(counted)))
             await asyncio.sleep(0)  # lets running handlers go on before the next connection
 
     async def _handle(self, connection: socket.socket) -> None:

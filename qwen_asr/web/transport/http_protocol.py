@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with fixes for connections that would otherwise never close, or stay open by mistake."""
+"""uvicorn's HTTP protocol, which counts what it receives, and closes connections that would stay open by mistake."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ _LENGTHS = {b"content-length", b"transfer-encoding"}
 class HttpProtocol(H11Protocol):
     """uvicorn's HTTP/1.1 protocol on h11. It passes its transport on to the WebSocket protocol at an upgrade.
 
+    `received` is the number of bytes that have arrived on the connection.
+
     A request with both Content-Length and Transfer-Encoding is answered, and is the last of its connection (RFC 9112,
     section 6.1). h11 reads the body by Transfer-Encoding, as it should. A proxy in front that went by Content-Length
     would take what follows for the next request, perhaps of another user.
     """
 
+    received = 0
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         """See `asyncio.Protocol`."""
         super().connection_made(cast(asyncio.Transport, SafeCloseTransport(transport)))
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        self.received += len(data)
+        super().data_received(data)
 
     def handle_events(self) -> None:
         """Called by uvicorn when bytes came, and when a response ended: begins a request if there is one."""

@@ -19,6 +19,7 @@ from qwen_asr.tls.certificates import (
     load_user_certificate,
 )
 from qwen_asr.tls.reloading import ReloadingCertificate
+from qwen_asr.web.transport.open_connections import OpenConnections
 from qwen_asr.web.transport.redirect import redirect_to_port
 from qwen_asr.web.transport.redirect_port import Challenges, answering, challenges_in
 
@@ -77,13 +78,17 @@ def choose_certificate(config: Config, folder: Path = FOLDER, now: datetime | No
 
 @contextlib.contextmanager
 def active_certificate(
-    config: Config, certificate: ServerCertificate | None, https_port: int, redirect_socket: socket.socket | None
+    config: Config,
+    certificate: ServerCertificate | None,
+    https_port: int,
+    redirect_socket: socket.socket | None,
+    connections: OpenConnections,
 ) -> Iterator[ReloadingCertificate | None]:
     """Keeps the certificate current while the context lasts: watches its files, and renews that of `--acme-domain`.
 
     `certificate` is the one that the options name. With `--acme-domain` it is None, and the first certificate is
-    obtained before the context starts. `redirect_socket` is that of `--http-redirect-port`. Yields None without HTTPS.
-    Raises CertificateError.
+    obtained before the context starts. `redirect_socket` is that of `--http-redirect-port`, whose connections count
+    among `connections`. Yields None without HTTPS. Raises CertificateError.
     """
     if not config.tls:
         yield None
@@ -91,7 +96,7 @@ def active_certificate(
     with contextlib.ExitStack() as running:
         if certificate is not None:
             if redirect_socket is not None:
-                running.enter_context(_redirects(redirect_socket, https_port))
+                running.enter_context(_redirects(redirect_socket, https_port, connections))
             pair = certificate.checked
             yield running.enter_context(ReloadingCertificate(pair.certfile, pair.keyfile, pair.password))
             return
@@ -100,13 +105,14 @@ def active_certificate(
 
         authority = Authority(config.acme_directory, config.acme_email, ACME)
         if redirect_socket is not None:  # `check_https_options` requires it
-            running.enter_context(_redirects(redirect_socket, https_port, authority.key_authorization))
+            running.enter_context(_redirects(redirect_socket, https_port, connections, authority.key_authorization))
         renewed = running.enter_context(AcmeCertificate(authority, config.acme_domain))
         yield running.enter_context(ReloadingCertificate(renewed.file, warn_fraction=WARN_FRACTION))
 
 
 def _redirects(
-    listening: socket.socket, https_port: int, known: Challenges = lambda _: None
+    listening: socket.socket, https_port: int, connections: OpenConnections, known: Challenges = lambda _: None
 ) -> contextlib.AbstractContextManager[None]:
     http_port = listening.getsockname()[1]
-    return answering(listening, redirect_to_port(http_port, https_port, challenges_in(WEBROOT, known)))
+    responder = redirect_to_port(http_port, https_port, challenges_in(WEBROOT, known))
+    return answering(listening, responder, connections)

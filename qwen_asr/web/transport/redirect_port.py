@@ -15,6 +15,7 @@ from pathlib import Path
 
 from qwen_asr.config.limits import AcceptorLimits
 from qwen_asr.web.transport.acceptor import Acceptor
+from qwen_asr.web.transport.open_connections import OpenConnections
 from qwen_asr.web.transport.redirect import CHALLENGE_PATH, Responder, answer_one_request
 
 MAX_CHALLENGE_BYTES = 4096
@@ -22,8 +23,16 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,256}")  # base64url (RFC 8555, section 8.3
 
 
 @contextlib.contextmanager
-def answering(listening: socket.socket, respond: Responder, limits: AcceptorLimits | None = None) -> Iterator[None]:
-    """Answers requests on the socket while the context lasts, and closes it at the end."""
+def answering(
+    listening: socket.socket,
+    respond: Responder,
+    connections: OpenConnections,
+    limits: AcceptorLimits | None = None,
+) -> Iterator[None]:
+    """Answers requests on the socket while the context lasts, and closes it at the end.
+
+    `connections` counts those of the HTTPS port too.
+    """
     limits = limits or AcceptorLimits()
     loop = asyncio.new_event_loop()
     ended = asyncio.Event()
@@ -32,7 +41,7 @@ def answering(listening: socket.socket, respond: Responder, limits: AcceptorLimi
         await answer_one_request(connection, respond, limits)
 
     async def run() -> None:
-        acceptor = Acceptor(listening, handler, limits)
+        acceptor = Acceptor(listening, handler, limits, connections)
         await ended.wait()
         acceptor.close()
         await acceptor.wait_closed()

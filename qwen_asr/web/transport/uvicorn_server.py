@@ -16,9 +16,10 @@ import uvicorn
 
 from qwen_asr.config.limits import AcceptorLimits
 from qwen_asr.errors import PortInUse, StartupError
-from qwen_asr.web.transport.acceptor import Acceptor
+from qwen_asr.web.transport.acceptor import Acceptor, Handler
 from qwen_asr.web.transport.http_protocol import HttpProtocol
 from qwen_asr.web.transport.idle_timeout import IdleTimeout
+from qwen_asr.web.transport.open_connections import OpenConnections
 from qwen_asr.web.transport.redirect import redirect_same_port
 from qwen_asr.web.transport.tls_or_http import tls_or_http_handler
 from qwen_asr.web.transport.websocket_protocol import websocket_options
@@ -80,11 +81,13 @@ def create_server(
     *,
     certificate: ReloadingCertificate | None = None,
     limits: AcceptorLimits | None = None,
+    connections: OpenConnections | None = None,
     **options: Any,
 ) -> Server:
     """Creates the server for an app from `create_app`, wrapped in ASGI `middleware`. Run it on sockets from `bind`.
 
-    With a `certificate` it serves HTTPS, within `limits`. `options` are uvicorn's.
+    With a `certificate` it serves HTTPS. It keeps to `limits`, and its connections count among `connections`.
+    `options` are uvicorn's.
     """
     settings: dict[str, Any] = {
         "http": HttpProtocol,
@@ -96,14 +99,16 @@ def create_server(
         "timeout_graceful_shutdown": GRACE_SECONDS,
     }
     configured = uvicorn.Config(middleware(app), **settings | websocket_options() | options)
-    return Server(configured, app.state.end_streams, getattr(app.state, "stopping", None), certificate, limits)
+    return Server(
+        configured, app.state.end_streams, getattr(app.state, "stopping", None), certificate, limits, connections
+    )
 
 
 class Server(uvicorn.Server):
     """uvicorn's server, with three changes.
 
     - After a signal it shuts down and returns. uvicorn raises the signal again, so the process would seem to fail.
-    - With a certificate it accepts connections itself, each with the current certificate (see `tls_or_http`).
+    - It accepts connections itself (see `acceptor`), with a certificate each with the current one (see `tls_or_http`).
     - It closes idle connections, and at shutdown ends the open sessions first.
     """
 
@@ -117,6 +122,7 @@ class Server(uvicorn.Server):
         stopping: Stopping | None = None,
         certificate: ReloadingCertificate | None = None,
         limits: AcceptorLimits | None = None,
+        connections: OpenConnections | None = None,
     ) -> None:
         """At shutdown `stopping` ends the open sessions, while requests are still served; then `on_stop` is called in
         the event loop, before the server waits for open requests."""
@@ -125,19 +131,34 @@ class Server(uvicorn.Server):
         self._stopping = stopping
         self._certificate = certificate
         self._limits = limits or AcceptorLimits()
-        self._idle_timeout = IdleTimeout(self._limits.idle_seconds)
+        self._open_connections = connections or OpenConnections.within(
+            self._limits.open_files, self._limits, lambda _: False
+        )
+        self._idle_timeout = IdleTimeout(self._limits)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's; with a certificate an `Acceptor` serves each socket."""
-        certificate = self._certificate
-        if certificate is None or sockets is None:
+        """As uvicorn's, but an `Acceptor` serves each socket."""
+        if sockets is None:
             await super().startup(sockets)
             return
         await super().startup([])
-        handler = tls_or_http_handler(
-            lambda: certificate.context, self._create_protocol, redirect_same_port, self._limits
-        )
-        self.servers = [Acceptor(listening, handler, self._limits) for listening in sockets]  # type: ignore[misc]  # has the methods of `asyncio.Server` that uvicorn calls
+        handler = self._handler()
+        self.servers = [
+            Acceptor(listening, handler, self._limits, self._open_connections)  # type: ignore[misc]  # has the methods of `asyncio.Server` that uvicorn calls
+            for listening in sockets
+        ]
+
+    def _handler(self) -> Handler:
+        certificate = self._certificate
+        if certificate is not None:
+            return tls_or_http_handler(
+                lambda: certificate.context, self._create_protocol, redirect_same_port, self._limits
+            )
+
+        async def serve_plain(connection: socket.socket) -> None:
+            await asyncio.get_running_loop().connect_accepted_socket(self._create_protocol, connection)
+
+        return serve_plain
 
     async def on_tick(self, counter: int) -> bool:
         """As uvicorn's, which runs ten times a second; checks for idle connections once a second."""

@@ -173,9 +173,10 @@ def rest(request: pytest.FixtureRequest) -> Iterator[tuple[str, Service]]:
         yield served.url, service
 
 
-def post(url: str, seconds: float = 120) -> httpx.Response:
+def post(url: str, seconds: float = 120, headers: dict[str, str] | None = None) -> httpx.Response:
     files = {"file": ("a.wav", wav(spoken(SENTENCE)))}
-    return httpx.post(f"{url}/v1/audio/transcriptions", files=files, timeout=httpx.Timeout(120, read=seconds))
+    timeout = httpx.Timeout(120, read=seconds)
+    return httpx.post(f"{url}/v1/audio/transcriptions", files=files, timeout=timeout, headers=headers)
 
 
 @pytest.mark.slow
@@ -215,6 +216,77 @@ def test_without_a_queue_a_request_is_refused_at_once(rest: tuple[str, Service])
     assert post(url).status_code == 200
 
 
+# --- an address's share
+
+
+def from_address(address: str) -> dict[str, str]:
+    """The header with which the proxy on this machine, which is trusted here, names its client."""
+    return {"X-Forwarded-For": address}
+
+
+@pytest.mark.slow
+@_ignore_gradio
+def test_one_address_gets_its_share_of_slots_and_queue_and_others_the_rest() -> None:
+    async def speak(url: str, service: Service) -> None:
+        def of(address: str) -> Any:
+            return client(url, additional_headers=from_address(address))
+
+        async with of("192.0.2.1") as one, of("192.0.2.1") as two, of("192.0.2.1") as three, of("192.0.2.2") as other:
+            await one.config()
+            await waits(two, 1)
+            await three.send({"type": "config"})
+            assert await three.closed() == 1013
+            [refusal] = three.messages
+            assert refusal["code"] == "LimitExceeded"
+            assert "Your address has 1 session, and 1 more client in line" in refusal["message"]
+            await other.config()  # it overtakes the second of the first address
+            assert service.admission.waiting == 1
+            await other.connection.close()
+            assert await until(lambda: service.admission.admitted == 1)
+            assert positions(two) == [1]
+            await one.finalize()
+            await two.wait_for("session_created")
+
+    torch.set_num_threads(1)
+    service = Service(
+        Config(host="127.0.0.1", max_sessions=2, max_queue=2, forwarded_allow_ips=("127.0.0.1",)), demo_recognizer()
+    )
+    with serving(service, None) as served:
+        asyncio.run(speak(f"{served.url.replace('http', 'ws')}/ws/asr", service))
+        assert sync_until(lambda: service.admission.admitted == 0)
+        taken = [service.admission.enter(address="192.0.2.1") for _ in range(2)]
+        refused = post(served.url, headers=from_address("192.0.2.1"))
+        assert refused.status_code == 429
+        assert "Your address has 1 session" in refused.json()["error"]["message"]
+        assert post(served.url, headers=from_address("192.0.2.2")).status_code == 200
+        for ticket in taken:
+            ticket.leave()
+
+
+def test_connections_that_have_no_session_yet_count_too() -> None:
+    async def connect(url: str) -> tuple[list[int], int]:
+        refused: list[int] = []
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(4):
+                one = await stack.enter_async_context(client(url))
+                if len(one_share) == 3:
+                    refused.append(await one.closed())
+                    [error] = one.messages
+                    assert "Your address has 3 connections" in error["message"]
+                else:
+                    one_share.append(one)
+                    assert await until(lambda: len(server.route.connections) == len(one_share))
+        return refused, len(one_share)
+
+    one_share: list[Client] = []
+    with service_with(max_sessions=2, max_queue=2) as service, pytest.MonkeyPatch.context() as patch:
+        # The clients are on loopback, which has no share: here they come from elsewhere.
+        patch.setattr("qwen_asr.web.sockets.connection.sender", lambda _: "192.0.2.1")
+        with listening(service) as server:
+            # A session, a place in the queue, and one that takes a session over: 1 + 1 + 1.
+            assert asyncio.run(connect(server.url)) == ([1013], 3)
+
+
 # --- the page's recordings
 
 
@@ -240,9 +312,9 @@ def recordings_on(service: Service, clock: Callable[[], float], **options: Any) 
 def test_recordings_queue_and_free_their_slots() -> None:
     clock = Clock()
     with service_with(max_sessions=1, max_queue=2) as service, recordings_on(service, clock) as recordings:
-        first, second, third = (recordings.queue_entry(f"tab {n}", "one", "address") for n in range(3))
+        first, second, third = (recordings.queue_entry(f"tab {n}", "one", f"address {n}") for n in range(3))
         assert [entry.position for entry in (first, second, third) if entry is not None] == [0, 1, 2]
-        assert recordings.queue_entry("tab 1", "one", "address") is second  # asked twice, queued once
+        assert recordings.queue_entry("tab 1", "one", "address 1") is second  # asked twice, queued once
         recording = recordings.open("tab 0", "one", 16_000, SessionOptions())
         assert (service.admission.admitted, service.admission.waiting) == (1, 2)
         recordings.tab_closed("tab 1")
@@ -257,6 +329,18 @@ def test_recordings_queue_and_free_their_slots() -> None:
         clock.now += 61
         recordings.remove_idle()
         assert (service.admission.admitted, service.admission.waiting) == (0, 0)
+
+
+def test_recordings_of_one_address_get_its_share() -> None:
+    with service_with(max_sessions=2, max_queue=2) as service, recordings_on(service, Clock()) as recordings:
+        entries = [recordings.queue_entry(f"tab {n}", "one", "192.0.2.1") for n in range(2)]
+        assert [entry.position for entry in entries if entry is not None] == [0, 1]
+        with pytest.raises(LimitExceeded, match="Your address has 1 session, and 1 more client in line"):
+            recordings.queue_entry("tab 2", "one", "192.0.2.1")
+        with pytest.raises(LimitExceeded, match="Your address"):  # the fallback recorder, which cannot wait
+            recordings.open("tab 3", "stock", 16_000, SessionOptions(), "192.0.2.1")
+        recordings.open("tab 4", "stock", 16_000, SessionOptions(), "192.0.2.2")
+        assert (service.admission.admitted, service.admission.waiting) == (2, 1)
 
 
 def test_an_open_recording_does_not_take_a_second_slot() -> None:

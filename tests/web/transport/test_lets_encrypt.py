@@ -23,6 +23,7 @@ from qwen_asr.service.service import Service
 from qwen_asr.tls.reloading import ReloadingCertificate
 from qwen_asr.web.sockets.asr.route import AsrRoute
 from qwen_asr.web.transport.https import WEBROOT, active_certificate, choose_certificate
+from qwen_asr.web.transport.open_connections import OpenConnections
 from qwen_asr.web.transport.redirect import redirect_to_port
 from qwen_asr.web.transport.redirect_port import answering, challenges_in
 from qwen_asr.web.transport.uvicorn_server import bind
@@ -79,7 +80,7 @@ def test_certbot_renews_with_another_key_type_during_a_session(
     torch.set_num_threads(1)
     plain = bind("127.0.0.1", authority.http_port)
     with (
-        answering(plain, redirect_to_port(authority.http_port, 443, challenges_in(WEBROOT))),
+        answering(plain, redirect_to_port(authority.http_port, 443, challenges_in(WEBROOT)), OpenConnections(100, 100)),
         contextlib.closing(Service(Config(chunk_size_sec=0.5), demo_recognizer())) as service,
     ):
         WEBROOT.mkdir(parents=True)
@@ -153,7 +154,7 @@ def config_of(authority: Pebble, *names: str) -> Config:
 @contextlib.contextmanager
 def opened(config: Config) -> Iterator[ReloadingCertificate]:
     plain = bind("127.0.0.1", config.http_redirect_port or 0)
-    with active_certificate(config, choose_certificate(config), 443, plain) as certificate:
+    with active_certificate(config, choose_certificate(config), 443, plain, OpenConnections(100, 100)) as certificate:
         assert certificate is not None
         yield certificate
 

@@ -12,6 +12,7 @@ from qwen_asr.config.config import Config
 from qwen_asr.config.limits import AcceptorLimits
 from qwen_asr.errors import PortInUse
 from qwen_asr.web.app import serve
+from qwen_asr.web.transport.open_connections import OpenConnections
 from qwen_asr.web.transport.redirect import redirect_to_port
 from qwen_asr.web.transport.redirect_port import answering, challenges_in
 from qwen_asr.web.transport.uvicorn_server import bind
@@ -37,7 +38,7 @@ def port(webroot: Path) -> Iterator[int]:
     port = listening.getsockname()[1]
     challenges = challenges_in(webroot, {"known": b"known.thumbprint"}.get)
     limits = AcceptorLimits(request_seconds=10, waiting_per_address=9)
-    with answering(listening, redirect_to_port(port, 8443, challenges), limits):
+    with answering(listening, redirect_to_port(port, 8443, challenges), OpenConnections(100, 100), limits):
         yield port
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))

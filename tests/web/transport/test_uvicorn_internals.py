@@ -20,13 +20,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from qwen_asr.config.limits import AcceptorLimits
 from qwen_asr.web.transport.http_protocol import HttpProtocol
 from qwen_asr.web.transport.idle_timeout import IdleTimeout
 from qwen_asr.web.transport.uvicorn_server import Server
 from qwen_asr.web.transport.websocket_protocol import protocol_class, websocket_options
 
 OVERRIDES: list[tuple[type, type, set[str]]] = [
-    (HttpProtocol, H11Protocol, {"connection_made", "handle_events"}),
+    (HttpProtocol, H11Protocol, {"connection_made", "data_received", "handle_events"}),
     (
         protocol_class(1.0),
         WebSocketsSansIOProtocol,
@@ -199,10 +200,14 @@ def test_an_http_protocol_has_the_attributes_that_are_used() -> None:
         assert protocol.cycle.response_complete is False, changed("cycle.response_complete", "idle_timeout.py")
         assert isinstance(protocol.cycle.default_headers, list), changed("cycle.default_headers", "http_protocol.py")
         assert (b"host", b"localhost") in protocol.cycle.scope["headers"], changed("cycle.scope", "http_protocol.py")
+        assert protocol.received == 35
+        for name, value in {"more_body": False, "waiting_for_100_continue": False}.items():
+            assert getattr(protocol.cycle, name) is value, changed(f"cycle.{name}", "idle_timeout.py")
+        assert protocol.flow.read_paused is False, changed("flow.read_paused", "idle_timeout.py")
         await asyncio.gather(*server.server_state.tasks)
         assert protocol.cycle.response_complete is True, changed("cycle.response_complete", "idle_timeout.py")
         assert b"here" in transport.written
-        idle = IdleTimeout(1.0)
+        idle = IdleTimeout(AcceptorLimits(idle_seconds=1.0))
         idle.check(server.server_state.connections, 0.0)
         assert "close" not in transport.calls
         idle.check(server.server_state.connections, 1.0)

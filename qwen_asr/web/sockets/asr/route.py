@@ -31,7 +31,7 @@ class AsrRoute(SocketRoute[AsrConnection]):
         await websocket.accept()
         return AsrConnection(websocket, self._service, self._limits, self._threads, self.sessions)
 
-    @property
-    def _max_connections(self) -> int:
+    def _max_connections(self, address: str) -> int:
         # Those with a session or in the queue, and as many that take over a session whose connection is dead.
-        return self._service.admission.capacity + self._service.admission.max_sessions
+        admission = self._service.admission
+        return admission.capacity_of(address) + admission.sessions_of(address)

@@ -28,9 +28,8 @@ class RealtimeRoute(SocketRoute[RealtimeConnection]):
         old_api = _OLD_PROTOCOL in offered or _OLD_HEADER in websocket.headers.get("openai-beta", "")
         return RealtimeConnection(websocket, self._service, self._limits, self._threads, old_api)
 
-    @property
-    def _max_connections(self) -> int:
-        return self._service.admission.capacity
+    def _max_connections(self, address: str) -> int:
+        return self._service.admission.capacity_of(address)
 
     def _check(self, websocket: WebSocket) -> None:
         intent = websocket.query_params.get("intent")
