@@ -6,12 +6,13 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.support.network import Canary
 from tests.support.rate_clock import Clock
 
 # A deadline for each example would fail on a busy machine; pytest-timeout ends a test that hangs.
@@ -49,6 +50,14 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("QWEN_ASR_") or name == "SPACE_ID":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def canary() -> Iterator[Canary]:
+    """A listener that what is tested must not ask."""
+    canary = Canary()
+    yield canary
+    canary.close()
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ log warning. `AudioError` is raised if more packets are damaged than intact, or 
 import base64
 import binascii
 import contextlib
+import ctypes
 import io
 import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes
@@ -44,6 +45,21 @@ _FORMATS = (
     "wav,w64,rf64,flac,mp3,mov,mp4,m4a,3gp,3g2,mj2,ogg,matroska,webm,aac,ac3,eac3,aiff,caf,au,amr,amrnb,amrwb,asf,"
     "avi,flv,mpeg,mpegts,ape,wv,tta,dts,dsf,gsm,voc,oma,mpc,mpc8,tak,loas,spx"
 )
+_MAX_ALLOCATION = 32 << 20
+"""Bytes that FFmpeg may allocate at once; its own limit is 2 GiB. A header of a few bytes can announce millions of
+samples, and compressed metadata can grow a thousand times. The largest honest allocation is the index of an mp4, with
+24 bytes for each frame: this is 8 hours of AAC at 48 kHz."""
+_MAX_STREAMS = 40
+"""Each stream of an mp4 can have such an index. Films with many subtitles and fonts have about thirty streams."""
+_MAX_PACKET = 8 << 20
+"""Bytes of one packet; a frame of lossless audio has at most a few megabytes."""
+_PIECE = 1 << 16
+"""Samples for each channel that are converted at once, however long a frame is. It bounds the scratch memory."""
+
+# PyAV does not wrap this function. The lookup also searches the libraries that its modules are linked with, whatever
+# their names, except on Windows: there FFmpeg's own limit stays.
+with contextlib.suppress(AttributeError):
+    ctypes.CDLL(av.packet.__file__).av_max_alloc(ctypes.c_size_t(_MAX_ALLOCATION))
 
 
 def load_audio(source: str | Path | bytes | tuple[NDArray[Any], int]) -> NDArray[np.float32]:
@@ -87,14 +103,30 @@ def decode_blocks(source: Path | BinaryIO, name: str = "The audio") -> Iterator[
             yield from _decode(file, name)
 
 
+def read_pcm_wav(file: BinaryIO, name: str, max_seconds: float) -> tuple[int, NDArray[np.float32]]:
+    """The rate in Hz and the samples, float32 mono, of a short wav file with uncompressed samples.
+
+    No other format is opened. Raises `AudioError` for anything else, for more than `max_seconds`, and for a file whose
+    rate changes.
+    """
+    rate, parts, length = 0, list[NDArray[np.float32]](), 0
+    with contextlib.closing(_mono_pieces(file, name, formats="wav", codecs="pcm_")) as pieces:
+        for rate, piece in pieces:
+            length += len(piece)
+            if length > max_seconds * rate:
+                raise AudioError(f"{name} is longer than {max_seconds:g} seconds; send shorter pieces.")
+            parts.append(piece)
+    return rate, np.concatenate(parts)
+
+
 def seconds_of(path: Path) -> float | None:
     """The duration in seconds that a file states; None if it states none or cannot be read."""
     if not path.is_file():  # reading would consume a pipe
         return None
     try:
-        with path.open("rb") as file, av.open(file, mode="r", options={"format_whitelist": _FORMATS}) as container:
+        with path.open("rb") as file, _opened(file, _FORMATS) as container:
             return container.duration / av.time_base if container.duration else None
-    except (OSError, ValueError):  # FFmpeg's errors are subclasses of these
+    except (OSError, ValueError, MemoryError):  # FFmpeg's errors are subclasses of these
         return None
 
 
@@ -127,24 +159,46 @@ def _open(path: Path) -> BinaryIO:
 
 def _decode(file: BinaryIO, name: str) -> Iterator[NDArray[np.float32]]:
     """Decode an open file block by block. `name` is its name in messages."""
+    resampler: StreamingResampler | None = None
+    with contextlib.closing(_mono_pieces(file, name)) as pieces:
+        for rate, piece in pieces:
+            if resampler is None or resampler.rate != rate:  # the parts of a chained ogg may differ
+                if resampler is not None:
+                    yield from _some(resampler.finish())
+                resampler = StreamingResampler(rate)
+            yield from _some(resampler.feed(piece))
+    if resampler is not None:
+        yield from _some(resampler.finish())
+
+
+def _mono_pieces(
+    file: BinaryIO, name: str, *, formats: str = _FORMATS, codecs: str = ""
+) -> Generator[tuple[int, NDArray[np.float32]]]:
+    """The sound of an open file, as (rate in Hz, at most `_PIECE` mono samples).
+
+    Only `formats` are opened, and only codecs whose names begin with `codecs`.
+    """
     if not file.read(1):
         raise AudioError(f"{name} is empty; {_EXPECTED}.")
     file.seek(0)
     try:
-        container = av.open(file, mode="r", options={"format_whitelist": _FORMATS}, metadata_errors="replace")
-    except (av.FFmpegError, ValueError) as problem:
+        container = _opened(file, formats)
+    except (av.FFmpegError, ValueError, MemoryError) as problem:
         raise AudioError(f"{name} cannot be read as audio ({_reason(problem)}); {_EXPECTED}.") from None
     with container:
         stream = _sound_of(container, name)
-        resampler: StreamingResampler | None = None
+        if not stream.codec_context.name.startswith(codecs):
+            raise AudioError(f"{name} has the codec {stream.codec_context.name}; expected uncompressed samples.")
         for frame in _frames(container, stream, name):
-            if resampler is None or resampler.rate != frame.sample_rate:  # the parts of a chained ogg may differ
-                if resampler is not None:
-                    yield from _some(resampler.finish())
-                resampler = StreamingResampler(frame.sample_rate)
-            yield from _some(resampler.feed(to_mono(_samples_of(frame))))
-        if resampler is not None:
-            yield from _some(resampler.finish())
+            samples = _samples_of(frame)
+            for begin in range(0, len(samples), _PIECE):
+                yield frame.sample_rate, to_mono(samples[begin : begin + _PIECE])
+
+
+def _opened(file: BinaryIO, formats: str) -> InputContainer:
+    """The container in an open file. FFmpeg may open nothing else for it: no other file, and no address."""
+    options = {"format_whitelist": formats, "protocol_whitelist": "none", "max_streams": str(_MAX_STREAMS)}
+    return av.open(file, mode="r", options=options, metadata_errors="replace")
 
 
 def _sound_of(container: InputContainer, name: str) -> AudioStream:
@@ -166,13 +220,15 @@ def _frames(container: InputContainer, stream: AudioStream, name: str) -> Iterat
             packet = next(packets)
         except StopIteration:
             break
-        except av.FFmpegError as problem:  # the container is damaged: nothing after this point can be found
+        except (av.FFmpegError, MemoryError) as problem:  # damaged: nothing after this point can be found
             log.warning("%s is damaged: reading stopped early (%s)", name, _reason(problem))
             broken += 1
             break
         try:
+            if packet.size > _MAX_PACKET:
+                raise MemoryError
             decoded = packet.decode()
-        except av.FFmpegError:
+        except (av.FFmpegError, MemoryError):
             broken += 1
             continue
         whole += 1

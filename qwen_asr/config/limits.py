@@ -24,6 +24,11 @@ class PageLimits:
     drops every connection and returns within seconds; a closed tab never returns."""
     block_bytes: int = 1 << 20
     """Maximum audio in one request of the page. The page splits larger blocks, to bound the memory of a request."""
+    upload_bytes: int = 8 << 20
+    """Maximum size of a block of the simple recorder, the only file that pages upload. It sends one every half second,
+    and after a pause of the network all that gathered: this is 40 s of 48 kHz stereo."""
+    block_seconds: float = 60.0
+    """Maximum length of such a block."""
     backlog_seconds: float = 600.0
     """Audio that the page buffers while the server is unreachable. Beyond it, recording stops with an error message."""
     message_bytes: int = 3 << 19

@@ -165,6 +165,7 @@ def _mount_page(
         mcp_server=False,
         enable_monitoring=False,
         root_path=config.root_path,
+        max_file_size=service.limits.page.upload_bytes,
         # Gradio would show the text of any exception; messages for people are raised as gr.Error.
         show_error=False,
     )

@@ -1,10 +1,11 @@
-"""Free ports, and a TCP proxy that cuts connections at any byte, or freezes them."""
+"""Free ports, a listener that nobody should ask, and a TCP proxy that cuts connections at any byte, or freezes them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 
 
@@ -12,6 +13,27 @@ def free_ports(count: int) -> list[int]:
     """Free ports of 127.0.0.1."""
     with contextlib.ExitStack() as taken:
         return [taken.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
+
+
+class Canary:
+    """Listens on a port of this machine and counts connections. Whoever connects was made to."""
+
+    def __init__(self) -> None:
+        self.visits = 0
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        threading.Thread(target=self._count, daemon=True).start()
+
+    def _count(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                connection, _ = self._listening.accept()
+                self.visits += 1
+                connection.close()
+
+    def close(self) -> None:
+        """Listens no more."""
+        self._listening.close()
 
 
 class Proxy:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen_asr.audio.validation import to_mono
+from qwen_asr.audio.decode import read_pcm_wav
 from qwen_asr.config.limits import PageLimits
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import QwenASRError
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.page.microphone import STOCK_RECORDING, State, streaming_microphone
 from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
+from qwen_asr.web.page.uploads import accept_uploads_only, opened_upload
 
 CSS = Path(__file__).parent / "browser" / "page.css"
 AUTOMATIC = "Automatic"
@@ -65,7 +65,9 @@ def build_page(
 
     Mount the page with `theme()` and `CSS`.
     """
-    # The fallback recorder leaves each block as a file in Gradio's temporary folder: swept every minute, kept for one.
+    accept_uploads_only()
+    limits = limits or PageLimits()
+    # An upload that no event names stays in Gradio's temporary folder: swept every minute, kept for one.
     page = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 60), fill_width=False)
     with page:
         log_out = LOG_OUT if has_login else ""
@@ -89,7 +91,7 @@ def build_page(
                 scale=3,
             )
         streaming_microphone(recordings, state, limits=limits, has_login=has_login)
-        _add_fallback_recorder(recordings, state, language_input, context_input)
+        _add_fallback_recorder(recordings, state, language_input, context_input, limits)
         page.load(None, js=SELECT_JS, api_visibility="private")
         gr.on(
             [page.load, language_input.change, context_input.change],
@@ -107,10 +109,10 @@ def build_page(
 
 
 def _add_fallback_recorder(
-    recordings: RecordingRegistry, state: State, language: gr.Dropdown, context: gr.Textbox
+    recordings: RecordingRegistry, state: State, language: gr.Dropdown, context: gr.Textbox, limits: PageLimits
 ) -> None:
     """Gradio's own recorder, for browsers without AudioWorklet. It may lose audio; it is set up to lose little."""
-    recorder = FallbackRecorder(recordings, state)
+    recorder = FallbackRecorder(recordings, state, limits)
     with gr.Accordion("Trouble with the microphone?", open=False, elem_id="stock"):
         gr.Markdown(
             "If Record does not work in this browser, use this simpler recorder. It sends audio every half second, and "
@@ -119,7 +121,7 @@ def _add_fallback_recorder(
         audio = gr.Audio(
             sources=["microphone"],
             streaming=True,
-            type="numpy",
+            type="filepath",  # with "numpy" Gradio itself decodes the whole file, in any format, playlists too
             label="Simple recorder",
             elem_id="stock-recorder",
             buttons=[],
@@ -143,13 +145,18 @@ def _add_fallback_recorder(
 class FallbackRecorder:
     """Feeds what `gr.Audio` streams into a `Recording`, as the streaming microphone does."""
 
-    def __init__(self, recordings: RecordingRegistry, state: State) -> None:
+    def __init__(self, recordings: RecordingRegistry, state: State, limits: PageLimits | None = None) -> None:
         self._recordings = recordings
         self._state = state
+        self._limits = limits or PageLimits()
         self._lock = threading.Lock()
 
-    def take(self, block: tuple[int, NDArray[Any]] | None, language: str, context: str, request: gr.Request) -> None:
-        """Takes one block of audio, (rate in Hz, samples). Raises gr.Error where the recording cannot be opened."""
+    def take(self, path: str | None, language: str, context: str, request: gr.Request) -> None:
+        """Takes one block of audio, an uploaded wav file, and deletes it.
+
+        Raises gr.Error for another file, for a block over the limits, and where the recording cannot be opened.
+        """
+        block = self._read(path)
         if block is None:
             return
         rate, samples = block
@@ -170,8 +177,24 @@ class FallbackRecorder:
                     self._recordings.check_rate(address)
                     recording = self._recordings.open(tab, STOCK_RECORDING, rate, options, address)
                 except QwenASRError as error:
-                    raise gr.Error(str(error), duration=None) from error
+                    raise shown(error) from error
             if recording.time_limit_reached:
                 recording.finish(recording.received)  # with each block: none may begin a new recording
-                raise gr.Error(TIME_LIMIT_MESSAGE, duration=None)
-        recording.append(np.round(to_mono(samples) * 32767).astype("<i2").tobytes())
+                raise shown(TIME_LIMIT_MESSAGE)
+        recording.append(np.round(samples * 32767).astype("<i2").tobytes())
+
+    def _read(self, path: str | None) -> tuple[int, NDArray[np.float32]] | None:
+        if path is None:
+            return None
+        try:
+            with opened_upload(path, self._limits.upload_bytes) as file:
+                if file is None:
+                    return None
+                return read_pcm_wav(file, "The recorder's block", self._limits.block_seconds)
+        except QwenASRError as error:
+            raise shown(error) from error
+
+
+def shown(message: QwenASRError | str) -> gr.Error:
+    """The error with which Gradio shows `message` on the page, until it is closed there, and logs nothing."""
+    return gr.Error(str(message), duration=None, print_exception=False)

@@ -1,0 +1,55 @@
+"""What a browser sends for the simple recorder of the page: uploads and events, in Gradio's own HTTP calls."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import Any
+
+import httpx
+
+
+class RecorderClient:
+    """A tab whose simple recorder sends what a test says. `http` has the server as its base URL."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self.http = http
+        self.tab = secrets.token_hex(8)
+        config = http.get("/config").json()
+        [self._event] = [
+            one for one in config["dependencies"] if any(target[1] == "stream" for target in one["targets"])
+        ]
+
+    def upload(self, content: bytes, name: str = "audio.wav", kind: str = "audio/wav") -> httpx.Response:
+        """Uploads a file; the answer is a list with its path on the server."""
+        return self.http.post("/gradio_api/upload", files={"files": (name, content, kind)})
+
+    def send(self, file: object, language: object = "Automatic", context: object = "") -> dict[str, Any]:
+        """Sends the event of a block; returns Gradio's last message about it."""
+        event = {
+            "data": [file, language, context],
+            "fn_index": self._event["id"],
+            "trigger_id": self._event["targets"][0][0],
+            "session_hash": self.tab,
+            "event_data": None,
+        }
+        joined = self.http.post("/gradio_api/queue/join", json=event).raise_for_status().json()
+        result: dict[str, Any] = {}
+        with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.tab}) as lines:
+            for line in lines.iter_lines():  # to the end: Gradio drops the events of a tab that disconnects
+                message = json.loads(line.removeprefix("data:")) if line else {"msg": ""}
+                if message["msg"] == "process_streaming":  # it was taken; Gradio waits for the next block
+                    self.http.post(f"/gradio_api/stream/{joined['event_id']}/close").raise_for_status()
+                elif message["msg"] in ("process_completed", "unexpected_error"):
+                    result = message
+        return result
+
+    def send_uploaded(self, content: bytes, name: str = "audio.wav", kind: str = "audio/wav") -> dict[str, Any]:
+        """Uploads a file and sends the event that names it."""
+        [path] = self.upload(content, name, kind).raise_for_status().json()
+        return self.send(file_data(path, orig_name=name, mime_type=kind))
+
+
+def file_data(path: str, **more: object) -> dict[str, object]:
+    """A file as Gradio's events name it."""
+    return {"path": path, "meta": {"_type": "gradio.FileData"}, **more}
