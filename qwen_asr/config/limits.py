@@ -36,10 +36,8 @@ class PageLimits:
     brackets: int = 20_000
     """Maximum number of `[` and `{` in such a body. The page's own have a handful, and a context has at most 10,000
     characters. A body of nothing else costs 30 times its size in memory when it is parsed."""
-    upload_bytes: int = 4 << 20
-    """Maximum body of an upload of the simple recorder: a block of it has 50 to 200 kB."""
     body_seconds: float = 60.0
-    """How long a body may take to arrive: 4 MiB at 70 kB/s."""
+    """How long a body may take to arrive: 8 MiB at 140 kB/s, 1 s of 48 kHz at 2 kB/s."""
     bodies_bytes: int = 64 << 20
     """How much of unfinished bodies is held in memory, for all pages together."""
     bodies_bytes_per_address: int = 16 << 20

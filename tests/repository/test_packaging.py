@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import qwen_asr
@@ -80,6 +81,63 @@ def test_each_pinned_version_is_in_its_range(name: str) -> None:
     assert outside == []
 
 
+def locked() -> dict[str, tuple[str, str]]:
+    """Distribution → version and marker, of requirements.lock, in which each has its hashes."""
+    found = {}
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    for entry in re.split(r"\n(?=[a-z])", text)[1:]:
+        match = re.fullmatch(
+            r"([a-z0-9-]+)==(\S+)(?: ; ([^\\]+))? \\((?:\n    --hash=sha256:[0-9a-f]{64}(?: \\)?)+)\n*", entry
+        )
+        assert match, f"{entry.splitlines()[0]!r} is not of the form name==version ; marker, with hashes"
+        found[match[1]] = match[2], match[3] or ""
+    return found
+
+
+NOT_LOCKED = re.compile(r"torch|triton|cuda-.*|nvidia-.*")
+
+
+def test_the_lock_has_what_is_pinned() -> None:
+    """After a change of requirements.txt run scripts/update-lock."""
+    versions = {name: version for name, (version, _) in locked().items()}
+    pinned = requirements("requirements.txt")
+    assert pinned.pop("torch")  # its builds have different hashes
+    assert versions.items() >= pinned.items()
+    assert [name for name in versions if NOT_LOCKED.fullmatch(name)] == []
+    declared = [requirement for requirement in ranges(*PINNED["requirements.txt"]) if requirement.name != "torch"]
+    assert [
+        str(requirement) for requirement in declared if versions[requirement.name] not in requirement.specifier
+    ] == []
+
+
+def test_the_lock_is_complete() -> None:
+    """pip takes it without dependencies: all that its packages need on this machine must be in it."""
+    versions, missing, seen = locked(), [], set()
+    todo = [Requirement(name) for name in requirements("requirements.txt")]
+    while todo:
+        wanted = todo.pop()
+        name = canonicalize_name(wanted.name)
+        if NOT_LOCKED.fullmatch(name) and name != "torch":
+            continue
+        if name != "torch" and (name not in versions or versions[name][0] not in wanted.specifier):
+            missing.append(str(wanted))
+        if (name, *sorted(wanted.extras)) in seen:
+            continue
+        seen.add((name, *sorted(wanted.extras)))
+        for line in importlib.metadata.requires(name) or []:
+            needed = Requirement(line)
+            extras = {"", *wanted.extras}
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+                todo.append(needed)
+    assert missing == []
+
+
+def test_the_lock_is_what_the_image_and_the_scripts_install() -> None:
+    options = "--no-deps --require-hashes -r requirements.lock"
+    for name in ("Dockerfile", "scripts/install"):
+        assert options in (ROOT / name).read_text(encoding="utf-8")
+
+
 def test_every_requirements_file_and_extra_is_checked() -> None:
     assert {path.name for path in tracked() if path.match("requirements*.txt")} == set(PINNED)
     groups = {group for groups in PINNED.values() for group in groups}
@@ -120,7 +178,7 @@ def test_the_image_runs_the_app_as_a_user_that_is_not_root() -> None:
 def test_the_image_holds_what_the_app_needs_and_nothing_else() -> None:
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
     copied = [source for line in lines if line.startswith("COPY") for source in line.split()[2:-1]]
-    assert copied == ["requirements.txt", "app.py", "qwen_asr"]
+    assert copied == ["requirements.txt", "requirements.lock", "app.py", "qwen_asr"]
     assert all((ROOT / source).exists() for source in copied)
     passed_on = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert [line.removeprefix("!") for line in passed_on if line.startswith("!")] == copied

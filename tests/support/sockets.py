@@ -25,6 +25,7 @@ from qwen_asr.service.shutdown import Stopping
 from qwen_asr.web.rest.routes import add_routes
 from qwen_asr.web.sockets.asr.route import AsrRoute
 from qwen_asr.web.sockets.realtime.route import RealtimeRoute
+from qwen_asr.web.access.guard import AccessGuard
 from qwen_asr.web.transport.uvicorn_server import Server, bind, create_server
 from qwen_asr.web.transport.websocket_protocol import websocket_options
 from tests.support.checkpoints import Samples
@@ -70,6 +71,7 @@ def listening(
     """
     limits = limits or replace(PATIENT, session_seconds=service.config.max_session_seconds)
     app = FastAPI()
+    app.add_middleware(AccessGuard(service.config, service.rates).middleware)
     app.state.end_streams = lambda: None
     served = route.add_to(app, service, limits)
     app.state.stopping = Stopping(service, served)

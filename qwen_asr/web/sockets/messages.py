@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-from pydantic_core import from_json
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from qwen_asr.web.validation import shown
+
+_JSON: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 class ClientModel(BaseModel):
@@ -49,9 +50,10 @@ def read_object(text: str, expected: str) -> dict[str, Any]:
     strings can always be encoded as UTF-8: an escape that is half of a surrogate pair is an error too.
     """
     try:
-        given = from_json(text)
-    except ValueError as error:
-        raise ValueError(f"A message is not JSON ({error}): {shown(text)}; expected {expected}.") from None
+        given = _JSON.validate_json(text)
+    except ValidationError as error:
+        reason = error.errors(include_url=False)[0]["ctx"]["error"]
+        raise ValueError(f"A message is not JSON ({reason}): {shown(text)}; expected {expected}.") from None
     if not isinstance(given, dict):
         raise ValueError(f"A message is {shown(given)}; expected {expected}.")
     return given

@@ -275,11 +275,11 @@ def test_a_session_of_another_client_is_unknown(served: Listening) -> None:
             session = await first.config()
             await first.audio(SAID[:16_000])
             await (await first.connection.ping())
-            for header in ({}, {"Authorization": "Bearer two"}):
+            for header in ({}, {"Authorization": "Bearer two"}, {"X-API-Key": "two"}):
                 async with client(served.url, additional_headers=header) as thief:
                     assert (await resume(thief, session))["type"] == "session_created"
             drop(first)
-        async with client(served.url, additional_headers={"Authorization": "Bearer one"}) as second:
+        async with client(f"{served.url}?api_key=one") as second:  # the same key, sent in another way
             assert (await resume(second, session))["type"] == "session_resumed"
 
     asyncio.run(speak())
