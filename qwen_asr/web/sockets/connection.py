@@ -23,6 +23,7 @@ from qwen_asr.errors import LimitExceeded, QwenASRError, ServerStopping, TimedOu
 from qwen_asr.logs import SeldomLog
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.sockets.queueing import wait_for_slot_on_socket
+from qwen_asr.web.transport.websocket_protocol import allow_long_messages
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -137,6 +138,7 @@ class Connection(ABC):
         except QwenASRError as error:
             await self.refuse(error)
             return
+        allow_long_messages(self._websocket.scope)
         try:
             with self._connection_scope:
                 async with anyio.create_task_group() as tasks:
