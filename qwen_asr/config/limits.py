@@ -27,6 +27,8 @@ class PageLimits:
     upload_bytes: int = 8 << 20
     """Maximum size of a block of the simple recorder, the only file that pages upload. It sends one every half second,
     and after a pause of the network all that gathered: this is 40 s of 48 kHz stereo."""
+    upload_form_bytes: int = 4 << 10
+    """Maximum size of the form around such a block."""
     block_seconds: float = 60.0
     """Maximum length of such a block."""
     backlog_seconds: float = 600.0
@@ -123,12 +125,23 @@ class SocketLimits:
     """Limits for WebSocket connections."""
 
     config_bytes: int = 1 << 16
-    """Maximum size of a text message. It fits 10,000 tokens, the longest context that Qwen3-ASR was trained with."""
+    """Maximum size of a text message. It fits 10,000 tokens, the longest context that Qwen3-ASR was trained with.
+    Before a session exists, no more than four times as much is buffered of a message. The rest of a longer one stays
+    with the client until then; a longer config ends the connection with close code 1009."""
     held_bytes: int = 1 << 20
     """Audio that is buffered for a client that waits in the queue: 16 s of float32 at 16 kHz. Beyond it, the server
     stops reading until the session starts."""
     message_bytes: int = 4 << 20
     """Maximum size of an audio message: a minute of float32 at 16 kHz. Files have to be sent in chunks."""
+    frames_per_second: float = 2_000
+    """WebSocket frames that are read from one connection in a second, on average: 20 times as many as a client sends
+    with 10 ms of audio in each. Above it, the server reads more slowly; nothing is lost."""
+    empty_frames_per_second: float = 100
+    """The same for frames that carry nothing: pings, pongs, and empty messages or fragments."""
+    burst_seconds: float = 2.0
+    """The frames of so many seconds may come at once after a pause."""
+    flood_seconds: float = 10.0
+    """A client that sends too many frames that carry nothing for so long is disconnected with close code 1008."""
     config_seconds: float = 10.0
     """How long a client may take to send its first message."""
     idle_seconds: float = 60.0

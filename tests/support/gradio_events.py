@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx
 
+from tests.support.browser import page_config
+
 
 class RecorderClient:
     """A tab whose simple recorder sends what a test says. `http` has the server as its base URL."""
@@ -15,7 +17,7 @@ class RecorderClient:
     def __init__(self, http: httpx.Client) -> None:
         self.http = http
         self.tab = secrets.token_hex(8)
-        config = http.get("/config").json()
+        config = page_config(http.get("/").text)
         [self._event] = [
             one for one in config["dependencies"] if any(target[1] == "stream" for target in one["targets"])
         ]
@@ -33,7 +35,10 @@ class RecorderClient:
             "session_hash": self.tab,
             "event_data": None,
         }
-        joined = self.http.post("/gradio_api/queue/join", json=event).raise_for_status().json()
+        answer = self.http.post("/gradio_api/queue/join", json=event)
+        joined = answer.json()
+        if answer.status_code == 400:  # refused before Gradio saw it
+            return {"success": False, "output": {"error": joined["error"]["message"]}}
         result: dict[str, Any] = {}
         with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.tab}) as lines:
             for line in lines.iter_lines():  # to the end: Gradio drops the events of a tab that disconnects

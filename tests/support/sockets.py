@@ -22,10 +22,10 @@ from websockets.exceptions import ConnectionClosed
 from qwen_asr.config.limits import SocketLimits
 from qwen_asr.service.service import Service
 from qwen_asr.service.shutdown import Stopping
+from qwen_asr.web.access.guard import AccessGuard
 from qwen_asr.web.rest.routes import add_routes
 from qwen_asr.web.sockets.asr.route import AsrRoute
 from qwen_asr.web.sockets.realtime.route import RealtimeRoute
-from qwen_asr.web.access.guard import AccessGuard
 from qwen_asr.web.transport.uvicorn_server import Server, bind, create_server
 from qwen_asr.web.transport.websocket_protocol import websocket_options
 from tests.support.checkpoints import Samples

@@ -17,7 +17,7 @@ from qwen_asr.errors import QwenASRError
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.page.microphone import STOCK_RECORDING, State, streaming_microphone
 from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
-from qwen_asr.web.page.uploads import accept_uploads_only, opened_upload
+from qwen_asr.web.page.uploads import opened_upload
 
 CSS = Path(__file__).parent / "browser" / "page.css"
 AUTOMATIC = "Automatic"
@@ -65,7 +65,6 @@ def build_page(
 
     Mount the page with `theme()` and `CSS`.
     """
-    accept_uploads_only()
     limits = limits or PageLimits()
     # An upload that no event names stays in Gradio's temporary folder: swept every minute, kept for one.
     page = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 60), fill_width=False)

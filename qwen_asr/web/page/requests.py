@@ -123,7 +123,9 @@ class PageRequests:
 
     async def _post(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         is_upload = path == route_table.UPLOAD
-        largest = self._limits.upload_bytes if is_upload else self._limits.message_bytes
+        largest = self._limits.message_bytes
+        if is_upload:
+            largest = self._limits.upload_bytes + self._limits.upload_form_bytes
         body = Body(receive, self._limits.body_seconds)
         try:
             with self._budget.holding(sender(scope)) as share:

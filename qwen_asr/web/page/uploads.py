@@ -1,8 +1,7 @@
-"""Files that pages upload through Gradio: only these reach a component, and each is deleted when it was read.
+"""Files that pages upload through Gradio: each is deleted when it was read.
 
-Gradio (6.31) takes any file that an event names: it fetches addresses, and on a mounted page, where it does not check
-whether a file was uploaded, it copies every file that the server can read into its cache. That happens to every input
-of every event, before a component or a handler sees it.
+Gradio (6.31) itself takes any file that an event names: it fetches addresses, and on a mounted page it copies every
+file that the server can read into its cache. `requests` lets only events through that name an upload of their sender.
 """
 
 from __future__ import annotations
@@ -10,30 +9,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import gradio as gr
-from gradio.blocks import Block
 from gradio.utils import get_upload_folder
 
 from qwen_asr.errors import BadInput, TooLarge
 
 NOT_UPLOADED = "The page named a file that was not uploaded; reload the page and try again."
-
-
-def accept_uploads_only() -> None:
-    """From now on Gradio refuses an event that names an address, or a file outside of its upload folder."""
-    original = Block.async_move_resource_to_block_cache
-    if getattr(original, "accepts_uploads_only", False):
-        return
-
-    async def move(self: Block, url_or_file_path: Any) -> str | None:
-        if url_or_file_path is not None and not _is_upload(url_or_file_path):
-            raise gr.Error(NOT_UPLOADED, duration=None, print_exception=False)
-        return await original(self, url_or_file_path)
-
-    move.accepts_uploads_only = True  # type: ignore[attr-defined]  # a function's own attribute
-    Block.async_move_resource_to_block_cache = move  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from qwen_asr.errors import LimitExceeded, QwenASRError, ServerStopping, TimedOu
 from qwen_asr.logs import SeldomLog
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.sockets.queueing import wait_for_slot_on_socket
+from qwen_asr.web.transport.websocket_protocol import allow_long_messages
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -143,6 +144,7 @@ class Connection(ABC):
             log.exception("A session could not be opened.")
             await self.refuse(QwenASRError("The server failed to open a session; its log says why."))
             return
+        allow_long_messages(self._websocket.scope)
         try:
             with self._connection_scope:
                 async with anyio.create_task_group() as tasks:

@@ -24,7 +24,7 @@ from qwen_asr.web.page.requests import PageCalls, PageRequests
 from tests.support.browser import Served, page_config, serving, small_config
 from tests.support.checkpoints import random_recognizer
 
-LIMITS = PageLimits(message_bytes=2000, upload_bytes=1000, brackets=100)
+LIMITS = PageLimits(message_bytes=2000, upload_bytes=900, upload_form_bytes=100, brackets=100)
 CALL, JOIN, UPLOAD = "/gradio_api/component_server/", "/gradio_api/queue/join", "/gradio_api/upload"
 STREAM = "/gradio_api/stream/7de8e66b"
 

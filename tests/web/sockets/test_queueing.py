@@ -147,6 +147,28 @@ def test_a_refused_config_and_a_lost_client_free_their_slots() -> None:
 
 
 @pytest.mark.slow
+def test_a_message_of_a_minute_of_audio_in_the_queue_is_taken_once_the_session_exists() -> None:
+    long = np.concatenate([np.zeros(16_000 * 30, np.float32), spoken(SENTENCE)]).astype("<f4").tobytes()
+    assert 4 * SocketLimits().config_bytes < len(long) < SocketLimits().message_bytes
+
+    async def speak(url: str) -> Client:
+        async with client(url) as first, client(url) as second:
+            await first.config()
+            await waits(second, 1)
+            sending = asyncio.create_task(second.connection.send(long))
+            await first.finalize()
+            await second.wait_for("session_created")
+            await sending
+            assert await second.finalize() == 1000
+        return second
+
+    with service_with(max_sessions=1, max_queue=1) as service, listening(service) as server:
+        final = asyncio.run(speak(server.url)).of_type("final")[-1]
+    assert final["text"] == SENTENCE
+    assert final["received_samples"] == len(long) // 4
+
+
+@pytest.mark.slow
 def test_a_session_lasts_as_long_as_the_option_says() -> None:
     async def speak(url: str) -> Client:
         async with client(url) as one:

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from qwen_asr.config.limits import AcceptorLimits
+from qwen_asr.config.limits import AcceptorLimits, SocketLimits
 from qwen_asr.web.transport.http_protocol import HttpProtocol
 from qwen_asr.web.transport.idle_timeout import IdleTimeout
 from qwen_asr.web.transport.uvicorn_server import Server
@@ -29,9 +29,20 @@ from qwen_asr.web.transport.websocket_protocol import protocol_class, websocket_
 OVERRIDES: list[tuple[type, type, set[str]]] = [
     (HttpProtocol, H11Protocol, {"connection_made", "data_received", "handle_events"}),
     (
-        protocol_class(1.0),
+        protocol_class(SocketLimits()),
         WebSocketsSansIOProtocol,
-        {"connection_lost", "send_receive_event_to_app", "send", "run_asgi"},
+        {
+            *(
+                "__init__",
+                "connection_lost",
+                "data_received",
+                "run_asgi",
+                "receive",
+                "send",
+                "send_receive_event_to_app",
+            ),
+            *("handle_connect", "handle_text", "handle_bytes", "handle_cont", "handle_ping", "handle_pong"),
+        },
     ),
     (Server, uvicorn.Server, {"__init__", "startup", "on_tick", "capture_signals", "shutdown"}),
 ]
@@ -232,10 +243,14 @@ def test_a_websocket_protocol_has_the_attributes_that_are_used() -> None:
         assert protocol.read_paused is False, changed("read_paused", module)
         assert protocol.loop is asyncio.get_running_loop(), changed("loop", module)
         assert callable(protocol.conn.send_close), changed("conn.send_close", module)
+        assert protocol.handshake_initiated is False, changed("handshake_initiated", module)
+        assert protocol.close_timer is None, changed("close_timer", module)
         assert "transport" in vars(protocol), changed("transport", module)
         assert not hasattr(protocol, "cycle"), changed("cycle", "idle_timeout.py")
         for name in ("handle_text", "handle_bytes"):
-            assert "curr_msg_data_type" in inspect.getsource(getattr(kind, name)), changed("curr_msg_data_type", module)
+            assert "curr_msg_data_type" in inspect.getsource(getattr(WebSocketsSansIOProtocol, name)), changed(
+                "curr_msg_data_type", module
+            )
 
     asyncio.run(run())
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qwen_asr.web.sockets.asr.connection import AsrConnection
 from qwen_asr.web.sockets.asr.registry import ResumableSessions
 from qwen_asr.web.sockets.route import SocketRoute
+from qwen_asr.web.transport.websocket_protocol import limit_first_message
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -28,6 +29,7 @@ class AsrRoute(SocketRoute[AsrConnection]):
         self.sessions = ResumableSessions(limits, service.admission.max_sessions)
 
     async def _accept(self, websocket: WebSocket) -> AsrConnection:
+        limit_first_message(websocket.scope)
         await websocket.accept()
         return AsrConnection(websocket, self._service, self._limits, self._threads, self.sessions)
 
