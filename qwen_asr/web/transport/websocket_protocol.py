@@ -126,7 +126,7 @@ def protocol_class(limits: SocketLimits) -> type[WebSocketsSansIOProtocol]:
                 frames, self._frames_parsed = self._frames_parsed, 0
                 empty, self._empty_parsed = self._empty_parsed, 0
                 self._budget.spend(frames, empty, self.loop.time())
-            if self.transport.is_closing():
+            if self._discards or self.transport.is_closing():
                 return
             if not self._is_blocked():
                 if self._reading_stopped:
