@@ -96,7 +96,8 @@ def test_a_cookie_that_was_changed_is_no_login() -> None:
     known = logins(Clock())
     name, _, value = known.begin(scope(), "ada").partition(";")[0].partition("=")
     for index in range(len(value)):
-        changed = value[:index] + ("A" if value[index] != "A" else "B") + value[index + 1 :]
+        other = "_" if value[index] not in "89-_" else "A"  # in the last character only the upper bits count
+        changed = value[:index] + other + value[index + 1 :]
         assert known.read(scope(f"{name}={changed}")) is None, index
     for other in ("", "x", ".", value * 2, "é"):
         assert known.read(scope(f"{name}={other}")) is None
