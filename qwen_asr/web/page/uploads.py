@@ -33,7 +33,7 @@ def accept_uploads_only() -> None:
         return await original(self, url_or_file_path)
 
     move.accepts_uploads_only = True  # type: ignore[attr-defined]  # a function's own attribute
-    Block.async_move_resource_to_block_cache = move  # type: ignore[method-assign]
+    Block.async_move_resource_to_block_cache = move  # type: ignore[method-assign]  # Gradio has no setting for it
 
 
 @contextlib.contextmanager

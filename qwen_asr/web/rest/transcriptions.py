@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from qwen_asr.errors import AudioError, BadField, BadInput, LimitExceeded, ServerStopping, StepFailed
+from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.errors import AudioError, BadField, BadInput, LimitExceeded, ServerStopping, StepFailed, TooLarge
 from qwen_asr.service.file_transcription import FileTranscription
+from qwen_asr.service.rate_limit import sender
+from qwen_asr.service.shares import Shares
 from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import error_body, error_response
 from qwen_asr.web.rest.answers import Deltas, event, whole_answer
@@ -36,6 +39,9 @@ class Transcriptions:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._limits = service.limits.upload
+        self._bytes = Shares(self._limits.address_bytes, "The files from your address have {most} bytes")
+        seconds = max(self._limits.address_seconds, service.config.max_file_seconds)
+        self._samples = Shares(seconds * SAMPLE_RATE, f"The files from your address have {seconds:g} seconds of audio")
         self._aborting = asyncio.Event()
         self.unfinished = 0
         self._active = 0  # requests that have passed the checks; used on the event loop only
@@ -63,7 +69,7 @@ class Transcriptions:
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = Body(receive, self._limits.idle_seconds)
         try:
-            work = self._answer(Request(scope).headers, body, send)
+            work = self._answer(Request(scope).headers, body, send, sender(scope))
             response = await abort_on(self._aborting.wait(), ServerStopping(), work)
         except ClientDisconnect:
             raise
@@ -75,14 +81,15 @@ class Transcriptions:
             linger_seconds = limits.shutdown_linger_seconds if self._aborting.is_set() else limits.linger_seconds
             await answer_early(response, body, scope, receive, send, linger_seconds)
 
-    async def _answer(self, headers: Headers, body: Body, send: Send) -> Response | None:
+    async def _answer(self, headers: Headers, body: Body, send: Send, address: str) -> Response | None:
         """The response; None if it was sent already, as events."""
         # Checked first, so that a request that would be refused does not upload its file.
         check_ready(self._service)
         self._service.admission.check_room()
-        with self._count_request():
-            async with received_form(headers, body, self._limits) as form:
-                work = self._transcribe(form, parse_request(form.fields), send)
+        self._bytes.check(address, int(headers.get("content-length", 0)))
+        with self._count_request(), self._bytes.opened(address) as take:
+            async with received_form(headers, body, self._limits, take=take) as form:
+                work = self._transcribe(form, parse_request(form.fields), send, address)
                 return await abort_on(body.wait_for_disconnect(), ClientDisconnect(), work)
 
     @contextlib.contextmanager
@@ -98,11 +105,14 @@ class Transcriptions:
         finally:
             self._active -= 1
 
-    async def _transcribe(self, form: Form, request: TranscriptionRequest, send: Send) -> Response | None:
+    async def _transcribe(self, form: Form, request: TranscriptionRequest, send: Send, address: str) -> Response | None:
         options = self._service.session_options(language=request.language or None, context=request.prompt)
         # After the upload, so that a slow one takes no slot from others.
         slot = await wait_for_slot(self._service.admission)
-        with contextlib.closing(FileTranscription(self._service, form.file, options, slot=slot)) as work:
+        with (
+            self._samples.opened(address) as take,
+            contextlib.closing(FileTranscription(self._service, form.file, options, slot=slot, take=take)) as work,
+        ):
             await begin(work)
             if request.stream:
                 await stream(work, send, self._count)
@@ -131,7 +141,7 @@ async def begin(work: FileTranscription) -> None:
     """Begins the work. What the model cannot take as context is reported as an error of the field `prompt`."""
     try:
         await work.begin()
-    except AudioError:
+    except (AudioError, TooLarge):
         raise
     except BadInput as error:
         raise BadField("prompt", str(error)) from error
