@@ -220,6 +220,14 @@ class Config:
         low=1,
         high=100_000,
     )
+    max_file_seconds: float = option(
+        4 * 3600.0,
+        "maximum length of an audio file that is uploaded for transcription",
+        "limits",
+        metavar="SECONDS",
+        low=1,
+        high=30 * 86_400,
+    )
     rate_limit: str | None = option(
         None,
         "how often each address and each key may open a session or send a request, such as `60/minute`",

@@ -31,6 +31,9 @@ class PageLimits:
     """Maximum size of the form around such a block."""
     block_seconds: float = 60.0
     """Maximum length of such a block."""
+    abandoned_seconds: float = 60.0
+    """A file that a page uploads is removed once nothing was written to it for this long: the connection broke, or no
+    event came for it. The recorder names each block at once."""
     backlog_seconds: float = 600.0
     """Audio that the page buffers while the server is unreachable. Beyond it, recording stops with an error message."""
     message_bytes: int = 3 << 19
@@ -52,6 +55,12 @@ class UploadLimits:
 
     file_bytes: int = 512 << 20
     """Maximum size of the audio file, which is stored on disk, not in memory. OpenAI's own server accepts 25 MB."""
+    address_bytes: int = 1 << 30
+    """Maximum size of the files of one address that are on disk at once, while they arrive and are transcribed. It is
+    two of the largest files, or dozens of usual ones; several users may share an address."""
+    address_seconds: float = 8 * 3600.0
+    """Maximum audio of the files of one address that are transcribed at once, as far as they are decoded; at least one
+    file of `--max-file-seconds`. Compressed silence is small, so a limit of bytes does not bound the work."""
     form_bytes: int = 1 << 20
     """Maximum size of the rest of the form: fields, headers, boundaries."""
     write_bytes: int = 1 << 20

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import decode_blocks
-from qwen_asr.errors import AudioError, LimitExceeded, StepFailed
+from qwen_asr.errors import AudioError, LimitExceeded, StepFailed, TooLarge
 from qwen_asr.live.events import Event, Failed, Final
 
 if TYPE_CHECKING:
@@ -45,8 +45,12 @@ class FileTranscription:
         options: SessionOptions,
         *,
         slot: QueueTicket | None = None,
+        take: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`file` must stay open until `close` and be seekable. `slot` is returned at `close` at the latest."""
+        """`file` must stay open until `close` and be seekable. `slot` is returned at `close` at the latest.
+
+        `take` is called with the number of samples whenever some were decoded, and may raise, which ends the work.
+        """
         self._service = service
         self._slot = slot
         # No client sees partial text, so each utterance is decoded once, at its end.
@@ -54,6 +58,8 @@ class FileTranscription:
         # `decode_blocks` is a generator, though not typed as one. Its `close` releases the file.
         self._blocks = cast("Generator[NDArray[np.float32]]", decode_blocks(file))
         self._decoded = np.zeros(0, np.float32)
+        self._take = take
+        self._samples = 0
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + service.config.max_session_seconds
         self._runner: Runner | None = None
@@ -70,7 +76,8 @@ class FileTranscription:
     async def begin(self) -> None:
         """Decodes the first seconds and opens the session, so that most errors are raised here.
 
-        Raises AudioError if the file holds no audio, and the errors of `Service.open_session`.
+        Raises AudioError if the file holds no audio, TooLarge if it is longer than `--max-file-seconds`, what `take`
+        raises, and the errors of `Service.open_session`.
         """
         self._decoded = await in_thread(self._decode)
         if not len(self._decoded):
@@ -81,7 +88,8 @@ class FileTranscription:
     async def finals(self) -> AsyncIterator[Final]:
         """Yields the utterances in order, each as soon as it is final. Call it after `begin`.
 
-        Raises StepFailed, AudioError if the file is damaged further on, and LimitExceeded if the work takes longer than
+        Raises StepFailed, AudioError if the file is damaged further on, TooLarge if it is longer than
+        `--max-file-seconds`, what `take` raises, and LimitExceeded if the work takes longer than
         `--max-session-seconds`.
         """
         runner = self._runner
@@ -144,6 +152,12 @@ class FileTranscription:
             if (block := next(self._blocks, None)) is None:
                 break
             parts.append(block)
+            self._take(len(block))
+            self._samples += len(block)
+            if self._samples > (seconds := self._service.config.max_file_seconds) * SAMPLE_RATE:
+                raise TooLarge(
+                    f"The file is longer than {seconds:g} seconds, the most that this server takes: split it."
+                )
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 

@@ -210,6 +210,9 @@ def serve(config: Config, limits: Limits | None = None) -> int:
             plain = stack.enter_context(bind(config.host, config.http_redirect_port, "--http-redirect-port"))
         port = listening.getsockname()[1]
         say("Starting ...")
+        from qwen_asr.web.temporary_files import private_folder
+
+        stack.enter_context(private_folder(limits.page if limits is not None else None))
         certificate = stack.enter_context(active_certificate(config, chosen, port, plain, connections))
         from qwen_asr.service.service import Service  # heavy
         from qwen_asr.web.access.guard import access_warnings

@@ -30,9 +30,10 @@ from starlette.requests import ClientDisconnect
 from qwen_asr.config.limits import PageLimits
 from qwen_asr.errors import BadInput, QwenASRError, TooLarge
 from qwen_asr.service.rate_limit import sender
+from qwen_asr.service.shares import Shares
 from qwen_asr.web.access import route_table
 from qwen_asr.web.access.identity import identity
-from qwen_asr.web.bodies import BodyBudget, read_body, replayed
+from qwen_asr.web.bodies import read_body, replayed
 from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import error_response
 
@@ -104,7 +105,10 @@ class PageRequests:
         self._app = app
         self._page = page
         self._limits = limits or PageLimits()
-        self._budget = BodyBudget(self._limits.bodies_bytes, self._limits.bodies_bytes_per_address)
+        self._held = Shares(
+            self._limits.bodies_bytes_per_address, "The unfinished requests of your address have {most} bytes"
+        )
+        self._held_in_all = Shares(self._limits.bodies_bytes, "All unfinished requests have {most} bytes")
         self._key = secrets.token_bytes(32)
 
     @functools.cached_property
@@ -128,8 +132,13 @@ class PageRequests:
             largest = self._limits.upload_bytes + self._limits.upload_form_bytes
         body = Body(receive, self._limits.body_seconds)
         try:
-            with self._budget.holding(sender(scope)) as share:
-                data = await read_body(scope, body, largest, self._limits.body_seconds, share)
+            with self._held.opened(sender(scope)) as take, self._held_in_all.opened("everybody") as take_of_all:
+
+                def take_both(count: int) -> None:
+                    take(count)
+                    take_of_all(count)
+
+                data = await read_body(scope, body, largest, self._limits.body_seconds, take_both)
             if path == route_table.SERVER_FUNCTION:
                 data = self._function_call(data, identity(scope))
             elif not is_upload and not path.endswith("/close"):

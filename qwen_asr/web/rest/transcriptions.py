@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from qwen_asr.errors import AudioError, BadField, BadInput, LimitExceeded, ServerStopping, StepFailed
+from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.errors import AudioError, BadField, BadInput, LimitExceeded, ServerStopping, StepFailed, TooLarge
 from qwen_asr.service.file_transcription import FileTranscription
 from qwen_asr.service.rate_limit import sender
+from qwen_asr.service.shares import Shares
 from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import error_body, error_response
 from qwen_asr.web.rest.answers import Deltas, event, whole_answer
@@ -38,6 +40,9 @@ class Transcriptions:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._limits = service.limits.upload
+        self._bytes = Shares(self._limits.address_bytes, "The files from your address have {most} bytes")
+        seconds = max(self._limits.address_seconds, service.config.max_file_seconds)
+        self._samples = Shares(seconds * SAMPLE_RATE, f"The files from your address have {seconds:g} seconds of audio")
         self._aborting = asyncio.Event()
         self.unfinished = 0
         self._active = Counter[str]()  # requests that have passed the checks, by address; for the event loop only
@@ -82,8 +87,9 @@ class Transcriptions:
         # Checked first, so that a request that would be refused does not upload its file.
         check_ready(self._service)
         self._service.admission.check_room(address)
-        with self._count_request(address):
-            async with received_form(headers, body, self._limits) as form:
+        self._bytes.check(address, int(headers.get("content-length", 0)))
+        with self._count_request(address), self._bytes.opened(address) as take:
+            async with received_form(headers, body, self._limits, take=take) as form:
                 work = self._transcribe(form, parse_request(form.fields), address, send)
                 return await abort_on(body.wait_for_disconnect(), ClientDisconnect(), work)
 
@@ -113,7 +119,10 @@ class Transcriptions:
         options = self._service.session_options(language=request.language or None, context=request.prompt)
         # After the upload, so that a slow one takes no slot from others.
         slot = await wait_for_slot(self._service.admission, address)
-        with contextlib.closing(FileTranscription(self._service, form.file, options, slot=slot)) as work:
+        with (
+            self._samples.opened(address) as take,
+            contextlib.closing(FileTranscription(self._service, form.file, options, slot=slot, take=take)) as work,
+        ):
             await begin(work)
             if request.stream:
                 await stream(work, send, self._count)
@@ -142,7 +151,7 @@ async def begin(work: FileTranscription) -> None:
     """Begins the work. What the model cannot take as context is reported as an error of the field `prompt`."""
     try:
         await work.begin()
-    except AudioError:
+    except (AudioError, TooLarge):
         raise
     except BadInput as error:
         raise BadField("prompt", str(error)) from error

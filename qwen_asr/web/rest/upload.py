@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -35,8 +35,16 @@ class Form:
 
 
 @contextlib.asynccontextmanager
-async def received_form(headers: Headers, body: Body, limits: UploadLimits, name: str = "file") -> AsyncIterator[Form]:
+async def received_form(
+    headers: Headers,
+    body: Body,
+    limits: UploadLimits,
+    name: str = "file",
+    take: Callable[[int], None] = lambda _: None,
+) -> AsyncIterator[Form]:
     """Reads the form in `body`. Its file, from the field `name`, is deleted at the end of the context.
+
+    `take` is called with the number of bytes of each piece before it is stored, and may raise.
 
     Raises:
         BadInput: the body is not a form.
@@ -51,7 +59,9 @@ async def received_form(headers: Headers, body: Body, limits: UploadLimits, name
     with contextlib.closing(_temporary_file()) as file:
         parts = _Parts(boundary, name, limits)
         while not body.ended:
-            parts.feed(await body.read())
+            piece = await body.read()
+            take(len(piece))
+            parts.feed(piece)
             if len(parts.file_data) >= limits.write_bytes or body.ended:
                 with _disk():
                     await to_thread.run_sync(file.write, parts.take_file_data())

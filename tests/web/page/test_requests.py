@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -16,10 +17,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from qwen_asr.config.limits import Limits, PageLimits
-from qwen_asr.errors import LimitExceeded
 from qwen_asr.service.service import Service
 from qwen_asr.web.access.identity import set_identity
-from qwen_asr.web.bodies import BodyBudget
 from qwen_asr.web.page.requests import PageCalls, PageRequests
 from tests.support.browser import Served, page_config, serving, small_config
 from tests.support.checkpoints import random_recognizer
@@ -75,9 +74,9 @@ def client(owner: str = "", app: Any = None) -> TestClient:
     return TestClient(identified)
 
 
-def page_requests() -> PageRequests:
+def page_requests(**limits: int) -> PageRequests:
     anything = Route("/{path:path}", echo, methods=["GET", "POST", "HEAD"])
-    return PageRequests(Starlette(routes=[anything]), Page, LIMITS)
+    return PageRequests(Starlette(routes=[anything]), Page, replace(LIMITS, **limits))
 
 
 def call(**changes: Any) -> dict[str, Any]:
@@ -187,17 +186,15 @@ def test_a_file_belongs_to_who_uploads_it() -> None:
     assert client("user ada").post(JOIN, json=file).status_code == 400  # after a restart
 
 
-def test_unfinished_bodies_share_a_budget() -> None:
-    budget = BodyBudget(total=100, per_address=60)
-    with budget.holding("a") as first, budget.holding("a") as second, budget.holding("b") as third:
-        first.take(40)
-        second.take(20)
-        for share, count in ((first, 1), (third, 41)):
-            with pytest.raises(LimitExceeded):
-                share.take(count)
-        third.take(40)
-    with budget.holding("a") as again:
-        again.take(60)
+@pytest.mark.parametrize("limits", [{"bodies_bytes": 1500}, {"bodies_bytes_per_address": 1500}])
+def test_unfinished_bodies_share_the_memory(limits: dict[str, int]) -> None:
+    app = page_requests(**limits)
+    body = json.dumps(event()).encode()
+    known = client(app=app)
+    assert known.post(JOIN, content=body.ljust(1500)).status_code == 200  # what is given back counts no longer
+    assert known.post(JOIN, content=body.ljust(1500)).status_code == 200
+    refused = known.post(JOIN, content=body.ljust(1501))
+    assert (refused.status_code, "unfinished requests" in refused.text) == (429, True)
 
 
 # --- the whole server

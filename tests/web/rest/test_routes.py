@@ -30,6 +30,7 @@ from qwen_asr.config.limits import RETRY_AFTER_SECONDS, Limits, ShutdownLimits, 
 from qwen_asr.live.transcript import join_texts
 from qwen_asr.service.service import Service
 from qwen_asr.tls.self_signed import ensure_self_signed
+from qwen_asr.web.rest.transcriptions import Transcriptions
 from tests.support.browser import serving
 from tests.support.checkpoints import demo_recognizer
 from tests.support.processes import until
@@ -269,7 +270,7 @@ def test_a_wrong_request_gets_one_clear_sentence(
 def post(client: httpx.Client, content: Any, boundary: str = "x") -> tuple[int, dict[str, Any]]:
     kind = {"content-type": f"multipart/form-data; boundary={boundary}"}
     answer = client.post(ROUTE, content=content, headers=kind)
-    return answer.status_code, answer.json()["error"]
+    return answer.status_code, answer.json().get("error", {})
 
 
 def test_a_body_that_is_not_a_form_with_one_file_is_refused(clients: Clients) -> None:
@@ -380,6 +381,16 @@ def test_the_form_without_its_file_has_a_size_limit(certificates: Path) -> None:
     assert (status, error["code"]) == (413, "too_large")
 
 
+@pytest.mark.slow
+def test_the_length_of_a_file_is_exact(certificates: Path) -> None:
+    config = Config(host="127.0.0.1", max_file_seconds=1)
+    with limited(certificates, Limits(), config) as clients, clients.sync() as client:
+        ask(client, wav(np.zeros(SAMPLE_RATE, np.float32)))
+        with pytest.raises(openai.APIStatusError, match=r"longer than 1 seconds.*split it") as failure:
+            ask(client, wav(np.zeros(SAMPLE_RATE + 1, np.float32)))
+    assert (failure.value.status_code, failure.value.code) == (413, "too_large")
+
+
 # --- concurrent requests, and clients that disconnect
 
 
@@ -424,6 +435,38 @@ def test_uploads_block_neither_each_other_nor_the_probes(clients: Clients, uploa
         assert half_sent.result(60).json()["text"] == text
         assert long.result(60)
     assert until(lambda: open_in(uploads) == 0)
+
+
+@pytest.mark.slow
+def test_what_one_address_uploads_at_once_is_limited(certificates: Path, uploads: Path) -> None:
+    slow = SlowUpload(speech())
+    fits, too_long = (form("x", speech(), prompt=length * "a") for length in (10, 11))
+    limits = Limits(upload=UploadLimits(address_bytes=len(slow.whole) // 2 + len(fits)))
+    with limited(certificates, limits) as clients, clients.plain() as client, ThreadPoolExecutor(1) as pool:
+        half_sent = pool.submit(post_slowly, client, slow)
+        assert until(lambda: open_in(uploads) == 1)
+        for whole in (True, False):  # what is announced counts before it arrives, and what is not when it does
+            assert post(client, fits if whole else iter([fits]))[0] == 200
+            status, error = post(client, too_long if whole else iter([too_long]))
+            assert (status, error["code"]) == (429, "limit_exceeded")
+        slow.go_on.set()
+        assert half_sent.result(60).status_code == 200
+        assert post(client, too_long)[0] == 200  # what the others held is given back
+    assert until(lambda: open_in(uploads) == 0)
+
+
+@pytest.mark.slow
+def test_the_audio_of_the_files_of_one_address_is_limited(certificates: Path) -> None:
+    limits = Limits(upload=UploadLimits(address_seconds=2.0))
+    service = Service(Config(host="127.0.0.1", max_file_seconds=1), demo_recognizer(), limits=limits)
+    with serving(service, certificates) as served, Clients(served, certificates).plain() as client:
+        [route] = [part for part in served.app.state.stopping.parts if isinstance(part, Transcriptions)]
+        for held, status in ((SAMPLE_RATE, 200), (SAMPLE_RATE + 1, 429)):
+            with route._samples.opened("127.0.0.1") as take:  # another file of this address
+                take(held)
+                got, error = post(client, form("x", wav(np.zeros(SAMPLE_RATE, np.float32))))
+            assert got == status
+        assert "2 seconds of audio" in error["message"]
 
 
 def disconnect_while_sending(clients: Clients) -> None:
