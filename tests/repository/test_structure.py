@@ -90,7 +90,6 @@ def test_folders_stay_small() -> None:
 # Tests whose subject is more than one module, with the reason.
 WITHOUT_MODULE = {
     "audio/test_hostile_files.py": "decoding, with files that are made to do harm",
-    "web/page/test_uploads.py": "hostile files through every way in",
     "engine/test_offline.py": "the encoders of the engine, of transformers and of Qwen's package",
     "live/test_real_engine.py": "the session on the engine",
     "service/test_session_depth.py": "from each edge to the engine",
