@@ -190,5 +190,9 @@ class LoginRoutes:
 def login_page(status: int, problem: str = "") -> Response:
     """The page with the form. `problem` is what was wrong with the last attempt."""
     note = f'<p role="alert">{html.escape(problem)}</p>' if problem else ""
-    text = Template(PAGE.read_text(encoding="utf-8")).substitute(problem=note)
-    return HTMLResponse(text, status, headers={"Cache-Control": "no-store"})
+    return HTMLResponse(_template().substitute(problem=note), status, headers={"Cache-Control": "no-store"})
+
+
+@functools.cache
+def _template() -> Template:
+    return Template(PAGE.read_text(encoding="utf-8"))
