@@ -3,7 +3,8 @@
     python -m benchmarks.hostile [--seconds 20]
 
 A client sends 2.7 MB of `[[],[],…]` to every route, one after the other, on a server with a login and a key. Beside it
-a speaker talks in real time, and a probe asks for `/healthz` every 50 ms. The same is measured without the client first.
+a speaker talks in real time, and a probe asks for `/healthz` every 50 ms. All of it is first measured
+without the client.
 """
 
 import argparse
