@@ -76,6 +76,9 @@ class UploadLimits:
     """The same during shutdown, when less time is left."""
     ahead_seconds: float = 30.0
     """Decoding of a file pauses while this much of its speech is waiting for the recognizer."""
+    threads: int = max(1, min(4, (os.cpu_count() or 1) // 4))
+    """Number of threads that decode files and detect voice in them, for all files together: a quarter of the cores at
+    most, so that live speech has the others. One transcribes silence at some hundred times its speed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,10 @@ Steps for final text start at once, and on a GPU so does every step. On a CPU a 
 has, so only `_STARTS` of the other steps start in an iteration, those that wait longest first: under load each takes
 little time once it has started, and covers all audio that arrived while it waited.
 
+Steps in the background, those of files, give way to the others on a CPU: while there are others, one of them is active
+at most, and takes part in every `_BACKGROUND_EVERY`-th iteration only. So live speech waits for one pass of one file at
+most, however many there are, and files still advance. On a GPU they only make a pass wider, which costs it little.
+
 Another thread hands the hypotheses over and runs the callbacks, so that the model never waits for what is done with
 the text.
 
@@ -39,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 _STARTS = {"cpu": 2}
 """How many steps that are not urgent start in an iteration, by the type of the device. Not listed: all."""
+_BACKGROUND_EVERY = 4
+"""In which iterations a step in the background takes part while there are others."""
 MAX_TRIES = 3
 """How often a step without enough memory is tried before it fails."""
 _JOIN_SECONDS = 5.0  # how long `close` waits for a thread, so that one that hangs does not block the process's exit
@@ -54,6 +60,7 @@ class _ActiveStep:
         self.urgent = False  # what `is_urgent` said last; it is not asked again after a yes
         self.future: Future[Hypothesis] = Future()
         self.next_pass: Pass | None = None
+        self.background = utterance.background
         self.tries = 1
         self._utterance = utterance
         self._on_start = on_start
@@ -195,6 +202,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self.active: list[_ActiveStep] = []
+        self.held_back = 0  # iterations since a step in the background took part
         self.abandoned = False
         self.thread: threading.Thread
 
@@ -341,10 +349,16 @@ class Scheduler:
                 if not running.urgent and running.is_urgent():
                     running.urgent = True
                     running.restart()
+            resting = self._resting(worker)
             for running in [running for running in worker.active if running.next_pass is None]:
-                self._advance(worker, running, None)
+                if running not in resting:
+                    self._advance(worker, running, None)
             for kind in get_args(Pass):  # in the order in which a step needs them, so that it can take one of each
-                waiting = [running for running in worker.active if isinstance(running.next_pass, kind)]
+                waiting = [
+                    running
+                    for running in worker.active
+                    if isinstance(running.next_pass, kind) and running not in resting
+                ]
                 for running, result in self._passes(worker, waiting):
                     self._advance(worker, running, result)
             with self._changed:
@@ -367,14 +381,34 @@ class Scheduler:
                 return False
             waiting, self._submitted = self._submitted, deque()
             left = _STARTS.get(self.recognizer.device.type, len(waiting))
+            room = len(waiting)  # for steps in the background
+            if self._gives_way([*worker.active, *waiting]):
+                room = 1 - sum(running.background for running in worker.active)
             for running in waiting:
                 running.urgent = running.is_urgent()
-                if not (running.urgent or left > 0):
+                if not (room > 0 if running.background else running.urgent or left > 0):
                     self._submitted.append(running)
                 elif running.start():
                     worker.active.append(running)
-                    left -= not running.urgent
+                    room -= running.background
+                    left -= not (running.urgent or running.background)
         return True
+
+    def _gives_way(self, steps: list[_ActiveStep]) -> bool:
+        """Whether those of the steps that are in the background give way to others."""
+        return self.recognizer.device.type in _STARTS and not all(running.background for running in steps)
+
+    def _resting(self, worker: _Worker) -> list[_ActiveStep]:
+        """The active steps in the background that take no part in this iteration."""
+        background = [running for running in worker.active if running.background]
+        if not (background and self._gives_way(worker.active)):
+            worker.held_back = 0
+            return []
+        worker.held_back += 1
+        if worker.held_back < _BACKGROUND_EVERY:
+            return background
+        worker.held_back = 0
+        return background[1:]
 
     def _advance(self, worker: _Worker, running: _ActiveStep, result: Any) -> None:
         if worker.abandoned:

@@ -30,7 +30,8 @@ StepGenerator = Generator[Pass, Any, "Decoded"]
 INITIAL_CAPACITY = 16_000
 MAX_WINDOWS = 4
 """How many windows one pass of a step encodes: those of the longest utterance by default. A longer utterance takes
-several passes, and the other sessions' passes run between them."""
+several passes, and the other sessions' passes run between them. In the background a pass has one window, for the same
+reason: live speech may have to wait for it to end."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,9 @@ class Utterance:
     context: goes into the system prompt. language: a name in `languages.LANGUAGES`, which is written into the prompt as
     the processor does it, or None to detect it. max_new_tokens: the longest answer. scored: whether hypotheses have the
     probabilities of their tokens, which needs no further pass. beginning: how the session's last answer began, which
-    `close` updates. Not safe for use by two threads at once. Close it to return its KV cache. Raises `BadInput` for a
-    context that is too long or has control tokens.
+    `close` updates. background: whether its steps give way to those of other utterances (`scheduler`). Not safe for use
+    by two threads at once. Close it to return its KV cache. Raises `BadInput` for a context that is too long or has
+    control tokens.
     """
 
     def __init__(
@@ -110,8 +112,11 @@ class Utterance:
         max_new_tokens: int = 512,
         scored: bool = False,
         beginning: Beginning | None = None,
+        background: bool = False,
     ) -> None:
         self._scored = scored
+        self.background = background
+        self._most_windows = 1 if background else MAX_WINDOWS
         self._beginning = beginning or Beginning()
         self._recognizer = recognizer
         self._language = language
@@ -224,8 +229,8 @@ class Utterance:
         total = len(spectrum.raw)
         bounds = [(start, min(start + size, total)) for start in range(held * size, total, size)]
         fresh: list[Tensor] = []
-        for first in range(0, len(bounds), MAX_WINDOWS):
-            part = bounds[first : first + MAX_WINDOWS]
+        for first in range(0, len(bounds), self._most_windows):
+            part = bounds[first : first + self._most_windows]
             stem = self._stem.computed if self._stem is not None else None
             windows = [Window(spectrum.window(*bound), stem) for bound in part[:1]]
             windows += [Window(spectrum.window(*bound)) for bound in part[1:]]

@@ -41,6 +41,8 @@ class SessionOptions:
     """The rules for where an utterance starts and ends."""
     detector: DetectorFactory = voice_detector
     """Creates the detector that applies `endpoints`."""
+    background: bool = False
+    """Whether nobody waits for the text while it is spoken, as with a file: its steps give way to those of others."""
 
     def __post_init__(self) -> None:
         if self.chunk_seconds is not None and not self.chunk_seconds > 0:

@@ -1,7 +1,7 @@
 """Transcribes one audio file in a session of its own, without blocking the event loop.
 
 A file is decoded a few seconds at a time, and only so far ahead of the recognizer, so its length costs no memory. Its
-steps run on the same scheduler as those of live sessions.
+steps run on the same scheduler as those of live sessions, and give way to these, as do the threads that decode it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 import numpy as np
-from anyio import to_thread
 from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import decode_blocks
 from qwen_asr.errors import AudioError, LimitExceeded, StepFailed, TooLarge
 from qwen_asr.live.events import Event, Failed, Final
+from qwen_asr.service.file_threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -54,7 +54,7 @@ class FileTranscription:
         self._service = service
         self._slot = slot
         # No client sees partial text, so each utterance is decoded once, at its end.
-        self._options = replace(options, chunk_seconds=service.config.max_utterance_seconds + 1)
+        self._options = replace(options, chunk_seconds=service.config.max_utterance_seconds + 1, background=True)
         # `decode_blocks` is a generator, though not typed as one. Its `close` releases the file.
         self._blocks = cast("Generator[NDArray[np.float32]]", decode_blocks(file))
         self._decoded = np.zeros(0, np.float32)
@@ -79,11 +79,11 @@ class FileTranscription:
         Raises AudioError if the file holds no audio, TooLarge if it is longer than `--max-file-seconds`, what `take`
         raises, and the errors of `Service.open_session`.
         """
-        self._decoded = await in_thread(self._decode)
+        self._decoded = await self._service.file_threads.run(self._decode)
         if not len(self._decoded):
             raise AudioError("The file holds no audio samples; expected an audio or video file.")
         open_session = partial(self._service.open_session, self._options, self._on_events, kind="rest", slot=self._slot)
-        self._runner = await in_thread(open_session)
+        self._runner = await in_thread(open_session)  # it takes locks that live sessions take, too
 
     async def finals(self) -> AsyncIterator[Final]:
         """Yields the utterances in order, each as soon as it is final. Call it after `begin`.
@@ -96,10 +96,10 @@ class FileTranscription:
         if runner is None:
             raise RuntimeError("Call begin() before finals().")
         while len(self._decoded):
-            await in_thread(partial(runner.feed, self._decoded))
+            await self._service.file_threads.run(partial(runner.feed, self._decoded))
             async for final in self._until(lambda: runner.lag <= self._max_lag):
                 yield final
-            self._decoded = await in_thread(self._decode)
+            self._decoded = await self._service.file_threads.run(self._decode)
         finished = runner.finish()
         finished.add_done_callback(lambda _: self._on_events([]))
         async for final in self._until(finished.done):
@@ -159,19 +159,3 @@ class FileTranscription:
                     f"The file is longer than {seconds:g} seconds, the most that this server takes: split it."
                 )
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """Runs `work` in a thread and returns its result.
-
-    If cancelled meanwhile, it still waits for `work` to end, which takes milliseconds. What the thread uses can then be
-    closed right away.
-    """
-    working = asyncio.ensure_future(to_thread.run_sync(work))
-    try:
-        return await asyncio.shield(working)
-    finally:
-        if not working.done():
-            await asyncio.wait([working])
-        if not working.cancelled():
-            working.exception()  # marks it as retrieved, so that asyncio does not log it

@@ -21,6 +21,7 @@ from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStoppin
 from qwen_asr.live.events import Event
 from qwen_asr.live.session_options import DetectorFactory, SessionOptions, endpoints_of, voice_detector
 from qwen_asr.service.admission import Admission, Slot
+from qwen_asr.service.file_threads import FileThreads
 from qwen_asr.service.instruments import Instruments
 from qwen_asr.service.memory import reclaim
 from qwen_asr.service.notifier import Notifier
@@ -80,6 +81,7 @@ class Service:
         self.instruments = Instruments()
         self.sessions = SessionRegistry(self.instruments.lag.observe, lambda: self.instruments.count("StepFailed"))
         self.watchdog = Watchdog(self.instruments, self.limits.watchdog, clock)
+        self.file_threads = FileThreads(self.limits.upload.threads)
         self._hanging: list[threading.Thread] = []
         self._closed = threading.Event()
         if recognizer is not None:
@@ -227,6 +229,7 @@ class Service:
     def close(self) -> None:
         """Stops the recognizer's thread. The utterances of open sessions fail."""
         self._closed.set()
+        self.file_threads.close()
         if self._scheduler is not None:
             self._scheduler.close()
 

@@ -114,10 +114,12 @@ def test_a_closed_scheduler_rejects_steps() -> None:
         scheduler.submit(Utterance(scheduler.recognizer)).result(60)
 
 
-def speaking(recognizer: Recognizer, seed: int, seconds: float, context: str = "") -> tuple[Utterance, Samples]:
+def speaking(
+    recognizer: Recognizer, seed: int, seconds: float, context: str = "", *, background: bool = False
+) -> tuple[Utterance, Samples]:
     """An utterance with the audio of a clip, and the clip."""
     clip = long_speech(np.random.default_rng(seed), seconds)
-    utterance = Utterance(recognizer, context=context, max_new_tokens=20)
+    utterance = Utterance(recognizer, context=context, max_new_tokens=20, background=background)
     utterance.append(clip)
     return utterance, clip
 
@@ -295,6 +297,57 @@ def test_under_load_steps_start_in_their_order_and_urgent_ones_at_once() -> None
         "partial 4", "partial 5", "ends while it waits",
     ]  # fmt: skip
     assert [count for count in starts_of if count > 0] == [3, 2, 3]
+
+
+@pytest.mark.parametrize("gives_way", [True, False])
+def test_steps_in_the_background_give_way_on_a_cpu(gives_way: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts iterations, not time."""
+    recognizer = random_recognizer()
+    monkeypatch.setattr("qwen_asr.engine.scheduler._STARTS", {recognizer.device.type: 2} if gives_way else {})
+    files = [speaking(recognizer, seed, 9.0, background=True) for seed in range(60, 66)]
+    live, clip = speaking(recognizer, 66, 9.0)
+    iterations: list[list[Pass]] = []
+
+    class Count(Observer):
+        def iteration_started(self) -> None:
+            iterations.append([])
+
+    def watch(passes: list[Pass]) -> None:
+        iterations[-1].extend(passes)
+
+    def of(utterance: Utterance, iteration: list[Pass]) -> bool:
+        return any(isinstance(one, Predict) and one.row.cache is utterance._cache for one in iteration)
+
+    with WatchRuns(recognizer, watch), Scheduler(recognizer, Count()) as scheduler:
+        scheduler.submit(speaking(recognizer, 66, 9.0)[0]).result(60)
+        alone = len(iterations)
+        iterations.clear()
+        with scheduler._changed:  # all wait for the same iteration, the files first
+            futures = [scheduler.submit(utterance) for utterance, _ in files]
+            text = scheduler.submit(live)
+        check_generated("random", clip, text.result(60).tokens, max_new_tokens=20)
+        for (_, recording), future in zip(files, futures, strict=True):
+            check_generated("random", recording, future.result(60).tokens, max_new_tokens=20)
+    beside = iterations[:alone]
+    assert all(of(live, one) for one in beside[1:])  # it takes as many iterations as alone
+    assert not of(live, iterations[alone])
+    shared = [sum(of(utterance, one) for utterance, _ in files) for one in beside]
+    if gives_way:
+        assert max(shared) == 1
+        assert all(sum(shared[start : start + 4]) <= 1 for start in range(len(shared)))
+        assert any(shared)  # but they are not stopped
+        assert max(sum(of(utterance, one) for utterance, _ in files) for one in iterations[alone:]) > 1
+    else:
+        assert max(shared) == len(files)
+
+
+def test_a_pass_in_the_background_encodes_one_window() -> None:
+    recognizer = random_recognizer()
+    encodes: list[Encode] = []
+    with WatchRuns(recognizer, lambda passes: encodes.extend(one for one in passes if isinstance(one, Encode))):
+        utterance, clip = speaking(recognizer, 67, 20.0, background=True)
+        check_generated("random", clip, utterance.finish().tokens, max_new_tokens=20)
+    assert [len(one.windows) for one in encodes] == [1, 1, 1]
 
 
 def test_a_step_that_becomes_urgent_starts_again_over_all_audio_and_keeps_its_tokens() -> None:
