@@ -53,6 +53,11 @@ _MAX_STREAMS = 40
 """Each stream of an mp4 can have such an index. Films with many subtitles and fonts have about thirty streams."""
 _MAX_PACKET = 8 << 20
 """Bytes of one packet; a frame of lossless audio has at most a few megabytes."""
+_MAX_BROKEN = 10_000
+"""How many more packets may be damaged than whole. FFmpeg needs seconds to refuse a megabyte of the smallest ones."""
+_MAX_RATES = 16
+"""How often the sample rate of a file may change. Each change takes a new filter, which takes as long as seconds of
+audio. The parts of a chained ogg may differ; a FLAC could name another rate in every frame."""
 _PIECE = 1 << 16
 """Samples for each channel that are converted at once, however long a frame is. It bounds the scratch memory."""
 
@@ -160,11 +165,14 @@ def _open(path: Path) -> BinaryIO:
 def _decode(file: BinaryIO, name: str) -> Iterator[NDArray[np.float32]]:
     """Decode an open file block by block. `name` is its name in messages."""
     resampler: StreamingResampler | None = None
+    changes = -1  # the first rate is none
     with contextlib.closing(_mono_pieces(file, name)) as pieces:
         for rate, piece in pieces:
             if resampler is None or resampler.rate != rate:  # the parts of a chained ogg may differ
                 if resampler is not None:
                     yield from _some(resampler.finish())
+                if (changes := changes + 1) > _MAX_RATES:
+                    raise AudioError(f"{name} changes its sample rate more than {_MAX_RATES} times; convert it to one.")
                 resampler = StreamingResampler(rate)
             yield from _some(resampler.feed(piece))
     if resampler is not None:
@@ -230,6 +238,8 @@ def _frames(container: InputContainer, stream: AudioStream, name: str) -> Iterat
             decoded = packet.decode()
         except (av.FFmpegError, MemoryError):
             broken += 1
+            if broken > whole + _MAX_BROKEN:
+                break
             continue
         whole += 1
         for frame in decoded:

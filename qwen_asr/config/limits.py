@@ -31,6 +31,18 @@ class PageLimits:
     """Maximum size of the form around such a block."""
     block_seconds: float = 60.0
     """Maximum length of such a block."""
+    stored_bytes: int = 512 << 20
+    """Such files on disk at once, for all pages together, each counted for `abandoned_seconds`."""
+    stored_bytes_per_address: int = 128 << 20
+    """The same for each address. A recorder sends 6 MB in that time."""
+    events_per_tab: int = 4
+    """Recordings of the simple recorder that a page may have at once; it has one."""
+    recorders_per_address: int = 64
+    """Pages of one address that may have such recordings at once."""
+    language_characters: int = 64
+    """Maximum length of a language's name in a message of the page."""
+    context_characters: int = 10_000
+    """Maximum length of the context in a message of the page."""
     abandoned_seconds: float = 60.0
     """A file that a page uploads is removed once nothing was written to it for this long: the connection broke, or no
     event came for it. The recorder names each block at once."""
@@ -44,7 +56,7 @@ class PageLimits:
     body_seconds: float = 60.0
     """How long a body may take to arrive: 8 MiB at 140 kB/s, 1 s of 48 kHz at 2 kB/s."""
     bodies_bytes: int = 64 << 20
-    """How much of unfinished bodies is held in memory, for all pages together."""
+    """How much of the bodies of unanswered requests is held in memory, for all pages together."""
     bodies_bytes_per_address: int = 16 << 20
     """The same for each address. A page sends one body at a time."""
 

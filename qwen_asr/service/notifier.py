@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections.abc import Callable
 
@@ -27,7 +28,9 @@ class Notifier:
                 loop.call_soon_threadsafe(event.set)
 
     async def wait(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Returns once `ready()` is true, checked at each `notify`, or after `seconds`."""
+        """Returns once `ready()` is true, checked at each `notify`, or after `seconds`. Raises ValueError for NaN."""
+        if math.isnan(seconds):
+            raise ValueError("seconds is not a number")
         with contextlib.suppress(asyncio.TimeoutError):
             async with asyncio.timeout(seconds):
                 while True:

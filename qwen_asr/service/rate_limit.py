@@ -30,7 +30,7 @@ class Rates:
         self._storage = MemoryStorage()
         self._limiter = MovingWindowRateLimiter(self._storage)
         self._lock = threading.RLock()
-        self._sweep_at = sweep_at
+        self._sweep_at = self._next_sweep_at = sweep_at
 
     def check(self, *names: str) -> None:
         """Raises LimitExceeded, with the seconds to wait, if one of the names has no hit left."""
@@ -57,9 +57,11 @@ class Rates:
             for window in self._windows:
                 for name in names:
                     self._limiter.hit(window, name)
-            if len(self._storage.events) > self._sweep_at:
+            if len(self._storage.events) > self._next_sweep_at:
                 for key in [key for key, events in list(self._storage.events.items()) if not events]:
                     self._storage.clear(key)
+                # Not at every hit where hardly any can be removed.
+                self._next_sweep_at = max(self._sweep_at, 2 * len(self._storage.events))
 
 
 def sender(scope: Mapping[str, Any]) -> str:

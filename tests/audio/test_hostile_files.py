@@ -91,6 +91,25 @@ def test_the_most_streams_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
         list(decode_blocks(io.BytesIO(bombs.mp4_index(5, tracks=4))))
 
 
+def test_the_sample_rate_may_change_so_often() -> None:
+    rates = [15_001 + 2 * number for number in range(18)]
+    end = [rates[17]] * 4  # FFmpeg needs what follows a frame to find it
+    decoded = np.concatenate(list(decode_blocks(io.BytesIO(bombs.flac_of_rates(rates[1:] + end)))))
+    assert len(decoded) > 300
+    with pytest.raises(AudioError, match="changes its sample rate more than 16 times"):
+        list(decode_blocks(io.BytesIO(bombs.flac_of_rates(rates + end))))
+    alike = bombs.flac_of_rates([16_000] * 100)
+    assert sum(map(len, decode_blocks(io.BytesIO(alike)))) > 1500
+
+
+def test_decoding_ends_where_far_more_packets_are_damaged_than_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen_asr.audio.decode._MAX_BROKEN", 20)
+    with pytest.raises(AudioError, match="31 of 41 packets cannot be decoded"):
+        list(decode_blocks(io.BytesIO(bombs.matroska_of_broken_packets(10, 500))))
+    fewer = bombs.matroska_of_broken_packets(100, 30)
+    assert sum(map(len, decode_blocks(io.BytesIO(fewer)))) == 16_000
+
+
 def test_a_long_frame_gives_the_same_samples_as_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = np.random.default_rng(1).integers(0, 256, 10_001, dtype=np.uint8).tobytes()
     content = bombs.avi_of_one_chunk(samples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -140,3 +141,36 @@ def naming(path: Path, url: str) -> dict[str, bytes]:
         }
     playlists |= {"stream.sdp": sdp, "stream.mpd": dash + "</AdaptationSet></Period></MPD>"}
     return {name: text.encode() for name, text in playlists.items()}
+
+
+def _crc(data: bytes, polynomial: int, bits: int) -> int:
+    crc, top, mask = 0, 1 << bits - 1, (1 << bits) - 1
+    for byte in data:
+        crc ^= byte << bits - 8
+        for _ in range(8):
+            crc = (crc << 1 ^ polynomial if crc & top else crc << 1) & mask
+    return crc
+
+
+def flac_of_rates(rates: list[int]) -> bytes:
+    """A FLAC file with one frame of 16 samples for each rate in Hz, which its header names (RFC 9639, section 9.1)."""
+    info = struct.pack(">HH", 16, 256) + bytes(6) + struct.pack(">Q", 16_000 << 44 | 15 << 36) + bytes(16)
+    parts = [b"fLaC", bytes([0x80, 0, 0, len(info)]), info]
+    for number, rate in enumerate(rates):
+        head = bytes([0xFF, 0xF8, 6 << 4 | 13, 4 << 1, number, 15]) + struct.pack(">H", rate)
+        frame = head + bytes([_crc(head, 7, 8)]) + bytes(3)  # the samples are all zero
+        parts += [frame, struct.pack(">H", _crc(frame, 0x8005, 16))]
+    return b"".join(parts)
+
+
+def matroska_of_broken_packets(whole: int, broken: int) -> bytes:
+    """Packets of 10 ms of silence, and after them packets of one byte that cannot be decoded."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="matroska") as container:
+        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for number in range(whole + broken):
+            packet = av.Packet(bytes(320) if number < whole else b"x")
+            packet.stream, packet.time_base, packet.pts = stream, Fraction(1, 16_000), 160 * number
+            packet.dts = packet.pts
+            container.mux(packet)
+    return target.getvalue()

@@ -8,6 +8,7 @@ answers `/login` and `/logout` itself.
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,6 +19,7 @@ from starlette.websockets import WebSocket
 
 from qwen_asr.config.limits import GuardLimits
 from qwen_asr.errors import InvalidApiKey, LimitExceeded, QwenASRError
+from qwen_asr.logs import SeldomLog
 from qwen_asr.network import is_loopback
 from qwen_asr.service.rate_limit import Rates, sender
 from qwen_asr.web.access.cookies import CookieWriter
@@ -60,6 +62,7 @@ class AccessGuard:
         self._rates = rates
         self._page_rates = Rates(limits.page_requests)
         self._wrong_keys = Rates(limits.wrong_credentials)
+        self._logged = SeldomLog()
         self._visitors = Visitors(CookieWriter("qwen_asr_visitor", config.port, framed=config.on_space))
         login_cookie = CookieWriter("qwen_asr_login", config.port, framed=config.on_space)
         self._logins = Logins(config.auth, login_cookie, limits)
@@ -216,10 +219,11 @@ class AccessGuard:
         return response
 
     def _log(self, error: QwenASRError, scope: Scope) -> None:
-        # A client over its limit would otherwise fill the log.
-        level = logging.DEBUG if isinstance(error, LimitExceeded) else logging.INFO
         address = sender(scope) or "an unknown address"
-        log.log(level, "A request from %s was refused: %s", address, type(error).__name__)
+        # Otherwise a client could fill the log.
+        message = f"A request from {address} was refused: {type(error).__name__}"
+        if self._logged.due(message, time.monotonic()):
+            log.info("%s", message)
 
 
 def access_warnings(config: Config) -> list[str]:

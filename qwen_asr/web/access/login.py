@@ -1,8 +1,8 @@
 """The page's login: a form, a signed cookie that ends, and a logout that ends it at once.
 
-The cookie holds the user's name and when they logged in, signed with a key that is derived from the users' passwords.
-So logins survive a restart of the server, are valid on each of several servers with the same users, and end for
-everybody when a user or a password changes.
+The cookie holds the user's name and when they logged in, signed with a random key of this process. So all logins end
+when the server restarts. A key that is derived from the passwords would survive it, but whoever has a cookie could then
+find weak passwords by trying, with no limit.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from itsdangerous import BadSignature, URLSafeSerializer
 from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -40,8 +41,6 @@ log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).with_name("login.html")
 WRONG = "The user name or the password is wrong."
-_SCRYPT = {"n": 1 << 14, "r": 8, "p": 1}
-"""Costs of RFC 7914's scrypt for interactive use: a tenth of a second and 16 MB for each guess at a password."""
 _MAX_ENDED = 10_000
 _RENEW_AFTER = 0.05  # of the idle time: not every answer carries a cookie
 
@@ -69,24 +68,18 @@ class Logins:
         limits: GuardLimits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._users = users
         self._names = {user.partition(":")[0] for user in users}
         self._cookies = cookies
+        digest = {"digest_method": hashlib.sha256}
+        self._serializer = URLSafeSerializer(secrets.token_bytes(32), salt="login", signer_kwargs=digest)
         self._limits = limits or GuardLimits()
         self._clock = clock
         self._ended: dict[str, float] = {}  # id → when the login would have ended by itself
 
-    @functools.cached_property
-    def _serializer(self) -> URLSafeSerializer:
-        # Derived when it is first needed, because it takes a moment.
-        known = "\n".join(sorted(self._users)).encode()
-        key = hashlib.scrypt(known, salt=b"qwen-asr login", dklen=32, **_SCRYPT)
-        return URLSafeSerializer(key, salt="login", signer_kwargs={"digest_method": hashlib.sha256})
-
     def read(self, scope: Scope) -> Login | None:
         """The login of that request; None without a cookie, or with one that is forged, too old or logged out."""
         value = HTTPConnection(scope).cookies.get(self._cookies.name(scope), "")
-        if not value or not self._users:
+        if not value:
             return None
         try:
             login = Login(*self._serializer.loads(value))
@@ -117,8 +110,10 @@ class Logins:
         """Ends a login, whoever has a copy of its cookie. Returns the `Set-Cookie` header that removes it."""
         now = self._clock()
         self._ended = {id: until for id, until in self._ended.items() if until > now}
-        if login is not None and len(self._ended) < _MAX_ENDED:
+        if login is not None:
             self._ended[login.id] = now + self._limits.login_idle_seconds
+        if len(self._ended) > _MAX_ENDED:
+            del self._ended[next(iter(self._ended))]  # the one that would end next by itself
         return self._cookies.header(scope, "", 0)
 
     def _header(self, scope: Scope, user: str, id: str, began_at: float) -> str:
@@ -183,8 +178,8 @@ class LoginRoutes:
         data = await read_body(scope, body, self._limits.login_bytes, self._limits.login_seconds)
         try:
             return await Request(scope, replayed(data)).form(max_files=0, max_fields=10)
-        except MultiPartException as error:
-            raise BadInput(f"The login form cannot be read: {error.message}") from None
+        except (MultiPartException, HTTPException):  # within an app Starlette raises the second
+            raise BadInput("The login form cannot be read: send username and password as a form.") from None
 
 
 def login_page(status: int, problem: str = "") -> Response:

@@ -41,7 +41,9 @@ class AllowedOrigins:
         headers = Headers(scope=scope)
         origins = headers.getlist("origin")
         site = headers.get("sec-fetch-site")
-        if site == "same-origin" or (origins and same_origin(headers)):
+        # For the browser the scheme counts, unlike for `same_origin`: plain HTTP is another site than HTTPS.
+        elsewhere = site in ("cross-site", "same-site") and scope["type"] == "http"
+        if site == "same-origin" or (origins and not elsewhere and same_origin(headers)):
             return False
         if origins:
             if api and all(self._allows(origin) for origin in origins):

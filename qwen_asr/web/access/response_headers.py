@@ -6,6 +6,7 @@ The policies are those of the W3C: Content Security Policy Level 3, Referrer Pol
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import hashlib
 import re
@@ -100,14 +101,21 @@ class _Answer:
 
     async def _send_page(self, start: Message, body: bytes) -> None:
         headers = MutableHeaders(scope=start)
-        hashes = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in _INLINE_SCRIPT.findall(body)]
-        scripts = "".join(f" 'sha256-{text}'" for text in hashes) + _PAGE_SCRIPTS * self._is_page
-        headers[_CSP] = _DOCUMENT.format(scripts=scripts, frames=self._frames)
+        scripts, compressed = _prepared(body)
+        headers[_CSP] = _DOCUMENT.format(scripts=scripts + _PAGE_SCRIPTS * self._is_page, frames=self._frames)
+        headers.setdefault("Cache-Control", "no-store")  # it differs for each user, and may set a cookie
         if self._compresses and body:
-            body = gzip.compress(body, 6, mtime=0)
+            body = compressed
             headers["Content-Encoding"] = "gzip"
             headers.add_vary_header("Accept-Encoding")
         if body or "content-length" not in headers:
             headers["Content-Length"] = str(len(body))
         await self._send(start)
         await self._send({"type": "http.response.body", "body": body})
+
+
+@functools.lru_cache(maxsize=8)
+def _prepared(body: bytes) -> tuple[str, bytes]:
+    """The hashes of a page's inline scripts for its policy, and the page compressed. It hardly ever changes."""
+    hashes = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in _INLINE_SCRIPT.findall(body)]
+    return "".join(f" 'sha256-{text}'" for text in hashes), gzip.compress(body, 6, mtime=0)

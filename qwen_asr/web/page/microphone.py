@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,8 +52,6 @@ BROWSER = Path(__file__).parent / "browser"
 MAX_WAIT_SECONDS = 10.0
 """The longest that a reply is held back: below the 30 s or so after which proxies give up on a silent request."""
 RATES = range(8_000, 192_001)
-MAX_CONTEXT_CHARACTERS = 10_000
-MAX_LANGUAGE_CHARACTERS = 64
 START = "\nmodules.microphone.start(element, props, server);\n//# sourceURL=qwen-asr-page.js\n"
 """Starts the script: Gradio runs it as the body of a function with the parameters `element`, `props` and `server`."""
 STOCK_RECORDING = "stock"
@@ -94,6 +93,8 @@ class Post:
             if not isinstance(data, dict):
                 raise TypeError("not an object")
             last = data.get("last")
+            if not math.isfinite(wait := float(data["wait"])):  # NaN would break the order of the event loop's timers
+                raise ValueError("wait is not a number")
             post = cls(
                 recording=str(data["recording"]),
                 rate=int(data["rate"]),
@@ -101,7 +102,7 @@ class Post:
                 audio=base64.b64decode(data["audio"], validate=True),
                 last=None if last is None else int(last),
                 revision=int(data["revision"]),
-                wait=min(max(float(data["wait"]), 0.0), MAX_WAIT_SECONDS),
+                wait=min(max(wait, 0.0), MAX_WAIT_SECONDS),
                 context=str(data.get("context") or ""),
                 language=str(data["language"]) if data.get("language") else None,
                 queued=int(data.get("queued") or 0),
@@ -117,8 +118,8 @@ class Post:
             "rate": self.rate in RATES,
             "offset": self.offset >= 0 and self.offset % 2 == 0 and (self.last is None or self.last >= 0),
             "audio": len(self.audio) <= max_block_bytes,
-            "context": len(self.context) <= MAX_CONTEXT_CHARACTERS,
-            "language": len(self.language or "") <= MAX_LANGUAGE_CHARACTERS,
+            "context": len(self.context) <= PageLimits.context_characters,
+            "language": len(self.language or "") <= PageLimits.language_characters,
         }
         wrong = [name for name, right in limits.items() if not right]
         if wrong:

@@ -85,7 +85,7 @@ def build_page(
                 label="Context",
                 placeholder="Names and terms (optional)",
                 max_lines=3,
-                max_length=10_000,
+                max_length=limits.context_characters,
                 min_width=240,
                 scale=3,
             )

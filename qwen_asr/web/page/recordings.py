@@ -99,7 +99,7 @@ class Recording:
         self._time_limit_at = clock() + session_seconds
         self._ends_at = self._time_limit_at + backlog_seconds
         self._digest = hashlib.sha256()
-        self._resampler = StreamingResampler(rate)
+        self._resampler: StreamingResampler | None = StreamingResampler(rate)
         self._taking = threading.Lock()  # one block at a time: a late duplicate may arrive together with its repetition
         self._lines: dict[int, TranscriptLine] = {}  # by utterance; the last one that changed comes last
         self._open_at: dict[int, int] = {}  # where utterances without a final begin, in samples at 16 kHz
@@ -182,10 +182,11 @@ class Recording:
         return "The server is restarting. Keep this page open: nothing is lost."
 
     def _finish(self) -> None:
-        if self.finished or self.error:
+        if self.finished or self.error or self._resampler is None:
             return
         try:
             self._sink.feed(self._resampler.finish())
+            self._resampler = None  # its filter may be large, and the recording stays until its page has the text
             self._finished = self._sink.finish()
         except Exception:
             self._fail()
@@ -231,6 +232,8 @@ class Recording:
         return self._revision > revision or self.done or (self._finished_for_shutdown and self._all_delivered())
 
     def _feed(self, samples: NDArray[np.float32]) -> None:
+        if self._resampler is None:  # it has ended
+            return
         try:
             self._sink.feed(self._resampler.feed(samples))
         except Exception:

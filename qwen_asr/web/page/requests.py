@@ -11,16 +11,19 @@ replaced on the way, so that they belong to whoever sent the request (`identity`
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import hashlib
 import hmac
 import json
 import logging
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, parse_qsl, urlencode
 
 from itsdangerous import BadSignature, Signer
 from pydantic import BaseModel, Field, ValidationError, computed_field
@@ -28,14 +31,14 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 
 from qwen_asr.config.limits import PageLimits
-from qwen_asr.errors import BadInput, QwenASRError, TooLarge
+from qwen_asr.errors import BadInput, LimitExceeded, QwenASRError, TooLarge
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.service.shares import Shares
 from qwen_asr.web.access import route_table
 from qwen_asr.web.access.identity import identity
 from qwen_asr.web.bodies import read_body, replayed
 from qwen_asr.web.early_answer import Body, answer_early
-from qwen_asr.web.error_response import error_response
+from qwen_asr.web.error_response import error_response, status_response
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,6 +47,7 @@ log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=BaseModel)
 RELOAD = "reload the page"
+_PART = re.compile(rb"content-disposition\s*:", re.IGNORECASE)
 
 SessionHash = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Scalar = str | int | float | bool | None
@@ -73,7 +77,11 @@ class UploadedFile(BaseModel):
 class RecorderEvent(BaseModel):
     """The simple recorder sends a block of audio, with the values of Language and Context."""
 
-    data: tuple[UploadedFile | None, str | None, str | None]
+    data: tuple[
+        UploadedFile | None,
+        Annotated[str, Field(max_length=PageLimits.language_characters)] | None,
+        Annotated[str, Field(max_length=PageLimits.context_characters)] | None,
+    ]
     fn_index: int
     trigger_id: int | None = None
     session_hash: SessionHash
@@ -105,10 +113,14 @@ class PageRequests:
         self._app = app
         self._page = page
         self._limits = limits or PageLimits()
+        limits = self._limits
         self._held = Shares(
-            self._limits.bodies_bytes_per_address, "The unfinished requests of your address have {most} bytes"
+            limits.bodies_bytes_per_address, "The unanswered requests of your address have {most} bytes"
         )
-        self._held_in_all = Shares(self._limits.bodies_bytes, "All unfinished requests have {most} bytes")
+        self._held_in_all = Shares(limits.bodies_bytes, "All unanswered requests have {most} bytes")
+        self._stored = Shares(limits.stored_bytes_per_address, "The uploads of your address have {most} bytes")
+        self._stored_in_all = Shares(limits.stored_bytes, "All uploads have {most} bytes")
+        self._recorders: dict[str, str] = {}  # own session hash → address, of the pages that use the simple recorder
         self._key = secrets.token_bytes(32)
 
     @functools.cached_property
@@ -121,7 +133,11 @@ class PageRequests:
         if not path.startswith(route_table.GRADIO):
             await self._app(scope, receive, send)
         elif scope["method"] == "GET":
-            await self._app(self._with_own_session(scope, path), receive, send)
+            scope = self._with_own_session(scope, path)
+            if path == route_table.DATA and not self._has_events(scope):
+                await status_response(404, "This page has no event.", code="unknown_url")(scope, receive, send)
+                return
+            await self._app(scope, receive, send)
         else:
             await self._post(path, scope, receive, send)
 
@@ -131,27 +147,40 @@ class PageRequests:
         if is_upload:
             largest = self._limits.upload_bytes + self._limits.upload_form_bytes
         body = Body(receive, self._limits.body_seconds)
-        try:
-            with self._held.opened(sender(scope)) as take, self._held_in_all.opened("everybody") as take_of_all:
+        address, owner = sender(scope), identity(scope)
+        # Held until the answer: the page's calls wait for text.
+        with self._held.opened(address) as take, self._held_in_all.opened("everybody") as take_of_all:
 
-                def take_both(count: int) -> None:
-                    take(count)
-                    take_of_all(count)
+            def take_both(count: int) -> None:
+                take(count)
+                take_of_all(count)
 
+            try:
                 data = await read_body(scope, body, largest, self._limits.body_seconds, take_both)
-            if path == route_table.SERVER_FUNCTION:
-                data = self._function_call(data, identity(scope))
-            elif not is_upload and not path.endswith("/close"):
-                data = self._event(data, identity(scope))
-        except ClientDisconnect:
-            log.debug("A page left before its request was complete.")
-            return
-        except QwenASRError as error:
-            await answer_early(error_response(error), body, scope, receive, send)
-            return
-        if is_upload:
-            send = _Rewriting(send, lambda answer: self._sign_paths(answer, identity(scope)))
-        await self._app(_as_replayed(scope, len(data)), replayed(data, receive), send)
+                if is_upload:
+                    self._store(data, address)
+                elif path == route_table.SERVER_FUNCTION:
+                    data = self._function_call(data, owner)
+                elif not path.endswith("/close"):
+                    data = self._event(data, owner, address if path == route_table.JOIN else None)
+            except ClientDisconnect:
+                log.debug("A page left before its request was complete.")
+                return
+            except QwenASRError as error:
+                await answer_early(error_response(error), body, scope, receive, send)
+                return
+            if is_upload:
+                send = _Rewriting(send, lambda answer: self._sign_paths(answer, owner))
+            await self._app(_as_replayed(scope, len(data)), replayed(data, receive), send)
+
+    def _store(self, body: bytes, address: str) -> None:
+        """Counts an upload, which lies on disk until it is read or swept. Raises BadInput, LimitExceeded."""
+        if len(_PART.findall(body)) > 1:
+            raise BadInput(f"The page uploads one file at a time; {RELOAD}.")
+        with contextlib.ExitStack() as stack:
+            for shares, name in ((self._stored, address), (self._stored_in_all, "everybody")):
+                stack.enter_context(shares.opened(name))(len(body))
+            asyncio.get_running_loop().call_later(self._limits.abandoned_seconds, stack.pop_all().close)
 
     def _function_call(self, body: bytes, owner: str) -> bytes:
         """The body as Gradio gets it. Raises BadInput, TooLarge."""
@@ -161,15 +190,34 @@ class PageRequests:
         call.session_hash = self._own_hash(call.session_hash, owner)
         return call.model_dump_json().encode()
 
-    def _event(self, body: bytes, owner: str) -> bytes:
-        """The body as Gradio gets it. Raises BadInput, TooLarge."""
+    def _event(self, body: bytes, owner: str, joining: str | None) -> bytes:
+        """The body as Gradio gets it. `joining`: the address, for an event that begins.
+
+        Raises BadInput, TooLarge, LimitExceeded.
+        """
         event = self._parsed(RecorderEvent, body)
         if event.fn_index not in self._calls.events:
             raise BadInput(f"The page sent an event that the server does not have; {RELOAD}.")
         event.session_hash = self._own_hash(event.session_hash, owner)
+        if joining is not None:
+            self._count_event(event.session_hash, joining)
         if (file := event.data[0]) is not None:
             file.path = self._verified(file.path, owner)
         return event.model_dump_json().encode()
+
+    def _count_event(self, own_hash: str, address: str) -> None:
+        """Raises LimitExceeded if the page or its address has too many events that have not ended.
+
+        Gradio keeps them until it has told the page, even if no page asks.
+        """
+        pending = self._page()._queue.pending_event_ids_session
+        self._recorders = {tab: known for tab, known in self._recorders.items() if pending.get(tab)}
+        if len(pending.get(own_hash, ())) >= self._limits.events_per_tab:
+            raise LimitExceeded(f"This page has {self._limits.events_per_tab} recordings at once; {RELOAD}.")
+        others = sum(known == address for tab, known in self._recorders.items() if tab != own_hash)
+        if others >= self._limits.recorders_per_address:
+            raise LimitExceeded(f"{others} pages of your address use the simple recorder: try again later.")
+        self._recorders[own_hash] = address
 
     def _parsed(self, model: type[M], body: bytes) -> M:
         # Counted first: parsed, each bracket takes far more memory than its byte.
@@ -190,6 +238,11 @@ class PageRequests:
         own = {"session_hash": self._own_hash(query.get("session_hash", [""])[0], identity(scope))}
         return {**scope, "query_string": urlencode(own).encode()}
 
+    def _has_events(self, scope: Scope) -> bool:
+        """Whether Gradio has anything to tell that tab. Without, it would begin an answer and fail."""
+        [(_, own_hash)] = parse_qsl(scope["query_string"].decode())
+        return own_hash in self._page()._queue.pending_messages_per_session
+
     def _own_hash(self, session_hash: str, owner: str) -> str:
         return hmac.digest(self._key, f"{owner}\0{session_hash}".encode(), "sha256")[:16].hex()
 
@@ -198,8 +251,9 @@ class PageRequests:
 
     def _sign_paths(self, answer: bytes, owner: str) -> bytes:
         """Gradio's answer to an upload: a list of paths."""
-        signer = self._signer(owner)
-        return json.dumps([signer.sign(path).decode() for path in json.loads(answer)]).encode()
+        signer, paths = self._signer(owner), json.loads(answer)
+        self._page().upload_file_set.difference_update(paths)  # it would grow for ever; the signature says the same
+        return json.dumps([signer.sign(path).decode() for path in paths]).encode()
 
     def _verified(self, path: str, owner: str) -> str:
         """The path of a file that `owner` has uploaded. Raises BadInput for any other."""
@@ -235,7 +289,10 @@ class _Rewriting:
 
 
 def _as_replayed(scope: Scope, length: int) -> Scope:
-    """The scope with headers that fit a body that was replaced. The answer to it must not be compressed."""
+    """The scope with headers that fit a body that was replaced. The answer to it must not be compressed.
+
+    Nothing in the query counts for the page, and Gradio would keep an `upload_id` for ever.
+    """
     changed = (b"content-length", b"transfer-encoding", b"accept-encoding")
     kept = [(name, value) for name, value in scope["headers"] if name.lower() not in changed]
-    return {**scope, "headers": [*kept, (b"content-length", str(length).encode())]}
+    return {**scope, "headers": [*kept, (b"content-length", str(length).encode())], "query_string": b""}

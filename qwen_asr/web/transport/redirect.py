@@ -106,8 +106,8 @@ async def answer_one_request(connection: socket.socket, respond: Responder, limi
             # Reads a body to its end: closing with unread data would reset the connection and lose the response.
             while await reader.read(1 << 16):
                 pass
-    except (h11.RemoteProtocolError, TimeoutError, OSError):
-        pass  # not a request, or the client left
+    except (h11.RemoteProtocolError, TimeoutError, OSError, ValueError):
+        pass  # not a request, one whose target is no address, or the client left
     finally:
         writer.transport.abort()  # everything was sent, or the client does not read it
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import GuardLimits
 from qwen_asr.service.rate_limit import Rates
+from qwen_asr.service.service import Service
 from qwen_asr.web.access.cookies import CookieWriter
 from qwen_asr.web.access.guard import AccessGuard
 from qwen_asr.web.access.login import Login, Logins
+from tests.support.browser import serving, small_config
+from tests.support.checkpoints import random_recognizer
 from tests.web.access.test_guard import guarded_client
 
 USERS = ("ada:correct horse", "bob:battery staple")
@@ -43,14 +47,20 @@ def scope(set_cookie: str | None = None, scheme: str = "http") -> dict[str, Any]
 
 def test_a_login_is_valid_until_it_is_idle_for_too_long() -> None:
     clock = Clock()
-    begun = logins(clock).begin(scope(), "ada")
-    login = logins(clock).read(scope(begun))  # another process with the same users
+    known = logins(clock)
+    begun = known.begin(scope(), "ada")
+    login = known.read(scope(begun))
     assert login is not None
     assert login.user == "ada"
     clock.now += 1000
-    assert logins(clock).read(scope(begun)) == login
+    assert known.read(scope(begun)) == login
     clock.now += 1
-    assert logins(clock).read(scope(begun)) is None
+    assert known.read(scope(begun)) is None
+
+
+def test_the_key_of_the_cookies_cannot_be_derived_from_the_passwords() -> None:
+    clock = Clock()
+    assert logins(clock).read(scope(logins(clock).begin(scope(), "ada"))) is None
 
 
 def test_a_login_that_is_used_is_renewed_until_its_total_is_over() -> None:
@@ -84,12 +94,16 @@ def test_a_login_that_has_ended_is_not_valid_in_any_copy() -> None:
     assert known._ended == {}  # what is over anyway needs no memory
 
 
-@pytest.mark.parametrize("users", [("ada:other", USERS[1]), (USERS[1],), (USERS[0],), ()])
-def test_logins_end_when_the_users_change(users: tuple[str, ...]) -> None:
+def test_logouts_are_remembered_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen_asr.web.access.login._MAX_ENDED", 3)
     clock = Clock()
-    begun = logins(clock).begin(scope(), "ada")
-    assert logins(clock, tuple(reversed(USERS))).read(scope(begun)) is not None
-    assert logins(clock, users).read(scope(begun)) is None
+    known = logins(clock)
+    for number in range(5):
+        known.end(scope(), Login("ada", str(number), clock.now, clock.now))
+    begun = known.begin(scope(), "bob")
+    known.end(scope(), known.read(scope(begun)))
+    assert known.read(scope(begun)) is None
+    assert len(known._ended) == 3
 
 
 def test_a_cookie_that_was_changed_is_no_login() -> None:
@@ -140,8 +154,24 @@ def test_bodies_that_are_no_login_form() -> None:
     ]:
         response = client.post("/login", content=body, headers=kind)
         assert (response.status_code, words in response.text) == (status, True), body
-    files = client.post("/login", files={"username": ("a", b"ada"), "password": ("b", b"x")})
-    assert files.status_code == 413 or "cannot be read" in files.text
+
+
+@pytest.mark.slow
+def test_bodies_that_are_no_login_form_on_the_whole_server(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(Service(small_config(auth=USERS), random_recognizer()), None) as served:
+        for kind, body in [
+            ("multipart/form-data", b"x"),
+            ("multipart/form-data; boundary=x", b"garbage"),
+            (
+                "multipart/form-data; boundary=x",
+                b'--x\r\nContent-Disposition: form-data; filename="a"\r\n\r\nb\r\n--x--',
+            ),
+            ("application/x-www-form-urlencoded", b"&".join(b"a%d=1" % number for number in range(20))),
+        ]:
+            answer = httpx.post(f"{served.url}/login", content=body, headers={"content-type": kind}, timeout=60)
+            assert answer.status_code == 400, (kind, answer.text)
+            assert "content-security-policy" in answer.headers
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_whoever_is_logged_in_gets_no_form() -> None:

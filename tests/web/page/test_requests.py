@@ -44,12 +44,29 @@ class Function:
         self.targets = [(1, kind)]
 
 
+class Queue:
+    """As much of Gradio's queue as says which events have not ended. Here every event does at once."""
+
+    def __init__(self) -> None:
+        self.pending_event_ids_session: dict[str, set[str]] = {}
+        self.pending_messages_per_session = AnyTab()
+
+
+class AnyTab:
+    """Has every tab."""
+
+    def __contains__(self, tab: str) -> bool:
+        return True
+
+
 class Page:
     """As much of a `gr.Blocks` as says what can be called."""
 
     def __init__(self) -> None:
         self.blocks = {7: Block(), 8: object()}
         self.fns = {0: Function("load"), 3: Function("stream"), 4: Function("unload")}
+        self.upload_file_set = {"/tmp/gradio/5.wav", "other"}  # noqa: S108 - not a file
+        self._queue = Queue()
 
 
 async def echo(request: Request) -> Response:
@@ -74,9 +91,10 @@ def client(owner: str = "", app: Any = None) -> TestClient:
     return TestClient(identified)
 
 
-def page_requests(**limits: int) -> PageRequests:
+def page_requests(page: Page | None = None, /, **limits: int) -> PageRequests:
     anything = Route("/{path:path}", echo, methods=["GET", "POST", "HEAD"])
-    return PageRequests(Starlette(routes=[anything]), Page, replace(LIMITS, **limits))
+    shown = page or Page()
+    return PageRequests(Starlette(routes=[anything]), lambda: shown, replace(LIMITS, **limits))
 
 
 def call(**changes: Any) -> dict[str, Any]:
@@ -130,7 +148,7 @@ def test_calls_that_the_page_does_not_make(message: Any) -> None:
         ),
         *(event(data=[None, "German"]), event(data=[None, 1, "x"]), event(data=[[], "", ""]), event(session_hash=None)),
         *(event(data=[{"path": "/etc/passwd"}, "", ""]), event(data=[{"url": "http://x"}, "", ""])),
-        event(data=["/etc/passwd", "", ""]),
+        *(event(data=["/etc/passwd", "", ""]), event(data=[None, "x" * 65, ""])),
     ],
 )
 def test_events_that_the_page_does_not_send(message: Any) -> None:
@@ -194,7 +212,50 @@ def test_unfinished_bodies_share_the_memory(limits: dict[str, int]) -> None:
     assert known.post(JOIN, content=body.ljust(1500)).status_code == 200  # what is given back counts no longer
     assert known.post(JOIN, content=body.ljust(1500)).status_code == 200
     refused = known.post(JOIN, content=body.ljust(1501))
-    assert (refused.status_code, "unfinished requests" in refused.text) == (429, True)
+    assert (refused.status_code, "unanswered requests" in refused.text) == (429, True)
+
+
+def test_long_contexts() -> None:
+    known = client(app=page_requests(message_bytes=20_000))
+    for length, status in ((10_000, 200), (10_001, 400)):
+        assert known.post(JOIN, json=event(data=[None, "x" * 64, "x" * length])).status_code == status
+
+
+def test_uploads_on_disk_are_counted_until_they_are_swept() -> None:
+    for limits in ({"stored_bytes": 100}, {"stored_bytes_per_address": 100}):
+        with client(app=page_requests(**limits)) as known:  # one event loop for all requests
+            assert [known.post(UPLOAD, content=bytes(50)).status_code for _ in range(3)] == [200, 200, 429]
+    with client(app=page_requests(stored_bytes=100, abandoned_seconds=0)) as swept:
+        assert [swept.post(UPLOAD, content=bytes(100)).status_code for _ in range(3)] == [200, 200, 200]
+
+
+def test_a_form_has_one_file_and_leaves_nothing_behind() -> None:
+    page = Page()
+    known = client(app=page_requests(page))
+    two = known.post(UPLOAD, files=[("files", ("a.wav", b"a")), ("files", ("b.wav", b"b"))])
+    assert (two.status_code, "one file at a time" in two.text) == (400, True)
+    assert known.post(UPLOAD + "?upload_id=x", content=b"audio").status_code == 200
+    assert page.upload_file_set == {"other"}
+    assert known.post(JOIN + "?a=b", json=event()).json()["query"] == {}
+
+
+def test_events_that_nobody_asks_for_are_counted() -> None:
+    page = Page()
+    app = page_requests(page, events_per_tab=2, recorders_per_address=3)
+    pending = page._queue.pending_event_ids_session
+
+    def join(tab: str) -> int:
+        answer = client(app=app).post(JOIN, json=event(session_hash=tab))
+        if answer.status_code == 200:
+            pending.setdefault(answer.json()["body"]["session_hash"], set()).add(
+                str(len(pending)) + tab + str(time.time())
+            )
+        return answer.status_code
+
+    assert [join("a") for _ in range(3)] == [200, 200, 429]
+    assert [join(tab) for tab in ("b", "c", "d")] == [200, 200, 429]
+    pending.clear()
+    assert join("d") == 200
 
 
 # --- the whole server
@@ -236,6 +297,19 @@ def test_two_browsers_with_one_session_hash_do_not_share_a_recording(served: Ser
         assert len(served.recordings) == 1
         ended = message | {"data": message["data"] | {"last": 0}}
         assert one.post(served.url + CALL, json=ended).json()["done"]
+
+
+def test_a_tab_without_an_event_gets_no_stream(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    answer = httpx.get(f"{served.url}/gradio_api/queue/data?session_hash=zz", timeout=60)
+    assert answer.status_code == 404
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@pytest.mark.parametrize("wait", ["nan", "inf", "-inf", None, "x"])
+def test_a_wait_that_is_no_number(served: Served, wait: Any) -> None:
+    with httpx.Client(timeout=60) as http:
+        message = exchange_message(served, http, "def", wait=wait)
+        assert "cannot be read" in http.post(served.url + CALL, json=message).json()["error"]
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(served: Served) -> None:

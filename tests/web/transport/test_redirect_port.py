@@ -56,6 +56,10 @@ def test_requests_are_redirected_to_the_https_port(port: int) -> None:
     # The Host header has neither this port nor 80, so a router maps ports, and 443 to the HTTPS port.
     assert request(port, "/", "asr.example.com")[1]["location"] == "https://asr.example.com/"
     assert request(port, "/", "evil.example/@x")[0].startswith(b"HTTP/1.1 400")
+    with socket.create_connection(("127.0.0.1", port), 30) as client:
+        client.sendall(b"GET http://[ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(100) == b""  # no address at all
+    assert request(port, "/", "asr.example.com")[0].startswith(b"HTTP/1.1 30")
 
 
 @pytest.mark.parametrize(
