@@ -175,7 +175,8 @@ def test_bombs_take_little_memory(tmp_path: Path, repository: Path) -> None:
                 "chunk.avi": bombs.avi_of_one_chunk(bytes(10 << 20)),
                 "a.zip": bombs.zipped_zeros(256 << 20),
             }.items():
-                recorder.send_uploaded(content, name)
+                if len(content) <= PageLimits.upload_bytes:
+                    recorder.send_uploaded(content, name)
                 http.post("/v1/audio/transcriptions", files={"file": (name, content)})
                 assert peak_bytes(server.process.pid) - before < MEMORY_BYTES, name
                 proc.write_text("5")
