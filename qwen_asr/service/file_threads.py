@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
-import os
-import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -17,20 +13,18 @@ from anyio import to_thread
 from qwen_asr.errors import StepFailed
 
 T = TypeVar("T")
-NICENESS = 10
-"""The priority of the threads of files. Linux gives them a tenth of a core while others want all of it. Below this, a
-thread that holds Python's lock could wait for a core for long, and all others for the lock."""
 
 
 class FileThreads:
     """Threads for the work on files, for all files together.
 
-    They are few, and the operating system gives them less time than the threads of live sessions. More threads would
-    not be faster where live speech needs the cores, and all files advance in turn, some seconds of audio each time.
+    They are so few that live sessions have the other cores, and all files advance in turn, some seconds of audio each
+    time. Their priority is that of other threads: with a lower one, a thread that holds Python's lock would sometimes
+    wait for a core, and everybody for it.
     """
 
     def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, "qwen-asr-files", initializer=_lower_priority)
+        self._pool = ThreadPoolExecutor(threads, "qwen-asr-files")
 
     async def run(self, work: Callable[[], T]) -> T:
         """Runs `work` in one of the threads and returns its result. Raises StepFailed after `close`.
@@ -66,11 +60,3 @@ async def until_done(working: asyncio.Future[T], drop: Callable[[], bool] = lamb
             await asyncio.wait([working])
         if working.done() and not working.cancelled():
             working.exception()  # marks it as retrieved, so that asyncio does not log it
-
-
-def _lower_priority() -> None:
-    # Only on Linux has each thread its own priority.
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            thread = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from qwen_asr.service.admission import QueueTicket
     from qwen_asr.service.service import Service
 
-T = TypeVar("T")
 HOP_SECONDS = 4.0
 """How much audio is decoded and fed at once. It takes about 20 ms, which does not delay live sessions."""
 

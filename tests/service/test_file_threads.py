@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
-import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from qwen_asr.errors import StepFailed
-from qwen_asr.service.file_threads import NICENESS, FileThreads
+from qwen_asr.service.file_threads import FileThreads
 
 
 @pytest.fixture
@@ -52,14 +50,6 @@ def test_threads_that_were_ended_say_so(threads: FileThreads) -> None:
     threads.close()
     with pytest.raises(StepFailed, match="The recognizer was stopped"):
         asyncio.run(threads.run(threading.get_ident))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
-def test_their_priority_is_lower_than_that_of_others(threads: FileThreads) -> None:
-    def priority() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    assert asyncio.run(threads.run(priority)) == min(19, priority() + NICENESS)
 
 
 def test_cancelled_work_is_waited_for_if_it_has_begun_and_else_dropped(threads: FileThreads) -> None:
