@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from qwen_asr.config.limits import PageLimits
@@ -56,6 +57,11 @@ def send_half(url: str, path: str, field: bytes) -> socket.socket:
 
 def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def upload(url: str) -> None:
+    """Uploads a whole file, as the page does."""
+    httpx.post(f"{url.strip()}/gradio_api/upload", files={"files": ("a.wav", b"speech")}, timeout=60).raise_for_status()
 
 
 def test_the_folder_is_private_and_goes(parent: Path) -> None:
@@ -126,6 +132,7 @@ def test_a_connection_that_breaks_leaves_nothing(half_sent: list[socket.socket])
     ):
         for path, field in (("/gradio_api/upload", b"files"), ("/v1/audio/transcriptions", b"file")):
             half_sent.append(send_half(served.url, path, field))
+        upload(served.url)  # whole, but its event never comes
         assert until(lambda: files_in(folder))
         for connection in half_sent:
             connection.close()
@@ -149,6 +156,7 @@ def test_a_server_that_is_killed_leaves_nothing_to_the_next(
         killed, url = start()
         for path, field in (("/gradio_api/upload", b"files"), ("/v1/audio/transcriptions", b"file")):
             half_sent.append(send_half(url, path, field))
+        upload(url)
         assert until(lambda: list(parent.glob(f"{PREFIX}*/{UPLOADS}/[!v]*")))
         before = [path for path in files_in(parent) if path.name != ".ses"]  # that one is onnxruntime's
         assert {path.relative_to(parent).parts[0][: len(PREFIX)] for path in before} == {PREFIX}
@@ -157,6 +165,7 @@ def test_a_server_that_is_killed_leaves_nothing_to_the_next(
         successor, url = start()
         assert not any(path.exists() for path in before)
         half_sent.append(send_half(url, "/gradio_api/upload", b"files"))
+        upload(url)
         assert until(lambda: list(parent.glob(f"{PREFIX}*/{UPLOADS}/[!v]*")))
         assert successor.end(signal.SIGTERM)[0] == 0
         assert list(parent.glob(f"{PREFIX}*")) == []
