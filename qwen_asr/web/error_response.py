@@ -90,7 +90,12 @@ async def unknown_path_response(request: Request, error: Exception) -> Response:
 
     if isinstance(error, HTTPException) and error.detail != HTTPStatus.NOT_FOUND.phrase:
         return await http_exception_handler(request, error)
-    message = f"There is no {request.url.path} here. The page is at /, and /openapi.json describes the API."
+    return unknown_path(request.url.path)
+
+
+def unknown_path(path: str) -> JSONResponse:
+    """The response for a path at which there is nothing."""
+    message = f"There is no {path} here. The page is at /, and /openapi.json describes the API."
     return status_response(404, message, code="unknown_url")
 
 

@@ -28,9 +28,9 @@ from qwen_asr.web.access.hosts import AllowedHosts
 from qwen_asr.web.access.identity import Visitors, set_identity
 from qwen_asr.web.access.login import LoginRoutes, Logins, login_page
 from qwen_asr.web.access.origin import AllowedOrigins
-from qwen_asr.web.access.route_table import LOGIN, LOGOUT, Access, Rule, find_rule
+from qwen_asr.web.access.route_table import LOGIN, LOGOUT, Access, Rule, find_rule, route_path
 from qwen_asr.web.early_answer import Body, answer_early
-from qwen_asr.web.error_response import error_response, status_response
+from qwen_asr.web.error_response import error_response, status_response, unknown_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ class AccessGuard:
             if scope["type"] not in ("http", "websocket"):
                 await app(scope, receive, send)
                 return
-            rule = find_rule(_path(scope))
+            rule = find_rule(route_path(scope))
             try:
                 response, cookie = self._check(rule, scope)
             except QwenASRError as error:
@@ -83,7 +83,7 @@ class AccessGuard:
                 response, cookie = self._refusal(error, rule, scope), None
             if response is not None:
                 await _send_response(response, scope, receive, send)
-            elif _path(scope) in (LOGIN, LOGOUT):
+            elif route_path(scope) in (LOGIN, LOGOUT):
                 await self._login_routes(scope, receive, send)
             else:
                 await app(scope, receive, send if cookie is None else _with_cookie(send, cookie))
@@ -105,7 +105,7 @@ class AccessGuard:
         )
 
         async def choose(scope: Scope, receive: Receive, send: Send) -> None:
-            rule = find_rule(_path(scope)) if scope["type"] == "http" else None
+            rule = find_rule(route_path(scope)) if scope["type"] == "http" else None
             await (with_cors if rule is not None and rule.access is Access.API else guarded)(scope, receive, send)
 
         return choose
@@ -119,8 +119,8 @@ class AccessGuard:
         if rule is not None and rule.access is Access.PROBE:
             return None, None
         self._hosts.check(headers)
-        if rule is None or (_path(scope) in (LOGIN, LOGOUT) and not self._users):
-            return _unknown_path(scope), None
+        if rule is None or (route_path(scope) in (LOGIN, LOGOUT) and not self._users):
+            return unknown_path(route_path(scope)), None
         if rule.methods is not None and scope.get("method", "WEBSOCKET") not in rule.methods:
             return _wrong_method(rule, scope), None
         is_foreign = self._origins.check(scope, api=rule.access is Access.API)
@@ -142,7 +142,7 @@ class AccessGuard:
         elif self._keys or self._users:
             counted = self._authenticate(sender(scope), keys, users)
         set_identity(scope, counted or self._unverified(keys or users, visitor))
-        if _path(scope) != _UNLIMITED:
+        if route_path(scope) != _UNLIMITED:
             self._rates.hit(sender(scope), *([counted] if counted else []))
 
     def _unverified(self, credentials: list[str], visitor: str | None) -> str:
@@ -164,12 +164,12 @@ class AccessGuard:
             if login is not None:
                 set_identity(scope, f"user {login.user}")
                 return None, self._logins.renewal(scope, login)
-            if _path(scope) == "/":
+            if route_path(scope) == "/":
                 return login_page(200), None
             raise InvalidApiKey("You are not logged in, or your login has ended: open the page and log in.")
         visitor = self._visitors.read(scope)
         set_identity(scope, self._visitor_identity(visitor))
-        return None, self._visitors.new_header(scope) if visitor is None and _path(scope) == "/" else None
+        return None, self._visitors.new_header(scope) if visitor is None and route_path(scope) == "/" else None
 
     def _authenticate(self, address: str, keys: list[str], users: list[str]) -> str:
         """Identifies the key or the user of a request. Raises InvalidApiKey, LimitExceeded."""
@@ -210,7 +210,7 @@ class AccessGuard:
         return ", or ".join(ways)
 
     def _refusal(self, error: QwenASRError, rule: Rule | None, scope: Scope) -> Response:
-        if rule is None or _path(scope) == "/":
+        if rule is None or route_path(scope) == "/":
             return PlainTextResponse(f"{error}\n", error.http_status)
         response = error_response(error)
         if rule.access is Access.API and isinstance(error, InvalidApiKey):
@@ -237,18 +237,9 @@ def access_warnings(config: Config) -> list[str]:
     return ["Everybody who reaches this address can use the server: see --auth and --api-key."]
 
 
-def _path(scope: Scope) -> str:
-    return str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
-
-
-def _unknown_path(scope: Scope) -> Response:
-    message = f"There is no {_path(scope)} here. The page is at /, and /openapi.json describes the API."
-    return status_response(404, message, code="unknown_url")
-
-
 def _wrong_method(rule: Rule, scope: Scope) -> Response:
     allowed = ", ".join(sorted(rule.methods or ()))
-    message = f"{_path(scope)} does not take {scope.get('method', 'WebSocket')} requests, only {allowed}."
+    message = f"{route_path(scope)} does not take {scope.get('method', 'WebSocket')} requests, only {allowed}."
     return status_response(405, message, code="method_not_allowed", headers={"Allow": allowed})
 
 

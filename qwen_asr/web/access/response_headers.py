@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 
-from qwen_asr.web.access.route_table import Access, find_rule
+from qwen_asr.web.access.route_table import Access, find_rule, route_path
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -55,7 +55,7 @@ class SecurityHeaders:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        path = str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
+        path = route_path(scope)
         compresses = path == "/" and "gzip" in Headers(scope=scope).get("accept-encoding", "")
         if path == "/":  # the inline scripts have to be read
             kept = [(name, value) for name, value in scope["headers"] if name.lower() != b"accept-encoding"]

@@ -9,6 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 
 class Access(Enum):
@@ -65,6 +69,11 @@ RULES = (
     _rule(UPLOAD, Access.PAGE, "POST"),
     _rule(rf"{STREAM.pattern}(/close)?", Access.PAGE, "POST"),
 )
+
+
+def route_path(scope: Scope) -> str:
+    """The path of a request without the public prefix of `--root-path`, as the table has it."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
 
 
 def find_rule(path: str) -> Rule | None:

@@ -129,7 +129,7 @@ class PageRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        path = str(scope["path"]).removeprefix(str(scope.get("root_path", ""))) if scope["type"] == "http" else ""
+        path = route_table.route_path(scope) if scope["type"] == "http" else ""
         if not path.startswith(route_table.GRADIO):
             await self._app(scope, receive, send)
         elif scope["method"] == "GET":
