@@ -193,6 +193,14 @@ test("the time limit is reported once", () => {
   assert.deepEqual(messages, ["It has lasted long enough."]);
 });
 
+test("the time limit is not reported for a recording that the user has ended before it", () => {
+  const messages = [];
+  const state = newState({ onTimeLimit: (message) => messages.push(message) });
+  state.end();
+  state.apply(reply({ over: "It has lasted long enough." }));
+  assert.deepEqual(messages, []);
+});
+
 test("durations are in seconds", () => {
   const state = newState();
   state.push(new Uint8Array(2 * RATE));

@@ -178,7 +178,7 @@ class MicrophonePage {
         for (const line of lines) this.transcript.show(part, line, offset + part.startSeconds);
       },
       onPartLost: (part) => this.transcript.removeTentative(part),
-      onTimeLimit: (message) => this.stop(message),
+      onTimeLimit: (message) => { if (!this.capture?.closing) this.stop(message); },
     };
   }
 

@@ -104,7 +104,7 @@ export class RecordingState {
   take(reply) {
     const { part } = this;
     this.accepted = true;
-    if (reply.over && !this.timeLimitReached) {
+    if (reply.over && this.total === null && !this.timeLimitReached) { // not one that the user has ended
       this.timeLimitReached = true;
       this.onTimeLimit(reply.over);
     }
