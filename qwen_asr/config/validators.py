@@ -9,9 +9,7 @@ from qwen_asr.errors import BadConfig, HttpsConflict
 
 _HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[?[0-9A-Fa-f:]+\]?")
 # As browsers write it (RFC 6454, section 6.2): no path, no user, and only ASCII.
-_ORIGIN = re.compile(
-    r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._~-]+(:[0-9]{1,5})?|[a-z][a-z0-9+.-]*://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?"
-)
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?")
 _MAX_LENGTH = 512  # characters of a key, a user name or a password: far below the size limit of a header
 
 

@@ -208,7 +208,7 @@ class Admission:
 
 
 def counted(address: str) -> str:
-    """The address whose share a client takes from; empty for one that is exempt."""
+    """The address by which a client is limited; empty for loopback, behind which there may be many clients."""
     return "" if is_loopback(address) else address
 
 

@@ -25,6 +25,7 @@ from qwen_asr.errors import QwenASRError, ShareUnavailable
 from qwen_asr.redaction import redact_logs
 from qwen_asr.web.access.hsts import StrictTransport
 from qwen_asr.web.error_response import unknown_path_response
+from qwen_asr.web.temporary_files import private_folder
 from qwen_asr.web.transport.file_limit import raise_file_limit
 from qwen_asr.web.transport.https import active_certificate, check_https_options, choose_certificate
 from qwen_asr.web.transport.open_connections import OpenConnections
@@ -210,9 +211,7 @@ def serve(config: Config, limits: Limits | None = None) -> int:
             plain = stack.enter_context(bind(config.host, config.http_redirect_port, "--http-redirect-port"))
         port = listening.getsockname()[1]
         say("Starting ...")
-        from qwen_asr.web.temporary_files import private_folder
-
-        stack.enter_context(private_folder(limits.page if limits is not None else None))
+        stack.enter_context(private_folder(limits.page))
         certificate = stack.enter_context(active_certificate(config, chosen, port, plain, connections))
         from qwen_asr.service.service import Service  # heavy
         from qwen_asr.web.access.guard import access_warnings

@@ -26,7 +26,7 @@ async def read_body(
         LimitExceeded: `take` raises it.
         ClientDisconnect: the client closed the connection.
     """
-    check_announced_length(scope, max_bytes)
+    _check_announced_length(scope, max_bytes)
     pieces: list[bytes] = []
     size = 0
     try:
@@ -43,7 +43,7 @@ async def read_body(
     return b"".join(pieces)
 
 
-def check_announced_length(scope: Scope, max_bytes: int) -> None:
+def _check_announced_length(scope: Scope, max_bytes: int) -> None:
     """Raises TooLarge if the request's Content-Length is above `max_bytes`."""
     length = Headers(scope=scope).get("content-length", "0")
     # uvicorn has refused a length that is no number.

@@ -40,3 +40,19 @@ def test_an_address_that_holds_nothing_is_not_kept() -> None:
     with shares.opened("a") as take, pytest.raises(LimitExceeded):
         take(11)
     assert len(shares) == 0
+
+
+def test_all_addresses_together_have_a_limit_too() -> None:
+    shares = Shares(10, "Your files have {most} bytes", 15, "All files have {most} bytes")
+    with shares.opened("a") as take, shares.opened("b") as other:
+        take(10)
+        with pytest.raises(LimitExceeded, match="All files have 15 bytes"):
+            other(6)
+        other(5)
+        with pytest.raises(LimitExceeded, match="Your files have 10 bytes"):
+            take(1)
+        with pytest.raises(LimitExceeded, match="All files have 15 bytes"):
+            shares.check("c", 1)
+    with shares.opened("b") as take, shares.opened("c") as other:
+        take(10)
+        other(5)

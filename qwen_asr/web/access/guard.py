@@ -21,6 +21,7 @@ from qwen_asr.config.limits import GuardLimits
 from qwen_asr.errors import InvalidApiKey, LimitExceeded, QwenASRError
 from qwen_asr.logs import SeldomLog
 from qwen_asr.network import is_loopback
+from qwen_asr.service.admission import counted
 from qwen_asr.service.rate_limit import Rates, sender
 from qwen_asr.web.access.cookies import CookieWriter
 from qwen_asr.web.access.credentials import Secrets, api_keys, basic_users
@@ -156,8 +157,7 @@ class AccessGuard:
 
     def _check_page(self, scope: Scope, headers: Headers) -> tuple[Response | None, str | None]:
         """As `_check`, for the page. Raises InvalidApiKey, LimitExceeded."""
-        address = sender(scope)
-        if address and not is_loopback(address):  # behind a tunnel or an undeclared proxy, everybody is loopback
+        if address := counted(sender(scope)):
             self._page_rates.hit(address)
         if self._users:
             login = self._logins.read(scope)

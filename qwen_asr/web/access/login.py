@@ -30,7 +30,7 @@ from qwen_asr.config.limits import GuardLimits
 from qwen_asr.errors import BadInput, LimitExceeded, QwenASRError
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.access.cookies import CookieWriter
-from qwen_asr.web.access.route_table import LOGOUT
+from qwen_asr.web.access.route_table import LOGOUT, route_path
 from qwen_asr.web.bodies import read_body, replayed
 from qwen_asr.web.early_answer import Body, answer_early
 
@@ -133,7 +133,7 @@ class LoginRoutes:
         """Answers one request."""
         body = Body(receive, self._limits.login_seconds)
         try:
-            if scope["path"].endswith(LOGOUT):
+            if route_path(scope) == LOGOUT:
                 response = self._log_out(scope)
             elif scope["method"] != "POST":
                 response = RedirectResponse("./", 303) if self._logins.read(scope) else login_page(200)
@@ -144,25 +144,21 @@ class LoginRoutes:
             return
         except QwenASRError as error:
             response = login_page(error.http_status, str(error))
+            if isinstance(error, LimitExceeded):
+                response.headers["Retry-After"] = str(error.retry_after)
         await answer_early(response, body, scope, receive, send)
 
     async def _log_in(self, scope: Scope, body: Body) -> Response:
-        """303 to the page, with a cookie; or the form again, with 401 or 429.
+        """303 to the page, with a cookie; or the form again, with 401.
 
-        Raises BadInput, TooLarge, TimedOut for a body that is not such a form, and ClientDisconnect.
+        Raises BadInput, TooLarge, TimedOut for a body that is not such a form, LimitExceeded, and ClientDisconnect.
         """
         form = await self._form(scope, body)
         user, password = (form.get(name) for name in ("username", "password"))
         if not isinstance(user, str) or not isinstance(password, str):
             raise BadInput("The login form has no username or no password: send both.")
         user = user.strip()
-        try:
-            right = self._verify(sender(scope), user, password)
-        except LimitExceeded as error:
-            response = login_page(error.http_status, str(error))
-            response.headers["Retry-After"] = str(error.retry_after)
-            return response
-        if not right:
+        if not self._verify(sender(scope), user, password):
             return login_page(401, WRONG)
         response = RedirectResponse("./", 303)
         response.headers["Set-Cookie"] = self._logins.begin(scope, user)

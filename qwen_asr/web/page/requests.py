@@ -23,7 +23,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
-from urllib.parse import parse_qs, parse_qsl, urlencode
+from urllib.parse import parse_qs
 
 from itsdangerous import BadSignature, Signer
 from pydantic import BaseModel, Field, ValidationError, computed_field
@@ -115,11 +115,17 @@ class PageRequests:
         self._limits = limits or PageLimits()
         limits = self._limits
         self._held = Shares(
-            limits.bodies_bytes_per_address, "The unanswered requests of your address have {most} bytes"
+            limits.bodies_bytes_per_address,
+            "The unanswered requests of your address have {most} bytes",
+            limits.bodies_bytes,
+            "All unanswered requests have {most} bytes",
         )
-        self._held_in_all = Shares(limits.bodies_bytes, "All unanswered requests have {most} bytes")
-        self._stored = Shares(limits.stored_bytes_per_address, "The uploads of your address have {most} bytes")
-        self._stored_in_all = Shares(limits.stored_bytes, "All uploads have {most} bytes")
+        self._stored = Shares(
+            limits.stored_bytes_per_address,
+            "The uploads of your address have {most} bytes",
+            limits.stored_bytes,
+            "All uploads have {most} bytes",
+        )
         self._recorders: dict[str, str] = {}  # own session hash → address, of the pages that use the simple recorder
         self._key = secrets.token_bytes(32)
 
@@ -133,8 +139,9 @@ class PageRequests:
         if not path.startswith(route_table.GRADIO):
             await self._app(scope, receive, send)
         elif scope["method"] == "GET":
-            scope = self._with_own_session(scope, path)
-            if path == route_table.DATA and not self._has_events(scope):
+            scope, own_hash = self._with_own_session(scope, path)
+            # Without an event Gradio would begin an answer and fail.
+            if path == route_table.DATA and own_hash not in self._page()._queue.pending_messages_per_session:
                 await status_response(404, "This page has no event.", code="unknown_url")(scope, receive, send)
                 return
             await self._app(scope, receive, send)
@@ -149,14 +156,9 @@ class PageRequests:
         body = Body(receive, self._limits.body_seconds)
         address, owner = sender(scope), identity(scope)
         # Held until the answer: the page's calls wait for text.
-        with self._held.opened(address) as take, self._held_in_all.opened("everybody") as take_of_all:
-
-            def take_both(count: int) -> None:
-                take(count)
-                take_of_all(count)
-
+        with self._held.opened(address) as take:
             try:
-                data = await read_body(scope, body, largest, self._limits.body_seconds, take_both)
+                data = await read_body(scope, body, largest, self._limits.body_seconds, take)
                 if is_upload:
                     self._store(data, address)
                 elif path == route_table.SERVER_FUNCTION:
@@ -178,8 +180,7 @@ class PageRequests:
         if len(_PART.findall(body)) > 1:
             raise BadInput(f"The page uploads one file at a time; {RELOAD}.")
         with contextlib.ExitStack() as stack:
-            for shares, name in ((self._stored, address), (self._stored_in_all, "everybody")):
-                stack.enter_context(shares.opened(name))(len(body))
+            stack.enter_context(self._stored.opened(address))(len(body))
             asyncio.get_running_loop().call_later(self._limits.abandoned_seconds, stack.pop_all().close)
 
     def _function_call(self, body: bytes, owner: str) -> bytes:
@@ -229,19 +230,15 @@ class PageRequests:
             where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"]) or "JSON"
             raise BadInput(f"The page sent a message that cannot be read ({where}); {RELOAD}.") from None
 
-    def _with_own_session(self, scope: Scope, path: str) -> Scope:
+    def _with_own_session(self, scope: Scope, path: str) -> tuple[Scope, str]:
+        """The scope with the page's own session hash in place of the one that it sent; and that hash."""
         if (heartbeat := route_table.HEARTBEAT.fullmatch(path)) is not None:
             own_hash = self._own_hash(heartbeat[1], identity(scope))
             path = f"{scope.get('root_path', '')}{route_table.GRADIO}/heartbeat/{own_hash}"
-            return {**scope, "path": path, "raw_path": path.encode()}
+            return {**scope, "path": path, "raw_path": path.encode()}, own_hash
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-        own = {"session_hash": self._own_hash(query.get("session_hash", [""])[0], identity(scope))}
-        return {**scope, "query_string": urlencode(own).encode()}
-
-    def _has_events(self, scope: Scope) -> bool:
-        """Whether Gradio has anything to tell that tab. Without, it would begin an answer and fail."""
-        [(_, own_hash)] = parse_qsl(scope["query_string"].decode())
-        return own_hash in self._page()._queue.pending_messages_per_session
+        own_hash = self._own_hash(query.get("session_hash", [""])[0], identity(scope))
+        return {**scope, "query_string": f"session_hash={own_hash}".encode()}, own_hash
 
     def _own_hash(self, session_hash: str, owner: str) -> str:
         return hmac.digest(self._key, f"{owner}\0{session_hash}".encode(), "sha256")[:16].hex()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from qwen_asr.config.limits import AcceptorLimits
 from qwen_asr.logs import SeldomLog
-from qwen_asr.network import client_prefix, is_loopback, parse_address
+from qwen_asr.network import client_prefix, is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class OpenConnections:
         """
         most = max(files - limits.reserved_files, files // 2)
         connections = cls(
-            most, limits.connections_per_address, lambda host: trusts_peer(host) or is_loopback_peer(host)
+            most, limits.connections_per_address, lambda host: trusts_peer(host) or is_loopback(client_prefix(host))
         )
         if connections.per_address < limits.connections_per_address:
             log.warning(
@@ -106,9 +106,3 @@ class CountedSocket(socket.socket):
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close()
-
-
-def is_loopback_peer(host: str) -> bool:
-    """Whether a peer's address is one of this machine, also as IPv4 in IPv6."""
-    address = parse_address(host)
-    return address is not None and is_loopback(str(address))
