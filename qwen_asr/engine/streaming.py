@@ -41,6 +41,7 @@ class Hypothesis:
     tokens: generated ids without the end token. raw: their text. language, text: what the processor's own
     `parse_output` makes of `raw`. truncated: whether it ended at the token limit instead of an end token.
     log_probabilities: the natural logarithm of each token's probability, if the utterance is `scored`; else empty.
+    pieces: the UTF-8 bytes of each token, likewise.
     """
 
     tokens: tuple[int, ...] = ()
@@ -50,6 +51,7 @@ class Hypothesis:
     samples: int = 0
     truncated: bool = False
     log_probabilities: tuple[float, ...] = ()
+    pieces: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,7 @@ class Utterance:
                 decoded.samples,
                 decoded.truncated,
                 tuple(decoded.log_probabilities),
+                self._recognizer.pieces(decoded.tokens) if self._scored else (),
             )
         return self.hypothesis
 
