@@ -68,6 +68,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     from qwen_asr.web.page.requests import PageRequests
     from qwen_asr.web.rest import routes as rest
     from qwen_asr.web.sockets.asr.route import AsrRoute
+    from qwen_asr.web.sockets.deepgram.route import ListenRoute
     from qwen_asr.web.sockets.realtime.route import RealtimeRoute
 
     def open_session(
@@ -107,7 +108,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     app.state.service = service
     # Before the page, which is mounted at "/" and answers every path that is left.
     transcriptions = rest.add_routes(app, service)
-    sockets = [route.add_to(app, service) for route in (AsrRoute, RealtimeRoute)]
+    sockets = [route.add_to(app, service) for route in (AsrRoute, RealtimeRoute, ListenRoute)]
     app.state.stopping = Stopping(service, recordings, *sockets, transcriptions)
     if chosen is not None and chosen.root is not None:
         from qwen_asr.web.rest import trust
