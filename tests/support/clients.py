@@ -125,6 +125,12 @@ class Speech:
         data, size = self.pcm(rate), rate * milliseconds // 1000 * 2
         return [data[begin : begin + size] for begin in range(0, len(data), size)]
 
+    def mulaw_frames(self) -> list[bytes]:
+        """The speech as on the telephone: G.711 mu-law at 8 kHz, in frames of 20 ms."""
+        convert = ["ffmpeg", "-loglevel", "error", "-i", str(self.wav(16_000)), "-ar", "8000", "-f", "mulaw", "-"]
+        data = subprocess.run(convert, capture_output=True, check=True).stdout
+        return [data[begin : begin + 160] for begin in range(0, len(data), 160)]
+
 
 def words(text: str) -> list[str]:
     """The words of a text in lower case, without punctuation."""
