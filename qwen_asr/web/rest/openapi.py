@@ -28,13 +28,12 @@ WITHOUT_CREDENTIALS: dict[str, Any] = {"security": []}
 """For `openapi_extra` of a route that needs no key or password, whatever the server's options are."""
 
 _ERRORS = {
-    400: "The form or one of its fields cannot be used",
+    400: "The request or one of its fields cannot be used, or the file holds no audio that can be read",
     401: "No API key or password, or a wrong one. Only where the server was started with `--api-key` or `--auth`",
     403: "The request comes from a page of another site that `--allowed-origins` does not name",
     404: "No such model",
     408: "The client stopped sending in the middle of its upload",
     413: "The file or the rest of the form is too large",
-    415: "The file is empty, or holds no audio that can be read",
     421: "The server does not answer under the name in the Host header; see `--allowed-hosts`",
     429: "Too many requests, or all places are taken, those in the queue too",
     500: "The recognizer failed on the audio",

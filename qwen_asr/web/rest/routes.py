@@ -11,8 +11,9 @@ from starlette.routing import Route
 
 from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import status_response
-from qwen_asr.web.rest.answers import Transcription, VerboseTranscription, event_schema
+from qwen_asr.web.rest.answers import Transcription, VerboseTranscription
 from qwen_asr.web.rest.api_route import ApiRoute
+from qwen_asr.web.rest.event_stream import event_schema
 from qwen_asr.web.rest.form import form_schema
 from qwen_asr.web.rest.metrics import Metrics
 from qwen_asr.web.rest.models import Model, ModelList, Models
@@ -76,7 +77,7 @@ def transcriptions_route(transcriptions: Transcriptions, max_file_bytes: int) ->
                     "text/event-stream": stream,
                 },
             },
-            **errors(400, 408, 413, 415, 500, 503, 507, *GUARD_ERRORS),
+            **errors(400, 408, 413, 500, 503, 507, *GUARD_ERRORS),
         },
         openapi_extra={
             "requestBody": {
