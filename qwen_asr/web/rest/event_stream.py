@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
@@ -58,6 +58,9 @@ class TextDone(Answer):
     languages: list[Language]
     logprobs: list[Logprob] | None = absent("With include[]=logprobs.")
     usage: TokenUsage
+
+
+EVENTS = (TextDelta, TextSegment, TextDone)
 
 
 class EventStream:
@@ -128,35 +131,3 @@ def event(data: BaseModel) -> bytes:
     """
     name = getattr(data, "type", "error")
     return f"event: {name}\ndata: {json.dumps(data.model_dump())}\n\n".encode("ascii")
-
-
-def event_schema(*others: dict[str, Any]) -> dict[str, Any]:
-    """The JSON schema of one server-sent event; its data is one of those above, or of `others`."""
-    kinds = (TextDelta, TextSegment, TextDone)
-    data = [_without_references(model.model_json_schema(mode="serialization")) for model in kinds]
-    return {
-        "type": "object",
-        "required": ["event", "data"],
-        "properties": {
-            "event": {"type": "string"},
-            "data": {
-                "type": "string",
-                "contentMediaType": "application/json",
-                "contentSchema": {"anyOf": [*data, *others]},
-            },
-        },
-    }
-
-
-def _without_references(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a model with those of its parts in their places: a reference would be one into the document."""
-    parts = schema.pop("$defs", {})
-
-    def resolved(value: Any) -> Any:
-        if isinstance(value, dict):
-            if "$ref" in value:
-                return resolved(parts[value["$ref"].rpartition("/")[2]])
-            return {key: resolved(one) for key, one in value.items()}
-        return [resolved(one) for one in value] if isinstance(value, list) else value
-
-    return dict(resolved(schema))

@@ -1,4 +1,7 @@
-"""`POST /v1/audio/transcriptions`: the upload, its transcription, and the answer or the stream of events."""
+"""`POST /v1/audio/transcriptions`: the upload, its transcription, and the answer or the stream of events.
+
+What `/v1/chat/completions` asks for is the same work.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from qwen_asr.service.shares import Shares
 from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import error_response
 from qwen_asr.web.rest.answers import whole_answer
+from qwen_asr.web.rest.chat import chat_job
 from qwen_asr.web.rest.event_stream import EventStream
 from qwen_asr.web.rest.form import parse_request
 from qwen_asr.web.rest.jobs import Collected, Job, Streamed
@@ -69,6 +73,10 @@ class Transcriptions:
     async def create(self, _: Request) -> Response:
         """The text of the file, as OpenAI's API returns it: at once, or with `stream=true` utterance by utterance."""
         return self.answering(transcription_job)
+
+    async def chat(self, _: Request) -> Response:
+        """The text of the audio in the messages, as a chat model returns it, with `stream=true` in chunks."""
+        return self.answering(partial(chat_job, self._service.model_name))
 
     def answering(self, read: ReadJob) -> Response:
         """The response to a request that `read` reads."""

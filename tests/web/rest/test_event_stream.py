@@ -18,7 +18,7 @@ from openai.types.audio import (
 from qwen_asr.live.events import Final
 from qwen_asr.live.subtitles import srt, vtt
 from qwen_asr.live.transcript import join_texts
-from qwen_asr.web.rest.event_stream import EventStream, event_schema
+from qwen_asr.web.rest.event_stream import EventStream
 from qwen_asr.web.rest.form import parse_request
 from tests.support.finals import SCORED, final
 
@@ -96,8 +96,3 @@ def test_the_last_event_has_the_languages_and_the_tokens() -> None:
     assert done["languages"] == [{"code": "en"}]
     assert done["usage"] == {"type": "tokens", "input_tokens": 50, "output_tokens": 8, "total_tokens": 58}
     assert streamed([])[1]["usage"]["total_tokens"] == 0
-
-
-def test_the_schema_needs_no_other_document() -> None:
-    assert "$ref" not in str(event_schema())
-    assert "$defs" not in str(event_schema())

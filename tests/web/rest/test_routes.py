@@ -287,17 +287,11 @@ def test_a_body_that_is_not_a_form_with_one_file_is_refused(clients: Clients) ->
         ]:
             status, error = post(client, content, boundary)
             assert (status, error["type"]) == (400, "invalid_request_error"), content
-        answer = client.post(ROUTE, json={"file": "a.wav"})
-        assert answer.status_code == 400
-        assert "multipart/form-data" in answer.json()["error"]["message"]
 
 
 def test_an_unknown_path_is_an_error_that_the_openai_package_understands(clients: Clients) -> None:
-    with (
-        clients.sync() as client,
-        pytest.raises(openai.NotFoundError, match="no POST /v1/audio/translations") as failure,
-    ):
-        client.audio.translations.create(file=("a.wav", speech()), model="any")
+    with clients.sync() as client, pytest.raises(openai.NotFoundError, match="no POST /v1/audio/speech") as failure:
+        client.audio.speech.create(input="Hello", model="any", voice="alloy")
     assert failure.value.code == "unknown_url"
     with clients.plain() as client:
         answer = client.get("/nowhere")
@@ -305,11 +299,19 @@ def test_an_unknown_path_is_an_error_that_the_openai_package_understands(clients
     assert "no /nowhere here. The page is at /" in answer.json()["error"]["message"]
 
 
+def test_a_translation_is_refused_with_what_to_do_instead(clients: Clients) -> None:
+    with clients.sync() as client, pytest.raises(openai.BadRequestError, match="send the same request to") as failure:
+        client.audio.translations.create(file=("a.wav", speech()), model="any")
+    assert (failure.value.code, failure.value.param) == ("unsupported_operation", "model")
+    assert failure.value.type == "invalid_request_error"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
         ("GET", ROUTE, "POST"),
         ("PUT", ROUTE, "POST"),
+        ("GET", "/v1/chat/completions", "POST"),
         ("POST", "/v1/models", "GET, HEAD"),
         ("DELETE", "/v1/models/demo", "GET, HEAD"),
         ("POST", "/healthz", "GET, HEAD"),
