@@ -46,7 +46,8 @@ class Final:
     `start` and `end` are samples at 16 kHz; `qwen_asr.client.Final` has `start_seconds` and `end_seconds` instead.
     `corrected` is true if `text` does not start with the settled text of the partials. `tokens` are those of the text,
     if the session is `scored`: their bytes, joined, are `text`. They are empty where no tokens spell the text, because
-    a guard has changed it.
+    a guard has changed it. `prompt_tokens` are those that the model read for the utterance, its audio included, and
+    `written_tokens` those that it wrote, the language included; of the last decoding, if there were several.
     """
 
     utterance: int
@@ -58,6 +59,8 @@ class Final:
     corrected: bool = False
     warnings: tuple[str, ...] = ()
     tokens: tuple[Token, ...] = ()
+    prompt_tokens: int = 0
+    written_tokens: int = 0
 
     @property
     def avg_logprob(self) -> float | None:

@@ -367,6 +367,8 @@ class Session:
             corrected=pending.settling.corrects(text),
             warnings=tuple(self._take_warnings(pending) + warnings),
             tokens=text_tokens(hypothesis, text),
+            prompt_tokens=hypothesis.prompt_tokens,
+            written_tokens=len(hypothesis.tokens),
         )
         self.transcript.add(final)
         return final

@@ -270,6 +270,7 @@ def test_probabilities_of_the_tokens_come_with_the_hypothesis(recognizer: Recogn
         expected = model(**inputs).logits[0, prompt - 1 : -1].log_softmax(-1)
     chosen = expected[range(len(hypothesis.tokens)), hypothesis.tokens]
     assert hypothesis.log_probabilities == pytest.approx(chosen.tolist(), abs=1e-3)
+    assert hypothesis.prompt_tokens == prompt
     assert b"".join(hypothesis.pieces).decode(errors="replace") == hypothesis.raw
     unscored = Utterance(recognizer, max_new_tokens=20).feed(samples)
     assert unscored.tokens == hypothesis.tokens
