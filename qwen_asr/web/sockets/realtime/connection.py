@@ -17,8 +17,9 @@ import anyio
 from qwen_asr import logs
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.pcm import PcmStream
-from qwen_asr.errors import BadField, BadInput, LimitExceeded, QwenASRError, ServerStopping, TooLarge
+from qwen_asr.errors import BadInput, LimitExceeded, QwenASRError, ServerStopping, TooLarge
 from qwen_asr.service.admission import SharedSlot
+from qwen_asr.web.access.client_secrets import client_secret
 from qwen_asr.web.sockets.connection import Connection
 from qwen_asr.web.sockets.outbox import Outbox
 from qwen_asr.web.sockets.realtime.dialects import DASHSCOPE, OLD_OPENAI, OPENAI, Dialect, SessionFinished
@@ -44,13 +45,11 @@ from qwen_asr.web.sockets.realtime.messages import (
 )
 from qwen_asr.web.sockets.realtime.settings import RealtimeSettings, SessionInfo
 from qwen_asr.web.sockets.realtime.turns import ItemLog, TurnStream, new_turn_stream
-from qwen_asr.web.sockets.realtime.updates import SessionBody, context_path
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from qwen_asr.config.limits import SocketLimits
-    from qwen_asr.live.session_options import DetectorFactory, SessionOptions
     from qwen_asr.service.admission import QueueTicket
     from qwen_asr.service.service import Service
 
@@ -84,6 +83,8 @@ class RealtimeConnection(Connection):
         self._settings = RealtimeSettings.of(service.config, model)
         if dialect is DASHSCOPE:
             self._settings = self._settings.of_dashscope()
+        if (secret := client_secret(websocket.scope)) is not None:
+            self._settings = self._settings.updated(secret.session, service.config)
         self._item_log = ItemLog(self._outbox.put, dialect)
         self._audio = self._new_audio()
         self._turns: TurnStream | None = None  # those that get the audio now
@@ -185,7 +186,7 @@ class RealtimeConnection(Connection):
         """The current turns; opens a session for new ones if there are none. Raises as `Service.open_session`."""
         if self._turns is None:
             turns = new_turn_stream(self._settings, self._item_log, self._position)
-            options = self._session_options(self._settings, turns.detector)
+            options = self._settings.options(self._service, turns.detector)
             turns.runner = self._service.open_session(
                 options, turns.on_events, kind="realtime", name=self.session_id, slot=SharedSlot()
             )
@@ -246,7 +247,7 @@ class RealtimeConnection(Connection):
         """Change the settings. A turn under way goes on with its own; only a new audio format applies at once."""
         settings = self._settings.updated(event.session, self._service.config)
         if (settings.context, settings.language) != (self._settings.context, self._settings.language):
-            self._check(settings, event.session)
+            settings.check(self._service, event.session)
         if settings.format == self._settings.format:
             self._settings = settings
         else:
@@ -266,23 +267,11 @@ class RealtimeConnection(Connection):
         self._settings = settings
         self._audio = self._new_audio()
 
-    def _check(self, settings: RealtimeSettings, given: SessionBody) -> None:
-        """Raise BadField if the model cannot be given these settings."""
-        try:
-            self._service.check_options(self._session_options(settings))
-        except BadInput as error:
-            raise BadField(context_path(given), str(error)) from error
-
     def _flush(self) -> None:
         """What the resampler still holds belongs to the turn that ends."""
         if len(samples := self._audio.finish()):
             self._open_turns().feed(samples)
         self._audio = self._new_audio()
-
-    def _session_options(self, settings: RealtimeSettings, detector: DetectorFactory | None = None) -> SessionOptions:
-        return self._service.session_options(
-            context=settings.context, language=settings.language or "auto", detector=detector
-        )
 
     def _new_audio(self) -> PcmStream:
         return PcmStream(self._settings.format.encoding, self._settings.format.rate)

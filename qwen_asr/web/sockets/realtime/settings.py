@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from qwen_asr.audio import SAMPLE_RATE, g711
 from qwen_asr.config.config import Config
+from qwen_asr.errors import BadField, BadInput
 from qwen_asr.web.sockets.realtime.updates import (
     RATES,
     SILENCE_MS,
@@ -19,10 +20,13 @@ from qwen_asr.web.sockets.realtime.updates import (
     SessionBody,
     TranscriptionUpdate,
     TurnDetectionUpdate,
+    context_path,
 )
 
 if TYPE_CHECKING:
     from qwen_asr.audio.endpointing import EndpointConfig
+    from qwen_asr.live.session_options import DetectorFactory, SessionOptions
+    from qwen_asr.service.service import Service
 
 DEFAULT_PADDING_MS = 300.0  # OpenAI's
 EAGERNESS = {"low": 2.0, "medium": 1.0, "auto": 1.0, "high": 0.5}
@@ -107,6 +111,17 @@ class RealtimeSettings:
     def context(self) -> str:
         """What the model is told before the audio: the prompt, and a line with the keywords."""
         return "\n".join(part for part in (self.prompt, ", ".join(self.keywords)) if part)
+
+    def options(self, service: Service, detector: DetectorFactory | None = None) -> SessionOptions:
+        """The options of a session on the recognizer."""
+        return service.session_options(context=self.context, language=self.language or "auto", detector=detector)
+
+    def check(self, service: Service, given: SessionBody) -> None:
+        """Raises BadField if the model cannot be given these settings, which `given` has made what they are."""
+        try:
+            service.check_options(self.options(service))
+        except BadInput as error:
+            raise BadField(context_path(given), str(error)) from error
 
     def same_turns(self, other: RealtimeSettings) -> bool:
         """Whether a turn that began with these can go on with the others: only the format of the audio may differ."""
