@@ -153,6 +153,10 @@ class GuardLimits:
     """A login ends after this long without a request."""
     login_total_seconds: float = 30 * 24 * 3600.0
     """A login ends after this long in any case."""
+    client_secrets_bytes: int = 16 << 20
+    """Maximum memory of the client secrets that have not expired: some ten thousand with short settings."""
+    client_secrets_bytes_per_owner: int = 4 << 20
+    """The same for each key, user or address that makes them."""
 
 
 @dataclass(frozen=True, kw_only=True)

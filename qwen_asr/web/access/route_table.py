@@ -40,6 +40,7 @@ def _rule(pattern: str, access: Access, *methods: str) -> Rule:
 _FILE = r"[\w.-]+"
 _ID = r"[\w-]{1,64}"
 LOGIN, LOGOUT = "/login", "/logout"
+REALTIME, DASHSCOPE_REALTIME = "/v1/realtime", "/api-ws/v1/realtime"
 GRADIO = "/gradio_api"
 HEARTBEAT = re.compile(rf"{GRADIO}/heartbeat/({_ID})", re.ASCII)
 STREAM = re.compile(rf"{GRADIO}/stream/{_ID}", re.ASCII)
@@ -53,6 +54,7 @@ JOIN, DATA, SERVER_FUNCTION, UPLOAD = (
 RULES = (
     _rule(r"/(healthz|readyz)", Access.PROBE),
     _rule(r"/(v1|ws)/.*", Access.API),
+    _rule(DASHSCOPE_REALTIME, Access.API),
     _rule(r"/metrics", Access.API),
     _rule(r"/(openapi\.json|trust|ca\.pem)", Access.OPEN),
     _rule(LOGIN, Access.OPEN, "GET", "HEAD", "POST"),

@@ -67,7 +67,7 @@ def close_reason(error: Exception) -> str:
     It also stands in a message, which a client that is still sending may never read. Its own `send` raises an error
     that has the reason.
     """
-    data = str(error).encode()
+    data = str(error).encode(errors="replace")
     if len(data) <= MAX_REASON_BYTES:
         return data.decode()
     return data[: MAX_REASON_BYTES - len("…".encode())].decode(errors="ignore") + "…"

@@ -25,12 +25,14 @@ C = TypeVar("C", bound=Connection)
 
 
 class SocketRoute(ABC, Generic[C]):
-    """One route at `path`. `connections` are those accepted, and not refused, until they are closed.
+    """One route, at `path` and at `other_paths`.
 
-    It is a part of the server's shutdown: `unfinished`, `stop` and `give_up`.
+    `connections` are those accepted, and not refused, until they are closed. The route is a part of the server's
+    shutdown: `unfinished`, `stop` and `give_up`.
     """
 
     path: ClassVar[str]
+    other_paths: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, service: Service, limits: SocketLimits) -> None:
         self._service = service
@@ -43,7 +45,7 @@ class SocketRoute(ABC, Generic[C]):
         """Add the route to the app, and return it."""
         default = replace(service.limits.sockets, session_seconds=service.config.max_session_seconds)
         route = cls(service, limits or default)
-        app.router.routes.append(WebSocketRoute(cls.path, route.serve))
+        app.router.routes += [WebSocketRoute(path, route.serve) for path in (cls.path, *cls.other_paths)]
         return route
 
     @abstractmethod
@@ -53,9 +55,6 @@ class SocketRoute(ABC, Generic[C]):
     @abstractmethod
     def _max_connections(self, address: str) -> int:
         """How many connections an address may have at once; with an empty address all together."""
-
-    def _check(self, websocket: WebSocket) -> None:
-        """Raises the QwenASRError for which this client gets no session."""
 
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one connection, from the handshake to the close."""
@@ -67,7 +66,6 @@ class SocketRoute(ABC, Generic[C]):
             return
         try:
             try:
-                self._check(websocket)
                 self._check_capacity(connection.address)
             except QwenASRError as error:
                 await connection.refuse(error)

@@ -18,19 +18,17 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import Detector, DetectorEvent, Ended, EndpointConfig, Started, UtteranceDetector
 from qwen_asr.audio.manual_turns import ManualTurnDetector
 from qwen_asr.audio.vad import Silero, VoiceActivity
+from qwen_asr.engine.languages import language_code
 from qwen_asr.errors import QwenASRError, StepFailed
 from qwen_asr.live.events import Event, Failed, Partial
 from qwen_asr.live.transcript import join_texts
 from qwen_asr.web.sockets.observed_detector import ObservedDetector
+from qwen_asr.web.sockets.realtime.dialects import OPENAI, Dialect
 from qwen_asr.web.sockets.realtime.messages import (
     Committed,
     ServerEvent,
     SpeechStarted,
     SpeechStopped,
-    TranscriptionCompleted,
-    TranscriptionDelta,
-    Usage,
-    announce_item,
     failed,
     new_id,
 )
@@ -43,50 +41,58 @@ if TYPE_CHECKING:
 class ItemLog:
     """The items of a conversation, in order. `put` sends an event to the client, from any thread."""
 
-    def __init__(self, put: Callable[[ServerEvent], None], old_api: bool = False) -> None:
-        """`old_api`: the client uses the older shape of the API, until an update shows otherwise."""
+    def __init__(self, put: Callable[[ServerEvent], None], dialect: Dialect = OPENAI) -> None:
+        """`dialect`: that of the client, until one of its events shows another."""
         self.put = put
-        self.old_api = old_api
+        self.dialect = dialect
+        self.count = 0
         self._last: str | None = None
 
     def commit(self, item_id: str) -> None:
         """Announce a new item after the last one."""
         previous, self._last = self._last, item_id
+        self.count += 1
         self.put(Committed(previous_item_id=previous, item_id=item_id))
-        for event in announce_item(item_id, previous, self.old_api):
+        for event in self.dialect.announce(item_id, previous):
             self.put(event)
 
 
 class Item:
-    """The text of one turn: deltas while it settles, then `completed` or `failed`, once.
+    """The text of one turn: what is known while it settles, then `completed` or `failed`, once.
 
     The deltas together are the settled text. They take nothing back: if a final corrects settled text, no more deltas
     follow for it, and `completed` has the exact text.
     """
 
-    def __init__(self, put: Callable[[ServerEvent], None]) -> None:
+    def __init__(self, item_log: ItemLog) -> None:
         self.id = new_id("item")
         self.dropped = False  # the client gets no more events about it
         self.samples = 0  # its length, as far as it is known
-        self._put = put
+        self._log = item_log
         self._sent = ""  # all deltas together
         self._earlier_text = ""  # the part of it that belongs to utterances before the current one
         self._finals: list[str] = []
+        self._languages: list[str] = []  # their codes
         self._error: QwenASRError | None = None
 
-    def add_settled(self, text: str) -> None:
-        """This much of the current utterance has settled."""
-        whole = join_texts([self._earlier_text, text])
-        if self.dropped or not whole.startswith(self._sent) or whole == self._sent:
+    def add_partial(self, text: str, stable: int, language: str | None) -> None:
+        """The current utterance has this text so far, of which `text[:stable]` has settled."""
+        settled = join_texts([self._earlier_text, text[:stable]])
+        if self.dropped or not settled.startswith(self._sent):
             return
-        self._put(TranscriptionDelta(item_id=self.id, delta=whole[len(self._sent) :]))
-        self._sent = whole
+        tentative = join_texts([self._earlier_text, text])[len(settled) :]
+        event = self._log.dialect.progress(self.id, self._sent, settled, tentative, language_code(language))
+        if event is not None:
+            self._log.put(event)
+        self._sent = settled
 
-    def add_final(self, text: str) -> None:
+    def add_final(self, text: str, language: str | None) -> None:
         """The current utterance has ended, with this text."""
-        self.add_settled(text)
+        self.add_partial(text, len(text), language)
         self._earlier_text = self._sent
         self._finals.append(text)
+        if text and (code := language_code(language)) and code not in self._languages:
+            self._languages.append(code)
 
     def fail(self, error: QwenASRError) -> None:
         """One of its utterances has no text, so the item has none either."""
@@ -97,10 +103,10 @@ class Item:
         if self.dropped:
             return
         if self._error is not None:
-            self._put(failed(self.id, self._error))
+            self._log.put(failed(self.id, self._error))
             return
-        usage = Usage(seconds=self.samples / SAMPLE_RATE)
-        self._put(TranscriptionCompleted(item_id=self.id, transcript=join_texts(self._finals), usage=usage))
+        text, seconds = join_texts(self._finals), self.samples / SAMPLE_RATE
+        self._log.put(self._log.dialect.completed(self.id, text, seconds, self._languages))
 
 
 class TurnStream:
@@ -170,12 +176,12 @@ class TurnStream:
         for event in events:
             item = self._item(event.utterance)
             if isinstance(event, Partial):
-                item.add_settled(event.text[: event.stable])
+                item.add_partial(event.text, event.stable, event.language)
                 continue
             if isinstance(event, Failed):
                 item.fail(StepFailed(event.message))
             else:
-                item.add_final(event.text)
+                item.add_final(event.text, event.language)
             self._utterance_ended(event.utterance)
 
     def _item(self, utterance: int) -> Item:
@@ -212,7 +218,7 @@ class VoiceTurns(TurnStream):
         length = self.uncommitted_samples
         finished = self.finish()
         if self._last_end == before:
-            item = Item(self._item_log.put)
+            item = Item(self._item_log)
             item.samples = length
             self._item_log.commit(item.id)
             item.complete()
@@ -237,7 +243,7 @@ class VoiceTurns(TurnStream):
                 self._end(event)
 
     def _start(self, event: Started) -> None:
-        item = self._items[event.utterance] = Item(self._item_log.put)
+        item = self._items[event.utterance] = Item(self._item_log)
         if self._ended_by != "clear":
             started = _milliseconds(self._begin + event.start)
             self._item_log.put(SpeechStarted(audio_start_ms=started, item_id=item.id))
@@ -265,7 +271,7 @@ class ClientTurn(TurnStream):
 
     def __init__(self, settings: RealtimeSettings, item_log: ItemLog, begin: int) -> None:
         """As `TurnStream`."""
-        self._whole = Item(item_log.put)
+        self._whole = Item(item_log)
         super().__init__(settings, item_log, begin)
 
     @property
