@@ -17,6 +17,7 @@ from qwen_asr.web.rest.chat import ChatChunk, ChatCompletion, ChatRequest
 from qwen_asr.web.rest.client_secrets import client_secret_routes
 from qwen_asr.web.rest.event_stream import EVENTS
 from qwen_asr.web.rest.form import form_schema
+from qwen_asr.web.rest.listen import Listened
 from qwen_asr.web.rest.metrics import Metrics
 from qwen_asr.web.rest.models import Model, ModelList, Models
 from qwen_asr.web.rest.openapi import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 TRANSLATIONS = "/v1/audio/translations"
 CHAT = "/v1/chat/completions"
+LISTEN = "/v1/listen"
 
 
 def add_routes(app: FastAPI, service: Service) -> Transcriptions:
@@ -52,6 +54,7 @@ def add_routes(app: FastAPI, service: Service) -> Transcriptions:
     routes = [
         transcriptions_route(transcriptions, service.limits.upload),
         chat_route(transcriptions),
+        listen_route(transcriptions),
         *models_routes(Models(service)),
         *operator_routes(Probes(service), Metrics(service)),
     ]
@@ -144,6 +147,38 @@ def chat_route(transcriptions: Transcriptions) -> ApiRoute:
     )
 
 
+def listen_route(transcriptions: Transcriptions) -> ApiRoute:
+    """POST /v1/listen."""
+    text = {"schema": {"type": "string"}}
+    parameters = [
+        {"name": name, "in": "query", "description": description, **text}
+        for name, description in (
+            ("language", "A code or a name such as en-US, or multi. Without it the language is detected."),
+            ("detect_language", "true: detect the language, and name it in the answer."),
+            ("keyterm", "A name or term that occurs in the audio. Repeatable."),
+            ("utterances", "true: also each utterance with its times."),
+        )
+    ]
+    return ApiRoute(
+        LISTEN,
+        transcriptions.listen,
+        method="POST",
+        operation_id="listen",
+        summary="Transcribe an audio or video file, as at Deepgram",
+        responses={
+            200: answer(Listened, "The text"),
+            **errors(400, 408, 413, 500, 503, 507, *GUARD_ERRORS),
+        },
+        openapi_extra={
+            "parameters": parameters,
+            "requestBody": {
+                "required": True,
+                "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+            },
+        },
+    )
+
+
 def models_routes(models: Models) -> list[ApiRoute]:
     """GET /v1/models and GET /v1/models/{name}."""
     name = {
@@ -228,7 +263,10 @@ def _path(scope: Scope) -> str:
 
 
 def _unknown(scope: Scope) -> Response:
-    message = f"There is no {_path(scope)} here; there are POST {TRANSCRIPTIONS}, POST {CHAT} and GET /v1/models."
+    message = (
+        f"There is no {_path(scope)} here; there are POST {TRANSCRIPTIONS}, POST {CHAT}, POST {LISTEN} and GET "
+        "/v1/models."
+    )
     return status_response(404, message, code="unknown_url")
 
 

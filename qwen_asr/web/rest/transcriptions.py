@@ -30,6 +30,7 @@ from qwen_asr.web.rest.chat import chat_job
 from qwen_asr.web.rest.event_stream import EventStream
 from qwen_asr.web.rest.form import parse_request
 from qwen_asr.web.rest.jobs import Collected, Job, Streamed
+from qwen_asr.web.rest.listen import listen_job
 from qwen_asr.web.rest.models import check_ready
 from qwen_asr.web.rest.upload import Upload, received_file
 from qwen_asr.web.sockets.queueing import wait_for_slot
@@ -77,6 +78,10 @@ class Transcriptions:
     async def chat(self, _: Request) -> Response:
         """The text of the audio in the messages, as a chat model returns it, with `stream=true` in chunks."""
         return self.answering(partial(chat_job, self._service.model_name))
+
+    async def listen(self, _: Request) -> Response:
+        """The text of the file, as Deepgram's API returns it."""
+        return self.answering(partial(listen_job, self._service.model_name))
 
     def answering(self, read: ReadJob) -> Response:
         """The response to a request that `read` reads."""

@@ -142,11 +142,27 @@ async def received_file(upload: Upload) -> AsyncIterator[Form]:
             alone = _Alone(parse_qs(query, max_num_fields=_MOST_FIELDS), upload.limits)
         except ValueError:
             raise BadInput(f"The address has over {_MOST_FIELDS} fields; send those of the API only.") from None
-        _check_announced(upload.headers, upload.limits.file_bytes, upload.limits)
-        async with _stored(alone, upload.body, upload.limits, upload.take) as form:
+        async with _stored_alone(alone, upload) as form:
             yield form
     else:
         raise BadInput(f"The request has the Content-Type {kind.decode(errors='replace')!r}; {EXPECTED_BODIES}.")
+
+
+@contextlib.asynccontextmanager
+async def received_body(upload: Upload) -> AsyncIterator[BinaryIO]:
+    """Reads a request whose body is a file, whatever its Content-Type says. The file is deleted in the end.
+
+    Raises TooLarge, StorageError, TimedOut and ClientDisconnect.
+    """
+    async with _stored_alone(_Alone({}, upload.limits), upload) as form:
+        yield form.file
+
+
+@contextlib.asynccontextmanager
+async def _stored_alone(alone: _Alone, upload: Upload) -> AsyncIterator[Form]:
+    _check_announced(upload.headers, upload.limits.file_bytes, upload.limits)
+    async with _stored(alone, upload.body, upload.limits, upload.take) as form:
+        yield form
 
 
 def parse_json_form(data: bytes) -> tuple[dict[str, list[str]], bytes]:

@@ -62,7 +62,7 @@ class ListenConnection(Connection):
         query: LiveQuery,
     ) -> None:
         super().__init__(websocket, service, limits, threads)
-        self.metadata = ResultsMetadata.of(service)
+        self.metadata = ResultsMetadata.of(service.model_name)
         self._query = query
         self._outbox = Outbox(limits.waiting_messages)
         self._created = datetime.now(UTC)

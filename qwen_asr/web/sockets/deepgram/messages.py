@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from statistics import fmean
+from typing import Any, Literal, Self
 
 import qwen_asr
 from qwen_asr.audio import SAMPLE_RATE
@@ -14,9 +16,6 @@ from qwen_asr.errors import AudioError, BadInput, QwenASRError, TimedOut
 from qwen_asr.live.events import Final, Partial
 from qwen_asr.web.sockets.messages import ServerMessage, ServerModel, close_reason, read_object
 from qwen_asr.web.validation import shown
-
-if TYPE_CHECKING:
-    from qwen_asr.service.service import Service
 
 KEEP_ALIVE, FINALIZE, CLOSE_STREAM = "KeepAlive", "Finalize", "CloseStream"
 TYPES = (KEEP_ALIVE, FINALIZE, CLOSE_STREAM)
@@ -55,9 +54,8 @@ class ResultsMetadata(ServerModel):
     model_uuid: str
 
     @classmethod
-    def of(cls, service: Service) -> ResultsMetadata:
-        """For a new connection."""
-        name = service.model_name
+    def of(cls, name: str) -> ResultsMetadata:
+        """For a new request to the model of that name."""
         return cls(
             request_id=str(uuid.uuid4()),
             model_info=ModelInfo(name=name),
@@ -118,10 +116,9 @@ class UtteranceEnd(ServerMessage):
     last_word_end: float
 
 
-class Metadata(ServerMessage):
-    """The last message: about the whole connection."""
+class RequestInfo(ServerModel):
+    """About a whole request: a file, or a connection. `sha256`: of the audio as it came; `duration`: in seconds."""
 
-    type: Literal["Metadata"] = "Metadata"
     transaction_key: str = "deprecated"
     request_id: str
     sha256: str
@@ -132,16 +129,22 @@ class Metadata(ServerMessage):
     model_info: dict[str, ModelInfo]
 
     @classmethod
-    def of(cls, results: ResultsMetadata, created: datetime, sha256: str, seconds: float) -> Metadata:
-        """`sha256`: of all audio as it came; `seconds`: its length."""
+    def of(cls, metadata: ResultsMetadata, created: datetime, sha256: str, seconds: float) -> Self:
+        """For the request of these results."""
         return cls(
-            request_id=results.request_id,
+            request_id=metadata.request_id,
             sha256=sha256,
             created=created.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             duration=seconds,
-            models=[results.model_uuid],
-            model_info={results.model_uuid: results.model_info},
+            models=[metadata.model_uuid],
+            model_info={metadata.model_uuid: metadata.model_info},
         )
+
+
+class Metadata(RequestInfo, ServerMessage):
+    """The last message."""
+
+    type: Literal["Metadata"] = "Metadata"
 
 
 class Error(ServerMessage):
@@ -169,17 +172,18 @@ def close_frame(error: QwenASRError) -> tuple[int, str]:
     return code, close_reason(QwenASRError(f"{name}: {error}"))
 
 
-def alternative(event: Partial | Final, with_language: bool) -> Alternative:
-    """The text of an event.
+def confidence(finals: Sequence[Final]) -> float:
+    """The geometric mean of the probabilities of the tokens of all texts; 0.0 without tokens."""
+    scores = [token.log_probability for final in finals for token in final.tokens]
+    return math.exp(fmean(scores)) if scores else 0.0
 
-    The confidence of a final is the geometric mean of its tokens' probabilities. A partial has none yet: 0.0, as have
-    finals without tokens.
-    """
-    average = event.avg_logprob if isinstance(event, Final) else None
+
+def alternative(event: Partial | Final, with_language: bool) -> Alternative:
+    """The text of an event. A partial has no confidence yet: 0.0."""
     code = language_code(event.language) if with_language else None
     return Alternative(
         transcript=event.text,
-        confidence=0.0 if average is None else math.exp(average),
+        confidence=confidence([event]) if isinstance(event, Final) else 0.0,
         languages=[code] if code else None,
     )
 

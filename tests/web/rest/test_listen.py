@@ -1,0 +1,99 @@
+"""`POST /v1/listen` on a real server: the answer, what is refused, and keys."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from qwen_asr.config.config import Config
+from qwen_asr.service.service import Service
+from tests.support.checkpoints import demo_recognizer, spoken
+from tests.support.rest_client import wav
+from tests.support.sockets import TIMEOUT, listening, silence
+
+pytestmark = pytest.mark.slow
+SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")
+KEY = "key-0123456789"
+RIGHT = {"Authorization": f"Token {KEY}"}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """The address of the route, on a server that asks for a key."""
+    torch.set_num_threads(1)
+    loaded = Service(Config(api_key=(KEY,)), demo_recognizer())
+    with contextlib.closing(loaded) as service, listening(service) as server:
+        yield f"{server.http}/v1/listen"
+
+
+@pytest.fixture(scope="module")
+def file() -> bytes:
+    """Two sentences as WAV."""
+    return wav(np.concatenate([spoken(SENTENCES[0]), silence(1.2), spoken(SENTENCES[1])]))
+
+
+def test_the_whole_answer(url: str, file: bytes) -> None:
+    query = {"detect_language": "true", "utterances": "true", "model": "nova-3", "smart_format": "true"}
+    answered = httpx.post(url, params=query, content=file, headers=RIGHT, timeout=TIMEOUT)
+    assert answered.status_code == 200
+    metadata, results = answered.json()["metadata"], answered.json()["results"]
+    assert metadata["sha256"] == hashlib.sha256(file).hexdigest()
+    assert metadata["request_id"] == answered.headers["dg-request-id"]
+    assert metadata["channels"] == 1
+    assert metadata["model_info"][metadata["models"][0]]["name"] == "demo"
+    [channel] = results["channels"]
+    [alternative] = channel["alternatives"]
+    assert alternative["transcript"] == " ".join(SENTENCES)
+    assert 0.5 < alternative["confidence"] <= 1
+    assert alternative["words"] == []
+    assert channel["detected_language"] == "en"
+    assert [utterance["transcript"] for utterance in results["utterances"]] == list(SENTENCES)
+    first, second = results["utterances"]
+    assert 0 <= first["start"] < first["end"] < second["start"] < second["end"] <= metadata["duration"]
+    assert min(first["confidence"], second["confidence"]) <= alternative["confidence"]
+    assert alternative["confidence"] <= max(first["confidence"], second["confidence"])
+
+
+@pytest.mark.parametrize("kind", ["audio/wav", "application/octet-stream", "application/x-www-form-urlencoded", ""])
+def test_any_content_type_but_json(url: str, file: bytes, kind: str) -> None:
+    headers = RIGHT | ({"Content-Type": kind} if kind else {})
+    results = httpx.post(url, content=file, headers=headers, timeout=TIMEOUT).json()["results"]
+    assert results["channels"][0]["alternatives"][0]["transcript"] == " ".join(SENTENCES)
+    assert results.keys() == {"channels"}
+    assert results["channels"][0].keys() == {"alternatives"}
+
+
+def test_silence_has_no_text(url: str) -> None:
+    answered = httpx.post(url, content=wav(silence(1.0)), headers=RIGHT, timeout=TIMEOUT).json()
+    [alternative] = answered["results"]["channels"][0]["alternatives"]
+    assert alternative == {"transcript": "", "confidence": 0.0, "words": []}
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "words"),
+    [
+        ({}, b'{"url": "http://localhost/a.wav"}', "fetches no url"),
+        ({"redact": "pci"}, b"", "redact is not available"),
+        ({"callback": "http://localhost"}, b"", "callback is not available"),
+        ({"multichannel": "true"}, b"", "multichannel is not available"),
+        ({"language": "tlh"}, b"", "Unknown language"),
+        ({}, b"no audio at all", "audio"),
+    ],
+)
+def test_what_is_refused(url: str, query: dict[str, str], body: bytes, words: str) -> None:
+    kind = "application/json" if body.startswith(b"{") else "audio/wav"
+    headers = RIGHT | {"Content-Type": kind}
+    answered = httpx.post(url, params=query, content=body, headers=headers, timeout=TIMEOUT)
+    assert answered.status_code == 400
+    assert words in answered.json()["error"]["message"]
+
+
+def test_a_key_is_needed(url: str, file: bytes) -> None:
+    for headers in ({}, {"Authorization": "Token wrong"}):
+        assert httpx.post(url, content=file, headers=headers, timeout=TIMEOUT).status_code == 401
