@@ -90,3 +90,14 @@ def test_a_wrong_key_is_refused(secure_server: ClientServer, monkeypatch: pytest
     connecting = client.listen.v1.connect(model="nova-3", encoding="mulaw")
     with pytest.raises(Exception, match="401"), connecting:
         pass
+
+
+def test_a_file(server: ClientServer, speech: Speech) -> None:
+    client = DeepgramClient(api_key="any", environment=environment(server))
+    answer: Any = client.listen.v1.media.transcribe_file(
+        request=speech.wav(24_000).read_bytes(), model="nova-3", smart_format=True, utterances=True
+    )
+    [alternative] = answer.results.channels[0].alternatives
+    assert words(alternative.transcript) == speech.words
+    assert 0 < alternative.confidence <= 1
+    assert words(" ".join(utterance.transcript for utterance in answer.results.utterances)) == speech.words

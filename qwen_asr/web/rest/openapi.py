@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 TITLE = "Qwen3-ASR live"
 DESCRIPTION = (
-    "OpenAI's routes for transcription, answered by Qwen3-ASR, and the routes for operating the server. The WebSocket "
-    "routes `/ws/asr` and `/v1/realtime` are described in docs/protocol.md and docs/openai.md."
+    "OpenAI's and Deepgram's routes for transcription, answered by Qwen3-ASR, and the routes for operating the server. "
+    "The WebSocket routes `/ws/asr`, `/v1/realtime` and `/v1/listen` are described in docs/protocol.md, docs/openai.md "
+    "and docs/deepgram.md."
 )
 Responses = dict[int | str, dict[str, Any]]
 """What `APIRoute` takes as `responses`."""

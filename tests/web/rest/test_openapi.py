@@ -28,7 +28,7 @@ from qwen_asr.web.access.guard import AccessGuard
 from qwen_asr.web.error_response import error_body
 from qwen_asr.web.rest.form import ResponseFormat
 from qwen_asr.web.rest.openapi import openapi_document
-from qwen_asr.web.rest.routes import CHAT, TRANSCRIPTIONS, add_routes
+from qwen_asr.web.rest.routes import CHAT, LISTEN, TRANSCRIPTIONS, add_routes
 from tests.support.checkpoints import demo_recognizer
 from tests.support.faults import before_each_decoding
 from tests.support.rest_client import form, speech
@@ -39,12 +39,15 @@ KEY = "a-key-of-a-program"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 JSON = {"Content-Type": "application/json"}
+HEADERS = {TRANSCRIPTIONS: FORM, CHAT: JSON, LISTEN: {"Content-Type": "audio/wav"}}
 
 
 def body(path: str, audio: bytes, **fields: Any) -> bytes:
     """The body of a request with audio to the route at `path`."""
     if path == TRANSCRIPTIONS:
         return form("x", audio, **fields)
+    if path == LISTEN:
+        return audio
     part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(audio).decode()}}
     return json.dumps({"messages": [{"role": "user", "content": [part]}], **fields}).encode()
 
@@ -88,7 +91,7 @@ class Running:
 
     def upload(self, path: str, content: bytes | AsyncIterator[bytes]) -> httpx.Response:
         """Sends the body of a request with audio."""
-        return self.ask("POST", path, headers=FORM if path == TRANSCRIPTIONS else JSON, content=content)
+        return self.ask("POST", path, headers=HEADERS[path], content=content)
 
 
 @pytest.fixture
@@ -110,6 +113,8 @@ def run(limits: Limits) -> Iterator[Running]:
 
 
 def bad_request(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
+    if path == LISTEN:
+        return running.ask("POST", path, params={"utterances": "perhaps"}, content=speech())
     return running.upload(path, body(path, speech(), stream="perhaps"))
 
 
@@ -199,7 +204,7 @@ def test_each_documented_error_is_answered_as_documented(
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_each_success_is_answered_as_documented(running: Running, method: str, path: str) -> None:
-    if path not in (TRANSCRIPTIONS, CHAT):
+    if path not in HEADERS:
         response = running.ask(method, path)
         assert response.status_code == 200
         SCHEMA[path][method].validate_response(response)
@@ -209,6 +214,8 @@ def test_each_success_is_answered_as_documented(running: Running, method: str, p
     kinds += [{"stream": "true"}, {"include": "logprobs"}]
     if path == CHAT:
         kinds = [{"stream": "false"}, {"stream": "true"}]
+    if path == LISTEN:
+        kinds = [{}]
     answered = set()
     for fields in kinds:
         response = running.upload(path, body(path, speech(), **fields))
@@ -223,8 +230,8 @@ def test_the_document_is_valid() -> None:
     references = str(DOCUMENT).count("$ref")
     assert references > 20
     assert {path for _, path in OPERATIONS} == {
-        "/healthz", "/metrics", "/readyz", "/v1/audio/transcriptions", "/v1/chat/completions", "/v1/models",
-        "/v1/models/{name}",
+        "/healthz", "/metrics", "/readyz", "/v1/audio/transcriptions", "/v1/chat/completions", "/v1/listen",
+        "/v1/models", "/v1/models/{name}",
     }  # fmt: skip
 
 
