@@ -66,6 +66,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     from qwen_asr.web.access.response_headers import SecurityHeaders
     from qwen_asr.web.page.recordings import RecordingRegistry
     from qwen_asr.web.page.requests import PageRequests
+    from qwen_asr.web.page.transcribe_endpoint import TranscribeEndpoint, describe
     from qwen_asr.web.rest import routes as rest
     from qwen_asr.web.sockets.asr.route import AsrRoute
     from qwen_asr.web.sockets.realtime.route import RealtimeRoute
@@ -107,6 +108,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     app.state.service = service
     # Before the page, which is mounted at "/" and answers every path that is left.
     transcriptions = rest.add_routes(app, service)
+    TranscribeEndpoint(transcriptions, limits.upload, describe).add_to(app)
     sockets = [route.add_to(app, service) for route in (AsrRoute, RealtimeRoute)]
     app.state.stopping = Stopping(service, recordings, *sockets, transcriptions)
     if chosen is not None and chosen.root is not None:

@@ -41,6 +41,8 @@ _FILE = r"[\w.-]+"
 _ID = r"[\w-]{1,64}"
 LOGIN, LOGOUT = "/login", "/logout"
 GRADIO = "/gradio_api"
+GRADIO_CLIENT = "/gradio_client"
+"""For programs: `page.transcribe_endpoint`. Nothing of the page's own API is open to them."""
 HEARTBEAT = re.compile(rf"{GRADIO}/heartbeat/({_ID})", re.ASCII)
 STREAM = re.compile(rf"{GRADIO}/stream/{_ID}", re.ASCII)
 JOIN, DATA, SERVER_FUNCTION, UPLOAD = (
@@ -54,6 +56,8 @@ RULES = (
     _rule(r"/(healthz|readyz)", Access.PROBE),
     _rule(r"/(v1|ws)/.*", Access.API),
     _rule(r"/metrics", Access.API),
+    _rule(rf"/config|{GRADIO_CLIENT}/(info|queue/data)", Access.API, "GET"),
+    _rule(rf"{GRADIO_CLIENT}/(upload|queue/join)", Access.API, "POST"),
     _rule(r"/(openapi\.json|trust|ca\.pem)", Access.OPEN),
     _rule(LOGIN, Access.OPEN, "GET", "HEAD", "POST"),
     _rule(LOGOUT, Access.OPEN, "POST"),

@@ -33,7 +33,7 @@ from qwen_asr.web.rest.upload import Upload, received_file
 from qwen_asr.web.sockets.queueing import wait_for_slot
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from qwen_asr.live.events import Final
     from qwen_asr.service.service import Service
@@ -168,7 +168,7 @@ class Transcriptions:
 
     def answering(self, read: ReadJob) -> Response:
         """The response to a request for the same work that `read` reads."""
-        return _AsgiResponse(partial(self._serve, read))
+        return AsgiResponse(partial(self._serve, read))
 
     async def _serve(self, read: ReadJob, scope: Scope, receive: Receive, send: Send) -> None:
         self.unfinished += 1
@@ -211,6 +211,23 @@ class Transcriptions:
         self._bytes.check(address, int(headers.get("content-length", 0)))
         with self._count_request(address), self._bytes.opened(address) as take:
             yield Upload(scope, headers, body, self._limits, address, take, self._held)
+
+    async def done(self, job: Job, scope: Scope) -> Response:
+        """The answer to a job without events, which the request of `scope` wants.
+
+        Raises ServerStopping, the errors of `FileTranscription`, and BadField for the context.
+        """
+        self.unfinished += 1
+        try:
+            # Without events nothing is sent before the end.
+            work = self._transcribe(job, sender(scope), _send_nothing)
+            response = await abort_on(self._aborting.wait(), ServerStopping(), work)
+        except Exception as error:
+            self._count(error)
+            raise
+        finally:
+            self.unfinished -= 1
+        return response or Response()
 
     @contextlib.contextmanager
     def _count_request(self, address: str) -> Iterator[None]:
@@ -270,7 +287,7 @@ class Transcriptions:
             self._service.instruments.count(error)
 
 
-class _AsgiResponse(Response):
+class AsgiResponse(Response):
     """A response that an ASGI app sends. It may read the request's body while it sends."""
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]) -> None:
@@ -280,6 +297,10 @@ class _AsgiResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the response."""
         await self._app(scope, receive, send)
+
+
+async def _send_nothing(_: Message) -> None:
+    """Takes the place of a connection that nothing is sent to."""
 
 
 async def begin(work: FileTranscription, context_field: str) -> None:
