@@ -122,12 +122,14 @@ class TranscribeEndpoint:
 
     def add_to(self, app: FastAPI) -> None:
         """Adds the routes; call it before the page is mounted at "/"."""
+        stream = Route(f"{GRADIO_CLIENT}/queue/data", self._stream)
+        stream.methods = {"GET"}  # with HEAD, which Starlette adds, the results would be lost
         app.router.routes += [
             Route("/config", self._config),
             Route(f"{GRADIO_CLIENT}/info", self._info),
             Route(f"{GRADIO_CLIENT}/upload", self._asgi(self._receive), methods=["POST"]),
             Route(f"{GRADIO_CLIENT}/queue/join", self._asgi(self._join), methods=["POST"]),
-            Route(f"{GRADIO_CLIENT}/queue/data", self._stream),
+            stream,
         ]
 
     @property

@@ -185,13 +185,15 @@ def test_a_file_is_used_once_and_only_by_a_call_that_is_right(open_server: Runni
     assert httpx.post(join, content=b"[" * 1_000).status_code == 422
     event = httpx.post(join, json=call(path)).json()["event_id"]
     assert httpx.post(join, json=call(path)).status_code == 422
-    told = httpx.get(f"{open_server.url}{PREFIX}/queue/data", params={"session_hash": "abc"}, timeout=60).text
+    data = f"{open_server.url}{PREFIX}/queue/data?session_hash=abc"
+    assert httpx.head(data).status_code == 405
+    told = httpx.get(data, timeout=60).text
     messages = [json.loads(block.removeprefix("data: ")) for block in told.split("\n\n")[:-1]]
     assert [message["msg"] for message in messages] == ["process_starts", "process_completed", "close_stream"]
     assert (messages[1]["event_id"], messages[1]["output"]) == (event, {"data": [SENTENCE]})
     unknown = upload(open_server, recording)
     assert httpx.post(join, json=call(unknown, data=[{"path": unknown}, "Klingon", ""])).status_code == 422
-    again = httpx.get(f"{open_server.url}{PREFIX}/queue/data", params={"session_hash": "abc"})
+    again = httpx.get(data)
     assert (again.status_code, "no call" in again.text) == (422, True)
     assert until(open_server.idle)
 
