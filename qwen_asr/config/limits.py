@@ -20,8 +20,8 @@ class PageLimits:
     idle_seconds: float = 60.0
     """A recording is freed after this long without a request from its page: the connection was lost without notice."""
     reconnect_seconds: float = 8.0
-    """How long recordings are kept after the page's connection ended. A phone that changes from Wi-Fi to mobile data
-    drops every connection and returns within seconds; a closed tab never returns."""
+    """How long recordings are kept after their page has said that it goes away. It may return: the Back button of the
+    browser shows it as it was."""
     block_bytes: int = 1 << 20
     """Maximum audio in one request of the page. The page splits larger blocks, to bound the memory of a request."""
     upload_bytes: int = 8 << 20

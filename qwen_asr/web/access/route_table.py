@@ -1,6 +1,6 @@
 """What there is on this server: every path that is answered, by which methods, and what the guard checks for it.
 
-A path that is not here does not exist. That matters for Gradio: it has some sixty routes, of which the page needs ten.
+A path that is not here does not exist. That matters for Gradio: it has some sixty routes, of which the page needs nine.
 They were found by logging what Chromium asks for while the browser tests run; a test keeps the list complete.
 """
 
@@ -43,7 +43,6 @@ LOGIN, LOGOUT = "/login", "/logout"
 GRADIO = "/gradio_api"
 GRADIO_CLIENT = "/gradio_client"
 """For programs: `page.transcribe_endpoint`. Nothing of the page's own API is open to them."""
-HEARTBEAT = re.compile(rf"{GRADIO}/heartbeat/({_ID})", re.ASCII)
 STREAM = re.compile(rf"{GRADIO}/stream/{_ID}", re.ASCII)
 JOIN, DATA, SERVER_FUNCTION, UPLOAD = (
     f"{GRADIO}/queue/join",
@@ -66,7 +65,6 @@ RULES = (
     # The page: the document, the microphone, and what the simple recorder needs.
     _rule(r"/", Access.PAGE, "GET", "HEAD"),
     _rule(SERVER_FUNCTION, Access.PAGE, "POST"),
-    _rule(HEARTBEAT.pattern, Access.PAGE, "GET"),
     _rule(JOIN, Access.PAGE, "POST"),
     _rule(DATA, Access.PAGE, "GET"),
     _rule(UPLOAD, Access.PAGE, "POST"),

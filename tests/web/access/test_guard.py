@@ -211,7 +211,7 @@ def test_no_route_beside_the_guarded_ones_opens_a_session(keyed: Served) -> None
 
 def test_other_host_names_are_refused(keyed: Served) -> None:
     other = {"Host": "evil.example"}
-    for path in ("/", "/gradio_api/heartbeat/x", "/config"):
+    for path in ("/", "/gradio_api/queue/data", "/config"):
         response = httpx.get(keyed.url + path, headers=other, **TIMEOUT)
         assert response.status_code == 421
         assert "--allowed-hosts" in response.text

@@ -23,7 +23,6 @@ GRADIO_USED = {
     "/assets/{path}",
     "/favicon.ico",
     "/gradio_api/component_server/",
-    "/gradio_api/heartbeat/{session_hash}",
     "/gradio_api/queue/data",
     "/gradio_api/queue/join",
     "/gradio_api/stream/{event_id}",
@@ -78,7 +77,7 @@ def test_of_gradios_routes_only_those_that_the_page_uses_exist(app: FastAPI) -> 
         *("/gradio_api/reset", "/gradio_api/file=/etc/passwd", "/gradio_api/proxy=https://example.org", "/config/"),
         *("/gradio_api/run/predict", "/gradio_api/call/exchange", "/gradio_api/startup-events", "/gradio_api/runs"),
         *("/assets/../config", "/assets/..%2fconfig", "/assets/", "/static", "//", "/gradio_api/upload/", "/v1", ""),
-        *("/gradio_api/heartbeat/", "/gradio_api/heartbeat/a/b", "/gradio_api/heartbeat/" + "a" * 65, "/login/"),
+        *("/gradio_api/heartbeat/abc", "/gradio_api/stream/a/b", "/gradio_api/stream/" + "a" * 65, "/login/"),
         *("/gradio_client/", "/gradio_client/call/transcribe", "/gradio_client/heartbeat/a", "/gradio_client/file=a"),
     ],
 )
