@@ -77,14 +77,14 @@ def test_a_small_file_takes_little_memory(bomb: Callable[[], bytes], tmp_path: P
 
 
 def test_the_largest_packet_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_asr.audio.decode._MAX_PACKET", 1000)
+    monkeypatch.setattr("qwen_asr.audio.containers._MAX_PACKET", 1000)
     assert sum(map(len, decode_blocks(io.BytesIO(bombs.avi_of_one_chunk(bytes(1000)))))) == 2000
     with pytest.raises(AudioError):
         list(decode_blocks(io.BytesIO(bombs.avi_of_one_chunk(bytes(1001)))))
 
 
 def test_the_most_streams_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_asr.audio.decode._MAX_STREAMS", 3)
+    monkeypatch.setattr("qwen_asr.audio.containers._MAX_STREAMS", 3)
     with pytest.raises(AudioError, match="no audio that can be decoded"):  # opened: its frames are not AAC
         list(decode_blocks(io.BytesIO(bombs.mp4_index(5, tracks=3))))
     with pytest.raises(AudioError, match="cannot be read as audio"):
@@ -103,7 +103,7 @@ def test_the_sample_rate_may_change_so_often() -> None:
 
 
 def test_decoding_ends_where_far_more_packets_are_damaged_than_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_asr.audio.decode._MAX_BROKEN", 20)
+    monkeypatch.setattr("qwen_asr.audio.containers._MAX_BROKEN", 20)
     with pytest.raises(AudioError, match="31 of 41 packets cannot be decoded"):
         list(decode_blocks(io.BytesIO(bombs.matroska_of_broken_packets(10, 500))))
     fewer = bombs.matroska_of_broken_packets(100, 30)
@@ -114,7 +114,7 @@ def test_a_long_frame_gives_the_same_samples_as_short_ones(monkeypatch: pytest.M
     samples = np.random.default_rng(1).integers(0, 256, 10_001, dtype=np.uint8).tobytes()
     content = bombs.avi_of_one_chunk(samples)
     whole = np.concatenate(list(decode_blocks(io.BytesIO(content))))
-    monkeypatch.setattr("qwen_asr.audio.decode._PIECE", 64)
+    monkeypatch.setattr("qwen_asr.audio.downmix._PIECE", 64)
     assert np.array_equal(np.concatenate(list(decode_blocks(io.BytesIO(content)))), whole)
 
 
