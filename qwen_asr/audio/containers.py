@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
+from av.audio.plane import AudioPlane
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from numpy.typing import NDArray
@@ -37,6 +38,9 @@ _MAX_PACKET = 8 << 20
 """Bytes of one packet; a frame of lossless audio has at most a few megabytes."""
 _MAX_BROKEN = 10_000
 """How many more packets may be damaged than whole. FFmpeg needs seconds to refuse a megabyte of the smallest ones."""
+
+_TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
+"""NumPy's names of FFmpeg's sample formats."""
 
 # PyAV does not wrap this function. The lookup also searches the libraries that its modules are linked with, whatever
 # their names, except on Windows: there FFmpeg's own limit stays.
@@ -100,14 +104,30 @@ def frames(container: InputContainer, stream: AudioStream, name: str) -> Iterato
 
 
 def samples_of(frame: AudioFrame) -> NDArray[Any]:
-    """The samples of a frame, (n, channels), in its own sample type."""
-    array = frame.to_ndarray()
-    return array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
+    """The samples of a frame, (n, channels), in its own sample type.
+
+    Not with `frame.to_ndarray`: of planar frames with eight channels or more it reads memory that is not theirs, and
+    the process crashes (PyAV 18.1 counts planes until one is null). It has no 64-bit samples either.
+    """
+    dtype, channels = _TYPES[frame.format.name.removesuffix("p")], frame.layout.nb_channels
+    planes = channels if frame.format.is_planar else 1
+    count = frame.samples * channels // planes
+    data = [np.frombuffer(AudioPlane(frame, index), dtype, count) for index in range(planes)]
+    return np.stack(data, axis=1) if frame.format.is_planar else data[0].reshape(-1, channels)
+
+
+def layout_of(frame: AudioFrame) -> tuple[str, ...]:
+    """FFmpeg's name of each channel of a frame: "FL", "LFE" … A channel that the file does not name is "NONE".
+
+    Two channels without names are left and right, as in a plain wav.
+    """
+    names = tuple(channel.name for channel in frame.layout.channels)
+    return ("FL", "FR") if names == ("NONE", "NONE") else names
 
 
 def peak_of(frame: AudioFrame) -> float:
     """The highest level of any channel of a frame; 1 is full scale."""
-    array = frame.to_ndarray()
+    array = samples_of(frame)
     if array.dtype == np.uint8:
         return float(np.abs(array.astype(np.int16) - 128).max()) / 128
     scale = 1.0 if array.dtype.kind == "f" else 2.0 ** (8 * array.dtype.itemsize - 1)

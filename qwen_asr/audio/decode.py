@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.containers import EXPECTED, frames, opened, samples_of
+from qwen_asr.audio.containers import EXPECTED, frames, layout_of, opened, samples_of
 from qwen_asr.audio.downmix import Downmix
 from qwen_asr.audio.resample import StreamingResampler
 from qwen_asr.audio.timeline import Timeline, with_times
@@ -169,7 +169,7 @@ def _decode(file: BinaryIO, name: str, choice: SoundChoice) -> Iterator[NDArray[
         stream = chosen_track(container, file, name, choice)
         timeline = Timeline.of(container, stream, name)
         for frame, time_ in with_times(frames(container, stream, name)):
-            rate, layout = frame.sample_rate, tuple(channel.name for channel in frame.layout.channels)
+            rate, layout = frame.sample_rate, layout_of(frame)
             silence = timeline.silence_before(time_, frame.samples, rate)
             if resampler is not None and downmix is not None:
                 other_rate = rate != resampler.rate  # the parts of a chained ogg may differ

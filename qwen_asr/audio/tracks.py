@@ -114,7 +114,7 @@ def channel_index(choice: SoundChoice, layout: Sequence[str], name: str) -> int 
         for index, one in enumerate(layout):
             if one == channel.upper() or one in _CHANNEL_NAMES.get(channel.lower(), ()):
                 return index
-    known = ", ".join(f"{number} ({one})" for number, one in enumerate(layout, 1))
+    known = ", ".join(f"{number}{'' if one == 'NONE' else f' ({one})'}" for number, one in enumerate(layout, 1))
     raise AudioError(
         f"{name} has no channel {channel!r}; its track has {known}: give a number, left, right, center or such a name."
     )

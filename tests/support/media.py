@@ -54,12 +54,12 @@ def container(form: str, *tracks: Track) -> bytes:
 
 
 def _encoded(track: Track, stream: av.AudioStream) -> list[av.Packet]:
-    channels = track.samples.reshape(len(track.samples), -1).T
     size = track.rate // 50
     packets: list[av.Packet] = []
-    for begin in range(0, channels.shape[1], size):
-        block = np.ascontiguousarray(channels[:, begin : begin + size])
-        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=track.layout)
+    for begin in range(0, len(track.samples), size):
+        # Not planar: PyAV cannot make planar frames of eight channels.
+        block = np.ascontiguousarray(track.samples[begin : begin + size]).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(block, format="flt", layout=track.layout)
         frame.sample_rate, frame.pts, frame.time_base = track.rate, begin, Fraction(1, track.rate)
         packets += stream.encode(frame)
     return packets + stream.encode(None)
