@@ -139,7 +139,7 @@ def test_one_channel(channel: int | str, index: int) -> None:
 @pytest.mark.parametrize("channel", [0, 3, -1, "center", "SL", "x"])
 def test_a_channel_that_is_not_there(channel: int | str) -> None:
     content = container("wav", Track(np.zeros((100, 2), np.float32), layout="stereo"))
-    with pytest.raises(AudioError, match=r"has no channel .*; its track has 1 \(FL\), 2 \(FR\)"):
+    with pytest.raises(AudioError, match=r"has no channel .*; its track has the channels 1 \(FL\), 2 \(FR\)"):
         load_audio(content, channel=channel)
 
 

@@ -85,3 +85,12 @@ def save(path: Path, content: bytes) -> Path:
     """Writes the content; returns the path."""
     path.write_bytes(content)
     return path
+
+
+def placed(*parts: tuple[float, Samples], seconds: float) -> Samples:
+    """Silence at 16 kHz with sounds that begin at these times."""
+    whole = np.zeros(round(seconds * 16_000), np.float32)
+    for time, sound in parts:
+        begin = round(time * 16_000)
+        whole[begin : begin + len(sound)] = sound
+    return whole
