@@ -3,9 +3,9 @@
     python -m benchmarks.films [--films 24]
 
 In each film a held-out voice speaks in the centre, at -20 dB of full scale. The channel of low-frequency effects has a
-rumble that is 10 dB louder. The others have chords in front and bursts of noise around, at random times: at -50 dB each,
-because the demo model was trained with noise no louder than 20 dB below speech. Half of the films are 5.1, half 7.1, as
-AAC in an mkv. FFmpeg's downmix is `ffmpeg -ac 1`. The text is that of a session, as in `qwen-asr transcribe`.
+rumble that is 10 dB louder. The others have chords in front and bursts of noise around, at random times, at -50 dB: the
+demo model was trained with noise no louder than 20 dB below speech. Half of the films are 5.1, half 7.1, as AAC in an
+mkv. FFmpeg's downmix is `ffmpeg -ac 1`. The text is that of a session, as in `qwen-asr transcribe`.
 """
 
 from __future__ import annotations

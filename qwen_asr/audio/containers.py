@@ -112,7 +112,8 @@ def samples_of(frame: AudioFrame) -> NDArray[Any]:
     dtype, channels = _TYPES[frame.format.name.removesuffix("p")], frame.layout.nb_channels
     planes = channels if frame.format.is_planar else 1
     count = frame.samples * channels // planes
-    data = [np.frombuffer(AudioPlane(frame, index), dtype, count) for index in range(planes)]
+    buffers: list[Any] = [AudioPlane(frame, index) for index in range(planes)]
+    data = [np.frombuffer(buffer, dtype, count) for buffer in buffers]
     return np.stack(data, axis=1) if frame.format.is_planar else data[0].reshape(-1, channels)
 
 

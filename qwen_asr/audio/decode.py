@@ -61,15 +61,14 @@ def load_audio(
 
     Raises `AudioError` for anything that is not audio, and for a track or channel that the file does not have.
     """
-    choice = SoundChoice(track=track, channel=channel)
     if isinstance(source, tuple):
         return _from_samples(source)
     if isinstance(source, str):
         source = _from_text(source)
     if isinstance(source, bytes | bytearray | memoryview):
-        blocks = decode_blocks(io.BytesIO(source), choice=choice)
+        blocks = decode_blocks(io.BytesIO(source), track=track, channel=channel)
     elif isinstance(source, Path):
-        blocks = decode_blocks(source, choice=choice)
+        blocks = decode_blocks(source, track=track, channel=channel)
     else:
         raise AudioError(
             f"Audio of type {type(source).__name__} cannot be read; expected a path, URL, base64 text, bytes or "
@@ -79,17 +78,22 @@ def load_audio(
 
 
 def decode_blocks(
-    source: Path | BinaryIO, name: str = "The audio", *, choice: SoundChoice | None = None
+    source: Path | BinaryIO,
+    name: str = "The audio",
+    *,
+    track: int | str | None = None,
+    channel: int | str | None = None,
+    choice: SoundChoice | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Decode a file, or an open file, block by block to float32 mono 16 kHz, in constant memory.
 
     A source that cannot seek, such as a pipe, is first read to its end into a temporary file. `name` is the name of an
-    open file in messages. `choice` is the track and the channel; None to find them.
+    open file in messages. `track` and `channel` are those of `load_audio`; `choice`, in place of them, can say more.
 
     Raises `AudioError`, as early as possible, for: a missing file, a folder, an empty file, a file that is not audio,
     an unsupported format, no audio track, not the track or channel of `choice`, nothing that can be decoded.
     """
-    choice = choice or SoundChoice()
+    choice = choice or SoundChoice(track=track, channel=channel)
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         with _open(path) as file:

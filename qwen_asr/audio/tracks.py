@@ -116,7 +116,8 @@ def channel_index(choice: SoundChoice, layout: Sequence[str], name: str) -> int 
                 return index
     known = ", ".join(f"{number}{'' if one == 'NONE' else f' ({one})'}" for number, one in enumerate(layout, 1))
     raise AudioError(
-        f"{name} has no channel {channel!r}; its track has the channels {known}: give a number, left, right, center or such a name."
+        f"{name} has no channel {channel!r}; its track has the channels {known}: give a number, left, right, center or "
+        "such a name."
     )
 
 

@@ -42,7 +42,7 @@ def decoded(content: bytes, choice: SoundChoice | None = None) -> Samples:
 
 def without_times(content: bytes) -> Samples:
     """All frames of the first audio track, one behind the other."""
-    with av.open(io.BytesIO(content)) as opened:
+    with av.open(io.BytesIO(content), "r") as opened:
         frames = [frame for frame in opened.decode(audio=0) if isinstance(frame, AudioFrame)]
     resampler = StreamingResampler(frames[0].sample_rate)
     return np.concatenate([*(resampler.feed(to_mono(samples_of(frame))) for frame in frames), resampler.finish()])
@@ -70,6 +70,21 @@ def test_packets_that_are_missing_leave_a_gap(form: str, codec: str, rate: int) 
     assert onsets(samples) == pytest.approx([1, 5, 9.2], abs=0.05)
     assert len(samples) / SAMPLE_RATE == pytest.approx(10, abs=0.1)
     assert not samples[round(2.3 * SAMPLE_RATE) : round(4.3 * SAMPLE_RATE)].any()
+
+
+@pytest.fixture
+def ffmpeg(tmp_path: Path, require_program: Callable[[str], None]) -> Callable[..., None]:
+    """`ffmpeg(arguments…)` runs it in the test's folder."""
+    require_program("ffmpeg")
+
+    def run(*arguments: str) -> None:
+        subprocess.run(["ffmpeg", "-v", "error", "-y", *arguments], cwd=tmp_path, check=True)
+
+    return run
+
+
+BURSTS = ("-f", "lavfi", "-i", "aevalsrc='0.8*sin(2*PI*1000*t)*(between(t,1,1.1)+between(t,6,6.1))':s=48000:d=8")
+CODECS = [("mkv", "libopus"), ("mp4", "aac"), ("ts", "aac"), ("webm", "libopus")]
 
 
 @pytest.mark.slow
@@ -101,17 +116,41 @@ def test_a_film_by_ffmpeg(
     picture: str,
     filters: tuple[str, ...],
     expected: tuple[float, ...],
+    ffmpeg: Callable[..., None],
     tmp_path: Path,
-    require_program: Callable[[str], None],
 ) -> None:
-    require_program("ffmpeg")
-    bursts = "aevalsrc='0.8*sin(2*PI*1000*t)*(between(t,1,1.1)+between(t,6,6.1))':s=48000:d=8"
-    inputs = ["-f", "lavfi", "-i", "testsrc=size=32x32:rate=25:duration=2", "-itsoffset", str(LATE)]
-    codecs = ["-map", "0", "-map", "1", "-c:v", picture, "-c:a", sound]
-    command = ["ffmpeg", "-v", "error", *inputs, "-f", "lavfi", "-i", bursts, *codecs]
-    subprocess.run([*command, *filters, str(tmp_path / name)], check=True)
+    picture_input = ("-f", "lavfi", "-i", "testsrc=size=32x32:rate=25:duration=2")
+    codecs = ("-map", "0", "-map", "1", "-c:v", picture, "-c:a", sound)
+    ffmpeg(*picture_input, "-itsoffset", str(LATE), *BURSTS, *codecs, *filters, name)
     samples = decoded((tmp_path / name).read_bytes())
     assert onsets(samples) == pytest.approx(list(expected), abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "codec"), CODECS)
+def test_parts_that_ffmpeg_joins_with_a_gap(form: str, codec: str, ffmpeg: Callable[..., None], tmp_path: Path) -> None:
+    ffmpeg(*BURSTS, "-c:a", codec, f"part.{form}")
+    (tmp_path / "list.txt").write_text(f"file part.{form}\nduration 20\nfile part.{form}\n")
+    ffmpeg("-f", "concat", "-i", "list.txt", "-c", "copy", f"whole.{form}")
+    samples = decoded((tmp_path / f"whole.{form}").read_bytes())
+    assert onsets(samples) == pytest.approx([1, 6, 21, 26], abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "codec"), CODECS)
+def test_a_part_that_ffmpeg_cuts_out(form: str, codec: str, ffmpeg: Callable[..., None], tmp_path: Path) -> None:
+    picture = ("-f", "lavfi", "-i", "testsrc=size=32x32:rate=25:duration=13")
+    codecs = ("-c:v", "libvpx" if form == "webm" else "mpeg4", "-c:a", codec, "-map", "0", "-map", "1")
+    ffmpeg(*picture, "-itsoffset", str(LATE), *BURSTS, *codecs, f"film.{form}")
+    ffmpeg("-ss", "3", "-i", f"film.{form}", *codecs[:4], f"cut.{form}")
+    samples = decoded((tmp_path / f"cut.{form}").read_bytes())
+    assert onsets(samples) == pytest.approx([LATE + 1 - 3, LATE + 6 - 3], abs=0.05)
+
+
+@pytest.mark.slow
+def test_opus_that_sends_less_in_silence(ffmpeg: Callable[..., None], tmp_path: Path) -> None:
+    ffmpeg(*BURSTS, "-c:a", "libopus", "-application", "voip", "-b:a", "12k", "-dtx", "1", "dtx.webm")
+    assert onsets(decoded((tmp_path / "dtx.webm").read_bytes())) == pytest.approx([1, 6], abs=0.05)
 
 
 def test_a_file_that_begins_hours_late_was_cut_out_and_begins_at_its_first_packet() -> None:

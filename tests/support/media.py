@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -33,9 +34,9 @@ def container(form: str, *tracks: Track) -> bytes:
     """A container of a format of FFmpeg's with these tracks. Times of packets and gaps count from its zero."""
     target = io.BytesIO()
     with av.open(target, "w", format=form) as out:
-        streams = []
+        streams: list[av.AudioStream] = []
         for track in tracks:
-            stream = out.add_stream(track.codec, rate=track.rate, layout=track.layout)
+            stream: Any = out.add_stream(track.codec, rate=track.rate, layout=track.layout)
             stream.metadata.update(track.tags)
             if track.default:
                 stream.disposition = av.stream.Disposition.default
