@@ -98,7 +98,7 @@ def ffmpegs_downmix(path: Path) -> Samples:
 
 def mean(path: Path) -> Samples:
     """The mean of all channels."""
-    channels = [load_audio(path, channel=number) for number in range(1, 9) if number <= len(LAYOUTS[path.stem])]
+    channels = [load_audio(path, channel=number) for number in range(1, 1 + len(LAYOUTS[path.stem]))]
     return np.mean(channels, axis=0, dtype=np.float32)
 
 
