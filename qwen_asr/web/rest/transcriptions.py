@@ -19,6 +19,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.audio.tracks import parse_choice
+from qwen_asr.engine.languages import language_tags
 from qwen_asr.errors import AudioError, BadField, BadInput, LimitExceeded, ServerStopping, StepFailed, TooLarge
 from qwen_asr.service.file_transcription import FileTranscription
 from qwen_asr.service.rate_limit import sender
@@ -64,7 +66,7 @@ class Job:
 
     `context_field`: the field of the request that is wrong if the model cannot take the context. `scored`: whether
     finals need their tokens. `events`: those of a stream; without them `whole` makes the answer of all finals and the
-    length of the audio in seconds.
+    length of the audio in seconds. `track` and `channel` of the files: see `audio.tracks.parse_choice`.
     """
 
     files: Sequence[BinaryIO]
@@ -74,6 +76,8 @@ class Job:
     scored: bool
     events: Events | None
     whole: Callable[[Sequence[Final], float], Response]
+    track: str = ""
+    channel: str = ""
 
 
 ReadJob = Callable[[Upload], AbstractAsyncContextManager[Job]]
@@ -253,6 +257,8 @@ class Transcriptions:
 
     async def _transcribe(self, job: Job, address: str, send: Send) -> Response | None:
         options = self._service.session_options(language=job.language, context=job.context)
+        options = replace(options, scored=job.scored)
+        choice = parse_choice(job.track, job.channel, options.language, language_tags)
         answer = Collected(job) if job.events is None else Streamed(job.events, send)
         seconds = 0.0
         try:
@@ -262,9 +268,7 @@ class Transcriptions:
                 with (
                     self._samples.opened(address) as take,
                     contextlib.closing(
-                        FileTranscription(
-                            self._service, file, replace(options, scored=job.scored), slot=slot, take=take
-                        )
+                        FileTranscription(self._service, file, options, choice=choice, slot=slot, take=take)
                     ) as work,
                 ):
                     await begin(work, job.context_field)
@@ -326,6 +330,8 @@ async def transcription_job(upload: Upload) -> AsyncIterator[Job]:
             scored=request.scored,
             events=EventStream(request) if request.stream else None,
             whole=partial(whole_answer, request),
+            track=request.track,
+            channel=request.channel,
         )
 
 
