@@ -72,7 +72,7 @@ class Call(BaseModel):
 
 
 @dataclass(eq=False)
-class Upload:
+class StoredFile:
     """A file that is on disk. `close` deletes it."""
 
     form: Form
@@ -80,10 +80,14 @@ class Upload:
     resources: contextlib.AsyncExitStack
     timer: asyncio.TimerHandle | None = None
 
-    async def close(self) -> None:
-        """Deletes the file, and ends the transcription that it counts as. A second call does nothing."""
+    def keep(self) -> None:
+        """Has it stay until `close`, however long that takes."""
         if self.timer is not None:
             self.timer.cancel()
+
+    async def close(self) -> None:
+        """Deletes the file, and ends the transcription that it counts as. A second call does nothing."""
+        self.keep()
         await self.resources.aclose()
 
 
@@ -92,7 +96,7 @@ class Event:
     """A call whose result is to be told."""
 
     id: str
-    upload: Upload
+    file: StoredFile
     language: str | None
     context: str
 
@@ -116,7 +120,7 @@ class TranscribeEndpoint:
         self._limits = limits
         self._describe = describe
         self._description: Description | None = None
-        self._uploads: dict[str, Upload] = {}  # by the path that the client was given
+        self._uploads: dict[str, StoredFile] = {}  # by the path that the client was given
         self._sessions: dict[tuple[str, str], Session] = {}  # by the client's identity and its session hash
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -178,7 +182,7 @@ class TranscribeEndpoint:
             reading = received_form(request.headers, body, self._limits, name="files", take=request.take)
             form = await stack.enter_async_context(reading)
             path = secrets.token_urlsafe(24)
-            upload = Upload(form, identity(scope), stack.pop_all())
+            upload = StoredFile(form, identity(scope), stack.pop_all())
         self._uploads[path] = upload
         self._expire(upload, lambda: self._uploads.pop(path, None))
         return JSONResponse([path])
@@ -200,11 +204,13 @@ class TranscribeEndpoint:
         except UnknownLanguage as error:
             await upload.close()
             return _refusal("language", str(error))
-        key = (event.upload.owner, call.session_hash)
+        key = (event.file.owner, call.session_hash)
         session = self._sessions.setdefault(key, Session())
         session.events.append(event)
-        if not session.streaming:
-            self._expire(event.upload, lambda: self._forget(key, event))
+        if session.streaming:
+            event.file.keep()
+        else:
+            self._expire(event.file, lambda: self._forget(key, event))
         return JSONResponse({"event_id": event.id})
 
     async def _stream(self, request: Request) -> Response:
@@ -218,8 +224,7 @@ class TranscribeEndpoint:
             body = Body(receive)
             session.streaming = True
             for event in session.events:
-                if event.upload.timer is not None:
-                    event.upload.timer.cancel()
+                event.file.keep()
             try:
                 with contextlib.suppress(ClientDisconnect):
                     while not body.ended:
@@ -229,9 +234,9 @@ class TranscribeEndpoint:
                         body.wait_for_disconnect(), ClientDisconnect(), self._tell(key, session, scope, send)
                     )
             finally:
-                self._sessions.pop(key, None)
-                for event in session.events:
-                    await event.upload.close()
+                self._leave(key, session)
+                while session.events:
+                    await session.events.popleft().file.close()
 
         return AsgiResponse(serve)
 
@@ -256,25 +261,28 @@ class TranscribeEndpoint:
                 output = {"error": str(to_public_error(error)), "visible": True, "title": "Error"}
             finally:
                 session.events.popleft()
-                await event.upload.close()
+                await event.file.close()
             await tell("process_completed", event_id=event.id, output=output, success="error" not in output)
-        self._sessions.pop(key, None)  # at once: a call that comes now gets a stream of its own
+        self._leave(key, session)  # at once: a call that comes now gets a session and a stream of its own
         await tell("close_stream", more=False, event_id=None)
+
+    def _leave(self, key: tuple[str, str], session: Session) -> None:
+        if self._sessions.get(key) is session:
+            del self._sessions[key]
 
     # --- calls that do not go on
 
-    def _expire(self, upload: Upload, forget: Callable[[], object]) -> None:
-        """Has an upload closed if the next step of its call does not come in time."""
+    def _expire(self, file: StoredFile, forget: Callable[[], object]) -> None:
+        """Has a file deleted if the next step of its call does not come in time."""
 
         def expire() -> None:
             forget()
-            task = asyncio.get_running_loop().create_task(upload.close())
+            task = asyncio.get_running_loop().create_task(file.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-        if upload.timer is not None:
-            upload.timer.cancel()
-        upload.timer = asyncio.get_running_loop().call_later(self._limits.unclaimed_seconds, expire)
+        file.keep()
+        file.timer = asyncio.get_running_loop().call_later(self._limits.unclaimed_seconds, expire)
 
     def _forget(self, key: tuple[str, str], event: Event) -> None:
         session = self._sessions[key]
@@ -313,7 +321,7 @@ def _job(event: Event) -> Job:
         return PlainTextResponse(join_texts(final.text for final in finals))
 
     return Job(
-        files=[event.upload.form.file],
+        files=[event.file.form.file],
         language=event.language,
         context=event.context,
         context_field="context",
