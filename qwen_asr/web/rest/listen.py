@@ -19,7 +19,7 @@ from qwen_asr.engine.languages import language_code
 from qwen_asr.errors import BadField
 from qwen_asr.live.transcript import Transcript, join_texts
 from qwen_asr.web.rest.answers import Answer, absent
-from qwen_asr.web.rest.jobs import Job
+from qwen_asr.web.rest.transcriptions import Job
 from qwen_asr.web.rest.upload import Upload, received_body
 from qwen_asr.web.sockets.deepgram.messages import RequestInfo, ResultsMetadata, confidence, seconds
 from qwen_asr.web.sockets.deepgram.query import ListenQuery

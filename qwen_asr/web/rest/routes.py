@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -13,11 +14,11 @@ from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import status_response
 from qwen_asr.web.rest.answers import Transcription, VerboseTranscription
 from qwen_asr.web.rest.api_route import ApiRoute
-from qwen_asr.web.rest.chat import ChatChunk, ChatCompletion, ChatRequest
+from qwen_asr.web.rest.chat import ChatChunk, ChatCompletion, ChatRequest, chat_job
 from qwen_asr.web.rest.client_secrets import client_secret_routes
 from qwen_asr.web.rest.event_stream import EVENTS
 from qwen_asr.web.rest.form import form_schema
-from qwen_asr.web.rest.listen import Listened
+from qwen_asr.web.rest.listen import Listened, listen_job
 from qwen_asr.web.rest.metrics import Metrics
 from qwen_asr.web.rest.models import Model, ModelList, Models
 from qwen_asr.web.rest.openapi import (
@@ -53,8 +54,8 @@ def add_routes(app: FastAPI, service: Service) -> Transcriptions:
     transcriptions = Transcriptions(service)
     routes = [
         transcriptions_route(transcriptions, service.limits.upload),
-        chat_route(transcriptions),
-        listen_route(transcriptions),
+        chat_route(transcriptions, service),
+        listen_route(transcriptions, service),
         *models_routes(Models(service)),
         *operator_routes(Probes(service), Metrics(service)),
     ]
@@ -123,11 +124,16 @@ def transcriptions_route(transcriptions: Transcriptions, limits: UploadLimits) -
     )
 
 
-def chat_route(transcriptions: Transcriptions) -> ApiRoute:
+def chat_route(transcriptions: Transcriptions, service: Service) -> ApiRoute:
     """POST /v1/chat/completions."""
+
+    async def chat(_: Request) -> Response:
+        """The text of the audio in the messages, as a chat model returns it, with `stream=true` in chunks."""
+        return transcriptions.answering(partial(chat_job, service.model_name))
+
     return ApiRoute(
         CHAT,
-        transcriptions.chat,
+        chat,
         method="POST",
         operation_id="chat",
         summary="Transcribe audio in a message",
@@ -147,8 +153,13 @@ def chat_route(transcriptions: Transcriptions) -> ApiRoute:
     )
 
 
-def listen_route(transcriptions: Transcriptions) -> ApiRoute:
+def listen_route(transcriptions: Transcriptions, service: Service) -> ApiRoute:
     """POST /v1/listen."""
+
+    async def listen(_: Request) -> Response:
+        """The text of the file, as Deepgram's API returns it."""
+        return transcriptions.answering(partial(listen_job, service.model_name))
+
     text = {"schema": {"type": "string"}}
     parameters = [
         {"name": name, "in": "query", "description": description, **text}
@@ -161,7 +172,7 @@ def listen_route(transcriptions: Transcriptions) -> ApiRoute:
     ]
     return ApiRoute(
         LISTEN,
-        transcriptions.listen,
+        listen,
         method="POST",
         operation_id="listen",
         summary="Transcribe an audio or video file, as at Deepgram",
