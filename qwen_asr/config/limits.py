@@ -75,6 +75,17 @@ class UploadLimits:
     file of `--max-file-seconds`. Compressed silence is small, so a limit of bytes does not bound the work."""
     form_bytes: int = 1 << 20
     """Maximum size of the rest of the form: fields, headers, boundaries."""
+    json_bytes: int = 32 << 20
+    """Maximum size of a request in JSON, with its audio in base64. Unlike a file it is in memory, until it is read: one
+    of 24 MB, like the largest that OpenAI's own server accepts."""
+    json_seconds: float = 120.0
+    """How long such a request may take to arrive."""
+    json_bytes_per_address: int = 64 << 20
+    """Maximum size of the requests in JSON of one address that are in memory at once."""
+    json_bytes_in_all: int = 128 << 20
+    """The same for all addresses. Reading one takes three times as much for a moment."""
+    json_items: int = 100_000
+    """Maximum number of values in a request in JSON. In memory each takes far more than its bytes."""
     write_bytes: int = 1 << 20
     """How much of the file is buffered before a thread writes it. A write per network packet would cost more."""
     idle_seconds: float = 60.0

@@ -68,6 +68,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     from qwen_asr.web.page.requests import PageRequests
     from qwen_asr.web.rest import routes as rest
     from qwen_asr.web.sockets.asr.route import AsrRoute
+    from qwen_asr.web.sockets.deepgram.route import ListenRoute
     from qwen_asr.web.sockets.realtime.route import RealtimeRoute
 
     def open_session(
@@ -106,8 +107,8 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     app.state.recordings = recordings
     app.state.service = service
     # Before the page, which is mounted at "/" and answers every path that is left.
-    transcriptions = rest.add_routes(app, service)
-    sockets = [route.add_to(app, service) for route in (AsrRoute, RealtimeRoute)]
+    sockets = [route.add_to(app, service) for route in (AsrRoute, RealtimeRoute, ListenRoute)]
+    transcriptions = rest.add_routes(app, service)  # the last, because it answers every path below /v1 that is left
     app.state.stopping = Stopping(service, recordings, *sockets, transcriptions)
     if chosen is not None and chosen.root is not None:
         from qwen_asr.web.rest import trust

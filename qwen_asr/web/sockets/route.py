@@ -11,6 +11,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
+from qwen_asr.web.error_response import error_response
 from qwen_asr.web.sockets.connection import Connection, log_seldom
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class SocketRoute(ABC, Generic[C]):
 
     @abstractmethod
     async def _accept(self, websocket: WebSocket) -> C:
-        """Accept the handshake; returns the connection."""
+        """Accept the handshake; returns the connection. A QwenASRError is answered with its HTTP status instead."""
 
     @abstractmethod
     def _max_connections(self, address: str) -> int:
@@ -57,7 +58,12 @@ class SocketRoute(ABC, Generic[C]):
 
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one connection, from the handshake to the close."""
-        connection = await self._accept(websocket)
+        try:
+            connection = await self._accept(websocket)
+        except QwenASRError as error:
+            self._service.instruments.count(error)
+            await websocket.send_denial_response(error_response(error))
+            return
         try:
             try:
                 self._check_capacity(connection.address)

@@ -22,6 +22,7 @@ from qwen_asr.engine.languages import language_code
 from qwen_asr.errors import QwenASRError, StepFailed
 from qwen_asr.live.events import Event, Failed, Partial
 from qwen_asr.live.transcript import join_texts
+from qwen_asr.web.sockets.observed_detector import ObservedDetector
 from qwen_asr.web.sockets.realtime.dialects import OPENAI, Dialect
 from qwen_asr.web.sockets.realtime.messages import (
     Committed,
@@ -188,29 +189,6 @@ class TurnStream:
 
     def _utterance_ended(self, utterance: int) -> None:
         """The item of that utterance has its text, or the error for it."""
-
-
-class ObservedDetector:
-    """A voice detector that calls `on_events` with what it finds, before the session gets that."""
-
-    def __init__(self, detector: UtteranceDetector, on_events: Callable[[Sequence[DetectorEvent]], None]) -> None:
-        self.config = detector.config
-        self._detector = detector
-        self._on_detected = on_events
-
-    @property
-    def quiet(self) -> bool:
-        return self._detector.quiet
-
-    def feed(self, samples: NDArray[np.float32], /) -> Sequence[DetectorEvent]:
-        found = self._detector.feed(samples)
-        self._on_detected(found)
-        return found
-
-    def finish(self) -> Sequence[DetectorEvent]:
-        found = self._detector.finish()
-        self._on_detected(found)
-        return found
 
 
 class VoiceTurns(TurnStream):
