@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -37,7 +38,7 @@ class VirtualTime(asyncio.SelectorEventLoop):
 class Socket:
     """The server's side of a WebSocket whose client sends `script`: (seconds, what), where None is only a ping."""
 
-    def __init__(self, script: list[tuple[float, str | bytes | None]]) -> None:
+    def __init__(self, script: Sequence[tuple[float, str | bytes | None]]) -> None:
         self._life = SignsOfLife()
         self.scope: dict[str, Any] = {"client": ("192.0.2.1", 1), "extensions": {_EXTENSION: {"life": self._life}}}
         self._script = script
@@ -84,14 +85,16 @@ class Listener(Connection):
     def _is_ahead(self) -> bool:
         return False
 
-    _begin = _finish = _conclude = _detach = _error_message = _queued_message = None
+    _begin = _finish = _conclude = _detach = _error_message = _queued_message = None  # type: ignore[assignment]  # not called
 
 
-Listener.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]  # what is None above is never called
+Listener.__abstractmethods__ = frozenset()  # what is None above is never called
 
 
 def listen(
-    script: list[tuple[float, str | bytes | None]], someone_waits_from: float = float("inf"), busy_until: float = 0.0
+    script: Sequence[tuple[float, str | bytes | None]],
+    someone_waits_from: float = float("inf"),
+    busy_until: float = 0.0,
 ) -> tuple[QwenASRError | None, float]:
     """What ended the session, and when. The only slot of the server is taken."""
 
@@ -134,7 +137,7 @@ def test_a_client_that_waits_for_its_text_does_not_time_out() -> None:
 
 
 def test_a_pause_ends_when_somebody_waits_for_the_slot() -> None:
-    pings: list[tuple[float, str | bytes | None]] = [(10.0 * number, None) for number in range(1, 400)]
+    pings: Sequence[tuple[float, str | bytes | None]] = [(10.0 * number, None) for number in range(1, 400)]
     for waits_from, ends in ((0.0, 300.0), (100.0, 300.0), (1_000.0, 1_000.0)):
         error, ended = listen([(0.0, b"audio"), *pings], waits_from)
         assert isinstance(error, LimitExceeded)
