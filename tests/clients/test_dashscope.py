@@ -17,7 +17,7 @@ TRANSCRIPTION = "conversation.item.input_audio_transcription"
 SECONDS = 120.0
 
 
-class Events(OmniRealtimeCallback):  # type: ignore[misc]  # the package has no types
+class Events(OmniRealtimeCallback):
     """Keeps the events of the server."""
 
     def __init__(self) -> None:

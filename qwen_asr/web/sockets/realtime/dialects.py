@@ -10,8 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from qwen_asr.web.rest.answers import Logprob
 from qwen_asr.web.sockets.messages import ServerMessage, ServerModel
 from qwen_asr.web.sockets.realtime.messages import ServerEvent
+from qwen_asr.web.sockets.realtime.updates import LOGPROBS
 
 if TYPE_CHECKING:
     from qwen_asr.web.sockets.realtime.settings import RealtimeSettings, SessionInfo
@@ -78,7 +80,7 @@ class SessionObject(ServerModel):
     object: Literal["realtime.transcription_session"] = "realtime.transcription_session"
     type: Literal["transcription"] = "transcription"
     audio: AudioSettings
-    include: None = None
+    include: tuple[str, ...] | None
     expires_at: int
 
 
@@ -92,7 +94,7 @@ class OldSessionObject(ServerModel):
     input_audio_noise_reduction: None = None
     input_audio_transcription: Transcription
     turn_detection: TurnDetection | None
-    include: None = None
+    include: tuple[str, ...] | None
     expires_at: int
 
 
@@ -208,7 +210,10 @@ class DetectedLanguage(ServerModel):
 
 
 class TranscriptionCompleted(ServerEvent):
-    """The item's whole text. `languages` are those that it was spoken in; empty if there was no speech."""
+    """The item's whole text. `languages` are those that it was spoken in; empty if there was no speech.
+
+    `logprobs` are its tokens, if the client wanted them.
+    """
 
     type: Literal["conversation.item.input_audio_transcription.completed"] = (
         "conversation.item.input_audio_transcription.completed"
@@ -218,6 +223,7 @@ class TranscriptionCompleted(ServerEvent):
     transcript: str
     usage: Usage
     languages: tuple[DetectedLanguage, ...]
+    logprobs: tuple[Logprob, ...] | None
 
 
 class DashscopeCompleted(ServerEvent):
@@ -254,12 +260,20 @@ class Dialect(ABC):
         return TranscriptionDelta(item_id=item_id, delta=settled[len(sent) :]) if settled != sent else None
 
     def completed(
-        self, item_id: str, transcript: str, seconds: float, languages: Sequence[str]
+        self,
+        item_id: str,
+        transcript: str,
+        seconds: float,
+        languages: Sequence[str],
+        logprobs: Sequence[Logprob] | None = None,
     ) -> TranscriptionCompleted | DashscopeCompleted:
         """The event for the whole text. `languages`: the codes of those that were spoken."""
-        detected = tuple(DetectedLanguage(code=code) for code in languages)
         return TranscriptionCompleted(
-            item_id=item_id, transcript=transcript, usage=Usage(seconds=seconds), languages=detected
+            item_id=item_id,
+            transcript=transcript,
+            usage=Usage(seconds=seconds),
+            languages=tuple(DetectedLanguage(code=code) for code in languages),
+            logprobs=None if logprobs is None else tuple(logprobs),
         )
 
 
@@ -272,7 +286,12 @@ class _Current(Dialect):
         )
         return SessionEvent(
             type="session.created" if created else "session.updated",
-            session=SessionObject(id=info.id, audio=AudioSettings(input=inputs), expires_at=info.expires_at),
+            session=SessionObject(
+                id=info.id,
+                audio=AudioSettings(input=inputs),
+                include=_include(settings),
+                expires_at=info.expires_at,
+            ),
         )
 
     def announce(self, item_id: str, previous: str | None) -> list[ItemEvent]:
@@ -294,6 +313,7 @@ class _Older(Dialect):
                 sample_rate=settings.format.rate,
                 input_audio_transcription=_transcription(info, settings),
                 turn_detection=_turn_detection(settings),
+                include=_include(settings),
                 expires_at=info.expires_at,
             ),
         )
@@ -329,7 +349,12 @@ class _Dashscope(_Older):
         return TranscriptionText(item_id=item_id, language=language, text=settled, stash=tentative)
 
     def completed(
-        self, item_id: str, transcript: str, seconds: float, languages: Sequence[str]
+        self,
+        item_id: str,
+        transcript: str,
+        seconds: float,
+        languages: Sequence[str],
+        logprobs: Sequence[Logprob] | None = None,
     ) -> TranscriptionCompleted | DashscopeCompleted:
         language = next(iter(languages), None)
         return DashscopeCompleted(
@@ -350,6 +375,10 @@ def _transcription(info: SessionInfo, settings: RealtimeSettings) -> Transcripti
         prompt=settings.prompt,
         keywords=settings.keywords or None,
     )
+
+
+def _include(settings: RealtimeSettings) -> tuple[str, ...] | None:
+    return (LOGPROBS,) if settings.logprobs else None
 
 
 def _turn_detection(settings: RealtimeSettings) -> TurnDetection | None:

@@ -89,6 +89,7 @@ class RealtimeSettings:
     """Everything that a client can set. `vad` is None if the client commits its turns itself.
 
     `language` is what the model is told. `languages` and `keywords` are what the client gave, for the events.
+    `logprobs`: the client wants the probabilities of tokens.
     `turns_decided`: the client has said or shown who ends its turns. `pcm_rate`: the rate of PCM in Hz, where the
     client names none.
     """
@@ -98,6 +99,7 @@ class RealtimeSettings:
     language: str | None = None
     prompt: str = ""
     keywords: tuple[str, ...] = ()
+    logprobs: bool = False
     languages: tuple[str, ...] = field(default=(), compare=False)
     turns_decided: bool = field(default=False, compare=False)
     pcm_rate: int = field(default=RATES[0], compare=False)
@@ -114,7 +116,8 @@ class RealtimeSettings:
 
     def options(self, service: Service, detector: DetectorFactory | None = None) -> SessionOptions:
         """The options of a session on the recognizer."""
-        return service.session_options(context=self.context, language=self.language or "auto", detector=detector)
+        options = service.session_options(context=self.context, language=self.language or "auto", detector=detector)
+        return replace(options, scored=self.logprobs)
 
     def check(self, service: Service, given: SessionBody) -> None:
         """Raises BadField if the model cannot be given these settings, which `given` has made what they are."""
@@ -155,6 +158,8 @@ class RealtimeSettings:
             changed = changed._with_turn_detection(inputs.turn_detection, config)
         elif "turn_detection" in flat:
             changed = changed._with_turn_detection(session.turn_detection, config)
+        if "include" in flat:
+            changed = replace(changed, logprobs=session.includes_logprobs)
         return changed
 
     def _with_format(self, name: str, rate: int | None) -> RealtimeSettings:

@@ -20,8 +20,9 @@ from qwen_asr.audio.manual_turns import ManualTurnDetector
 from qwen_asr.audio.vad import Silero, VoiceActivity
 from qwen_asr.engine.languages import language_code
 from qwen_asr.errors import QwenASRError, StepFailed
-from qwen_asr.live.events import Event, Failed, Partial
+from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.transcript import join_texts
+from qwen_asr.web.rest.answers import logprobs
 from qwen_asr.web.sockets.observed_detector import ObservedDetector
 from qwen_asr.web.sockets.realtime.dialects import OPENAI, Dialect
 from qwen_asr.web.sockets.realtime.messages import (
@@ -64,15 +65,16 @@ class Item:
     follow for it, and `completed` has the exact text.
     """
 
-    def __init__(self, item_log: ItemLog) -> None:
+    def __init__(self, item_log: ItemLog, scored: bool) -> None:
+        """`scored`: its finals have the probabilities of their tokens."""
         self.id = new_id("item")
         self.dropped = False  # the client gets no more events about it
         self.samples = 0  # its length, as far as it is known
         self._log = item_log
+        self._scored = scored
         self._sent = ""  # all deltas together
         self._earlier_text = ""  # the part of it that belongs to utterances before the current one
-        self._finals: list[str] = []
-        self._languages: list[str] = []  # their codes
+        self._finals: list[Final] = []
         self._error: QwenASRError | None = None
 
     def add_partial(self, text: str, stable: int, language: str | None) -> None:
@@ -86,13 +88,11 @@ class Item:
             self._log.put(event)
         self._sent = settled
 
-    def add_final(self, text: str, language: str | None) -> None:
+    def add_final(self, final: Final) -> None:
         """The current utterance has ended, with this text."""
-        self.add_partial(text, len(text), language)
+        self.add_partial(final.text, len(final.text), final.language)
         self._earlier_text = self._sent
-        self._finals.append(text)
-        if text and (code := language_code(language)) and code not in self._languages:
-            self._languages.append(code)
+        self._finals.append(final)
 
     def fail(self, error: QwenASRError) -> None:
         """One of its utterances has no text, so the item has none either."""
@@ -105,8 +105,16 @@ class Item:
         if self._error is not None:
             self._log.put(failed(self.id, self._error))
             return
-        text, seconds = join_texts(self._finals), self.samples / SAMPLE_RATE
-        self._log.put(self._log.dialect.completed(self.id, text, seconds, self._languages))
+        finals = [final for final in self._finals if final.text]
+        languages = dict.fromkeys(code for final in finals if (code := language_code(final.language)))
+        event = self._log.dialect.completed(
+            self.id,
+            join_texts(final.text for final in finals),
+            self.samples / SAMPLE_RATE,
+            list(languages),
+            logprobs(finals) if self._scored else None,
+        )
+        self._log.put(event)
 
 
 class TurnStream:
@@ -181,7 +189,7 @@ class TurnStream:
             if isinstance(event, Failed):
                 item.fail(StepFailed(event.message))
             else:
-                item.add_final(event.text, event.language)
+                item.add_final(event)
             self._utterance_ended(event.utterance)
 
     def _item(self, utterance: int) -> Item:
@@ -218,7 +226,7 @@ class VoiceTurns(TurnStream):
         length = self.uncommitted_samples
         finished = self.finish()
         if self._last_end == before:
-            item = Item(self._item_log)
+            item = Item(self._item_log, self.settings.logprobs)
             item.samples = length
             self._item_log.commit(item.id)
             item.complete()
@@ -243,7 +251,7 @@ class VoiceTurns(TurnStream):
                 self._end(event)
 
     def _start(self, event: Started) -> None:
-        item = self._items[event.utterance] = Item(self._item_log)
+        item = self._items[event.utterance] = Item(self._item_log, self.settings.logprobs)
         if self._ended_by != "clear":
             started = _milliseconds(self._begin + event.start)
             self._item_log.put(SpeechStarted(audio_start_ms=started, item_id=item.id))
@@ -271,7 +279,7 @@ class ClientTurn(TurnStream):
 
     def __init__(self, settings: RealtimeSettings, item_log: ItemLog, begin: int) -> None:
         """As `TurnStream`."""
-        self._whole = Item(item_log)
+        self._whole = Item(item_log, settings.logprobs)
         super().__init__(settings, item_log, begin)
 
     @property

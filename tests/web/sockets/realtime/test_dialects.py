@@ -27,7 +27,7 @@ SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth o
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 PCM: dict[str, Any] = {"modalities": ["text"], "input_audio_format": "pcm", "sample_rate": 16_000}
 INFO = SessionInfo("sess_1", "demo", 5)
-MULAW = RealtimeSettings(None, AudioFormat("mulaw", 8_000), "de", "Names", ("Zorin",), ("de",))
+MULAW = RealtimeSettings(None, AudioFormat("mulaw", 8_000), "de", "Names", ("Zorin",), languages=("de",))
 
 
 def test_the_events_report_the_settings_in_both_shapes() -> None:

@@ -129,3 +129,27 @@ def test_a_client_that_asked_for_turn_detection_gets_an_item_for_each_commit(ser
     speaker = asyncio.run(speak())
     assert [one["transcript"] for one in speaker.of_type(COMPLETED)] == [FIRST, "", SECOND]
     assert speaker.of_type(COMPLETED)[1]["languages"] == []
+
+
+def test_the_probabilities_of_the_tokens_come_where_they_are_wanted(served: Listening) -> None:
+    async def speak() -> Client:
+        async with speaking(served) as speaker:
+            include = ["item.input_audio_transcription.logprobs"]
+            await speaker.send({"type": "session.update", "session": {"include": include, "turn_detection": None}})
+            updated = await speaker.wait_for("session.updated")
+            assert updated["session"]["include"] == include
+            await update(speaker)
+            await say(speaker, spoken(FIRST))
+            await commit(speaker)
+            await speaker.wait_for(COMPLETED)
+            await speaker.send({"type": "session.update", "session": {"include": None}})
+            await say(speaker, spoken(FIRST))
+            await commit(speaker)
+            await speaker.wait_for(COMPLETED, 2)
+        return speaker
+
+    scored, plain = asyncio.run(speak()).of_type(COMPLETED)
+    assert b"".join(bytes(token["bytes"]) for token in scored["logprobs"]).decode() == scored["transcript"] == FIRST
+    assert all(token["logprob"] <= 0 for token in scored["logprobs"])
+    assert len({token["logprob"] for token in scored["logprobs"]}) > 1
+    assert (plain["transcript"], plain["logprobs"]) == (FIRST, None)
