@@ -122,7 +122,7 @@ def test_pcm_has_16_khz_by_default_in_dashscopes_dialect() -> None:
     "other",
     [
         {"type": "realtime"},
-        {"include": ["item.input_audio_transcription.logprobs"]},
+        {"include": ["item.other"]},
         {"instructions": "You are helpful.", "voice": "alloy", "tools": [], "output_modalities": ["text"]},
         {"audio": {"output": {"voice": "alloy"}, "input": {"noise_reduction": {"type": "near_field"}}}},
         {"turn_detection": {"create_response": True, "interrupt_response": True, "idle_timeout_ms": 5}},
