@@ -7,7 +7,7 @@ those of https://www.alibabacloud.com/help/en/model-studio/qwen-asr-realtime-ser
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from qwen_asr.web.rest.answers import Logprob
@@ -203,6 +203,13 @@ class Usage(ServerModel):
     seconds: float
 
 
+class Span(ServerModel):
+    """A part of an item's audio, in milliseconds since its beginning."""
+
+    start_ms: int
+    end_ms: int
+
+
 class DetectedLanguage(ServerModel):
     """A language that was spoken, such as `de`."""
 
@@ -212,7 +219,8 @@ class DetectedLanguage(ServerModel):
 class TranscriptionCompleted(ServerEvent):
     """The item's whole text. `languages` are those that it was spoken in; empty if there was no speech.
 
-    `logprobs` are its tokens, if the client wanted them.
+    `logprobs` are its tokens, if the client wanted them. `recognized`: the parts of its audio that the model heard, in
+    order; not of OpenAI.
     """
 
     type: Literal["conversation.item.input_audio_transcription.completed"] = (
@@ -224,6 +232,7 @@ class TranscriptionCompleted(ServerEvent):
     usage: Usage
     languages: tuple[DetectedLanguage, ...]
     logprobs: tuple[Logprob, ...] | None
+    recognized: tuple[Span, ...]
 
 
 class DashscopeCompleted(ServerEvent):
@@ -240,6 +249,21 @@ class DashscopeCompleted(ServerEvent):
 
 
 # --- the dialects
+
+
+@dataclass(frozen=True)
+class ItemText:
+    """All that is known about an item at its end.
+
+    `seconds`: the length of its audio. `languages`: the codes of those in which it was spoken. `recognized`: see
+    `TranscriptionCompleted`. `logprobs`: its tokens; None if the client does not want them.
+    """
+
+    transcript: str
+    seconds: float
+    languages: tuple[str, ...] = ()
+    recognized: tuple[Span, ...] = ()
+    logprobs: tuple[Logprob, ...] | None = None
 
 
 class Dialect(ABC):
@@ -259,21 +283,15 @@ class Dialect(ABC):
         """The event for a text under way, if there is one. `sent`: the settled text that the client knows."""
         return TranscriptionDelta(item_id=item_id, delta=settled[len(sent) :]) if settled != sent else None
 
-    def completed(
-        self,
-        item_id: str,
-        transcript: str,
-        seconds: float,
-        languages: Sequence[str],
-        logprobs: Sequence[Logprob] | None = None,
-    ) -> TranscriptionCompleted | DashscopeCompleted:
-        """The event for the whole text. `languages`: the codes of those that were spoken."""
+    def completed(self, item_id: str, whole: ItemText) -> TranscriptionCompleted | DashscopeCompleted:
+        """The event for the whole text."""
         return TranscriptionCompleted(
             item_id=item_id,
-            transcript=transcript,
-            usage=Usage(seconds=seconds),
-            languages=tuple(DetectedLanguage(code=code) for code in languages),
-            logprobs=None if logprobs is None else tuple(logprobs),
+            transcript=whole.transcript,
+            usage=Usage(seconds=whole.seconds),
+            languages=tuple(DetectedLanguage(code=code) for code in whole.languages),
+            logprobs=whole.logprobs,
+            recognized=whole.recognized,
         )
 
 
@@ -348,17 +366,12 @@ class _Dashscope(_Older):
     ) -> TranscriptionDelta | TranscriptionText | None:
         return TranscriptionText(item_id=item_id, language=language, text=settled, stash=tentative)
 
-    def completed(
-        self,
-        item_id: str,
-        transcript: str,
-        seconds: float,
-        languages: Sequence[str],
-        logprobs: Sequence[Logprob] | None = None,
-    ) -> TranscriptionCompleted | DashscopeCompleted:
-        language = next(iter(languages), None)
+    def completed(self, item_id: str, whole: ItemText) -> TranscriptionCompleted | DashscopeCompleted:
         return DashscopeCompleted(
-            item_id=item_id, language=language, transcript=transcript, usage=Usage(seconds=seconds)
+            item_id=item_id,
+            language=next(iter(whole.languages), None),
+            transcript=whole.transcript,
+            usage=Usage(seconds=whole.seconds),
         )
 
 

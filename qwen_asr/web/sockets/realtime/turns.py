@@ -24,7 +24,7 @@ from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.transcript import join_texts
 from qwen_asr.web.rest.answers import logprobs
 from qwen_asr.web.sockets.observed_detector import ObservedDetector
-from qwen_asr.web.sockets.realtime.dialects import OPENAI, Dialect
+from qwen_asr.web.sockets.realtime.dialects import OPENAI, Dialect, ItemText, Span
 from qwen_asr.web.sockets.realtime.messages import (
     Committed,
     ServerEvent,
@@ -69,6 +69,7 @@ class Item:
         """`scored`: its finals have the probabilities of their tokens."""
         self.id = new_id("item")
         self.dropped = False  # the client gets no more events about it
+        self.start = 0  # its first sample, in the session of its turns
         self.samples = 0  # its length, as far as it is known
         self._log = item_log
         self._scored = scored
@@ -107,14 +108,18 @@ class Item:
             return
         finals = [final for final in self._finals if final.text]
         languages = dict.fromkeys(code for final in finals if (code := language_code(final.language)))
-        event = self._log.dialect.completed(
-            self.id,
-            join_texts(final.text for final in finals),
-            self.samples / SAMPLE_RATE,
-            list(languages),
-            logprobs(finals) if self._scored else None,
+        whole = ItemText(
+            transcript=join_texts(final.text for final in finals),
+            seconds=self.samples / SAMPLE_RATE,
+            languages=tuple(languages),
+            recognized=tuple(self._span(final) for final in self._finals),
+            logprobs=tuple(logprobs(finals)) if self._scored else None,
         )
-        self._log.put(event)
+        self._log.put(self._log.dialect.completed(self.id, whole))
+
+    def _span(self, final: Final) -> Span:
+        begin, end = _milliseconds(final.start - self.start), _milliseconds(final.end - self.start)
+        return Span(start_ms=begin, end_ms=end)
 
 
 class TurnStream:
@@ -252,6 +257,7 @@ class VoiceTurns(TurnStream):
 
     def _start(self, event: Started) -> None:
         item = self._items[event.utterance] = Item(self._item_log, self.settings.logprobs)
+        item.start = event.start
         if self._ended_by != "clear":
             started = _milliseconds(self._begin + event.start)
             self._item_log.put(SpeechStarted(audio_start_ms=started, item_id=item.id))
@@ -275,7 +281,7 @@ class VoiceTurns(TurnStream):
 
 
 class ClientTurn(TurnStream):
-    """One turn, until the client commits it: one item, of as many utterances as its length needs."""
+    """One turn, until the client commits it: one item, of as many utterances as its length and its pauses need."""
 
     def __init__(self, settings: RealtimeSettings, item_log: ItemLog, begin: int) -> None:
         """As `TurnStream`."""
@@ -306,8 +312,8 @@ class ClientTurn(TurnStream):
         self.close()
         return self.finish()
 
-    def detector(self, _: Silero, endpoints: EndpointConfig) -> Detector:
-        return ManualTurnDetector(endpoints)
+    def detector(self, silero: Silero, endpoints: EndpointConfig) -> Detector:
+        return ManualTurnDetector(endpoints, VoiceActivity(silero))
 
     def _item(self, utterance: int) -> Item:
         return self._whole

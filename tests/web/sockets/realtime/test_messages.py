@@ -21,7 +21,9 @@ from qwen_asr.web.sockets.realtime.dialects import (
     DASHSCOPE,
     OLD_OPENAI,
     OPENAI,
+    ItemText,
     SessionFinished,
+    Span,
 )
 from qwen_asr.web.sockets.realtime.messages import MIN_COMMIT_MS
 from qwen_asr.web.sockets.realtime.settings import AudioFormat, RealtimeSettings, ServerVad, SessionInfo
@@ -97,6 +99,7 @@ def test_the_server_sends_the_examples(examples: dict[str, Any]) -> None:
         update(format={"rate": 44_100})
     info = SessionInfo("sess_1", "Qwen/Qwen3-ASR-0.6B", 1_767_240_000)
     failure = StepFailed("The recognizer failed on this utterance (RuntimeError). The next one goes on.")
+    text = ItemText("Turn on the kitchen light.", 1.976, ("en",), (Span(start_ms=0, end_ms=1_976),))
     sent: dict[str, Any] = {
         "queued": messages.Queued(position=2),
         "session.created": OPENAI.session(info, DEFAULT, created=True),
@@ -106,12 +109,12 @@ def test_the_server_sends_the_examples(examples: dict[str, Any]) -> None:
         "cleared": messages.Cleared(),
         "item.added": OPENAI.announce("item_1", None)[0],
         "delta": OPENAI.progress("item_1", "", "Turn on the", " kit", "en"),
-        "completed": OPENAI.completed("item_1", "Turn on the kitchen light.", 1.976, ["en"]),
+        "completed": OPENAI.completed("item_1", text),
         "failed": messages.failed("item_1", failure),
         "error": messages.error_event(bad.value, "event_mine"),
         "session.created of DashScope": DASHSCOPE.session(info, DEFAULT.of_dashscope(), created=True),
         "text": DASHSCOPE.progress("item_1", "", "Turn on", " the kitchen", "en"),
-        "completed of DashScope": DASHSCOPE.completed("item_1", "Turn on the kitchen light.", 1.976, ["en"]),
+        "completed of DashScope": DASHSCOPE.completed("item_1", text),
         "session.finished": SessionFinished(),
     }
     shown = {name.removeprefix("server "): example for name, example in examples.items() if name.startswith("server ")}
