@@ -28,7 +28,6 @@ from tests.support.sockets import PATIENT, Client, Listening, client_of, listeni
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")
 COMMITTED = "input_audio_buffer.committed"
 COMPLETED = "conversation.item.input_audio_transcription.completed"
-DELTA = "conversation.item.input_audio_transcription.delta"
 FAILED = "conversation.item.input_audio_transcription.failed"
 MANUAL: dict[str, Any] = {"format": {"type": "audio/pcm", "rate": 16_000}, "turn_detection": None}
 BY_VOICE: dict[str, Any] = {**MANUAL, "turn_detection": {"type": "server_vad"}}
@@ -591,10 +590,10 @@ def test_turns_that_wait_for_their_texts_are_bounded(service: Service) -> None:
 @pytest.mark.slow
 def test_random_messages_leave_nothing_behind(served: Listening) -> None:
     answers = asyncio.run(fuzz(served, 800, seed=1))
-    assert {"session.finished", "conversation.item.created"} <= set(answers)
+    assert "conversation.item.created" in answers
     codes = {"invalid_value", "bad_input", "input_audio_buffer_commit_empty"}
     assert codes <= set(answers)
-    assert {COMPLETED, COMMITTED, DELTA, "session.updated", "transcription_session.updated"} <= set(answers)
+    assert {COMPLETED, COMMITTED, "session.updated", "transcription_session.updated"} <= set(answers)
     assert FAILED not in answers
     assert not any(name.startswith("closed 101") for name in answers)
 
