@@ -73,14 +73,13 @@ class RealtimeConnection(Connection):
         limits: SocketLimits,
         threads: anyio.CapacityLimiter,
         dialect: Dialect = OPENAI,
-        model: str | None = None,
     ) -> None:
-        """`dialect`: that of the client, until one of its events shows another; `model`: what it asked for."""
+        """`dialect`: that of the client, until one of its events shows another."""
         super().__init__(websocket, service, limits, threads)
         self.session_id = new_id("sess")
         self._outbox = Outbox(limits.waiting_messages)
         # What follows is used by one worker thread at a time, because events are applied one after the other.
-        self._settings = RealtimeSettings.of(service.config, model)
+        self._settings = RealtimeSettings.of(service.config)
         if dialect is DASHSCOPE:
             self._settings = self._settings.of_dashscope()
         if (secret := client_secret(websocket.scope)) is not None:

@@ -38,10 +38,8 @@ class RealtimeRoute(SocketRoute[RealtimeConnection]):
     async def _accept(self, websocket: WebSocket) -> RealtimeConnection:
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept(PROTOCOL if PROTOCOL in offered else None)
-        model = websocket.query_params.get("model")
-        return RealtimeConnection(
-            websocket, self._service, self._limits, self._threads, _dialect(websocket, offered), model
-        )
+        dialect = _dialect(websocket, offered)
+        return RealtimeConnection(websocket, self._service, self._limits, self._threads, dialect)
 
     def _max_connections(self, address: str) -> int:
         return self._service.admission.capacity_of(address)

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 DEFAULT_PADDING_MS = 300.0  # OpenAI's
 EAGERNESS = {"low": 2.0, "medium": 1.0, "auto": 1.0, "high": 0.5}
 """What `semantic_vad` means here: silence that ends a turn, in units of the server's own."""
-CLIENT_TURN_MODELS = ("gpt-live-transcribe", "gpt-realtime-whisper")
-"""OpenAI's models without turn detection. Their clients commit their turns, and leave `turn_detection` out."""
 
 _ENCODINGS = {
     "audio/pcm": "s16le",
@@ -105,9 +103,9 @@ class RealtimeSettings:
     pcm_rate: int = field(default=RATES[0], compare=False)
 
     @classmethod
-    def of(cls, config: Config, model: str | None = None) -> RealtimeSettings:
-        """The server's defaults for a client that asked for that model."""
-        return cls(_default_vad(model, config), language=config.default_language)
+    def of(cls, config: Config) -> RealtimeSettings:
+        """The server's defaults."""
+        return cls(ServerVad.of(config), language=config.default_language)
 
     @property
     def context(self) -> str:
@@ -182,17 +180,11 @@ class RealtimeSettings:
             changed = replace(changed, prompt=(update.corpus and update.corpus.text) or "")
         if "keywords" in given:
             changed = replace(changed, keywords=tuple(filter(None, update.keywords or ())))
-        if update.model is not None and not self.turns_decided:
-            changed = replace(changed, vad=_default_vad(update.model, config))
         return changed
 
     def _with_turn_detection(self, update: TurnDetectionUpdate | None, config: Config) -> RealtimeSettings:
         vad = None if update is None else (self.vad or ServerVad.of(config)).updated(update, config)
         return replace(self, vad=vad, turns_decided=True)
-
-
-def _default_vad(model: str | None, config: Config) -> ServerVad | None:
-    return None if (model or "").startswith(CLIENT_TURN_MODELS) else ServerVad.of(config)
 
 
 @dataclass(frozen=True)
