@@ -329,6 +329,14 @@ class Queued(ServerEvent):
     position: int
 
 
+class SessionWarning(ServerEvent):
+    """Something is wrong with the audio, and the session goes on. Not one of OpenAI's events, so clients ignore it."""
+
+    type: Literal["session.warning"] = "session.warning"
+    code: str
+    message: str
+
+
 class SpeechStarted(ServerEvent):
     """A turn was found; `audio_start_ms` of audio lie before it."""
 
