@@ -1,10 +1,11 @@
 """Recognizes a stream of raw samples whose sample format is not the announced one, by how smooth its samples are.
 
-Sound changes little from one sample to the next: `roughness`, the energy of the differences over that of the samples, is
-2 for white noise and 0.1 to 0.6 for voiced speech. Bytes that are read in a wrong format are white noise, and smooth in
-the right one. The other way round, samples of any sound that are read in another format are never smooth, because their
-low bytes are noise: so noise, fricatives, music and silence are no false alarms. The thresholds were found with speech
-in each of the formats, read as each other one, at 8 to 48 kHz and levels from -46 dB to clipping.
+Sound changes little from one sample to the next: `roughness`, the energy of the differences over that of the samples,
+is 2 for white noise and 0.1 to 0.6 for voiced speech. Bytes that are read in a wrong format are noise, and smooth in the
+right one. Sound in the announced format may be noise too, such as a fricative, but it is then not smooth in any other
+format, because its low bytes are noise there. The other conditions exclude sound that is made of few values or of exact
+steps. The thresholds were found with speech in each of the formats, read as each other one, at 8 to 48 kHz and levels
+from -46 dB to clipping, and with tones, noise, clicks and square waves.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _ROUGH, _ROUGHEST = 0.9, 2.6  # the announced format; a tone near half the sampl
 _SMOOTH = 0.65  # another format
 _PLAUSIBLE = 0.6  # the announced format is right
 _AUDIBLE = 0.02  # root mean square below which a window says nothing; bytes in a wrong format are loud
-_LOW_NOISE = 1.2  # least roughness of the low part of the other format
+_LOW_NOISE, _LOUD = 1.2, 0.05  # least roughness and level of the low part of the other format
 _VOTES = 5
 
 _CENTERED, _MOSTLY_QUIET = 0.1, 0.35  # of unsigned 8-bit speech: its mean, and its mean size; random bytes have 0.5
@@ -85,7 +86,7 @@ class FormatCheck:
     def _judge(self, window: bytes) -> str | None:
         announced = decode(window, self._encoding)
         rough = roughness(announced)
-        if not float(np.sqrt(np.mean(announced * announced))) > _AUDIBLE:
+        if not _level(announced) > _AUDIBLE:
             return None
         if self._encoding == "s16le" and _is_unsigned(window):
             candidates = [("u8", 0, roughness(decode(window, "u8")))]
@@ -177,6 +178,11 @@ def roughness(samples: NDArray[np.float64]) -> float:
     return float(differences @ differences) / energy if energy > 0 else 0.0
 
 
+def _level(samples: NDArray[np.float64]) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(samples * samples))) if len(samples) else 0.0
+
+
 def _spectral_peak(samples: NDArray[np.float64]) -> float:
     """The strongest frequency's power over the mean power: 5 to 10 for noise, hundreds for a tone or a sawtooth."""
     power = np.abs(np.fft.rfft((samples - samples.mean()) * np.hanning(len(samples)))) ** 2
@@ -199,7 +205,7 @@ def decode(data: bytes, encoding: str) -> NDArray[np.float64]:
     if encoding[0] == "f":
         with np.errstate(all="ignore"):
             return values.astype(np.float64)
-    return values / 2.0 ** (8 * size - 1)
+    return values.astype(np.float64) / 2.0 ** (8 * size - 1)
 
 
 def _are_floats(samples: NDArray[np.float64]) -> bool:
@@ -221,4 +227,5 @@ def _has_noisy_low_part(data: bytes, encoding: str, announced: str) -> bool:
         return True
     parts = np.frombuffer(data[: len(data) // size * size], "u1").reshape(-1, size)
     low = parts[:, size - short :] if encoding.endswith("be") else parts[:, :short]
-    return roughness(decode(low.tobytes(), announced)) > _LOW_NOISE
+    noise = decode(low.tobytes(), announced)
+    return roughness(noise) > _LOW_NOISE and _level(noise) > _LOUD

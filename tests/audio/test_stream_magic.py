@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import struct
 import subprocess
@@ -130,12 +131,10 @@ def test_a_wav_file_of_another_format_is_named(header: bytes, named: str) -> Non
 def test_any_header_is_answered(data: bytes, piece: int) -> None:
     stream = PcmStream("s16le", 16_000)
     whole = b"RIFF\0\0\0\0WAVE" + data
-    try:
+    with contextlib.suppress(AudioError):  # no other error
         read_wav_header(whole)
         for begin in range(0, len(whole), piece):
             stream.feed(whole[begin : begin + piece])
-    except AudioError as error:
-        assert "expected raw samples" in str(error)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=30, max_size=60), st.sampled_from(["<i2", "<f4"]))

@@ -154,8 +154,9 @@ class AsrSession:
         samples = self._audio.feed(audio)
         if warnings := self._audio.take_warnings():
             with self._lock:
-                for warning in warnings if self._outbox is not None else []:
-                    self._outbox.put(WarningMessage(code=warning.code, message=warning.message))
+                for warning in warnings:
+                    if self._outbox is not None:
+                        self._outbox.put(WarningMessage(code=warning.code, message=warning.message))
         self._runner.feed(samples)
         return self.is_ahead()
 
