@@ -1,11 +1,11 @@
 """Recognizes a stream of raw samples whose sample format is not the announced one, by how smooth its samples are.
 
 Sound changes little from one sample to the next: `roughness`, the energy of the differences over that of the samples,
-is 2 for white noise and 0.1 to 0.6 for voiced speech. Bytes that are read in a wrong format are noise, and smooth in the
-right one. Sound in the announced format may be noise too, such as a fricative, but it is then not smooth in any other
-format, because its low bytes are noise there. The other conditions exclude sound that is made of few values or of exact
-steps. The thresholds were found with speech in each of the formats, read as each other one, at 8 to 48 kHz and levels
-from -46 dB to clipping, and with tones, noise, clicks and square waves.
+is 2 for white noise and 0.1 to 0.6 for voiced speech. Bytes that are read in a wrong format are noise, and smooth in
+the right one. Sound in the announced format may be noise too, such as a fricative, but it is then not smooth in any
+other format, because its low bytes are noise there. The other conditions exclude sound that is made of few values or
+of exact steps. The thresholds were found with speech in each of the formats, read as each other one, at 8 to 48 kHz
+and levels from -46 dB to clipping, and with tones, noise, clicks and square waves.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ def test_messages_about_the_connection() -> None:
     for event in (
         Queued(2), Queued(2), Queued(1), Lost("It stops.", 1, 0.1), Queued(1),
         Connected("x", False, 0.0), Partial(0, 0, 1, "", "a b", 1, 0), Lost("It is gone.", 1, 0.2),
-        Connected("x", True, 1.0), Gap(1.0, 2.5), Warned("StrayByte", "A stray byte."), Failed(0, 1, 2, "No text."), Final(1, 2, 3, "English", "A b."),
+        Connected("x", True, 1.0), Gap(1.0, 2.5),
+        Warned("StrayByte", "A stray byte."), Failed(0, 1, 2, "No text."), Final(1, 2, 3, "English", "A b."),
     ):  # fmt: skip
         screen.show(event)
     screen.report_missing_speech()

@@ -122,6 +122,7 @@ def test_the_codes_are_those_that_are_sent(document: str) -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (\d+|none)", table, re.MULTILINE))
     kinds: list[type[errors.QwenASRError]] = [
         errors.BadInput,
+        errors.AudioError,
         errors.TooLarge,
         errors.TimedOut,
         errors.LimitExceeded,
