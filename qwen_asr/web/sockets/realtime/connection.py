@@ -35,6 +35,7 @@ from qwen_asr.web.sockets.realtime.messages import (
     Queued,
     SessionFinish,
     SessionUpdate,
+    SessionWarning,
     error_event,
     event_id_of,
     new_id,
@@ -176,7 +177,10 @@ class RealtimeConnection(Connection):
         return self._audio.bytes_per_second // (1 if self._settings_apply() else 10)
 
     def _feed(self, audio: bytes) -> bool:
-        if len(samples := self._audio.feed(audio)):
+        samples = self._audio.feed(audio)
+        for warning in self._audio.take_warnings():
+            self._item_log.put(SessionWarning(code=warning.code, message=warning.message))
+        if len(samples):
             self._open_turns().feed(samples)
         self._apply_settings()
         return self._is_ahead()

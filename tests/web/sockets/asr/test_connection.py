@@ -280,6 +280,37 @@ def test_keepalives_and_unknown_messages_do_not_end_a_session(served: Listening)
     assert final["text"] == offline(final, samples)
 
 
+def test_a_stream_in_another_format_is_reported(served: Listening) -> None:
+    samples = np.concatenate([said(*SENTENCES), silence(1.2)])
+
+    async def speak(data: bytes) -> tuple[Client, int]:
+        async with client(served.url) as speaker:
+            await speaker.config(encoding="s16le")
+            for begin in range(0, len(data), 3_200):
+                await speaker.connection.send(data[begin : begin + 3_200])
+            if data[:1] == b"\x1a":
+                return speaker, await speaker.closed()
+            await speaker.wait_for("warning")
+            return speaker, await speaker.finalize()
+
+    speaker, code = asyncio.run(speak(samples.astype("<f4").tobytes()))
+    [warning] = speaker.of_type("warning")
+    assert code == 1000
+    assert warning["code"] == "SampleFormat"
+    assert "looks like float32 little endian (f32le)" in warning["message"]
+
+    speaker, code = asyncio.run(speak(b"\x1a\x45\xdf\xa3" + bytes(4_000)))
+    assert (speaker.messages[-1]["code"], code) == ("AudioError", 1007)
+    assert speaker.messages[-1]["message"].startswith("The audio is WebM or Matroska; expected raw samples")
+
+    pcm = (np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
+    speaker, code = asyncio.run(speak(b"\x55" + pcm))  # the first sentence suffers, and the second does not
+    [warning] = speaker.of_type("warning")
+    assert (warning["code"], code) == ("StrayByte", 1000)
+    assert speaker.of_type("final")[-1]["text"] == SENTENCES[1]
+    assert speaker.messages[-1]["received_samples"] == len(samples)
+
+
 def test_a_session_without_audio_gives_its_slot_to_a_client_that_waits() -> None:
     async def speak(server: Listening) -> tuple[dict[str, Any], int]:
         async with client(server.url) as first, client(server.url) as second:
