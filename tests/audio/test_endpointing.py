@@ -20,22 +20,10 @@ from qwen_asr.audio.endpointing import (
 from qwen_asr.audio.resample import StreamingResampler
 from qwen_asr.audio.vad import WINDOW, VoiceActivity
 from qwen_asr.errors import BadConfig
+from tests.support.engine_double import ScriptedVoiceActivity
 from training.voices import HELD_OUT, Voice, speak
 
 DEFAULT = EndpointConfig()
-
-
-class ScriptedVoiceActivity:
-    """A voice activity with given probabilities, one per window. The last one repeats."""
-
-    def __init__(self, probabilities):
-        self._probabilities, self._samples, self._windows = list(probabilities), 0, 0
-
-    def feed(self, samples):
-        self._samples += len(samples)
-        begin, self._windows = self._windows, self._samples // WINDOW
-        last = len(self._probabilities) - 1
-        return np.array([self._probabilities[min(i, last)] for i in range(begin, self._windows)], np.float32)
 
 
 def run(samples, voice, config=DEFAULT, sizes=()):

@@ -15,7 +15,6 @@ from qwen_asr.web.error_response import status_response
 from qwen_asr.web.rest.answers import Transcription, VerboseTranscription
 from qwen_asr.web.rest.api_route import ApiRoute
 from qwen_asr.web.rest.chat import ChatChunk, ChatCompletion, ChatRequest, chat_job
-from qwen_asr.web.rest.client_secrets import client_secret_routes
 from qwen_asr.web.rest.event_stream import EVENTS
 from qwen_asr.web.rest.form import form_schema
 from qwen_asr.web.rest.listen import Listened, listen_job
@@ -68,7 +67,6 @@ def add_routes(app: FastAPI, service: Service) -> Transcriptions:
 
     app.router.routes += [
         *routes,
-        *client_secret_routes(service),
         ApiRoute("/openapi.json", openapi, include_in_schema=False),
         Route("/v1/{path:path}", UnknownPath()),  # so that clients of the API get an error as JSON, not the page's 404
     ]

@@ -24,6 +24,7 @@ from qwen_asr.web.sockets.asr.messages import (
     FinalMessage,
     PartialMessage,
     UtteranceErrorMessage,
+    WarningMessage,
     empty_final,
     event_message,
 )
@@ -150,7 +151,13 @@ class AsrSession:
 
     def feed(self, audio: bytes) -> bool:
         """Take bytes; returns `is_ahead()`. Raises AudioError, and has then taken none of them."""
-        self._runner.feed(self._audio.feed(audio))
+        samples = self._audio.feed(audio)
+        if warnings := self._audio.take_warnings():
+            with self._lock:
+                for warning in warnings:
+                    if self._outbox is not None:
+                        self._outbox.put(WarningMessage(code=warning.code, message=warning.message))
+        self._runner.feed(samples)
         return self.is_ahead()
 
     def is_ahead(self) -> bool:

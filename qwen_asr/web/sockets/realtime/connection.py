@@ -35,6 +35,7 @@ from qwen_asr.web.sockets.realtime.messages import (
     Queued,
     SessionFinish,
     SessionUpdate,
+    SessionWarning,
     error_event,
     event_id_of,
     new_id,
@@ -73,14 +74,13 @@ class RealtimeConnection(Connection):
         limits: SocketLimits,
         threads: anyio.CapacityLimiter,
         dialect: Dialect = OPENAI,
-        model: str | None = None,
     ) -> None:
-        """`dialect`: that of the client, until one of its events shows another; `model`: what it asked for."""
+        """`dialect`: that of the client, until one of its events shows another."""
         super().__init__(websocket, service, limits, threads)
         self.session_id = new_id("sess")
         self._outbox = Outbox(limits.waiting_messages)
         # What follows is used by one worker thread at a time, because events are applied one after the other.
-        self._settings = RealtimeSettings.of(service.config, model)
+        self._settings = RealtimeSettings.of(service.config)
         if dialect is DASHSCOPE:
             self._settings = self._settings.of_dashscope()
         if (secret := client_secret(websocket.scope)) is not None:
@@ -177,7 +177,10 @@ class RealtimeConnection(Connection):
         return self._audio.bytes_per_second // (1 if self._settings_apply() else 10)
 
     def _feed(self, audio: bytes) -> bool:
-        if len(samples := self._audio.feed(audio)):
+        samples = self._audio.feed(audio)
+        for warning in self._audio.take_warnings():
+            self._item_log.put(SessionWarning(code=warning.code, message=warning.message))
+        if len(samples):
             self._open_turns().feed(samples)
         self._apply_settings()
         return self._is_ahead()

@@ -7,11 +7,13 @@ those of https://www.alibabacloud.com/help/en/model-studio/qwen-asr-realtime-ser
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from qwen_asr.web.rest.answers import Logprob
 from qwen_asr.web.sockets.messages import ServerMessage, ServerModel
 from qwen_asr.web.sockets.realtime.messages import ServerEvent
+from qwen_asr.web.sockets.realtime.updates import LOGPROBS
 
 if TYPE_CHECKING:
     from qwen_asr.web.sockets.realtime.settings import RealtimeSettings, SessionInfo
@@ -78,7 +80,7 @@ class SessionObject(ServerModel):
     object: Literal["realtime.transcription_session"] = "realtime.transcription_session"
     type: Literal["transcription"] = "transcription"
     audio: AudioSettings
-    include: None = None
+    include: tuple[str, ...] | None
     expires_at: int
 
 
@@ -92,7 +94,7 @@ class OldSessionObject(ServerModel):
     input_audio_noise_reduction: None = None
     input_audio_transcription: Transcription
     turn_detection: TurnDetection | None
-    include: None = None
+    include: tuple[str, ...] | None
     expires_at: int
 
 
@@ -201,6 +203,13 @@ class Usage(ServerModel):
     seconds: float
 
 
+class Span(ServerModel):
+    """A part of an item's audio, in milliseconds since its beginning."""
+
+    start_ms: int
+    end_ms: int
+
+
 class DetectedLanguage(ServerModel):
     """A language that was spoken, such as `de`."""
 
@@ -208,7 +217,11 @@ class DetectedLanguage(ServerModel):
 
 
 class TranscriptionCompleted(ServerEvent):
-    """The item's whole text. `languages` are those that it was spoken in; empty if there was no speech."""
+    """The item's whole text. `languages` are those that it was spoken in; empty if there was no speech.
+
+    `logprobs` are its tokens, if the client wanted them. `recognized`: the parts of its audio that the model heard, in
+    order; not of OpenAI.
+    """
 
     type: Literal["conversation.item.input_audio_transcription.completed"] = (
         "conversation.item.input_audio_transcription.completed"
@@ -218,6 +231,8 @@ class TranscriptionCompleted(ServerEvent):
     transcript: str
     usage: Usage
     languages: tuple[DetectedLanguage, ...]
+    logprobs: tuple[Logprob, ...] | None
+    recognized: tuple[Span, ...]
 
 
 class DashscopeCompleted(ServerEvent):
@@ -234,6 +249,21 @@ class DashscopeCompleted(ServerEvent):
 
 
 # --- the dialects
+
+
+@dataclass(frozen=True)
+class ItemText:
+    """All that is known about an item at its end.
+
+    `seconds`: the length of its audio. `languages`: the codes of those in which it was spoken. `recognized`: see
+    `TranscriptionCompleted`. `logprobs`: its tokens; None if the client does not want them.
+    """
+
+    transcript: str
+    seconds: float
+    languages: tuple[str, ...] = ()
+    recognized: tuple[Span, ...] = ()
+    logprobs: tuple[Logprob, ...] | None = None
 
 
 class Dialect(ABC):
@@ -253,13 +283,15 @@ class Dialect(ABC):
         """The event for a text under way, if there is one. `sent`: the settled text that the client knows."""
         return TranscriptionDelta(item_id=item_id, delta=settled[len(sent) :]) if settled != sent else None
 
-    def completed(
-        self, item_id: str, transcript: str, seconds: float, languages: Sequence[str]
-    ) -> TranscriptionCompleted | DashscopeCompleted:
-        """The event for the whole text. `languages`: the codes of those that were spoken."""
-        detected = tuple(DetectedLanguage(code=code) for code in languages)
+    def completed(self, item_id: str, whole: ItemText) -> TranscriptionCompleted | DashscopeCompleted:
+        """The event for the whole text."""
         return TranscriptionCompleted(
-            item_id=item_id, transcript=transcript, usage=Usage(seconds=seconds), languages=detected
+            item_id=item_id,
+            transcript=whole.transcript,
+            usage=Usage(seconds=whole.seconds),
+            languages=tuple(DetectedLanguage(code=code) for code in whole.languages),
+            logprobs=whole.logprobs,
+            recognized=whole.recognized,
         )
 
 
@@ -272,7 +304,12 @@ class _Current(Dialect):
         )
         return SessionEvent(
             type="session.created" if created else "session.updated",
-            session=SessionObject(id=info.id, audio=AudioSettings(input=inputs), expires_at=info.expires_at),
+            session=SessionObject(
+                id=info.id,
+                audio=AudioSettings(input=inputs),
+                include=_include(settings),
+                expires_at=info.expires_at,
+            ),
         )
 
     def announce(self, item_id: str, previous: str | None) -> list[ItemEvent]:
@@ -294,6 +331,7 @@ class _Older(Dialect):
                 sample_rate=settings.format.rate,
                 input_audio_transcription=_transcription(info, settings),
                 turn_detection=_turn_detection(settings),
+                include=_include(settings),
                 expires_at=info.expires_at,
             ),
         )
@@ -328,12 +366,12 @@ class _Dashscope(_Older):
     ) -> TranscriptionDelta | TranscriptionText | None:
         return TranscriptionText(item_id=item_id, language=language, text=settled, stash=tentative)
 
-    def completed(
-        self, item_id: str, transcript: str, seconds: float, languages: Sequence[str]
-    ) -> TranscriptionCompleted | DashscopeCompleted:
-        language = next(iter(languages), None)
+    def completed(self, item_id: str, whole: ItemText) -> TranscriptionCompleted | DashscopeCompleted:
         return DashscopeCompleted(
-            item_id=item_id, language=language, transcript=transcript, usage=Usage(seconds=seconds)
+            item_id=item_id,
+            language=next(iter(whole.languages), None),
+            transcript=whole.transcript,
+            usage=Usage(seconds=whole.seconds),
         )
 
 
@@ -350,6 +388,10 @@ def _transcription(info: SessionInfo, settings: RealtimeSettings) -> Transcripti
         prompt=settings.prompt,
         keywords=settings.keywords or None,
     )
+
+
+def _include(settings: RealtimeSettings) -> tuple[str, ...] | None:
+    return (LOGPROBS,) if settings.logprobs else None
 
 
 def _turn_detection(settings: RealtimeSettings) -> TurnDetection | None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from qwen_asr.errors import BadField, BadInput, QwenASRError
+from qwen_asr.errors import AudioError, BadField, BadInput, QwenASRError
 from qwen_asr.web.error_response import envelope
 from qwen_asr.web.sockets.messages import ClientModel, ServerMessage, ServerModel, read_object
 from qwen_asr.web.sockets.realtime.updates import DASHSCOPE_CONTEXT, SessionBody, is_dashscope
@@ -160,6 +160,14 @@ class Queued(ServerEvent):
     position: int
 
 
+class SessionWarning(ServerEvent):
+    """Something is wrong with the audio, and the session goes on. Not one of OpenAI's events, so clients ignore it."""
+
+    type: Literal["session.warning"] = "session.warning"
+    code: str
+    message: str
+
+
 class SpeechStarted(ServerEvent):
     """A turn was found; `audio_start_ms` of audio lie before it."""
 
@@ -233,6 +241,8 @@ def error_event(error: QwenASRError, event_id: str | None = None, code: str | No
     body = envelope(error)["error"]
     if isinstance(error, BadField):
         body["code"] = "invalid_value"  # OpenAI's name for it
+    if isinstance(error, AudioError):
+        body["param"] = "audio"
     if code is not None:
         body["code"] = code
     return ErrorEvent(error=EventErrorObject(**body, event_id=event_id))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from qwen_asr.web.access.route_table import DASHSCOPE_REALTIME, REALTIME, route_path
+from qwen_asr.web.sockets.realtime.client_secrets import client_secret_routes
 from qwen_asr.web.sockets.realtime.connection import RealtimeConnection
 from qwen_asr.web.sockets.realtime.dialects import DASHSCOPE, OLD_OPENAI, OPENAI, Dialect
 from qwen_asr.web.sockets.route import SocketRoute
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from starlette.websockets import WebSocket
+
+    from qwen_asr.config.limits import SocketLimits
+    from qwen_asr.service.service import Service
 
 PROTOCOL = "realtime"
 """The subprotocol of browsers, which offer others too, in place of headers. The handshake has to accept this one."""
@@ -24,13 +29,17 @@ class RealtimeRoute(SocketRoute[RealtimeConnection]):
     path = REALTIME
     other_paths = (DASHSCOPE_REALTIME,)
 
+    @classmethod
+    def add_to(cls, app: FastAPI, service: Service, limits: SocketLimits | None = None) -> Self:
+        """Add the route and those that make client secrets to the app, and return the route."""
+        app.router.routes += client_secret_routes(service)
+        return super().add_to(app, service, limits)
+
     async def _accept(self, websocket: WebSocket) -> RealtimeConnection:
         offered = websocket.scope.get("subprotocols", [])
         await websocket.accept(PROTOCOL if PROTOCOL in offered else None)
-        model = websocket.query_params.get("model")
-        return RealtimeConnection(
-            websocket, self._service, self._limits, self._threads, _dialect(websocket, offered), model
-        )
+        dialect = _dialect(websocket, offered)
+        return RealtimeConnection(websocket, self._service, self._limits, self._threads, dialect)
 
     def _max_connections(self, address: str) -> int:
         return self._service.admission.capacity_of(address)

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 DEFAULT_PADDING_MS = 300.0  # OpenAI's
 EAGERNESS = {"low": 2.0, "medium": 1.0, "auto": 1.0, "high": 0.5}
 """What `semantic_vad` means here: silence that ends a turn, in units of the server's own."""
-CLIENT_TURN_MODELS = ("gpt-live-transcribe", "gpt-realtime-whisper")
-"""OpenAI's models without turn detection. Their clients commit their turns, and leave `turn_detection` out."""
 
 _ENCODINGS = {
     "audio/pcm": "s16le",
@@ -89,6 +87,7 @@ class RealtimeSettings:
     """Everything that a client can set. `vad` is None if the client commits its turns itself.
 
     `language` is what the model is told. `languages` and `keywords` are what the client gave, for the events.
+    `logprobs`: the client wants the probabilities of tokens.
     `turns_decided`: the client has said or shown who ends its turns. `pcm_rate`: the rate of PCM in Hz, where the
     client names none.
     """
@@ -98,14 +97,15 @@ class RealtimeSettings:
     language: str | None = None
     prompt: str = ""
     keywords: tuple[str, ...] = ()
+    logprobs: bool = False
     languages: tuple[str, ...] = field(default=(), compare=False)
     turns_decided: bool = field(default=False, compare=False)
     pcm_rate: int = field(default=RATES[0], compare=False)
 
     @classmethod
-    def of(cls, config: Config, model: str | None = None) -> RealtimeSettings:
-        """The server's defaults for a client that asked for that model."""
-        return cls(_default_vad(model, config), language=config.default_language)
+    def of(cls, config: Config) -> RealtimeSettings:
+        """The server's defaults."""
+        return cls(ServerVad.of(config), language=config.default_language)
 
     @property
     def context(self) -> str:
@@ -114,7 +114,8 @@ class RealtimeSettings:
 
     def options(self, service: Service, detector: DetectorFactory | None = None) -> SessionOptions:
         """The options of a session on the recognizer."""
-        return service.session_options(context=self.context, language=self.language or "auto", detector=detector)
+        options = service.session_options(context=self.context, language=self.language or "auto", detector=detector)
+        return replace(options, scored=self.logprobs)
 
     def check(self, service: Service, given: SessionBody) -> None:
         """Raises BadField if the model cannot be given these settings, which `given` has made what they are."""
@@ -155,6 +156,8 @@ class RealtimeSettings:
             changed = changed._with_turn_detection(inputs.turn_detection, config)
         elif "turn_detection" in flat:
             changed = changed._with_turn_detection(session.turn_detection, config)
+        if "include" in flat:
+            changed = replace(changed, logprobs=session.includes_logprobs)
         return changed
 
     def _with_format(self, name: str, rate: int | None) -> RealtimeSettings:
@@ -177,17 +180,11 @@ class RealtimeSettings:
             changed = replace(changed, prompt=(update.corpus and update.corpus.text) or "")
         if "keywords" in given:
             changed = replace(changed, keywords=tuple(filter(None, update.keywords or ())))
-        if update.model is not None and not self.turns_decided:
-            changed = replace(changed, vad=_default_vad(update.model, config))
         return changed
 
     def _with_turn_detection(self, update: TurnDetectionUpdate | None, config: Config) -> RealtimeSettings:
         vad = None if update is None else (self.vad or ServerVad.of(config)).updated(update, config)
         return replace(self, vad=vad, turns_decided=True)
-
-
-def _default_vad(model: str | None, config: Config) -> ServerVad | None:
-    return None if (model or "").startswith(CLIENT_TURN_MODELS) else ServerVad.of(config)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from qwen_asr.audio.manual_turns import ManualTurnDetector
 from qwen_asr.audio.vad import Silero, VoiceActivity
 from qwen_asr.engine.languages import language_code
 from qwen_asr.errors import QwenASRError, StepFailed
-from qwen_asr.live.events import Event, Failed, Partial
+from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.transcript import join_texts
+from qwen_asr.web.rest.answers import logprobs
 from qwen_asr.web.sockets.observed_detector import ObservedDetector
-from qwen_asr.web.sockets.realtime.dialects import OPENAI, Dialect
+from qwen_asr.web.sockets.realtime.dialects import OPENAI, Dialect, ItemText, Span
 from qwen_asr.web.sockets.realtime.messages import (
     Committed,
     ServerEvent,
@@ -64,15 +65,17 @@ class Item:
     follow for it, and `completed` has the exact text.
     """
 
-    def __init__(self, item_log: ItemLog) -> None:
+    def __init__(self, item_log: ItemLog, scored: bool) -> None:
+        """`scored`: its finals have the probabilities of their tokens."""
         self.id = new_id("item")
         self.dropped = False  # the client gets no more events about it
+        self.start = 0  # its first sample, in the session of its turns
         self.samples = 0  # its length, as far as it is known
         self._log = item_log
+        self._scored = scored
         self._sent = ""  # all deltas together
         self._earlier_text = ""  # the part of it that belongs to utterances before the current one
-        self._finals: list[str] = []
-        self._languages: list[str] = []  # their codes
+        self._finals: list[Final] = []
         self._error: QwenASRError | None = None
 
     def add_partial(self, text: str, stable: int, language: str | None) -> None:
@@ -86,13 +89,11 @@ class Item:
             self._log.put(event)
         self._sent = settled
 
-    def add_final(self, text: str, language: str | None) -> None:
+    def add_final(self, final: Final) -> None:
         """The current utterance has ended, with this text."""
-        self.add_partial(text, len(text), language)
+        self.add_partial(final.text, len(final.text), final.language)
         self._earlier_text = self._sent
-        self._finals.append(text)
-        if text and (code := language_code(language)) and code not in self._languages:
-            self._languages.append(code)
+        self._finals.append(final)
 
     def fail(self, error: QwenASRError) -> None:
         """One of its utterances has no text, so the item has none either."""
@@ -105,8 +106,20 @@ class Item:
         if self._error is not None:
             self._log.put(failed(self.id, self._error))
             return
-        text, seconds = join_texts(self._finals), self.samples / SAMPLE_RATE
-        self._log.put(self._log.dialect.completed(self.id, text, seconds, self._languages))
+        finals = [final for final in self._finals if final.text]
+        languages = dict.fromkeys(code for final in finals if (code := language_code(final.language)))
+        whole = ItemText(
+            transcript=join_texts(final.text for final in finals),
+            seconds=self.samples / SAMPLE_RATE,
+            languages=tuple(languages),
+            recognized=tuple(self._span(final) for final in self._finals),
+            logprobs=tuple(logprobs(finals)) if self._scored else None,
+        )
+        self._log.put(self._log.dialect.completed(self.id, whole))
+
+    def _span(self, final: Final) -> Span:
+        begin, end = _milliseconds(final.start - self.start), _milliseconds(final.end - self.start)
+        return Span(start_ms=begin, end_ms=end)
 
 
 class TurnStream:
@@ -181,7 +194,7 @@ class TurnStream:
             if isinstance(event, Failed):
                 item.fail(StepFailed(event.message))
             else:
-                item.add_final(event.text, event.language)
+                item.add_final(event)
             self._utterance_ended(event.utterance)
 
     def _item(self, utterance: int) -> Item:
@@ -218,7 +231,7 @@ class VoiceTurns(TurnStream):
         length = self.uncommitted_samples
         finished = self.finish()
         if self._last_end == before:
-            item = Item(self._item_log)
+            item = Item(self._item_log, self.settings.logprobs)
             item.samples = length
             self._item_log.commit(item.id)
             item.complete()
@@ -243,7 +256,8 @@ class VoiceTurns(TurnStream):
                 self._end(event)
 
     def _start(self, event: Started) -> None:
-        item = self._items[event.utterance] = Item(self._item_log)
+        item = self._items[event.utterance] = Item(self._item_log, self.settings.logprobs)
+        item.start = event.start
         if self._ended_by != "clear":
             started = _milliseconds(self._begin + event.start)
             self._item_log.put(SpeechStarted(audio_start_ms=started, item_id=item.id))
@@ -267,11 +281,11 @@ class VoiceTurns(TurnStream):
 
 
 class ClientTurn(TurnStream):
-    """One turn, until the client commits it: one item, of as many utterances as its length needs."""
+    """One turn, until the client commits it: one item, of as many utterances as its length and its pauses need."""
 
     def __init__(self, settings: RealtimeSettings, item_log: ItemLog, begin: int) -> None:
         """As `TurnStream`."""
-        self._whole = Item(item_log)
+        self._whole = Item(item_log, settings.logprobs)
         super().__init__(settings, item_log, begin)
 
     @property
@@ -298,8 +312,8 @@ class ClientTurn(TurnStream):
         self.close()
         return self.finish()
 
-    def detector(self, _: Silero, endpoints: EndpointConfig) -> Detector:
-        return ManualTurnDetector(endpoints)
+    def detector(self, silero: Silero, endpoints: EndpointConfig) -> Detector:
+        return ManualTurnDetector(endpoints, VoiceActivity(silero))
 
     def _item(self, utterance: int) -> Item:
         return self._whole

@@ -25,6 +25,8 @@ RATES = (24_000, 48_000, 16_000, 8_000)
 """The rates of PCM, in Hz. The first is the default, as at OpenAI."""
 MAX_PADDING_MS = 3_000.0
 """The longest `prefix_padding_ms`: half of the shortest `--max-utterance-seconds`."""
+LOGPROBS = "item.input_audio_transcription.logprobs"
+"""What a client can ask for with `include`."""
 DASHSCOPE_FORMAT = "pcm"
 """DashScope's name for 16-bit PCM, which OpenAI calls `pcm16` or `audio/pcm`."""
 DASHSCOPE_CONTEXT = "dashscope"
@@ -155,12 +157,18 @@ class SessionBody(ClientModel):
     input_audio_transcription: TranscriptionUpdate | None = None
     turn_detection: TurnDetectionUpdate | None = None
     audio: AudioUpdate | None = None
+    include: Any = None
 
     @field_validator("sample_rate", mode="before")
     @classmethod
     def _known_rate(cls, rate: Any, info: ValidationInfo) -> int | None:
         kind = info.data.get("input_audio_format") or "pcm16"
         return _rate(rate, (g711.RATE,) if kind.startswith("g711") else RATES, kind)
+
+    @property
+    def includes_logprobs(self) -> bool:
+        """Whether the client wants the probabilities of tokens; of what else it wants nothing exists here."""
+        return isinstance(self.include, list) and LOGPROBS in self.include
 
     @property
     def input(self) -> InputUpdate:

@@ -121,7 +121,7 @@ def test_the_original_clients_exchange_beside_the_page(scheme: str, tmp_path: Pa
         with pytest.raises(InvalidStatus) as refused:  # there is no WebSocket at other paths
             asyncio.run(exchange(url.replace("/ws/asr", "/ws/other"), samples, trust))
     gc.collect()  # Gradio leaves objects whose warnings are ignored only here
-    assert refused.value.response.status_code == 403
+    assert refused.value.response.status_code == 404
     check_order(speaker.messages)
     partials, finals = speaker.of_type("partial"), speaker.of_type("final")
     assert all(set(one) >= PARTIAL_KEYS for one in partials)
@@ -174,9 +174,13 @@ def test_a_bad_config_is_answered(served: Listening, first: str | bytes, code: s
             assert await speaker.closed() == close_code
         return speaker
 
-    [error] = asyncio.run(speak()).messages
+    speaker = asyncio.run(speak())
+    [error] = speaker.messages
     assert set(error) == {"type", "message", "code"}
     assert (error["type"], error["code"]) == ("error", code)
+    reason = speaker.connection.close_reason
+    assert reason
+    assert error["message"].startswith(reason.removesuffix("…"))
     assert "Traceback" not in error["message"]
 
 
@@ -223,7 +227,6 @@ def test_a_session_that_cannot_be_opened_is_answered(
 @pytest.mark.parametrize(
     ("wrong", "code", "close_code"),
     [
-        ('{"type": "stop"}', "BadInput", 1007),
         ('{"type": "config"}', "BadInput", 1007),
         ("hello", "BadConfig", 1008),
         (np.array([0, np.nan], "<f4").tobytes(), "AudioError", 1007),
@@ -247,6 +250,84 @@ def test_an_error_that_ends_a_session_comes_after_the_last_final(
     check_order([*before, final])
     assert final["text"] == offline(final, samples)
     assert (error["type"], error["code"]) == ("error", code)
+
+
+def test_keepalives_and_unknown_messages_do_not_end_a_session(served: Listening) -> None:
+    samples = said(SENTENCES[0])
+    half = len(samples) // 2
+
+    async def speak() -> Client:
+        async with client(served.url) as speaker:
+            await speaker.config()
+            await speaker.audio(samples[:half])
+            for kind in ("KeepAlive", "keepalive", "keep_alive", "ping"):
+                await speaker.send({"type": kind})
+            await speaker.connection.send(b"")
+            await speaker.send({"type": "stop"})
+            await speaker.wait_for("warning")
+            await speaker.send({"no": "type"})
+            await speaker.wait_for("warning", 2)
+            await speaker.audio(samples[half:])
+            assert await speaker.finalize() == 1000
+        return speaker
+
+    speaker = asyncio.run(speak())
+    stop, nothing = speaker.of_type("warning")
+    assert stop["code"] == nothing["code"] == "UnknownMessage"
+    assert 'has the type "stop" and was ignored' in stop["message"]
+    assert "has the type null" in nothing["message"]
+    [final] = speaker.of_type("final")
+    assert final["text"] == offline(final, samples)
+
+
+def test_a_stream_in_another_format_is_reported(served: Listening) -> None:
+    samples = np.concatenate([said(*SENTENCES), silence(1.2)])
+
+    async def speak(data: bytes) -> tuple[Client, int]:
+        async with client(served.url) as speaker:
+            await speaker.config(encoding="s16le")
+            for begin in range(0, len(data), 3_200):
+                await speaker.connection.send(data[begin : begin + 3_200])
+            if data[:1] == b"\x1a":
+                return speaker, await speaker.closed()
+            await speaker.wait_for("warning")
+            return speaker, await speaker.finalize()
+
+    speaker, code = asyncio.run(speak(samples.astype("<f4").tobytes()))
+    [warning] = speaker.of_type("warning")
+    assert code == 1000
+    assert warning["code"] == "SampleFormat"
+    assert "looks like float32 little endian (f32le)" in warning["message"]
+
+    speaker, code = asyncio.run(speak(b"\x1a\x45\xdf\xa3" + bytes(4_000)))
+    assert (speaker.messages[-1]["code"], code) == ("AudioError", 1007)
+    assert speaker.messages[-1]["message"].startswith("The audio is WebM or Matroska; expected raw samples")
+
+    pcm = (np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
+    speaker, code = asyncio.run(speak(b"\x55" + pcm))  # the first sentence suffers, and the second does not
+    [warning] = speaker.of_type("warning")
+    assert (warning["code"], code) == ("StrayByte", 1000)
+    assert speaker.of_type("final")[-1]["text"] == SENTENCES[1]
+    assert speaker.messages[-1]["received_samples"] == len(samples)
+
+
+def test_a_session_without_audio_gives_its_slot_to_a_client_that_waits() -> None:
+    async def speak(server: Listening) -> tuple[dict[str, Any], int]:
+        async with client(server.url) as first, client(server.url) as second:
+            await first.config()
+            await second.send({"type": "config"})
+            await second.wait_for("queued")
+            await second.wait_for("session_created")
+            code = await first.closed()
+            assert await second.finalize() == 1000
+        return first.messages[-1], code
+
+    limits = replace(PATIENT, pause_seconds=0.1, pause_poll_seconds=0.1)
+    config = Config(max_sessions=1)
+    with contextlib.closing(Service(config, demo_recognizer())) as small, listening(small, limits) as server:
+        error, code = asyncio.run(speak(server))
+    assert (error["code"], code) == ("LimitExceeded", 1013)
+    assert "others wait for this session's slot" in error["message"]
 
 
 def test_finalize_without_audio(served: Listening) -> None:
@@ -533,7 +614,7 @@ def test_random_messages_leave_nothing_behind(service: Service) -> None:
 
     with listening(service, replace(PATIENT, resume_seconds=0.5)) as server:
         answers = asyncio.run(speak_all(server))
-    assert {message["type"] for message in answers} <= {"session_created", "partial", "final", "error"}
+    assert {message["type"] for message in answers} <= {"session_created", "partial", "final", "error", "warning"}
     codes = {message["code"] for message in answers if message["type"] == "error"}
     expected = {"BadConfig", "BadInput", "AudioError"}
     assert expected <= codes <= {*expected, "UnknownLanguage"}

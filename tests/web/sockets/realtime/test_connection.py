@@ -28,7 +28,6 @@ from tests.support.sockets import PATIENT, Client, Listening, client_of, listeni
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")
 COMMITTED = "input_audio_buffer.committed"
 COMPLETED = "conversation.item.input_audio_transcription.completed"
-DELTA = "conversation.item.input_audio_transcription.delta"
 FAILED = "conversation.item.input_audio_transcription.failed"
 MANUAL: dict[str, Any] = {"format": {"type": "audio/pcm", "rate": 16_000}, "turn_detection": None}
 BY_VOICE: dict[str, Any] = {**MANUAL, "turn_detection": {"type": "server_vad"}}
@@ -218,6 +217,55 @@ def test_a_commit_needs_a_tenth_of_a_second(served: Listening) -> None:
     assert heard["transcript"] == offline(speech)
     assert heard["usage"]["seconds"] == len(speech) / 16_000
     assert len(speaker.of_type(COMMITTED)) == 2
+
+
+def noise(seconds: float) -> Samples:
+    """Of a room, 30 dB below the voice of `spoken`."""
+    level = np.sqrt(np.mean(spoken(SENTENCES[0]) ** 2)) / 30
+    return (np.random.default_rng(0).standard_normal(round(seconds * 16_000)) * level).astype(np.float32)
+
+
+@pytest.mark.slow
+def test_what_surrounds_the_voice_in_a_committed_turn_is_not_given_to_the_model(served: Listening) -> None:
+    """In 20 s of noise and a sentence the model finds nothing, and clients send such turns."""
+    first, second = spoken(SENTENCES[0]), spoken(SENTENCES[1])
+    turns: dict[str, list[Samples]] = {
+        "one sentence": [noise(20), first, noise(5)],
+        "long pauses": [noise(1), first, noise(15), second, noise(15), first],
+        "a piece of a word": [first[2_000:8_400]],  # 0.4 s
+        "a short silence": [silence(3)],
+        "a long silence": [silence(31)],
+    }
+
+    async def speak() -> Recording:
+        async with speaking(served) as speaker:
+            await speaker.update(**MANUAL)
+            for number, parts in enumerate(turns.values(), 1):
+                await speaker.append(np.concatenate(parts))
+                await speaker.commit()
+                await speaker.wait_for(COMPLETED, number)
+        return speaker
+
+    completed = dict(zip(turns, asyncio.run(speak()).of_type(COMPLETED), strict=True))
+    for name, parts in turns.items():
+        assert completed[name]["usage"]["seconds"] == sum(map(len, parts)) / 16_000
+    spans = {
+        name: [(span["start_ms"], span["end_ms"]) for span in one["recognized"]] for name, one in completed.items()
+    }
+    assert completed["one sentence"]["transcript"] == SENTENCES[0]
+    [(start, end)] = spans["one sentence"]
+    assert 19_000 < start <= 20_000 < 20_000 + len(first) / 16 - 100 < end < 21_000 + len(first) / 16
+    assert completed["long pauses"]["transcript"] == " ".join([SENTENCES[0], SENTENCES[1], SENTENCES[0]])
+    assert len(spans["long pauses"]) == 3
+    assert (
+        sum(end - start for start, end in spans["long pauses"])
+        < 1_000 * completed["long pauses"]["usage"]["seconds"] - 25_000
+    )
+    # The client may know better than the voice detector.
+    assert completed["a piece of a word"]["transcript"] == offline(turns["a piece of a word"][0])
+    assert spans["a piece of a word"] == [(0, 400)]
+    assert (completed["a short silence"]["transcript"], spans["a short silence"]) == ("", [(0, 3_000)])
+    assert (completed["a long silence"]["transcript"], spans["a long silence"]) == ("", [])
 
 
 @pytest.mark.slow
@@ -542,10 +590,10 @@ def test_turns_that_wait_for_their_texts_are_bounded(service: Service) -> None:
 @pytest.mark.slow
 def test_random_messages_leave_nothing_behind(served: Listening) -> None:
     answers = asyncio.run(fuzz(served, 800, seed=1))
-    assert {"session.finished", "conversation.item.created"} <= set(answers)
+    assert "conversation.item.created" in answers
     codes = {"invalid_value", "bad_input", "input_audio_buffer_commit_empty"}
     assert codes <= set(answers)
-    assert {COMPLETED, COMMITTED, DELTA, "session.updated", "transcription_session.updated"} <= set(answers)
+    assert {COMPLETED, COMMITTED, "session.updated", "transcription_session.updated"} <= set(answers)
     assert FAILED not in answers
     assert not any(name.startswith("closed 101") for name in answers)
 
@@ -604,3 +652,27 @@ def test_a_client_in_the_queue_gets_its_position_and_loses_no_audio(service: Ser
         assert full.admission.admitted == full.admission.waiting == 0
     [completed] = third.of_type("conversation.item.input_audio_transcription.completed")
     assert completed["transcript"] == offline(samples)
+
+
+def test_audio_that_is_not_what_was_announced_is_reported(served: Listening) -> None:
+    async def append(speaker: Recording, data: bytes) -> None:
+        for begin in range(0, len(data), 9_600):
+            audio = base64.b64encode(data[begin : begin + 9_600]).decode()
+            await speaker.send({"type": "input_audio_buffer.append", "audio": audio})
+
+    async def speak() -> Recording:
+        async with speaking(served) as speaker:
+            await append(speaker, spoken(SENTENCES[0]).astype("<f4").tobytes())
+            await speaker.wait_for("session.warning")
+            await speaker.send({"type": "input_audio_buffer.clear"})
+            await append(speaker, b"OggS\0" + bytes(1_000))
+            await speaker.wait_for("error")
+            await speaker.send({"type": "input_audio_buffer.clear"})  # and the session goes on
+            await speaker.wait_for("input_audio_buffer.cleared", 2)
+        return speaker
+
+    speaker = asyncio.run(speak())
+    assert {one["code"] for one in speaker.of_type("session.warning")} == {"SampleFormat"}
+    [error] = speaker.of_type("error")
+    assert error["error"]["code"] == "audio_error"
+    assert error["error"]["message"].startswith("The audio is Ogg; expected raw samples")

@@ -17,7 +17,7 @@ from openai.types.realtime import ConversationItemInputAudioTranscriptionComplet
 
 from qwen_asr.config.config import Config
 from qwen_asr.service.service import Service
-from qwen_asr.web.sockets.realtime.dialects import DASHSCOPE, OLD_OPENAI, OPENAI, TranscriptionText
+from qwen_asr.web.sockets.realtime.dialects import DASHSCOPE, OLD_OPENAI, OPENAI, ItemText, TranscriptionText
 from qwen_asr.web.sockets.realtime.route import RealtimeRoute
 from qwen_asr.web.sockets.realtime.settings import AudioFormat, RealtimeSettings, ServerVad, SessionInfo
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
@@ -27,7 +27,7 @@ SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth o
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 PCM: dict[str, Any] = {"modalities": ["text"], "input_audio_format": "pcm", "sample_rate": 16_000}
 INFO = SessionInfo("sess_1", "demo", 5)
-MULAW = RealtimeSettings(None, AudioFormat("mulaw", 8_000), "de", "Names", ("Zorin",), ("de",))
+MULAW = RealtimeSettings(None, AudioFormat("mulaw", 8_000), "de", "Names", ("Zorin",), languages=("de",))
 
 
 def test_the_events_report_the_settings_in_both_shapes() -> None:
@@ -93,16 +93,18 @@ def test_dashscopes_texts_are_whole_and_the_newest_replaces_the_one_that_waits()
     assert (sent["text"], sent["stash"], sent["language"]) == ("Turn", " on", "en")
     assert second.replaces(first)
     assert not second.replaces(other)
-    assert not second.replaces(DASHSCOPE.completed("item_1", "Turn", 1.0, ()))
+    assert not second.replaces(DASHSCOPE.completed("item_1", ItemText("Turn", 1.0)))
 
 
 def test_the_languages_of_an_item() -> None:
-    sent = OPENAI.completed("item_1", "Ja, yes.", 1.5, ["de", "en"]).to_json()
-    event = ConversationItemInputAudioTranscriptionCompletedEvent.model_validate_json(sent)
+    text, silence_only = ItemText("Ja, yes.", 1.5, ("de", "en")), ItemText("", 1.5)
+    event = ConversationItemInputAudioTranscriptionCompletedEvent.model_validate_json(
+        OPENAI.completed("item_1", text).to_json()
+    )
     assert [language.code for language in event.languages or []] == ["de", "en"]
-    assert OPENAI.completed("item_1", "", 1.5, []).as_dict()["languages"] == ()
-    assert DASHSCOPE.completed("item_1", "Ja, yes.", 1.5, ["de", "en"]).as_dict()["language"] == "de"
-    assert DASHSCOPE.completed("item_1", "", 1.5, []).as_dict()["language"] is None
+    assert OPENAI.completed("item_1", silence_only).as_dict()["languages"] == ()
+    assert DASHSCOPE.completed("item_1", text).as_dict()["language"] == "de"
+    assert DASHSCOPE.completed("item_1", silence_only).as_dict()["language"] is None
 
 
 # --- DashScope's dialect on a server

@@ -21,7 +21,9 @@ from qwen_asr.web.sockets.realtime.dialects import (
     DASHSCOPE,
     OLD_OPENAI,
     OPENAI,
+    ItemText,
     SessionFinished,
+    Span,
 )
 from qwen_asr.web.sockets.realtime.messages import MIN_COMMIT_MS
 from qwen_asr.web.sockets.realtime.settings import AudioFormat, RealtimeSettings, ServerVad, SessionInfo
@@ -97,21 +99,28 @@ def test_the_server_sends_the_examples(examples: dict[str, Any]) -> None:
         update(format={"rate": 44_100})
     info = SessionInfo("sess_1", "Qwen/Qwen3-ASR-0.6B", 1_767_240_000)
     failure = StepFailed("The recognizer failed on this utterance (RuntimeError). The next one goes on.")
+    text = ItemText("Turn on the kitchen light.", 1.976, ("en",), (Span(start_ms=0, end_ms=1_976),))
     sent: dict[str, Any] = {
         "queued": messages.Queued(position=2),
         "session.created": OPENAI.session(info, DEFAULT, created=True),
+        "warning": messages.SessionWarning(
+            code="SampleFormat",
+            message="The audio was announced as signed 16-bit little endian (s16le), but looks like float32 little "
+            "endian (f32le): send the format that is announced, or announce the one that is sent. Until then texts are "
+            "wrong or empty.",
+        ),
         "speech_started": messages.SpeechStarted(audio_start_ms=980, item_id="item_1"),
         "speech_stopped": messages.SpeechStopped(audio_end_ms=2_956, item_id="item_1"),
         "committed": messages.Committed(previous_item_id=None, item_id="item_1"),
         "cleared": messages.Cleared(),
         "item.added": OPENAI.announce("item_1", None)[0],
         "delta": OPENAI.progress("item_1", "", "Turn on the", " kit", "en"),
-        "completed": OPENAI.completed("item_1", "Turn on the kitchen light.", 1.976, ["en"]),
+        "completed": OPENAI.completed("item_1", text),
         "failed": messages.failed("item_1", failure),
         "error": messages.error_event(bad.value, "event_mine"),
         "session.created of DashScope": DASHSCOPE.session(info, DEFAULT.of_dashscope(), created=True),
         "text": DASHSCOPE.progress("item_1", "", "Turn on", " the kitchen", "en"),
-        "completed of DashScope": DASHSCOPE.completed("item_1", "Turn on the kitchen light.", 1.976, ["en"]),
+        "completed of DashScope": DASHSCOPE.completed("item_1", text),
         "session.finished": SessionFinished(),
     }
     shown = {name.removeprefix("server "): example for name, example in examples.items() if name.startswith("server ")}
@@ -151,6 +160,7 @@ def test_the_codes_are_those_that_are_sent(document: str) -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (\d+|none)", table, re.MULTILINE))
     kinds: list[type[errors.QwenASRError]] = [
         errors.BadInput,
+        errors.AudioError,
         errors.TooLarge,
         errors.TimedOut,
         errors.LimitExceeded,

@@ -299,6 +299,6 @@ def test_a_client_that_asks_for_a_conversation_gets_its_transcription(server: Se
     assert [event.type for event in events[:3]] == ["session.created", "session.updated", "error"]
     assert events[1].session.audio.input.turn_detection.silence_duration_ms == 400
     assert "only transcribes" in events[2].error.message
-    [completed] = check_items(events)
+    [completed] = of_type(events, "transcription.completed")
     assert completed.transcript == SENTENCES[0]
     assert [language.code for language in completed.languages] == ["en"]

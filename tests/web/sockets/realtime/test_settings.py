@@ -43,7 +43,7 @@ def test_null_restores_the_servers_defaults(update: dict[str, Any]) -> None:
 
 
 def test_each_part_of_a_transcription_changes_alone() -> None:
-    settings = RealtimeSettings(None, language="fr", prompt="Names", turns_decided=True)
+    settings = RealtimeSettings(None, language="fr", prompt="Names")
     assert updated(settings, new(transcription={"prompt": None})).language == "fr"
     assert updated(settings, new(transcription={"language": ""})) == replace(settings, language="de")
     assert updated(settings, new(transcription={"model": "any"})) == settings
@@ -122,7 +122,7 @@ def test_pcm_has_16_khz_by_default_in_dashscopes_dialect() -> None:
     "other",
     [
         {"type": "realtime"},
-        {"include": ["item.input_audio_transcription.logprobs"]},
+        {"include": ["item.other"]},
         {"instructions": "You are helpful.", "voice": "alloy", "tools": [], "output_modalities": ["text"]},
         {"audio": {"output": {"voice": "alloy"}, "input": {"noise_reduction": {"type": "near_field"}}}},
         {"turn_detection": {"create_response": True, "interrupt_response": True, "idle_timeout_ms": 5}},
@@ -178,14 +178,3 @@ def test_the_corpus_is_the_prompt() -> None:
     settings = updated(DEFAULT, old(input_audio_transcription={"language": "zh", "corpus": {"text": "Qwen, Bailian"}}))
     assert (settings.prompt, settings.language) == ("Qwen, Bailian", "zh")
     assert updated(settings, old(input_audio_transcription={"corpus": None})).prompt == ""
-
-
-@pytest.mark.parametrize("model", ["gpt-live-transcribe", "gpt-realtime-whisper", "gpt-live-transcribe-2026-10-01"])
-def test_clients_of_models_without_turn_detection_end_their_turns(model: str) -> None:
-    assert RealtimeSettings.of(CONFIG, model).vad is None
-    settings = updated(DEFAULT, new(transcription={"model": model}))
-    assert settings.vad is None
-    assert updated(settings, new(transcription={"model": "gpt-4o-transcribe"})).vad == DEFAULT.vad
-    assert updated(settings, new(turn_detection={})).vad == DEFAULT.vad
-    decided = updated(DEFAULT, new(turn_detection={}))
-    assert updated(decided, new(transcription={"model": model})).vad == DEFAULT.vad

@@ -96,21 +96,18 @@ def test_the_first_commit_ends_the_speech_that_is_under_way(served: Listening) -
     assert [one["transcript"] for one in speaker.of_type(COMPLETED)] == [FIRST, SECOND]
 
 
-@pytest.mark.parametrize("query", ["", "?model=gpt-live-transcribe"])
-def test_clients_of_models_without_turn_detection_get_one_item_for_each_commit(served: Listening, query: str) -> None:
+@pytest.mark.parametrize("model", ["gpt-4o-transcribe", "gpt-realtime-whisper"])
+def test_a_client_that_never_commits_has_its_turns_found(served: Listening, model: str) -> None:
     async def speak() -> Client:
-        async with speaking(served, query) as speaker:
-            await update(speaker, transcription={} if query else {"model": "gpt-live-transcribe", "languages": ["en"]})
-            await say(speaker, np.concatenate([spoken(FIRST), silence(1.5), spoken(SECOND), silence(1.0)]))
-            await commit(speaker)
-            await speaker.wait_for(COMPLETED)
+        async with speaking(served, f"?model={model}") as speaker:
+            await update(speaker, transcription={"model": model})
+            await say(speaker, np.concatenate([spoken(FIRST), silence(1.0), spoken(SECOND), silence(1.0)]))
+            await speaker.wait_for(COMPLETED, 2)
         return speaker
 
     speaker = asyncio.run(speak())
-    [completed] = speaker.of_type(COMPLETED)
-    assert completed["transcript"] == f"{FIRST} {SECOND}"
-    assert completed["languages"] == [{"code": "en"}]
-    assert speaker.of_type(STARTED) == []
+    assert [one["transcript"] for one in speaker.of_type(COMPLETED)] == [FIRST, SECOND]
+    assert speaker.of_type(COMPLETED)[0]["languages"] == [{"code": "en"}]
 
 
 def test_a_client_that_asked_for_turn_detection_gets_an_item_for_each_commit(served: Listening) -> None:
@@ -129,3 +126,27 @@ def test_a_client_that_asked_for_turn_detection_gets_an_item_for_each_commit(ser
     speaker = asyncio.run(speak())
     assert [one["transcript"] for one in speaker.of_type(COMPLETED)] == [FIRST, "", SECOND]
     assert speaker.of_type(COMPLETED)[1]["languages"] == []
+
+
+def test_the_probabilities_of_the_tokens_come_where_they_are_wanted(served: Listening) -> None:
+    async def speak() -> Client:
+        async with speaking(served) as speaker:
+            include = ["item.input_audio_transcription.logprobs"]
+            await speaker.send({"type": "session.update", "session": {"include": include, "turn_detection": None}})
+            updated = await speaker.wait_for("session.updated")
+            assert updated["session"]["include"] == include
+            await update(speaker)
+            await say(speaker, spoken(FIRST))
+            await commit(speaker)
+            await speaker.wait_for(COMPLETED)
+            await speaker.send({"type": "session.update", "session": {"include": None}})
+            await say(speaker, spoken(FIRST))
+            await commit(speaker)
+            await speaker.wait_for(COMPLETED, 2)
+        return speaker
+
+    scored, plain = asyncio.run(speak()).of_type(COMPLETED)
+    assert b"".join(bytes(token["bytes"]) for token in scored["logprobs"]).decode() == scored["transcript"] == FIRST
+    assert all(token["logprob"] <= 0 for token in scored["logprobs"])
+    assert len({token["logprob"] for token in scored["logprobs"]}) > 1
+    assert (plain["transcript"], plain["logprobs"]) == (FIRST, None)

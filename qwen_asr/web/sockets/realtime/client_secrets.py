@@ -57,7 +57,6 @@ class SecretRequest(ClientModel):
 class OldSecretRequest(SessionBody):
     """The older form: the settings themselves, with what concerns the secret among them."""
 
-    model: str | None = None
     client_secret: SecretRequest | None = None
 
 
@@ -72,7 +71,7 @@ class ClientSecretRoute:
         given, size = await self._read(request)
         form = validate(SecretRequest, given)
         session = form.session or SessionBody()
-        settings = await self._settings(session, None)
+        settings = await self._settings(session)
         value, info = self._make(request, session, size, form.expires_after)
         shown = OPENAI.session(info, settings).session.model_dump()
         return JSONResponse({"value": value, "expires_at": info.expires_at, "session": shown})
@@ -81,7 +80,7 @@ class ClientSecretRoute:
         """The session, with the secret in it."""
         given, size = await self._read(request)
         form = validate(OldSecretRequest, given)
-        settings = await self._settings(form, form.model)
+        settings = await self._settings(form)
         expires_after = form.client_secret.expires_after if form.client_secret else None
         value, info = self._make(request, form, size, expires_after)
         shown: dict[str, Any] = OLD_OPENAI.session(info, settings).session.model_dump()
@@ -102,10 +101,10 @@ class ClientSecretRoute:
             is_text = not isinstance(error, UnicodeDecodeError)
             raise BadInput(str(error) if is_text else "The body is not UTF-8; expected JSON.") from None
 
-    async def _settings(self, session: SessionBody, model: str | None) -> RealtimeSettings:
+    async def _settings(self, session: SessionBody) -> RealtimeSettings:
         """The settings of the sessions that the secret opens. Raises BadField, and NotReady."""
         check_ready(self._service)
-        settings = RealtimeSettings.of(self._service.config, model).updated(session, self._service.config)
+        settings = RealtimeSettings.of(self._service.config).updated(session, self._service.config)
         await anyio.to_thread.run_sync(settings.check, self._service, session)
         return settings
 
