@@ -115,7 +115,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     TranscribeEndpoint(transcriptions, limits.upload, describe).add_to(app)
     app.state.stopping = Stopping(service, recordings, *sockets, transcriptions)
     if chosen is not None and chosen.root is not None:
-        from qwen_asr.web.rest import trust
+        from qwen_asr.web.page import trust
 
         trust.add_routes(app, chosen.root, config.host)
     mounted = _in_event_loop(lambda: _mount_page(app, config, service, recordings))

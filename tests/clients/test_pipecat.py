@@ -80,7 +80,11 @@ def test_openai_over_rest(server: ClientServer, speech: Speech) -> None:
     assert words(frame.text) == speech.words
 
 
-@pytest.mark.parametrize("turn_detection", [False, {"type": "server_vad"}], ids=["client's turns", "server's turns"])
+@pytest.mark.parametrize(
+    "turn_detection",
+    [False, {"type": "server_vad"}, None],  # the last one leaves it to the server
+    ids=["client's turns", "server's turns", "default"],
+)
 def test_openai_realtime(server: ClientServer, speech: Speech, turn_detection: Any) -> None:
     service = OpenAIRealtimeSTTService(
         base_url=f"{server.websocket}/v1/realtime", api_key="any", turn_detection=turn_detection
