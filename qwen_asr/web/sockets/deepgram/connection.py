@@ -152,6 +152,8 @@ class ListenConnection(Connection):
 
     def _feed(self, audio: bytes) -> bool:
         self._feed_samples(self._audio.feed(audio))
+        for warning in self._audio.take_warnings():
+            self._outbox.put(Error(variant=warning.code, description=warning.message))
         return self._is_ahead()
 
     def _feed_samples(self, samples: NDArray[np.float32]) -> None:

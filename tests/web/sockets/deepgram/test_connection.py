@@ -289,14 +289,28 @@ def test_a_wrong_query_is_refused_before_the_handshake(served: Listening, query:
     assert words in json.loads(refused.value.response.body)["error"]["message"]
 
 
-def test_audio_that_cannot_be_decoded_ends_the_session(served: Listening) -> None:
+def test_a_live_container_ends_the_session(served: Listening) -> None:
+    """Browsers record WebM, and Deepgram takes it where no encoding is announced."""
+
     async def use(client: Speaker) -> None:
-        await client.connection.send(np.full(1_600, np.nan, "<f4").tobytes())
+        await client.connection.send(bytes.fromhex("1a45dfa39f4286810142f7810142f2810442f381084282847765626d"))
         assert await client.closed() == 1008
         assert str(client.connection.close_reason).startswith("DATA-0000: ")
 
-    client = with_speaker(served, use, "encoding=linear32&sample_rate=16000")
+    client = with_speaker(served, use)
     assert client.messages[-1]["variant"] == "DATA-0000"
+    assert "webm" in client.messages[-1]["description"].lower()
+
+
+def test_samples_of_another_format_are_reported(served: Listening) -> None:
+    async def use(client: Speaker) -> None:
+        samples = (np.concatenate([spoken(SENTENCES[0]), spoken(SENTENCES[1])]) * 32_767).astype(">i2")
+        await client.connection.send(samples.tobytes())
+        assert await client.close_stream() == 1000
+
+    [warning] = with_speaker(served, use).of_type("Error")
+    assert warning["variant"] == "SampleFormat"
+    assert "big endian" in warning["description"]
 
 
 def test_a_silent_client_is_told_why_it_is_disconnected(service: Service) -> None:
