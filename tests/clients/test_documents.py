@@ -31,7 +31,7 @@ def test_a_program_runs(program: str, server: ClientServer, speech: Speech, tmp_
 
 def test_the_page_names_the_versions_that_run() -> None:
     assert len(PROGRAMS) == 4
-    assert len(ROWS) == 10
+    assert len(ROWS) == 11
     pinned = (ROOT / "requirements-clients.txt").read_text(encoding="utf-8").lower().replace("_", "-")
     packages = (ROOT / "tests" / "clients" / "node" / "package.json").read_text(encoding="utf-8")
     for name, node, version in ROWS:
