@@ -104,7 +104,7 @@ def decode_blocks(source: Path | BinaryIO, name: str = "The audio") -> Iterator[
     elif source.seekable():
         yield from _decode(source, name)
     else:
-        with _spooled(source, name) as file:
+        with spooled(source, name) as file:
             yield from _decode(file, name)
 
 
@@ -135,7 +135,7 @@ def seconds_of(path: Path) -> float | None:
         return None
 
 
-def _spooled(source: BinaryIO, name: str) -> BinaryIO:
+def spooled(source: BinaryIO, name: str) -> BinaryIO:
     """A temporary file with the whole content of `source`. It has no name, so the system removes it in any case."""
     try:
         with contextlib.ExitStack() as opened:

@@ -44,7 +44,8 @@ def test_allowed_hosts_are_in_the_certificate_which_is_made_anew_for_another(tmp
     """With `--local-ca --allowed-hosts asr.home.arpa` a container's page has to open."""
 
     def names(*hosts: str) -> tuple[str, ...]:
-        chosen = choose_certificate(Config(**{option: True}, allowed_hosts=hosts), tmp_path)
+        options: dict[str, Any] = {option: True, "allowed_hosts": hosts}
+        chosen = choose_certificate(Config(**options), tmp_path)
         assert chosen is not None
         return dns_and_ip_names(chosen.checked.leaf)
 
