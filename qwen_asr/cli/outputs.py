@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -17,8 +17,13 @@ from qwen_asr.live.subtitles import PIECES, json_pieces
 
 if TYPE_CHECKING:
     from qwen_asr.cli.progress import Progress
-    from qwen_asr.cli.transcribe import FileTranscriber
     from qwen_asr.live.events import Final
+
+
+Resume = Callable[[dict[str, Any]], Iterable["Final"]]
+"""Receives what the utterances of an input depend on, and returns the first of them if they are known."""
+Transcribe = Callable[[str, Resume | None], Iterator["Final"]]
+"""`FileTranscriber.finals`."""
 
 
 class Output(Protocol):
@@ -27,10 +32,10 @@ class Output(Protocol):
     def begin(self, files: Sequence[str]) -> list[str]:
         """Prepares for these inputs, and returns those that are to be transcribed. Raises QwenASRError."""
 
-    def write(self, name: str, transcriber: FileTranscriber, progress: Progress) -> bool:
+    def write(self, name: str, transcribe: Transcribe, progress: Progress) -> bool:
         """Transcribes an input, and writes each utterance as soon as it is known. Returns whether there was speech.
 
-        Raises what `FileTranscriber.finals` raises, and `StorageError`.
+        Raises what `transcribe` raises, and `StorageError`.
         """
 
     def __enter__(self) -> Self: ...
@@ -50,9 +55,9 @@ class StandardOutput:
         """See `Output`."""
         return list(files)
 
-    def write(self, name: str, transcriber: FileTranscriber, progress: Progress) -> bool:
+    def write(self, name: str, transcribe: Transcribe, progress: Progress) -> bool:
         """See `Output`. What was known before an error is complete in its format."""
-        finals = _Finals(transcriber.finals(name))
+        finals = _Finals(transcribe(name, None))
         for piece in self._pieces(name, finals):
             with progress.paused():
                 _print(piece)
@@ -106,7 +111,7 @@ class ResultFolder:
                 del self._paths[name]
         return list(self._paths)
 
-    def write(self, name: str, transcriber: FileTranscriber, progress: Progress) -> bool:
+    def write(self, name: str, transcribe: Transcribe, progress: Progress) -> bool:
         """See `Output`."""
         with ResultFile(self._paths[name]) as result:
 
@@ -124,7 +129,7 @@ class ResultFolder:
                         )
                 return known
 
-            finals = _Finals(transcriber.finals(name, resume))
+            finals = _Finals(transcribe(name, resume))
             for piece in PIECES[self._form](result.record(finals)):
                 result.write(piece)
             finals.check()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from qwen_asr.cli.outputs import Output
+    from qwen_asr.cli.outputs import Output, Resume
     from qwen_asr.cli.progress import Progress
     from qwen_asr.engine.recognizer import Recognizer
     from qwen_asr.live.events import Final
@@ -134,7 +134,7 @@ def _transcribe_files(transcriber: FileTranscriber, files: list[str], output: Ou
     with output:
         for name in files:
             try:
-                found_speech = output.write(name, transcriber, progress)
+                found_speech = output.write(name, transcriber.finals, progress)
             except AudioError as error:
                 with progress.paused():
                     print_error("qwen-asr transcribe", error)
@@ -169,7 +169,7 @@ class FileTranscriber:
         self._silero = Silero()
         self._recognizer: Recognizer | None = None
 
-    def finals(self, name: str, resume: Callable[[dict[str, Any]], Iterable[Final]] | None = None) -> Iterator[Final]:
+    def finals(self, name: str, resume: Resume | None = None) -> Iterator[Final]:
         """The utterances of a file, in order, each as soon as it is known.
 
         `name` is a path, an http(s) URL, or "-" for standard input. `resume` receives what the utterances depend on
