@@ -91,7 +91,7 @@ class ResultFolder:
     """Writes each transcript to a file in a folder, and prints the path of the file when it is complete.
 
     A result that exists is not made again without `overwrite`. One that was interrupted is resumed if it was begun
-    under the same `conditions`: options that the result depends on, ready for JSON.
+    under the same `conditions` (options that the result depends on, ready for JSON), and not touched if not.
     """
 
     def __init__(self, folder: Path, form: str, conditions: dict[str, Any], *, overwrite: bool) -> None:
@@ -116,16 +116,11 @@ class ResultFolder:
         with ResultFile(self._paths[name]) as result:
 
             def resume(conditions: dict[str, Any]) -> list[Final]:
-                known = result.resume(self._conditions | conditions)
-                with progress.paused():
-                    if known:
+                known = result.resume(self._conditions | conditions, overwrite=self._overwrite)
+                if known:
+                    with progress.paused():
                         print_message(
                             f"{result.part} is there already, so {name} goes on after {_clock(known[-1].end)}."
-                        )
-                    elif result.started_again:
-                        print_message(
-                            f"{result.part} is of another file, model, version or other options, so {name} is "
-                            "transcribed from the beginning."
                         )
                 return known
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import stat
@@ -22,13 +23,15 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from qwen_asr.errors import BadConfig, StorageError
+from qwen_asr.errors import BadConfig, OtherResult, StorageError
 from qwen_asr.live.events import Final
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # it stands for a missing module
+
+log = logging.getLogger(__name__)
 
 _FINAL = TypeAdapter(Final)
 _MAX_NAME = 200
@@ -123,8 +126,6 @@ class ResultFile:
         self.path = path
         self.part = path.with_name(f"{path.name}.part")
         self.journal_path = path.with_name(f"{path.name}.resume")
-        self.started_again = False
-        """Whether there was an interrupted result that cannot be resumed."""
         self._known: list[Final] = []
         self._ends: list[int] = []  # of the known finals' lines in the journal
         self._journal: BinaryIO | None = None
@@ -146,10 +147,11 @@ class ResultFile:
             with contextlib.suppress(OSError):
                 self.journal_path.unlink(missing_ok=True)  # it has no final
 
-    def resume(self, conditions: dict[str, Any]) -> list[Final]:
+    def resume(self, conditions: dict[str, Any], *, overwrite: bool = False) -> list[Final]:
         """The finals of an interrupted run with the same `conditions` (what the result depends on, ready for JSON).
 
-        Call it once, before `record`. Raises `StorageError`, also if another process writes this result.
+        Call it once, before `record`. An interrupted run with other conditions is dropped with `overwrite`; without it
+        `OtherResult` is raised. Raises `StorageError`, also if another process writes this result.
         """
         header = json.dumps(conditions, ensure_ascii=True, sort_keys=True).encode() + b"\n"
         make_folder(self.path.parent)
@@ -158,8 +160,13 @@ class ResultFile:
             before = self._journal.read()
             if before.startswith(header):
                 self._read(before, len(header))
+            elif before.count(b"\n") > 1 and not overwrite:  # it has at least one final
+                self._ends.append(len(before))  # so that it is kept
+                raise OtherResult(
+                    f"{self.part} is of other options, another model or version, or a file that has changed since: "
+                    "give the options of then to go on with it, or --overwrite to begin again."
+                )
             else:
-                self.started_again = b"\n" in before
                 self._cut(0)
                 self._journal.write(header)
                 self._journal.flush()
@@ -246,6 +253,8 @@ def _locked(journal: Path, result: Path) -> BinaryIO:
         except BlockingIOError:
             file.close()
             raise StorageError(f"{result} is being written by another command: wait for it, or end it.") from None
+        except OSError as error:
+            log.info("%s cannot be locked: %s", journal, error)  # some network file systems have no locks
     return file
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from qwen_asr.cli.common import check_language, load_config, print_error, print_message
 from qwen_asr.config.config import Config
 from qwen_asr.config.option_fields import add_options
-from qwen_asr.errors import AudioError, BadConfig, StepFailed
+from qwen_asr.errors import AudioError, BadConfig, OtherResult, StepFailed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", default="txt", choices=FORMATS, help="output format (default: txt)")
     what = "write each result to a file in DIR, which is created; complete ones are skipped, others are resumed"
     parser.add_argument("--output-dir", metavar="DIR", help=what)
-    parser.add_argument("--overwrite", action="store_true", help="transcribe again what DIR has a complete result of")
+    parser.add_argument("--overwrite", action="store_true", help="begin results again that DIR has")
     parser.add_argument("--verbose", action="store_true", help="log each step on stderr")
     add_options(parser, Config, *CONFIG_OPTIONS)
 
@@ -135,7 +135,7 @@ def _transcribe_files(transcriber: FileTranscriber, files: list[str], output: Ou
         for name in files:
             try:
                 found_speech = output.write(name, transcriber.finals, progress)
-            except AudioError as error:
+            except (AudioError, OtherResult) as error:
                 with progress.paused():
                     print_error("qwen-asr transcribe", error)
                 exit_code = error.exit_code

@@ -12,7 +12,7 @@ import pytest
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.cli.results import ResultFile, identified, result_paths
-from qwen_asr.errors import BadConfig, StorageError
+from qwen_asr.errors import BadConfig, OtherResult, StorageError
 from qwen_asr.live.events import Final
 from qwen_asr.live.subtitles import PIECES
 
@@ -134,16 +134,20 @@ def test_finals_that_do_not_fit_the_audio_are_replaced(tmp_path: Path) -> None:
     assert path.read_bytes() == (tmp_path / "whole").read_bytes()
 
 
-def test_other_conditions_begin_again_and_an_empty_result_leaves_nothing(tmp_path: Path) -> None:
+def test_other_conditions_are_refused_and_an_empty_result_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "result"
     with pytest.raises(Interrupted):
         transcribe(path, "srt", 0)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(Interrupted):
         transcribe(path, "srt", 2)
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    with pytest.raises(OtherResult, match=r"result\.part is of other options.* --overwrite to begin again"):
+        transcribe(path, "srt", None, conditions="others")
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
     with ResultFile(path) as result:
-        assert result.resume({"conditions": "others"}) == []
-        assert result.started_again
+        assert result.resume({"conditions": "others"}, overwrite=True) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "result.part"]
 
 
 def test_a_full_disk_keeps_what_is_known(tmp_path: Path) -> None:

@@ -310,7 +310,7 @@ def test_an_interrupted_result_is_kept_and_resumed(
 
 
 @pytest.mark.slow
-def test_a_result_that_failed_is_kept_and_begun_again_under_other_conditions(
+def test_a_result_that_failed_is_not_touched_under_other_conditions_until_it_is_to_be_overwritten(
     qwen_asr: Command, long_file: Path, tmp_path: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audio = Path(shutil.copy(long_file, tmp_path / "talk.wav"))
@@ -330,6 +330,7 @@ def test_a_result_that_failed_is_kept_and_begun_again_under_other_conditions(
     assert (done.returncode, done.stdout) == (1, "")
     kept = {path: path.read_bytes() for path in (part, journal)}
     assert b"window" in kept[part]
+    decoded.clear()
 
     def others() -> Iterator[list[str | Path]]:
         yield ["--language", "English", *options]
@@ -338,12 +339,12 @@ def test_a_result_that_failed_is_kept_and_begun_again_under_other_conditions(
         yield options
 
     for other in others():
-        decoded.clear()
-        for path, content in kept.items():
-            path.write_bytes(content)
-        done = qwen_asr("transcribe", "--asr-model-path", "demo", "--overwrite", *other)
-        assert (done.returncode, len(decoded)) == (0, 5)
-        assert "is transcribed from the beginning" in done.stderr
+        done = qwen_asr("transcribe", "--asr-model-path", "demo", *other)
+        assert (done.returncode, decoded) == (2, [])
+        assert f"{part} is of other options" in error_of(done)
+        assert {path: path.read_bytes() for path in (part, journal)} == kept
+    done = qwen_asr("transcribe", "--asr-model-path", "demo", "--overwrite", *options)
+    assert (done.returncode, len(decoded), done.stderr) == (0, 5, "")
 
 
 @pytest.mark.slow
