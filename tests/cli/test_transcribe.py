@@ -46,6 +46,12 @@ def test_a_file_that_is_not_audio(qwen_asr: Command, bad_files: dict[str, Path],
     assert name in error_of(done)
 
 
+@pytest.mark.parametrize("language", ["tl", "eng", "deu", "cmn", "zh-HK", "zh_TW", "粤语"])
+def test_codes_and_own_names_of_languages_are_understood(qwen_asr: Command, language: str) -> None:
+    assert "missing.wav" in error_of(qwen_asr("transcribe", "--language", language, "missing.wav"))
+    assert "Did you mean" in error_of(qwen_asr("transcribe", "--language", "Germn", "missing.wav"))
+
+
 @pytest.mark.slow
 def test_each_of_several_bad_files_is_reported(bad_files: dict[str, Path]) -> None:
     done = run(*QWEN_ASR, "transcribe", *(str(path) for path in bad_files.values()))

@@ -91,6 +91,11 @@ def test_values_out_of_range(settings: dict[str, Any], sentence: str) -> None:
     assert sentence in str(caught.value)
 
 
+def test_codes_of_languages_are_understood() -> None:
+    for language in ("tl", "eng", "deu", "cmn", "zh-HK", "zh-yue", "zh_TW", "Deutsch", "粤语"):
+        assert parsed(language=language).language == language
+
+
 def test_an_unknown_language() -> None:
     with pytest.raises(UnknownLanguage, match="Klingon"):
         parsed(language="Klingon")
