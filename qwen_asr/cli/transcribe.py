@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from qwen_asr.cli.common import check_language, load_config, print_error, print_message
+from qwen_asr.cli.common import add_sound_options, check_language, load_config, print_error, print_message, sound_choice
 from qwen_asr.config.config import Config
 from qwen_asr.config.option_fields import add_options
 from qwen_asr.errors import AudioError, BadConfig, OtherResult, StepFailed
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from qwen_asr.audio.tracks import SoundChoice
     from qwen_asr.cli.outputs import Output, Resume
     from qwen_asr.cli.progress import Progress
     from qwen_asr.engine.recognizer import Recognizer
@@ -73,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help=what)
     parser.add_argument("--language", metavar="LANGUAGE", help="language that is spoken (default: recognized)")
     parser.add_argument("--context", default="", metavar="TEXT", help="names and terms that occur in the audio")
+    add_sound_options(parser)
     parser.add_argument("--format", default="txt", choices=FORMATS, help="output format (default: txt)")
     what = "write each result to a file in DIR, which is created; complete ones are skipped, others are resumed"
     parser.add_argument("--output-dir", metavar="DIR", help=what)
@@ -104,6 +106,7 @@ def run(options: dict[str, Any]) -> int:
             config,
             language=options["language"],
             context=options["context"],
+            choice=sound_choice(options),
             on_status=report,
             on_read=progress.add_samples,
         )
@@ -155,15 +158,20 @@ class FileTranscriber:
         *,
         language: str | None = None,
         context: str = "",
+        choice: SoundChoice | None = None,
         on_status: Callable[[str], None] = log.info,
         on_read: Callable[[int], None] = lambda samples: None,
     ) -> None:
-        """`on_status` receives sentences while the model is loaded, `on_read` the number of samples (16 kHz) read."""
+        """`choice` is the track and the channel of the files.
+
+        `on_status` receives sentences while the model is loaded, `on_read` the number of samples (16 kHz) read.
+        """
         from qwen_asr.audio.vad import Silero  # imports onnxruntime
 
         self._config = config
         self._language = language
         self._context = context
+        self._choice = choice
         self._on_status = on_status
         self._on_read = on_read
         self._silero = Silero()
@@ -186,7 +194,7 @@ class FileTranscriber:
         content: dict[str, Any] = {}
         if resume is not None:
             source, content = identified(source, shown)
-        blocks = decode_blocks(source, shown)
+        blocks = decode_blocks(source, shown, choice=self._choice)
         first = next(blocks, None)
         if first is None:
             raise AudioError(f"{name!r} contains no audio; expected an audio or video file.")
