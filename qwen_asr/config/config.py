@@ -154,7 +154,7 @@ class Config:
     allowed_hosts: tuple[str, ...] = option(
         (),
         "host name that requests may use, `*.example.org` for all subdomains, `*` for any; repeatable. The names of "
-        "this machine are always allowed",
+        "this machine are always allowed. Certificates that the program makes are for all of these names",
         "access",
         metavar="NAME",
         shown="any; this machine's names if it listens on loopback only",

@@ -129,6 +129,7 @@ class Session:
             context=self._context, language=self._language, max_new_tokens=self._max_new_tokens
         )
         self._established: str | None = None  # language of the last utterance that was long enough to be reliable
+        self._recalled: deque[Final] = deque()  # of an earlier session with the same audio
         self._queue: deque[_PendingUtterance] = deque()  # in order; only the last can still be open
         self._outstanding: Step | None = None
         self._finished = False
@@ -171,6 +172,15 @@ class Session:
         """Whether `finish` was called and every utterance has its `Final` or `Failed`."""
         return self._finished and not self._queue and self._outstanding is None
 
+    def recall(self, finals: Iterable[Final]) -> None:
+        """Takes the first finals of an earlier session with the same audio and options, before the first audio.
+
+        An utterance that they have gets its final from them, without a step. From the first on that begins or ends
+        elsewhere, all are decoded. In a session without partials the events are, but for `lag`, those of one that
+        decodes everything.
+        """
+        self._recalled.extend(finals)
+
     def feed(self, samples: NDArray[np.float32]) -> list[Event]:
         """Processes the next samples (float32 mono 16 kHz, any number). Runs voice detection, but no decoding.
 
@@ -191,6 +201,7 @@ class Session:
 
     def take(self, detected: Iterable[Detected]) -> list[Event]:
         """The second half of `feed`: processes what `listen` returned, in order."""
+        events: list[Event] = []
         for event in detected:
             if isinstance(event, Started):
                 self._queue.append(self._begin(event))
@@ -202,15 +213,17 @@ class Session:
                 self._queue[-1].length = event.end - event.start
                 self._queue[-1].ended = True
                 self._hurry(self._queue[-1])
+                events += self._recall(self._queue[-1])
             else:
                 self._skipped += event.end - event.start
-        return []
+        return events
 
-    def finish(self) -> None:
+    def finish(self) -> list[Event]:
         """Ends the audio, and with it the open utterance: its final step becomes due. A second call does nothing."""
-        if not self._finished:
-            self._finished = True
-            self.take(self._detector.finish())
+        if self._finished:
+            return []
+        self._finished = True
+        return self.take(self._detector.finish())
 
     def drop(self) -> None:
         """Discards all utterances that have no `Final` or `Failed` yet. The session is then done."""
@@ -277,6 +290,17 @@ class Session:
         pending.warnings.append(f"step: {message}")
         pending.restart(self._engine_utterance(pending.context, self._language))
         return []
+
+    def _recall(self, ended: _PendingUtterance) -> list[Event]:
+        """The recalled final of an utterance that has just ended, if there is one."""
+        if not self._recalled:
+            return []
+        final = self._recalled.popleft()
+        same = (final.utterance, final.start, final.end) == (ended.number, ended.start, ended.end)
+        if not same or ended is not self._queue[0] or self._outstanding is not None:
+            self._recalled.clear()
+            return []
+        return [self._conclude_with(ended, final)]
 
     def _begin(self, started: Started) -> _PendingUtterance:
         engine, self._spare = self._spare, None
@@ -352,10 +376,6 @@ class Session:
     def _final(self, pending: _PendingUtterance, hypothesis: Hypothesis) -> Final:
         silent = guards.is_silent(pending.engine.samples[: pending.length])
         text, warnings = guards.clean_text(hypothesis, silent, self._max_new_tokens)
-        if text and hypothesis.language and pending.length > guards.SHORT_SAMPLES:
-            self._established = hypothesis.language
-        self._queue.popleft()
-        pending.engine.close()
         final = Final(
             utterance=pending.number,
             start=pending.start,
@@ -366,6 +386,14 @@ class Session:
             corrected=pending.settling.corrects(text),
             warnings=tuple(self._take_warnings(pending) + warnings),
         )
+        return self._conclude_with(pending, final)
+
+    def _conclude_with(self, pending: _PendingUtterance, final: Final) -> Final:
+        """Removes the first utterance of the queue, of which `final` is the final."""
+        if final.language and pending.length > guards.SHORT_SAMPLES:
+            self._established = final.language
+        self._queue.popleft()
+        pending.engine.close()
         self.transcript.add(final)
         return final
 

@@ -10,12 +10,10 @@ import pytest
 import torch
 from huggingface_hub.utils.tqdm import enable_progress_bars
 from safetensors.torch import load_file, save_file
-from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
 
 from qwen_asr.engine.checkpoint import download_bar, load_recognizer, pick_device
-from qwen_asr.engine.languages import LANGUAGES, resolve_language
 from qwen_asr.engine.streaming import Utterance
-from qwen_asr.errors import BadCheckpoint, BadConfig, CheckpointNotFound, UnknownLanguage, WrongArchitecture
+from qwen_asr.errors import BadCheckpoint, BadConfig, CheckpointNotFound, WrongArchitecture
 from tests.support.checkpoints import DEMO, demo_recognizer, spoken
 
 
@@ -182,16 +180,3 @@ def test_unavailable_devices_and_dtypes_raise() -> None:
         load_recognizer("demo", "cpu", "int3")
     with pytest.raises(BadConfig, match="Unknown quantization 'int4'"):
         load_recognizer("demo", "cpu", quantize="int4")
-
-
-def test_languages() -> None:
-    assert LANGUAGES == LANGUAGE_CODE_TO_NAME
-    assert len(LANGUAGES) == 30
-    for written in ("English", "english", "en", "EN-us", " en "):
-        assert resolve_language(written) == "English"
-    for automatic in (None, "", "auto"):
-        assert resolve_language(automatic) is None
-    with pytest.raises(UnknownLanguage, match=r"Klingon.*English \(en\)"):
-        resolve_language("Klingon")
-    with pytest.raises(UnknownLanguage, match=r"'Germn'\. Did you mean German\?"):
-        resolve_language("Germn")

@@ -97,6 +97,38 @@ moves = st.sampled_from(["wait", "begin", "begin", "start", "complete", "complet
 segments = st.lists(st.tuples(st.booleans(), st.integers(1, 30_000)), max_size=8)
 
 
+@settings(max_examples=50, deadline=None)
+@given(segments=segments, known=st.integers(0, 8), wrong=st.integers(0, 20), size=st.integers(500, 20_000))
+def test_a_session_that_recalls_finals_goes_on_as_if_it_had_decoded_them(
+    segments: list[tuple[bool, int]], known: int, wrong: int, size: int
+) -> None:
+    """Also what the guards remember: the language, and whether the context was echoed."""
+    audio = make_audio(segments)
+    decoded: list[int] = []
+
+    def transcribe(samples: Samples, context: str, language: str | None) -> Hypothesis:
+        decoded.append(len(samples))
+        return echoing(samples, context, language)
+
+    def finals(recalled: list[Final]) -> list[Final]:
+        session = new_session(transcribe, chunk_seconds=1000, context=CONTEXT)
+        session.recall(recalled)
+        checker = EventChecker()
+        checker.take(list(run_session(session, np.array_split(audio, len(audio) // size + 1))))
+        checker.check_complete(session)
+        return [replace(final, lag=0.0) for final in checker.finals]
+
+    whole = finals([])
+    once = len(decoded)
+    beginning = whole[:known]
+    decoded.clear()
+    assert finals(beginning) == whole
+    assert len(decoded) < once or not beginning
+    if wrong < len(beginning):  # the audio is another after all
+        beginning[wrong] = replace(beginning[wrong], end=beginning[wrong].end + 1, text="another")
+        assert finals(beginning) == whole
+
+
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(

@@ -55,6 +55,15 @@ class TranscriptionRequest(BaseModel):
         default="", description="A name or code, such as German or de. Without it the language is detected."
     )
     prompt: str = Field(default="", description="Names and terms that occur in the audio.")
+    track: str = Field(
+        default="",
+        description="The audio track: its number, from 1, or its language. Without it the first one that speaks.",
+    )
+    channel: str = Field(
+        default="",
+        description="The channel of the track: a number, from 1, left, right, center, or FFmpeg's name. Without it all "
+        "channels are mixed.",
+    )
     stream: bool = Field(
         default=False,
         description="With json or text: server-sent events, one for each utterance as soon as it is final.",

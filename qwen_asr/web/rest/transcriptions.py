@@ -12,6 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.audio.tracks import parse_choice
+from qwen_asr.engine.languages import language_tags
 from qwen_asr.errors import AudioError, BadField, BadInput, LimitExceeded, ServerStopping, StepFailed, TooLarge
 from qwen_asr.service.file_transcription import FileTranscription
 from qwen_asr.service.rate_limit import sender
@@ -117,11 +119,14 @@ class Transcriptions:
 
     async def _transcribe(self, form: Form, request: TranscriptionRequest, address: str, send: Send) -> Response | None:
         options = self._service.session_options(language=request.language or None, context=request.prompt)
+        choice = parse_choice(request.track, request.channel, options.language, language_tags)
         # After the upload, so that a slow one takes no slot from others.
         slot = await wait_for_slot(self._service.admission, address)
         with (
             self._samples.opened(address) as take,
-            contextlib.closing(FileTranscription(self._service, form.file, options, slot=slot, take=take)) as work,
+            contextlib.closing(
+                FileTranscription(self._service, form.file, options, choice=choice, slot=slot, take=take)
+            ) as work,
         ):
             await begin(work)
             if request.stream:

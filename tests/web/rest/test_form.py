@@ -84,5 +84,6 @@ def test_the_schema_has_the_file_and_every_field() -> None:
     schema = form_schema("An audio file.")
     assert schema["required"] == ["file"]
     assert list(schema["properties"]) == [
-        "file", "model", "language", "prompt", "stream", "response_format", "temperature", "timestamp_granularities[]",
+        "file", "model", "language", "prompt", "track", "channel", "stream", "response_format", "temperature",
+        "timestamp_granularities[]",
     ]  # fmt: skip
