@@ -3,7 +3,7 @@
 ::
 
     QwenASRError                500  1011  exit 1   anything below
-    ├── BadInput                400  1007  exit 2   input from a user or client that cannot be used
+    ├── BadInput                400  1007  exit 2   input from a user or client that cannot be used (also a ValueError)
     │   ├── AudioError          415                 not audio, empty, or in an unsupported format
     │   ├── UnknownLanguage     400                 a language that the model does not support
     │   ├── BadConfig           400  1008           an option or setting with an invalid value
@@ -46,8 +46,11 @@ class QwenASRError(Exception):
     exit_code: int = 1
 
 
-class BadInput(QwenASRError):
-    """Input that cannot be used. The user or client can correct it."""
+class BadInput(QwenASRError, ValueError):
+    """Input that cannot be used. The user or client can correct it.
+
+    It is a ValueError too, because that is what Qwen's own package raises, and what programs written for it catch.
+    """
 
     http_status = 400
     close_code = 1007

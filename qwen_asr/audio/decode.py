@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes
@@ -31,7 +31,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from qwen_asr.audio.resample import StreamingResampler
-from qwen_asr.audio.validation import to_mono
+from qwen_asr.audio.validation import ArrayReader, as_array, to_mono
 from qwen_asr.errors import AudioError
 
 log = logging.getLogger(__name__)
@@ -67,11 +67,12 @@ with contextlib.suppress(AttributeError):
     ctypes.CDLL(av.packet.__file__).av_max_alloc(ctypes.c_size_t(_MAX_ALLOCATION))
 
 
-def load_audio(source: str | Path | bytes | tuple[NDArray[Any], int]) -> NDArray[np.float32]:
+def load_audio(source: str | Path | bytes | tuple[Any, Any]) -> NDArray[np.float32]:
     """The whole clip, float32 mono 16 kHz, shape (samples,), samples >= 1.
 
-    `source` is a path, an http(s) URL, a `data:` URL, base64 text, the bytes of a file, or (samples, rate) with
-    samples of shape (n,) or (n, channels). This machine fetches the URL, so do not pass on URLs of strangers. Raises
+    `source` is a path, an http(s) URL, a `data:` URL, base64 text, the bytes of a file, or (samples, rate): samples of
+    any shape and type that `ArrayReader` takes, and their rate in Hz. (rate, samples), as Gradio's audio component
+    gives them, is understood too. This machine fetches the URL, so do not pass on URLs of strangers. Raises
     `AudioError` for anything that is not audio.
     """
     if isinstance(source, tuple):
@@ -155,6 +156,8 @@ def _open(path: Path) -> BinaryIO:
         if path.is_dir():
             raise AudioError(f"{str(path)!r} is a folder; {_EXPECTED}: name a file in it.")
         return path.open("rb")
+    except AudioError:  # which is a ValueError too
+        raise
     except FileNotFoundError:
         raise AudioError(f"There is no file {str(path)!r}; {_EXPECTED}: check the path.") from None
     except (OSError, ValueError) as problem:
@@ -265,12 +268,16 @@ def _some(samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         yield samples
 
 
-def _from_samples(source: tuple[NDArray[Any], int]) -> NDArray[np.float32]:
-    """(samples, rate) → float32 mono 16 kHz."""
-    if len(source) != 2 or np.ndim(source[0]) == 0:
-        raise AudioError("A pair of audio must be (samples, rate), samples an array and rate a number, in this order.")
-    samples, rate = source
-    mono = to_mono(np.asarray(samples))
+def _from_samples(source: tuple[Any, ...]) -> NDArray[np.float32]:
+    """(samples, rate) or (rate, samples) → float32 mono 16 kHz."""
+    arrays = [as_array(part) if isinstance(part, Sequence) else part for part in source]
+    if len(arrays) != 2 or [np.ndim(part) == 0 for part in arrays].count(True) != 1:
+        raise AudioError("A tuple of audio must be the pair (samples, rate): an array, and its rate in Hz as a number.")
+    samples, rate = arrays if np.ndim(arrays[1]) == 0 else reversed(arrays)
+    rate = rate.item() if hasattr(rate, "item") else rate  # NumPy's and PyTorch's numbers
+    if isinstance(rate, float) and rate.is_integer():
+        rate = int(rate)
+    mono = ArrayReader().read(samples)
     resampler = StreamingResampler(rate)
     return _joined([resampler.feed(mono), resampler.finish()])
 
