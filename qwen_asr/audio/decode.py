@@ -270,7 +270,7 @@ def _some(samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
 
 def _from_samples(source: tuple[Any, ...]) -> NDArray[np.float32]:
     """(samples, rate) or (rate, samples) → float32 mono 16 kHz."""
-    arrays = [as_array(part) if isinstance(part, Sequence) else part for part in source]
+    arrays: list[Any] = [as_array(part) if isinstance(part, Sequence) else part for part in source]
     if len(arrays) != 2 or [np.ndim(part) == 0 for part in arrays].count(True) != 1:
         raise AudioError("A tuple of audio must be the pair (samples, rate): an array, and its rate in Hz as a number.")
     samples, rate = arrays if np.ndim(arrays[1]) == 0 else reversed(arrays)

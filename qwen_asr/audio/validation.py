@@ -73,7 +73,7 @@ class ArrayReader:
         self._peak = next(scale for scale in (_INT16_PEAK, _INT32_PEAK, full) if peak <= scale)
         if self._peak < full:
             text = "The samples are %s with values up to %d: read as %d-bit samples."
-            log.info(text, array.dtype, peak, self._peak.bit_length())
+            log.warning(text, array.dtype, peak, self._peak.bit_length())
         return array / self._peak
 
 
