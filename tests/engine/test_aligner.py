@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import Qwen3ASRForTokenClassification, Qwen3ASRProcessor
 
-from qwen_asr.engine import aligner as module
 from qwen_asr.engine.aligner import Aligner, load_aligner
 from qwen_asr.errors import BadInput, CheckpointNotFound, WrongArchitecture
 from tests.support.checkpoints import DEMO, Samples, long_speech, save_aligner, spoken, to_original_layout
@@ -106,7 +105,7 @@ def test_what_cannot_be_aligned_raises(aligner: Aligner, monkeypatch: pytest.Mon
         aligner.align(spoken(TEXT), TEXT, "Dutch")
     with pytest.raises(BadInput, match=r"33 s long, and .* aligns at most 32 s"):
         aligner.align(np.zeros(33 * 16_000, np.float32), TEXT, "English")
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("qwen_asr.engine.aligner.importlib.util.find_spec", lambda name: None)
     for language, package in (("Japanese", "nagisa"), ("Korean", "soynlp")):
         with pytest.raises(BadInput, match=f"pip install {package}"):
             aligner.align(spoken(TEXT), "こんにちは", language)

@@ -203,6 +203,8 @@ def test_time_stamps_of_an_aligner(tmp_path: Path, caplog: pytest.LogCaptureFixt
     )
     [alone] = model.forced_aligner.align((spoken(TEXT), 16_000), TEXT, "English")
     assert short.time_stamps == alone
+    assert short.time_stamps is not None
+    assert long.time_stamps is not None
     assert [word.text for word in short.time_stamps] == ["Turn", "on", "the", "kitchen", "light"]
     assert long.text == " ".join([TEXT] * 4)
     assert len(long.time_stamps) == 20

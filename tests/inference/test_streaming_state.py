@@ -1,5 +1,8 @@
 """The attributes of a stream are those of Qwen's package, and follow the audio as they do there."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -72,7 +75,7 @@ def test_all_audio_of_several_utterances_is_accumulated() -> None:
         lambda block: block.tolist(),
     ],
 )
-def test_blocks_in_any_form_give_the_same_stream(model: Qwen3ASRModel, convert) -> None:
+def test_blocks_in_any_form_give_the_same_stream(model: Qwen3ASRModel, convert: Callable[[Any], Any]) -> None:
     samples = spoken(TEXT)
     state = model.init_streaming_state(chunk_size_sec=9.0)
     for start in range(0, len(samples), 6_000):
@@ -99,9 +102,10 @@ def test_a_failed_step_loses_nothing(model: Qwen3ASRModel, monkeypatch: pytest.M
     samples = spoken(TEXT)
     state = model.init_streaming_state(chunk_size_sec=2.0)
     for part, call in ((samples, state.feed), (None, lambda _: state.finish())):
-        with monkeypatch.context() as patch, pytest.raises(StepFailed):
+        with monkeypatch.context() as patch:
             patch.setattr(model.recognizer, "run", fail)
-            call(part)
+            with pytest.raises(StepFailed):
+                call(part)
     assert state.text == ""
     state.finish()
     assert state.text == TEXT

@@ -106,7 +106,7 @@ def to_original_layout(folder: Path) -> None:
     thinker = {"audio_config": audio, "text_config": text, "audio_token_id": config["audio_token_id"]}
     if head is not None:
         thinker |= {"model_type": "qwen3_forced_aligner", "classify_num": len(head)}
-    original = {"model_type": "qwen3_asr", "architectures": ["Qwen3ASRForConditionalGeneration"]}
+    original: dict[str, Any] = {"model_type": "qwen3_asr", "architectures": ["Qwen3ASRForConditionalGeneration"]}
     if head is not None:
         original |= {"timestamp_token_id": config["timestamp_token_id"], "timestamp_segment_time": 80.0}
     (folder / "config.json").write_text(json.dumps(original | {"thinker_config": thinker}))
