@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from qwen_asr.config.config import DTYPE_SYNONYMS
 from qwen_asr.engine.checkpoint import Hub
 from qwen_asr.errors import BadInput
 
@@ -18,7 +19,6 @@ SYNONYMS = {
     "download_dir": "cache_dir",  # vLLM
     "hf_token": "token",  # vLLM
 }
-DTYPES = {"half": "float16", "fp16": "float16", "bf16": "bfloat16", "float": "float32", "fp32": "float32"}
 AUTOMATIC_DEVICES = ("auto", "balanced", "balanced_low_0", "sequential")
 IGNORED = frozenset(
     {
@@ -103,7 +103,7 @@ def read_load_options(
 def _dtype(given: Any) -> str:
     """transformers' `dtype` as a name: a type of PyTorch, its name, or a short one."""
     name = str(given or "auto").removeprefix("torch.")
-    return DTYPES.get(name, name)
+    return DTYPE_SYNONYMS.get(name, name)
 
 
 def _device(given: Any) -> str:

@@ -40,7 +40,7 @@ ROOMS = {
     "service": GROUND | {"config", "audio", "engine", "live"},
     "tls": {"errors", "network"},
     "web": GROUND | {"config", "audio", "engine", "live", "service", "tls"},
-    "inference": {"errors", "audio", "engine", "live"},  # the Python API
+    "inference": {"errors", "config", "audio", "engine", "live"},  # the Python API
     "client": {"errors", "audio"},  # a program of its own, for a machine without the model
     "cli": GROUND | {"config", "audio", "engine", "live", "service", "tls", "web", "client"},
     "demo": set(),
