@@ -22,9 +22,12 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Start:
     for name in ("CUDA_VISIBLE_DEVICES", "HF_HUB_CACHE", "HF_TOKEN"):
         monkeypatch.setenv(name, "")  # so that what a command sets is undone
     configs: list[Config] = []
-    monkeypatch.setitem(
-        sys.modules, "qwen_asr.web.app", SimpleNamespace(serve=lambda config: configs.append(config) or 0)
-    )
+
+    def serve(config: Config) -> int:
+        configs.append(config)
+        return 0
+
+    monkeypatch.setitem(sys.modules, "qwen_asr.web.app", SimpleNamespace(serve=serve))
     monkeypatch.setattr("qwen_asr.logs.configure", lambda *_: None)
 
     def run(command: Callable[[list[str]], int], *arguments: str) -> Config:

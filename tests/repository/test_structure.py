@@ -94,6 +94,7 @@ WITHOUT_MODULE = {
     "engine/test_offline.py": "the encoders of the engine, of transformers and of Qwen's package",
     "live/test_real_engine.py": "the session on the engine",
     "service/test_session_depth.py": "from each edge to the engine",
+    "test_qwen_programs.py": "programs in the shape of the examples of Qwen's package",
     "tls/test_mistakes.py": "every mistake with certificate options, through the command line",
     "web/test_fuzz.py": "malformed requests to every route",
     "web/page/test_javascript.py": "the scripts of the page, under node",
