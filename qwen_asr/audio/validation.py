@@ -38,13 +38,15 @@ class ArrayReader:
     Beyond what `to_mono` takes, it understands channels first, (channels, n) with at most `MOST_CHANNELS_FIRST`
     channels, and integers in a type that is wider than their scale: int32 or int64 with no value beyond ±32768 has the
     scale of int16, and int64 with none beyond ±2^31 that of int32. At the scale of their type such values are below
-    -90 dB, which no speech is. Multiples of 256 are the exception: they are the silence of a 24-bit recording. What is
-    found is logged once, and holds for the following arrays of the stream as long as they fit it.
+    -90 dB, which no speech is. Multiples of 256 are the exception: they are the silence of a 24-bit recording. Floats
+    beyond ±1 that are all whole numbers have the scale of int16 too. What is found is logged once, and holds for the
+    following arrays of the stream as long as they fit it.
     """
 
     def __init__(self) -> None:
         self._channels: tuple[int, int] | None = None  # the axis of the channels in the last array, and how many
         self._peak: int | None = None  # the full scale of integers, once it is known
+        self._floats_of_int16 = False
 
     def read(self, samples: Any) -> NDArray[np.float32]:
         """The samples as float32 mono, (n,), n >= 0. Raises `AudioError` as `to_mono` does."""
@@ -53,6 +55,8 @@ class ArrayReader:
             array = self._with_channels_last(array) if array.size else array.reshape(-1)
         if array.dtype.kind == "i" and array.dtype.itemsize > 2 and array.size:
             array = self._at_its_scale(array)
+        elif array.dtype.kind == "f" and array.size:
+            array = self._without_int16_values(array)
         return to_mono(array)
 
     def _with_channels_last(self, array: NDArray[Any]) -> NDArray[Any]:
@@ -75,6 +79,14 @@ class ArrayReader:
             text = "The samples are %s with values up to %d: read as %d-bit samples."
             log.warning(text, array.dtype, peak, self._peak.bit_length())
         return array / self._peak
+
+    def _without_int16_values(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Floats in -1..1, where they had the values of int16; others as they are."""
+        peak = float(np.abs(array).max())  # NaN if any sample is NaN, which compares false
+        if not self._floats_of_int16 and 1 < peak <= _INT16_PEAK and np.array_equal(array, np.rint(array)):
+            self._floats_of_int16 = True
+            log.warning("The samples are %s with whole numbers up to %g: read as 16-bit samples.", array.dtype, peak)
+        return array / _INT16_PEAK if self._floats_of_int16 and peak <= _INT16_PEAK else array
 
 
 def as_array(samples: Any) -> NDArray[Any]:

@@ -134,6 +134,26 @@ def test_the_scale_of_a_stream_holds_for_its_quiet_blocks_and_follows_louder_one
         assert reader.read(np.array([16_384, 1], np.int32))[0] == 2.0**-17
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_floats_with_the_values_of_int16_are_scaled(dtype, caplog):
+    reader = ArrayReader()
+    for block in (INT16, np.array([1, 0, -1], np.int16)):
+        assert np.array_equal(reader.read(block.astype(dtype)), to_mono(block))
+    assert caplog.text.count("read as 16-bit samples") == 1
+
+
+@pytest.mark.parametrize("samples", [[1.0, -1.0, 0.0], [1.5, 0.25], [0.0], [-256.0, 0.5]])
+def test_other_floats_are_not_scaled(samples, caplog):
+    assert ArrayReader().read(np.array(samples)).tolist() == samples
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("samples", [[40_000.0, 3.0], [20_000.5, 3.0], [np.nan, 20_000.0], [np.inf]])
+def test_floats_of_no_known_scale_raise(samples):
+    with pytest.raises(AudioError):
+        ArrayReader().read(np.array(samples))
+
+
 @pytest.mark.parametrize("samples", [[[0.0, 1.0], [0.5]], None, "sound", torch.zeros(4, requires_grad=True)])
 def test_what_is_no_array_raises(samples):
     with pytest.raises(AudioError, match="samples"):
