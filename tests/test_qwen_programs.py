@@ -101,10 +101,15 @@ def test_files_of_every_kind_with_settings_of_their_own_and_times(load: Any, fol
         assert 0 <= first.start_time <= first.end_time <= last.end_time < 4
 
 
+@pytest.fixture(scope="module")
+def streaming() -> Qwen3ASRModel:
+    return Qwen3ASRModel.LLM(model="demo", gpu_memory_utilization=0.8, max_new_tokens=32)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("step_ms", [500, 1000, 2000, 4000])
-def test_a_recording_is_streamed_in_steps(step_ms: int) -> None:
-    model = Qwen3ASRModel.LLM(model="demo", gpu_memory_utilization=0.8, max_new_tokens=32)
+def test_a_recording_is_streamed_in_steps(streaming: Qwen3ASRModel, step_ms: int) -> None:
+    model = streaming
     recording = np.concatenate([spoken(TEXTS[0]), np.zeros(8_000, np.float32), spoken(TEXTS[1])])
     state = model.init_streaming_state(unfixed_chunk_num=2, unfixed_token_num=5, chunk_size_sec=2.0)
     step = round(step_ms / 1000.0 * 16_000)
