@@ -23,6 +23,22 @@ def _is_one(audio: Sequence[Any]) -> bool:
     return isinstance(audio, tuple) and any(isinstance(part, Real) or getattr(part, "ndim", 1) == 0 for part in audio)
 
 
+def text_or_none(value: Any, name: str) -> str | None:
+    """The value. Raises `BadInput` unless it is text or None."""
+    if value is None or isinstance(value, str):
+        return value
+    raise BadInput(f"{name} was given {value!r}; expected text.")
+
+
+def whole_number(value: Any, name: str, least: int | None = None) -> int:
+    """The value as an int. Raises `BadInput` unless it is a whole number of at least `least`."""
+    number = float(value) if isinstance(value, Real) else 0.5
+    if number.is_integer() and (least is None or number >= least):
+        return int(number)
+    expected = "a whole number" if least is None else f"a whole number of at least {least}"
+    raise BadInput(f"{name} was given {value!r}; expected {expected}.")
+
+
 def broadcast(
     value: str | Sequence[str | None] | None, count: int, name: str, *, spread: bool = True
 ) -> list[str | None]:

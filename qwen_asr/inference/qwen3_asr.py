@@ -38,7 +38,7 @@ from qwen_asr.engine.languages import LANGUAGES, resolve_language
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import Hypothesis, Utterance, run_steps
 from qwen_asr.errors import BadInput
-from qwen_asr.inference.inputs import AudioLike, audio_list, broadcast
+from qwen_asr.inference.inputs import AudioLike, audio_list, broadcast, text_or_none, whole_number
 from qwen_asr.inference.load_options import read_load_options
 from qwen_asr.inference.qwen3_forced_aligner import ForcedAlignResult, Qwen3ForcedAligner
 from qwen_asr.inference.streaming_state import StreamingState
@@ -113,7 +113,7 @@ class Qwen3ASRModel:
         pretrained_model_name_or_path: str | Path,
         forced_aligner: str | Path | Qwen3ForcedAligner | None = None,
         forced_aligner_kwargs: dict[str, Any] | None = None,
-        max_inference_batch_size: int = 8,
+        max_inference_batch_size: int | None = 8,
         max_new_tokens: int | None = MAX_NEW_TOKENS,
         *,
         dtype: torch.dtype | str | None = "auto",
@@ -125,7 +125,7 @@ class Qwen3ASRModel:
         """Load a checkpoint: a hub id, a folder (in transformers' or Qwen's layout), "demo" or "auto".
 
         forced_aligner: what `Qwen3ForcedAligner.from_pretrained` loads with `forced_aligner_kwargs`, or a loaded one.
-        max_inference_batch_size: how many pieces of audio are transcribed together; 0 or less for no limit.
+        max_inference_batch_size: how many pieces of audio are transcribed together; None, 0 or less for no limit.
         max_new_tokens: the longest answer for one utterance, in tokens.
         dtype: a torch type or its name; "auto" takes 16 bits where the device is fast with them.
         device_map: "cuda:0", "mps", "cpu"; None or "auto" takes the best device of this machine.
@@ -156,7 +156,7 @@ class Qwen3ASRModel:
         model: str | Path,
         forced_aligner: str | Path | Qwen3ForcedAligner | None = None,
         forced_aligner_kwargs: dict[str, Any] | None = None,
-        max_inference_batch_size: int = 8,
+        max_inference_batch_size: int | None = 8,
         max_new_tokens: int | None = MAX_NEW_TOKENS,
         *,
         dtype: torch.dtype | str | None = "auto",
@@ -194,24 +194,30 @@ class Qwen3ASRModel:
         forced_aligner_kwargs: dict[str, Any] | None,
         arguments: dict[str, Any],
         *,
+        max_inference_batch_size: int | None,
         max_new_tokens: int | None,
         dtype: Any,
         device_map: Any,
         quantize: str,
-        **settings: Any,
+        max_utterance_seconds: float,
     ) -> "Qwen3ASRModel":
         llm = backend == "vllm"
         caller = "Qwen3ASRModel.LLM" if llm else "Qwen3ASRModel.from_pretrained"
         options = read_load_options(caller, device_map, dtype, arguments, OWN_ARGUMENTS, ignore_unknown=llm)
+        batch_size = whole_number(max_inference_batch_size or 0, "max_inference_batch_size")
+        longest_answer = whole_number(MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens, "max_new_tokens", 1)
+        if not isinstance(forced_aligner, str | Path | Qwen3ForcedAligner | None):
+            raise BadInput(f"forced_aligner was given {forced_aligner!r}; expected a name, a folder or a loaded one.")
         recognizer = load_recognizer(str(path), options.device, options.dtype, quantize=quantize, hub=options.hub)
         if isinstance(forced_aligner, str | Path):
             forced_aligner = Qwen3ForcedAligner.from_pretrained(forced_aligner, **(forced_aligner_kwargs or {}))
         return cls(
             recognizer,
-            max_new_tokens=MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens,
+            max_new_tokens=longest_answer,
+            max_inference_batch_size=batch_size,
+            max_utterance_seconds=max_utterance_seconds,
             forced_aligner=forced_aligner,
             backend=backend,
-            **settings,
         )
 
     @staticmethod
@@ -273,11 +279,11 @@ class Qwen3ASRModel:
         _check_chunk(chunk_size_sec)
         return StreamingState(
             self.recognizer,
-            context=context or "",
-            language=resolve_language(language),
+            context=text_or_none(context, "context") or "",
+            language=resolve_language(text_or_none(language, "language")),
             max_new_tokens=max(self.max_new_tokens, MAX_NEW_TOKENS),
-            unfixed_chunk_num=int(unfixed_chunk_num),
-            unfixed_token_num=int(unfixed_token_num),
+            unfixed_chunk_num=whole_number(unfixed_chunk_num, "unfixed_chunk_num"),
+            unfixed_token_num=whole_number(unfixed_token_num, "unfixed_token_num"),
             chunk_size_sec=float(chunk_size_sec),
             chunk_size_samples=max(round(chunk_size_sec * SAMPLE_RATE), 1),
             longest=self._longest,
@@ -317,8 +323,8 @@ class Qwen3ASRModel:
         """
         _check_chunk(chunk_size_sec)
         options = SessionOptions(
-            language=language,
-            context=context,
+            language=text_or_none(language, "language"),
+            context=text_or_none(context, "context") or "",
             chunk_seconds=chunk_size_sec,
             max_new_tokens=self.max_new_tokens,
             endpoints=endpoints or EndpointConfig(longest_seconds=self._longest / SAMPLE_RATE),

@@ -234,7 +234,15 @@ def test_time_stamps_of_an_aligner(tmp_path: Path, caplog: pytest.LogCaptureFixt
         lambda model: model.streaming_transcribe(np.zeros(9), None),
         lambda model: model.streaming_transcribe(None, model.init_streaming_state()),
         lambda model: model.finish_streaming_transcribe(None),
-        lambda model: model.from_pretrained("demo", 1, 2, 3, 4, device_map={"a": 0, "b": 1}),
+        lambda model: model.init_streaming_state(language=5),
+        lambda model: model.init_streaming_state(context=5),
+        lambda model: model.init_streaming_state(unfixed_chunk_num=None),
+        lambda model: model.session(language=5),
+        lambda model: model.session(context=[1]),
+        lambda model: model.from_pretrained("demo", None, None, "8"),
+        lambda model: model.from_pretrained("demo", max_new_tokens=0),
+        lambda model: model.from_pretrained("demo", 5),
+        lambda model: model.LLM("demo", device_map={"a": 0, "b": 1}),
     ],
 )
 def test_wrong_input_is_a_value_error(model: Qwen3ASRModel, call: Callable[[Any], object]) -> None:
