@@ -17,6 +17,7 @@ import torch
 import qwen_asr
 from qwen_asr import Final, Partial, Qwen3ASRModel, run_session
 from qwen_asr.errors import AudioError, BadInput, UnknownLanguage
+from qwen_asr.inference.qwen3_asr import ASRTranscription
 from tests.support.checkpoints import DEMO, Samples, check_generated, demo_recognizer, long_speech, save_aligner, spoken
 
 torch.set_num_threads(1)
@@ -184,6 +185,7 @@ def test_time_stamps_without_an_aligner_are_none_and_it_is_said(
 ) -> None:
     clips = [(spoken(TEXT), 16_000)] * 2
     assert [one.time_stamps for one in model.transcribe(clips)] == [None, None]
+    assert isinstance(model.transcribe(clips)[0], ASRTranscription)
     assert caplog.text == ""
     answers = model.transcribe(clips, return_time_stamps=True)
     assert [(one.text, one.time_stamps) for one in answers] == [(TEXT, None)] * 2
