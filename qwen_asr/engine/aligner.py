@@ -48,7 +48,7 @@ ALIGNER_TEMPLATE = """
 
 
 @dataclass(frozen=True)
-class AlignedWord:
+class ForcedAlignItem:
     """A word without its punctuation, or a character in Chinese, and its time in the clip, in seconds."""
 
     text: str
@@ -69,7 +69,7 @@ class Aligner:
         self.longest_seconds = model.config.num_labels * self.timestamp_segment_time / 1000
         """The last time that the model can tell: 400 s with Qwen's weights."""
 
-    def align(self, samples: NDArray[np.float32], text: str, language: str | None) -> list[AlignedWord]:
+    def align(self, samples: NDArray[np.float32], text: str, language: str | None) -> list[ForcedAlignItem]:
         """The words of `text`, in order, with the times at which they are spoken; [] for a text without words.
 
         samples: validated float32 mono at 16 kHz, (n,). language: one of `ALIGNED_LANGUAGES`, or None, which splits the
@@ -108,9 +108,9 @@ class Aligner:
         return None
 
 
-def _within(last: float, text: str, start_time: float, end_time: float) -> AlignedWord:
+def _within(last: float, text: str, start_time: float, end_time: float) -> ForcedAlignItem:
     start = min(start_time, last)
-    return AlignedWord(text, start, min(max(end_time, start), last))
+    return ForcedAlignItem(text, start, min(max(end_time, start), last))
 
 
 def load_aligner(path: str, device: str = "auto", dtype: str = "auto", *, hub: Hub | None = None) -> Aligner:

@@ -32,7 +32,7 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import load_audio
 from qwen_asr.audio.endpointing import EndpointConfig, cut_point
 from qwen_asr.audio.vad import Silero
-from qwen_asr.engine.aligner import AlignedWord
+from qwen_asr.engine.aligner import ForcedAlignItem
 from qwen_asr.engine.checkpoint import load_recognizer
 from qwen_asr.engine.languages import LANGUAGES, resolve_language
 from qwen_asr.engine.recognizer import Recognizer
@@ -346,7 +346,7 @@ class Qwen3ASRModel:
         reasons: set[str] = set()
         results: list[ForcedAlignResult | None] = []
         for clip, hypotheses in zip(clips, found, strict=True):
-            words: list[AlignedWord] = []
+            words: list[ForcedAlignItem] = []
             offset = 0
             for piece, hypothesis in zip(_pieces(clip, self._longest), hypotheses, strict=True):
                 if reason := self.forced_aligner.aligner.why_not(hypothesis.language):
@@ -361,8 +361,8 @@ class Qwen3ASRModel:
         return results
 
 
-def _moved(word: AlignedWord, seconds: float) -> AlignedWord:
-    return AlignedWord(word.text, round(word.start_time + seconds, 3), round(word.end_time + seconds, 3))
+def _moved(word: ForcedAlignItem, seconds: float) -> ForcedAlignItem:
+    return ForcedAlignItem(word.text, round(word.start_time + seconds, 3), round(word.end_time + seconds, 3))
 
 
 @cache

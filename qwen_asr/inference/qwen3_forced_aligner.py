@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from qwen_asr.audio.decode import load_audio
-from qwen_asr.engine.aligner import ALIGNED_LANGUAGES, AlignedWord, Aligner, load_aligner
+from qwen_asr.engine.aligner import ALIGNED_LANGUAGES, Aligner, ForcedAlignItem, load_aligner
 from qwen_asr.engine.languages import resolve_language
 from qwen_asr.inference.inputs import AudioLike, audio_list, broadcast
 from qwen_asr.inference.load_options import read_load_options
 
-ForcedAlignItem = AlignedWord
+__all__ = ["ForcedAlignItem", "ForcedAlignResult", "Qwen3ForcedAligner"]
 
 
 @dataclass(frozen=True)
