@@ -47,8 +47,11 @@ class QwenASRError(Exception):
     exit_code: int = 1
 
 
-class BadInput(QwenASRError):
-    """Input that cannot be used. The user or client can correct it."""
+class BadInput(QwenASRError, ValueError):
+    """Input that cannot be used. The user or client can correct it.
+
+    It is a ValueError too, because that is what Qwen's own package raises, and what programs written for it catch.
+    """
 
     http_status = 400
     close_code = 1007

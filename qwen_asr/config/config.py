@@ -30,6 +30,8 @@ LOCAL_HOST = "127.0.0.1"
 ALL_HOSTS = "0.0.0.0"  # noqa: S104 - all interfaces; bound only if the options ask for it
 DEFAULT_PORT = 8000
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
+DTYPE_SYNONYMS = {"half": "float16", "fp16": "float16", "bf16": "bfloat16", "float": "float32", "fp32": "float32"}
+"""Names that transformers and vLLM have for number formats, and ours."""
 SPACE_PORT = 7860
 """The port that a Hugging Face Space publishes."""
 

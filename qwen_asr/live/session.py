@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import Ended, Skipped, Speech, Started, cut_span
-from qwen_asr.audio.validation import to_mono
+from qwen_asr.audio.validation import ArrayReader
 from qwen_asr.live import guards
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.pacing import Pacing
@@ -118,6 +118,7 @@ class Session:
         self.transcript = Transcript()
         self._new_utterance = new_utterance
         self._detector = detector
+        self._reader = ArrayReader()
         self._pacing = Pacing(options.chunk_seconds)
         longest = round(detector.config.longest_seconds * SAMPLE_RATE)
         # An utterance may be cut after this length. Words after the cut belong to the next, so they must not settle.
@@ -182,12 +183,13 @@ class Session:
         self._recalled.extend(finals)
 
     def feed(self, samples: NDArray[np.float32]) -> list[Event]:
-        """Processes the next samples (float32 mono 16 kHz, any number). Runs voice detection, but no decoding.
+        """Processes the next samples (16 kHz, any number, as `ArrayReader` reads them).
 
-        Raises `AudioError` if `samples` is not one row of finite numbers, and `RuntimeError` after `finish`. The state
-        is then unchanged.
+        Runs voice detection, but no decoding.
+
+        Raises `AudioError` if `samples` are not audio, and `RuntimeError` after `finish`. The state is then unchanged.
         """
-        return self.take(self.listen(to_mono(samples)))
+        return self.take(self.listen(self._reader.read(samples)))
 
     def listen(self, samples: NDArray[np.float32]) -> Sequence[Detected]:
         """The first half of `feed`, and the expensive one: voice detection. It changes only the detector.

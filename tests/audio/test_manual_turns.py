@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_asr.api import _pieces
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import DetectorEvent, Ended, EndpointConfig, Speech, Started
 from qwen_asr.audio.manual_turns import ManualTurnDetector
+from qwen_asr.inference.qwen3_asr import _pieces
 
 QUICK = EndpointConfig(longest_seconds=1.0, pre_roll_seconds=0.1)
 

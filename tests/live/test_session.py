@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -408,11 +410,30 @@ def test_a_failed_final_step_fails_only_its_utterance() -> None:
     assert session.done
 
 
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda audio: np.stack([audio, audio]),
+        lambda audio: np.stack([audio, audio], axis=1),
+        lambda audio: (audio * 32_767).astype(np.int32),
+    ],
+)
+def test_audio_in_any_layout_and_scale_is_the_same_speech(convert: Callable[[Samples], Any]) -> None:
+    audio = make_audio([(True, SECOND), (False, SECOND)])
+    plain, other = new_session(chunk_seconds=0.1), new_session(chunk_seconds=0.1)
+    plain.feed(audio)
+    other.feed(convert(audio))
+    plain_step, step = plain.next_step(), other.next_step()
+    assert plain_step is not None
+    assert step is not None
+    assert np.allclose(step.utterance.samples, plain_step.utterance.samples, atol=1e-4)
+
+
 def test_misuse_raises() -> None:
     with pytest.raises(BadConfig, match="above 0"):
         new_session(chunk_seconds=0)
     session = new_session(chunk_seconds=0.1)
-    for wrong in (np.zeros((2, 100), np.float32), np.array([0.1, np.nan], np.float32)):
+    for wrong in (np.zeros((2, 2, 2), np.float32), np.array([0.1, np.nan], np.float32)):
         with pytest.raises(AudioError, match=r"shape|NaN|finite"):
             session.feed(wrong)
     assert session.received == 0
