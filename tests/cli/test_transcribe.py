@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import srt
+from av.stream import Disposition
 
 from qwen_asr.cli.transcribe import FORMATS
 from qwen_asr.engine.streaming import Hypothesis, Utterance
@@ -434,7 +435,7 @@ def test_cues_have_the_times_of_a_film_whose_sound_begins_late(qwen_asr: Command
 def test_the_track_that_is_transcribed(qwen_asr: Command, tmp_path: Path) -> None:
     one = placed((0.3, spoken("Turn on the kitchen light.")), seconds=3)
     two = placed((0.3, spoken("Wake me up at half past six.")), seconds=3)
-    tracks = Track(one, tags={"language": "ger"}, default=True), Track(two, tags={"language": "eng"})
+    tracks = Track(one, tags={"language": "ger"}, disposition=Disposition.default), Track(two, tags={"language": "eng"})
     film = save(tmp_path / "film.mkv", container("matroska", *tracks))
     assert "kitchen" in qwen_asr(*DEMO, film).stdout
     assert "half past" in qwen_asr(*DEMO, "--language", "en", film).stdout
