@@ -2,7 +2,8 @@
 
 The network is the one in the `silero-vad` package, in its form for whole sequences, run by onnxruntime. Its recurrent
 state is an explicit input and output, so one model serves all sessions, and any number of windows is one call, which
-releases the GIL. The probabilities equal those of the package's streaming model up to float32 rounding.
+releases the GIL. The probabilities equal those of the package's streaming model up to float32 rounding. `VoiceActivity`
+gives it quiet speech at a gain (`gain`).
 
 How many windows share a call does not change the probabilities either, up to the same rounding; they are equal bit for
 bit where the machine's matrix kernels add in the same order for any number of rows. Measured on one core of an Intel
