@@ -1,4 +1,4 @@
-"""Recognizes live audio whose sample rate is not the announced one, by how fast it arrives. It reads no clock itself."""
+"""Recognizes live audio whose sample rate is not the announced one, by how fast it arrives. Reads no clock itself."""
 
 from __future__ import annotations
 
