@@ -10,7 +10,7 @@ import sys
 import unicodedata
 from typing import TextIO
 
-from qwen_asr.client.events import Connected, Event, Failed, Final, Gap, Lost, Partial, Queued
+from qwen_asr.client.events import Connected, Event, Failed, Final, Gap, Lost, Partial, Queued, Warned
 
 _CLEAR_LINE = "\r\x1b[K"
 _FAINT, _RESET = "\x1b[2m", "\x1b[0m"
@@ -50,7 +50,7 @@ class Screen:
         if not self._found_speech:
             self._write_message("No speech was found.")
 
-    def _show_message(self, event: Connected | Failed | Gap | Lost | Queued) -> None:
+    def _show_message(self, event: Connected | Failed | Gap | Lost | Queued | Warned) -> None:
         sentence = message_for(event)
         if isinstance(event, Connected):
             if self._disconnected:
@@ -75,7 +75,7 @@ class Screen:
         self._out.flush()
 
 
-def message_for(event: Connected | Failed | Gap | Lost | Queued) -> str:
+def message_for(event: Connected | Failed | Gap | Lost | Queued | Warned) -> str:
     """The event as a sentence; empty for `Connected`."""
     if isinstance(event, Failed):
         return f"From {event.start:.1f} s to {event.end:.1f} s there is no text: {event.message}"
@@ -83,6 +83,8 @@ def message_for(event: Connected | Failed | Gap | Lost | Queued) -> str:
         return f"The audio from {event.start:.1f} s to {event.end:.1f} s could not be sent again and is lost."
     if isinstance(event, Lost):
         return f"{event.reason} Trying again ({event.attempt}) in {event.delay:.1f} s."
+    if isinstance(event, Warned):
+        return event.message
     if isinstance(event, Queued):
         return f"The server is full; position in the queue: {event.position}."
     return ""

@@ -12,7 +12,7 @@
 I/O. `speech_client` runs both over WebSockets.
 """
 
-from qwen_asr.client.events import Connected, Event, Failed, Final, Gap, Lost, Partial, Queued
+from qwen_asr.client.events import Connected, Event, Failed, Final, Gap, Lost, Partial, Queued, Warned
 from qwen_asr.client.limits import ClientLimits
 from qwen_asr.client.speech_client import SpeechClient, trusted
 
@@ -27,5 +27,6 @@ __all__ = [
     "Partial",
     "Queued",
     "SpeechClient",
+    "Warned",
     "trusted",
 ]

@@ -102,4 +102,12 @@ class Gap(_Range):
     end_seconds: float
 
 
-Event = Partial | Final | Failed | Connected | Queued | Lost | Gap
+@dataclass(frozen=True)
+class Warned:
+    """The server found something wrong with the stream, which goes on. `code` is a name, `message` a sentence."""
+
+    code: str
+    message: str
+
+
+Event = Partial | Final | Failed | Connected | Queued | Lost | Gap | Warned

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from qwen_asr import errors
-from qwen_asr.client.events import Connected, Event, Failed, Final, Partial, Queued
+from qwen_asr.client.events import Connected, Event, Failed, Final, Partial, Queued, Warned
 from qwen_asr.client.replay_buffer import ReplayBuffer
 from qwen_asr.errors import ConnectionFailed, QwenASRError
 
@@ -72,6 +72,8 @@ class ClientProtocol:
         if kind == "error" and "utterance" not in message:
             self.server_error = error_from(message)
             return None
+        if kind == "warning":
+            return Warned(str(message.get("code", "")), str(message.get("message", "")))
         if kind not in ("partial", "final", "error"):
             return None  # from a later version of the protocol
         number = self._first_utterance + int(message.get("utterance", 0))

@@ -213,6 +213,23 @@ class Config:
         low=1,
         high=30 * 86_400,
     )
+    max_idle_seconds: float = option(
+        60.0,
+        "seconds without any sign of life after which a WebSocket session ends. Pings, the pongs to the server's pings "
+        "and every message are signs of life",
+        "limits",
+        metavar="SECONDS",
+        low=30,
+        high=86_400,
+    )
+    max_pause_seconds: float = option(
+        300.0,
+        "seconds without audio after which a WebSocket session ends if somebody waits in line for its slot",
+        "limits",
+        metavar="SECONDS",
+        low=10,
+        high=30 * 86_400,
+    )
     max_connections_per_address: int = option(
         256,
         "open connections of one address, WebSockets included; one more is closed at once. Loopback and trusted "

@@ -169,7 +169,13 @@ class SocketLimits:
     config_seconds: float = 10.0
     """How long a client may take to send its first message."""
     idle_seconds: float = 60.0
-    """How long a client may send nothing while the server is reading. This also detects half-open connections."""
+    """How long a client may give no sign of life while the server is reading: no byte, not even the pong to a ping. It
+    detects half-open connections. The server sets it to `--max-idle-seconds`, which has the same default."""
+    pause_seconds: float = 300.0
+    """How long a client that is alive may send no audio while others wait for its slot. The server sets it to
+    `--max-pause-seconds`, which has the same default."""
+    pause_poll_seconds: float = 5.0
+    """How often a session whose pause is longer checks whether somebody waits."""
     session_seconds: float = 4 * 3600.0
     """Maximum duration of a session. The server sets it to `--max-session-seconds`, which has the same default."""
     resume_seconds: float = 30.0

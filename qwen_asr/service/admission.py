@@ -103,6 +103,17 @@ class Admission:
         """How many tickets an address may have, admitted and waiting."""
         return self._sessions_share + self._queue_share if counted(address) else self.capacity
 
+    def is_wanted(self, address: str = "") -> bool:
+        """Whether a slot would go to somebody who waits if a client of this address returned it."""
+        address = counted(address)
+        with self._lock:
+            return any(
+                not other._address
+                or other._address == address
+                or self._admitted_of[other._address] < self._sessions_share
+                for other in self._queue
+            )
+
     def check_room(self, address: str = "") -> None:
         """Raises LimitExceeded if `enter` would raise it now. Call it before expensive work."""
         address = counted(address)

@@ -17,14 +17,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import MutableHeaders
-from starlette.routing import Mount
+from starlette.routing import Mount, WebSocketRoute
 
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits
 from qwen_asr.errors import QwenASRError, ShareUnavailable
 from qwen_asr.redaction import redact_logs
 from qwen_asr.web.access.hsts import StrictTransport
-from qwen_asr.web.error_response import unknown_path_response
+from qwen_asr.web.error_response import refuse_unknown_path, unknown_path_response
 from qwen_asr.web.temporary_files import private_folder
 from qwen_asr.web.transport.file_limit import raise_file_limit
 from qwen_asr.web.transport.https import active_certificate, check_https_options, choose_certificate
@@ -109,6 +109,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     # Before the page, which is mounted at "/" and answers every path that is left.
     transcriptions = rest.add_routes(app, service)
     sockets = [route.add_to(app, service) for route in (AsrRoute, RealtimeRoute)]
+    app.router.routes.append(WebSocketRoute("/{path:path}", refuse_unknown_path))
     app.state.stopping = Stopping(service, recordings, *sockets, transcriptions)
     if chosen is not None and chosen.root is not None:
         from qwen_asr.web.rest import trust

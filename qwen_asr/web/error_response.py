@@ -17,6 +17,7 @@ from qwen_asr.errors import AudioError, BadField, LimitExceeded, NotReady, QwenA
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.websockets import WebSocket
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,11 @@ async def unknown_path_response(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.detail != HTTPStatus.NOT_FOUND.phrase:
         return await http_exception_handler(request, error)
     return unknown_path(request.url.path)
+
+
+async def refuse_unknown_path(websocket: WebSocket) -> None:
+    """Refuses the handshake of a WebSocket at a path at which there is none. Starlette itself would say 403."""
+    await websocket.send_denial_response(unknown_path(websocket.url.path))
 
 
 def unknown_path(path: str) -> JSONResponse:

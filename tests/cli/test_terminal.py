@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from qwen_asr.cli.terminal import Screen, fit_line
-from qwen_asr.client.events import Connected, Failed, Final, Gap, Lost, Partial, Queued
+from qwen_asr.client.events import Connected, Failed, Final, Gap, Lost, Partial, Queued, Warned
 
 
 def test_a_long_text_is_shortened_at_the_beginning() -> None:
@@ -22,7 +22,8 @@ def test_messages_about_the_connection() -> None:
     for event in (
         Queued(2), Queued(2), Queued(1), Lost("It stops.", 1, 0.1), Queued(1),
         Connected("x", False, 0.0), Partial(0, 0, 1, "", "a b", 1, 0), Lost("It is gone.", 1, 0.2),
-        Connected("x", True, 1.0), Gap(1.0, 2.5), Failed(0, 1, 2, "No text."), Final(1, 2, 3, "English", "A b."),
+        Connected("x", True, 1.0), Gap(1.0, 2.5),
+        Warned("StrayByte", "A stray byte."), Failed(0, 1, 2, "No text."), Final(1, 2, 3, "English", "A b."),
     ):  # fmt: skip
         screen.show(event)
     screen.report_missing_speech()
@@ -36,5 +37,6 @@ def test_messages_about_the_connection() -> None:
         "It is gone. Trying again (1) in 0.2 s.",
         "Connected again.",
         "The audio from 1.0 s to 2.5 s could not be sent again and is lost.",
+        "A stray byte.",
         "From 1.0 s to 2.0 s there is no text: No text.",
     ]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qwen_asr import errors
-from qwen_asr.client.events import Connected, Failed, Final, Partial, Queued
+from qwen_asr.client.events import Connected, Failed, Final, Partial, Queued, Warned
 from qwen_asr.client.protocol import ClientProtocol, error_from
 from qwen_asr.client.replay_buffer import ReplayBuffer
 
@@ -60,6 +60,11 @@ def test_an_empty_final_and_unknown_messages_are_ignored(buffer: ReplayBuffer) -
     protocol.handle_config_answer({"type": "session_created", "session_id": "a"})
     assert protocol.handle_message(final(0, 80_000, text="", start=5.0)) is None
     assert protocol.handle_message({"type": "news"}) is None
+
+
+def test_a_warning_about_the_stream_is_an_event(buffer: ReplayBuffer) -> None:
+    message = {"type": "warning", "code": "StrayByte", "message": "A stray byte."}
+    assert ClientProtocol({}, RATE, buffer).handle_message(message) == Warned("StrayByte", "A stray byte.")
 
 
 @pytest.mark.parametrize("position", [-1, 80_001, "0", None])

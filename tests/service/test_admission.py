@@ -175,10 +175,11 @@ class Queue(RuleBasedStateMachine):
     def leave(self, data: Any) -> None:
         ticket = self.present.pop(data.draw(st.integers(0, len(self.present) - 1)))
         before = self.waiting()
+        is_wanted = ticket.is_admitted and self.admission.is_wanted(self.address[ticket])
         ticket.leave()
         self.left.append(ticket)
         admitted = [other for other in before if other.is_admitted]
-        assert len(admitted) <= 1
+        assert len(admitted) == is_wanted
         for other in admitted:  # whom it overtook has its share
             assert all(self.has_its_share(self.address[passed]) for passed in before[: before.index(other)])
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import io
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import schemathesis
 from fastapi import FastAPI
@@ -92,6 +94,17 @@ def mutated(original: bytes) -> st.SearchStrategy[bytes]:
     return st.builds(change, position, st.integers(0, 60), st.binary(max_size=40))
 
 
+def wav(samples: bytes) -> bytes:
+    """A WAV file of 16-bit samples at 16 kHz."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(16_000)
+        writer.writeframes(samples)
+    return file.getvalue()
+
+
 # --- /ws/asr
 
 ASR_KEYS = ["type", "context", "prompt", "language", "chunk_size_sec", "unfixed_chunk_num", "unfixed_token_num"]
@@ -116,16 +129,42 @@ def texts(messages: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     return messages | broken | st.text(max_size=200)
 
 
-asr_frames = texts(asr_messages) | st.binary(max_size=6_000) | st.just(SPEECH) | mutated(SPEECH)
+LOUD = np.frombuffer(SPEECH, "<f4")
+SIGNATURES = (b"\x1a\x45\xdf\xa3", b"OggS\0", b"fLaC", b"ID3\3\0", b"\0\0\0 ftypM4A ", wav(SPEECH)[:44])
+STREAMS = [  # what a client may send in place of the samples that it announces
+    *(signature + bytes(range(256)) * 8 for signature in SIGNATURES),
+    b"\xff\xfb\x50\xc4" * 500, base64.b64encode(SPEECH), b'{"type": "finalize"}', b"", b"\0",
+    *(LOUD.astype(kind).tobytes() for kind in (">f4", "<f8", "<f2")),
+    *((LOUD * 32_767).astype(kind).tobytes() for kind in ("<i2", ">i2", "<i4", "i1")),
+]  # fmt: skip
+
+
+def cut(data: bytes) -> st.SearchStrategy[bytes]:
+    """The bytes without some of the first and of the last."""
+    return st.builds(lambda begin, end: data[begin:end], st.integers(0, min(64, len(data))), st.integers(0, len(data)))
+
+
+asr_frames = st.one_of(
+    texts(asr_messages),
+    st.binary(max_size=6_000),
+    st.just(SPEECH),
+    mutated(SPEECH),
+    st.sampled_from(STREAMS),
+    st.sampled_from(STREAMS).flatmap(cut),
+)
 asr_exchanges = st.tuples(
     st.lists(asr_frames, min_size=1, max_size=2 * FRAMES_A_CONNECTION),
-    st.booleans(),  # whether it begins with a valid config
+    st.sampled_from([None, "f32le", "s16le"]),  # whether it begins with a valid config, and of which encoding
     st.sampled_from(["finalize", "leave", "cut"]),
 )
 
 
-async def exchange(url: str, frames: list[str | bytes], end: str | None) -> int | None:
-    """Sends the frames, then `end` as a text (or cuts the line, where it is None); returns the server's close code."""
+async def exchange(url: str, frames: list[str | bytes], end: str | None) -> tuple[int | None, list[dict[str, Any]]]:
+    """Sends the frames, then `end` as a text (or cuts the line, where it is None).
+
+    Returns the server's close code, and the messages that came after `end`.
+    """
+    answers = []
     async with connect(url, ping_timeout=None, open_timeout=60, close_timeout=5, max_queue=None) as connection:
         with contextlib.suppress(ConnectionClosed):
             for frame in frames:
@@ -135,19 +174,25 @@ async def exchange(url: str, frames: list[str | bytes], end: str | None) -> int 
             elif end:
                 await connection.send(end)
                 async with asyncio.timeout(300):
-                    async for _ in connection:
-                        pass
+                    async for answer in connection:
+                        answers.append(json.loads(answer))
         await connection.close()
-    return connection.close_code
+    return connection.close_code, answers
 
 
 def test_asr_socket(running: RunningServer, log: Path) -> None:
-    def send(exchanged: tuple[list[str | bytes], bool, str]) -> None:
-        frames, begins, ending = exchanged
-        start: list[str | bytes] = ['{"type": "config"}'] if begins else []
+    def send(exchanged: tuple[list[str | bytes], str | None, str]) -> None:
+        frames, encoding, ending = exchanged
+        start: list[str | bytes] = [json.dumps({"type": "config", "encoding": encoding})] if encoding else []
         end = {"finalize": '{"type": "finalize"}', "leave": "", "cut": None}[ending]
-        code = asyncio.run(exchange(running.url, start + frames, end))
+        code, answers = asyncio.run(exchange(running.url, start + frames, end))
         assert code in ({1006} if end is None else set()) | DOCUMENTED_CLOSES
+        for answer in answers:
+            if answer["type"] in ("error", "warning"):
+                assert answer["code"]
+                assert answer["message"].endswith(".")
+        if answers:  # the last word is a text, or why there is none
+            assert answers[-1]["type"] in ("final", "error")
 
     fuzz(running, log, FRAMES // FRAMES_A_CONNECTION, send, asr_exchanges)
 
@@ -183,16 +228,13 @@ def test_routes(running: RunningServer, log: Path, path: str, method: str) -> No
 
 def upload() -> bytes:
     """A form with half a second of speech as WAV, and two fields."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(16_000)
-        writer.writeframes((spoken("Turn on the kitchen light.")[8_000:16_000] * 32_000).astype("<i2").tobytes())
     parts = [
         ('name="language"', b"en"),
         ('name="response_format"', b"json"),
-        ('name="file"; filename="a.wav"', file.getvalue()),
+        (
+            'name="file"; filename="a.wav"',
+            wav((spoken("Turn on the kitchen light.")[8_000:16_000] * 32_000).astype("<i2").tobytes()),
+        ),
     ]
     body = b"".join(
         b"--edge\r\nContent-Disposition: form-data; %s\r\n\r\n%s\r\n" % (name.encode(), data) for name, data in parts

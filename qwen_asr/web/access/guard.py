@@ -120,9 +120,10 @@ class AccessGuard:
         if rule is not None and rule.access is Access.PROBE:
             return None, None
         self._hosts.check(headers)
-        if rule is None or (route_path(scope) in (LOGIN, LOGOUT) and not self._users):
+        is_http_only = rule is not None and rule.methods is not None and scope["type"] == "websocket"
+        if rule is None or is_http_only or (route_path(scope) in (LOGIN, LOGOUT) and not self._users):
             return unknown_path(route_path(scope)), None
-        if rule.methods is not None and scope.get("method", "WEBSOCKET") not in rule.methods:
+        if rule.methods is not None and scope["method"] not in rule.methods:
             return _wrong_method(rule, scope), None
         is_foreign = self._origins.check(scope, api=rule.access is Access.API)
         if rule.access is Access.API:
@@ -239,7 +240,7 @@ def access_warnings(config: Config) -> list[str]:
 
 def _wrong_method(rule: Rule, scope: Scope) -> Response:
     allowed = ", ".join(sorted(rule.methods or ()))
-    message = f"{route_path(scope)} does not take {scope.get('method', 'WebSocket')} requests, only {allowed}."
+    message = f"{route_path(scope)} does not take {scope['method']} requests, only {allowed}."
     return status_response(405, message, code="method_not_allowed", headers={"Allow": allowed})
 
 

@@ -23,7 +23,7 @@ from qwen_asr.errors import LimitExceeded, QwenASRError, ServerStopping, TimedOu
 from qwen_asr.logs import SeldomLog
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.sockets.queueing import wait_for_slot_on_socket
-from qwen_asr.web.transport.websocket_protocol import allow_long_messages
+from qwen_asr.web.transport.websocket_protocol import allow_long_messages, last_sign_of_life
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -72,6 +72,7 @@ class Connection(ABC):
         self._close_code = NORMAL_CLOSE
         self._disconnect_error: Exception | None = None  # the error that showed that the client is gone
         self._stopping = False
+        self._audio_at = float("-inf")  # when the newest audio was fed, by the clock of the event loop
         self._connection_scope = anyio.CancelScope()
         self._read_scope = anyio.CancelScope()
         self._finish_scope = anyio.CancelScope()
@@ -200,9 +201,10 @@ class Connection(ABC):
 
         Raises WebSocketDisconnect.
         """
+        self._audio_at = anyio.current_time()
         with anyio.move_on_after(self._seconds_left()):
             try:
-                while await self._handle(await self._receive(self._limits.idle_seconds)):
+                while await self._handle(await self._receive_in_session()):
                     pass
             except QwenASRError as error:
                 return error
@@ -249,20 +251,58 @@ class Connection(ABC):
             return slot
         raise ServerStopping
 
-    async def _receive(self, seconds: float) -> str | bytes:
-        """The next message.
+    async def _receive_first(self, seconds: float) -> str | bytes:
+        """The first message, for which pings do not buy time.
 
         Raises WebSocketDisconnect, TimedOut if none comes within `seconds`, and ServerStopping once the server stops.
         """
+        if (message := await self._receive_within(seconds)) is None:
+            raise TimedOut(f"Nothing came for {seconds:g} seconds: reconnect to continue.")
+        return message
+
+    async def _receive_in_session(self) -> str | bytes:
+        """The next message of a client that may pause.
+
+        Raises WebSocketDisconnect, ServerStopping once the server stops, TimedOut after `idle_seconds` without a sign
+        of life, and LimitExceeded after `pause_seconds` without audio once somebody waits for the slot.
+        """
+        limits, alive_at = self._limits, anyio.current_time()
         while True:
-            self._check_stopping()
-            with anyio.move_on_after(seconds) as self._read_scope:
-                message = await self._next()
-                text = message.get("text")
-                return bytes(message.get("bytes") or b"") if text is None else str(text)
-            self._check_stopping()
-            if not await self._is_busy():
-                raise TimedOut(f"Nothing came for {seconds:g} seconds: reconnect to continue.")
+            now = anyio.current_time()
+            alive_at = max(alive_at, last_sign_of_life(self._websocket.scope))
+            pause_left = max(self._audio_at + limits.pause_seconds - now, limits.pause_poll_seconds)
+            message = await self._receive_within(min(alive_at + limits.idle_seconds - now, pause_left))
+            if message is not None:
+                return message
+            now = anyio.current_time()
+            alive_at = max(alive_at, last_sign_of_life(self._websocket.scope))
+            is_idle = now >= alive_at + limits.idle_seconds
+            is_in_the_way = now >= self._audio_at + limits.pause_seconds and self._service.admission.is_wanted(
+                self.address
+            )
+            if not (is_idle or is_in_the_way):
+                continue
+            if await self._is_busy():
+                alive_at = now
+            elif is_idle:
+                raise TimedOut(
+                    f"Nothing came for {limits.idle_seconds:g} seconds, not even a pong: reconnect to continue."
+                )
+            else:
+                raise LimitExceeded(
+                    f"No audio came for {limits.pause_seconds:g} seconds, and others wait for this session's slot: "
+                    "reconnect to continue."
+                )
+
+    async def _receive_within(self, seconds: float) -> str | bytes | None:
+        """The next message; None after `seconds`. Raises WebSocketDisconnect, and ServerStopping."""
+        self._check_stopping()
+        with anyio.move_on_after(seconds) as self._read_scope:
+            message = await self._next()
+            text = message.get("text")
+            return bytes(message.get("bytes") or b"") if text is None else str(text)
+        self._check_stopping()
+        return None
 
     async def _feed_audio(self, audio: bytes) -> None:
         """Feed audio in pieces, no faster than the recognizer takes it. Raises what `_feed` raises."""
@@ -271,6 +311,7 @@ class Connection(ABC):
             end = begin + self._piece_bytes()
             await self._wait_while_ahead(await self._in_thread(self._feed, audio[begin:end]))
             begin = end
+            self._audio_at = anyio.current_time()
 
     async def _wait_while_ahead(self, ahead: bool) -> None:
         """Wait until `_is_ahead` is false; `ahead` is what it was last. Raises ServerStopping."""

@@ -40,7 +40,13 @@ class SocketRoute(ABC, Generic[C]):
     @classmethod
     def add_to(cls, app: FastAPI, service: Service, limits: SocketLimits | None = None) -> Self:
         """Add the route to the app, and return it."""
-        default = replace(service.limits.sockets, session_seconds=service.config.max_session_seconds)
+        config = service.config
+        default = replace(
+            service.limits.sockets,
+            idle_seconds=config.max_idle_seconds,
+            pause_seconds=config.max_pause_seconds,
+            session_seconds=config.max_session_seconds,
+        )
         route = cls(service, limits or default)
         app.router.routes.append(WebSocketRoute(cls.path, route.serve))
         return route

@@ -23,7 +23,7 @@ _MESSAGE_OVERHEAD = 64  # bytes that a message counts more than it holds, so tha
 _PARSED_BYTES = 1 << 11  # how much is parsed at once: at most 341 frames, of 6 bytes, until the budget is looked at
 _INVALID_TEXT, _POLICY, _TOO_BIG = 1007, 1008, 1009  # close codes (RFC 6455, section 7.4.1)
 _LAST_SECONDS = 1.0  # how long a client that is closed for what it sent may take to read why
-_EXTENSION = "qwen_asr.message_size"  # of ASGI: its `size` is a `MessageSize`
+_EXTENSION = "qwen_asr.websocket"  # of ASGI: its `size` is a `MessageSize`, and its `life` are `SignsOfLife`
 
 
 class MessageSize:
@@ -40,6 +40,19 @@ class MessageSize:
     def room(self) -> float:
         """How many more bytes of the current message may be parsed."""
         return float("inf") if self.session_exists else self._early_bytes - self.unfinished
+
+
+class SignsOfLife:
+    """`last_at`: when the newest bytes of the client came, by the clock of the event loop. Pings and pongs count."""
+
+    def __init__(self) -> None:
+        self.last_at = float("-inf")
+
+
+def last_sign_of_life(scope: MutableMapping[str, Any]) -> float:
+    """See `SignsOfLife`. Minus infinity under a server with another protocol."""
+    extension = scope.get("extensions", {}).get(_EXTENSION)
+    return float("-inf") if extension is None else float(extension["life"].last_at)
 
 
 def limit_first_message(scope: MutableMapping[str, Any]) -> None:
@@ -62,7 +75,7 @@ def websocket_options(limits: SocketLimits | None = None) -> dict[str, Any]:
     """uvicorn's options for WebSockets.
 
     Pongs have no deadline: while back-pressure stops reading a client's audio, the pong behind that audio is not read
-    either. `idle_seconds` finds clients that are gone.
+    either. `idle_seconds` finds clients that are gone: for it, pongs are signs of life.
     """
     limits = limits or SocketLimits()
     return {
@@ -95,6 +108,7 @@ def protocol_class(limits: SocketLimits) -> type[WebSocketsSansIOProtocol]:
           waits, and reading pauses meanwhile.
         - Fragments are joined as they come. A list of them would need 40 times the memory of their bytes.
         - Until the app has a session for it, little of a message is buffered (`MessageSize`).
+        - It remembers when the client gave a sign of life (`SignsOfLife`). The app does not see pings and pongs.
         - Text that is not UTF-8 and refused handshakes are no errors of the server, and are not logged as such.
         """
 
@@ -105,12 +119,14 @@ def protocol_class(limits: SocketLimits) -> type[WebSocketsSansIOProtocol]:
             self._frames_parsed = self._empty_parsed = 0
             self._size = MessageSize(4 * limits.config_bytes)
             self._size.when_allowed = self._parse
+            self._life = SignsOfLife()
             self._any_message = False
             self._parse_later: asyncio.TimerHandle | None = None
             self._reading_stopped = False
             self._discards = False  # the connection has failed, and what still comes is not parsed
 
         def data_received(self, data: bytes) -> None:
+            self._life.last_at = self.loop.time()
             if not self._discards:
                 self._unparsed += data
                 self._parse()
@@ -184,7 +200,7 @@ def protocol_class(limits: SocketLimits) -> type[WebSocketsSansIOProtocol]:
             super().handle_connect(event)
             self._size.unfinished = 0
             if not self.close_sent:  # the task of the app has not begun
-                self.scope["extensions"][_EXTENSION] = {"size": self._size}
+                self.scope["extensions"][_EXTENSION] = {"size": self._size, "life": self._life}
 
         def handle_text(self, event: Frame) -> None:
             self._count(event)

@@ -203,6 +203,16 @@ def test_every_guarded_route_allows_the_servers_own_pages(keyed: Served) -> None
             assert response.status_code not in (401, 403), path
 
 
+def test_a_websocket_at_an_unknown_path_is_answered_with_404(keyed: Served) -> None:
+    unknown = ["/ws/other", "/ws/", "/ws/asr/", "/v1/realtime/x", "/v1/models", "/v1/audio/transcriptions", "/metrics"]
+    page = ["/", "/other", "/gradio_api/queue/join", "/gradio_api/heartbeat/x", "/assets/x.js", "/login", "/healthz"]
+    for path in unknown + page:
+        assert handshake_status(keyed, path, RIGHT) == 404, path
+    # What the guard refuses keeps its own status.
+    assert handshake_status(keyed, "/ws/other") == 401
+    assert handshake_status(keyed, "/ws/other", RIGHT, origin=OTHER_SITE) == 403
+
+
 def test_no_route_beside_the_guarded_ones_opens_a_session(keyed: Served) -> None:
     sockets = [route.path for route in keyed.app.routes if isinstance(route, WebSocketRoute)]
     assert sockets

@@ -16,7 +16,12 @@ from websockets.frames import Frame, Opcode
 
 from qwen_asr.config.limits import SocketLimits
 from qwen_asr.web.transport.uvicorn_server import bind
-from qwen_asr.web.transport.websocket_protocol import allow_long_messages, limit_first_message, websocket_options
+from qwen_asr.web.transport.websocket_protocol import (
+    allow_long_messages,
+    last_sign_of_life,
+    limit_first_message,
+    websocket_options,
+)
 from tests.support.sockets import TIMEOUT
 
 KIB = 1 << 10
@@ -266,6 +271,18 @@ def test_so_many_messages_are_read_and_one_more_pauses_reading(frame: Frame) -> 
         assert not wire.reads
 
     on_wire(check, spent(10, frames=100))
+
+
+@pytest.mark.parametrize("frame", [PING, PONG, EMPTY_TEXT, EMPTY_AUDIO, AUDIO], ids=lambda frame: frame.opcode.name)
+def test_every_frame_is_a_sign_of_life(frame: Frame) -> None:
+    def check(wire: Wire) -> None:
+        scope: Any = wire.protocol.scope
+        wire.protocol._life.last_at = before = wire.protocol.loop.time() - 100.0
+        assert last_sign_of_life(scope) == before
+        wire.receive(frame)
+        assert last_sign_of_life(scope) >= before + 100.0
+
+    on_wire(check, spent(10))
 
 
 def test_empty_fragments_count_and_fragments_are_joined_as_they_come() -> None:

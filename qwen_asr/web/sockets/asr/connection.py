@@ -21,10 +21,11 @@ from qwen_asr.web.sockets.asr.messages import (
     Queued,
     SessionCreated,
     SessionResumed,
-    check_finalize,
+    WarningMessage,
     check_resume,
     error_message,
     parse_config,
+    parse_control,
 )
 from qwen_asr.web.sockets.asr.session import AsrSession
 from qwen_asr.web.sockets.connection import Connection
@@ -77,7 +78,7 @@ class AsrConnection(Connection):
     # --- the beginning
 
     async def _begin(self) -> None:
-        first = await self._receive(self._limits.config_seconds)
+        first = await self._receive_first(self._limits.config_seconds)
         self._check_size(first)
         if isinstance(first, bytes):
             raise BadConfig('The first message is binary; expected a text: {"type": "config"} with the settings.')
@@ -132,8 +133,11 @@ class AsrConnection(Connection):
             await self._feed_audio(message)
             await self._let_audio_gather(len(message))
             return True
-        check_finalize(message)
-        return False
+        control = parse_control(message)
+        if isinstance(control, WarningMessage):
+            self._outbox.put(control)
+            await self._wait_while_ahead(await self._in_thread(self._is_ahead))
+        return control != "finalize"
 
     def _check_size(self, message: str | bytes) -> None:
         """Raises TooLarge."""

@@ -98,15 +98,32 @@ def parse_config(text: str) -> AsrConfig:
     return config
 
 
-def check_finalize(text: str) -> None:
-    """Check a text message after the first. Raises `BadInput` unless it is the finalize."""
+_KEEPALIVES = ("keepalive", "ping")
+"""The types by which other services' clients say that they are alive, such as `KeepAlive`; read without case."""
+
+
+def parse_control(text: str) -> Literal["finalize", "keepalive"] | WarningMessage:
+    """What a text message after the first means; a warning for a type that the protocol does not have.
+
+    Raises `BadInput` for a second config, and `BadConfig` for anything but a JSON object.
+    """
     kind = _read(text).get("type")
     if kind == "config":
         raise BadInput("A second config came; a session has one: open another connection for other settings.")
-    if kind != "finalize":
-        raise BadInput(
-            f'A text message has the type {shown(kind)}; expected {{"type": "finalize"}}, or audio in binary messages.'
-        )
+    if kind == "finalize":
+        return "finalize"
+    if isinstance(kind, str) and kind.lower().replace("_", "") in _KEEPALIVES:
+        return "keepalive"
+    return unknown_message(kind)
+
+
+def unknown_message(kind: Any) -> WarningMessage:
+    """The warning about a text message of a type that the protocol does not have."""
+    return WarningMessage(
+        code="UnknownMessage",
+        message=f'A text message has the type {shown(kind)} and was ignored; expected {{"type": "finalize"}}, '
+        '{"type": "keepalive"}, or audio in binary messages.',
+    )
 
 
 def check_resume(given: AsrConfig, session: AsrConfig) -> str | None:
@@ -208,6 +225,18 @@ class ErrorMessage(AsrMessage):
     type: Literal["error"] = "error"
     message: str
     code: str
+
+
+class WarningMessage(AsrMessage):
+    """Something is wrong with what the client sends; the session goes on."""
+
+    type: Literal["warning"] = "warning"
+    message: str
+    code: str
+
+    def replaces(self, waiting: ServerMessage) -> bool:
+        """See `ServerMessage`: a client that does not read does not fill the memory with warnings of one kind."""
+        return isinstance(waiting, WarningMessage) and waiting.code == self.code
 
 
 class PartialMessage(AsrMessage):

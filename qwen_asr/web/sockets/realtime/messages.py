@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from qwen_asr.audio import g711
 from qwen_asr.config.config import Config
 from qwen_asr.engine.languages import resolve_language
-from qwen_asr.errors import BadField, BadInput, QwenASRError, UnknownLanguage
+from qwen_asr.errors import AudioError, BadField, BadInput, QwenASRError, UnknownLanguage
 from qwen_asr.web.error_response import envelope
 from qwen_asr.web.sockets.messages import ClientModel, ServerMessage, ServerModel, read_object
 from qwen_asr.web.validation import SHOWN_CHARACTERS, Expectation, expects, first_error, shown
@@ -329,6 +329,14 @@ class Queued(ServerEvent):
     position: int
 
 
+class SessionWarning(ServerEvent):
+    """Something is wrong with the audio, and the session goes on. Not one of OpenAI's events, so clients ignore it."""
+
+    type: Literal["session.warning"] = "session.warning"
+    code: str
+    message: str
+
+
 class SpeechStarted(ServerEvent):
     """A turn was found; `audio_start_ms` of audio lie before it."""
 
@@ -477,6 +485,8 @@ def error_event(error: QwenASRError, event_id: str | None = None, code: str | No
     body = envelope(error)["error"]
     if isinstance(error, BadField):
         body["code"] = "invalid_value"  # OpenAI's name for it
+    if isinstance(error, AudioError):
+        body["param"] = "audio"
     if code is not None:
         body["code"] = code
     return ErrorEvent(error=EventErrorObject(**body, event_id=event_id))

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from qwen_asr.audio.pcm import PcmStream
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import SocketLimits
 from qwen_asr.service.service import Service
+from qwen_asr.web.sockets.asr.messages import SessionCreated, WarningMessage, parse_config
 from qwen_asr.web.sockets.asr.session import AsrSession
 from tests.support.browser import serving
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
@@ -121,7 +123,7 @@ def test_the_original_clients_exchange_beside_the_page(scheme: str, tmp_path: Pa
         with pytest.raises(InvalidStatus) as refused:  # there is no WebSocket at other paths
             asyncio.run(exchange(url.replace("/ws/asr", "/ws/other"), samples, trust))
     gc.collect()  # Gradio leaves objects whose warnings are ignored only here
-    assert refused.value.response.status_code == 403
+    assert refused.value.response.status_code == 404
     check_order(speaker.messages)
     partials, finals = speaker.of_type("partial"), speaker.of_type("final")
     assert all(set(one) >= PARTIAL_KEYS for one in partials)
@@ -223,7 +225,6 @@ def test_a_session_that_cannot_be_opened_is_answered(
 @pytest.mark.parametrize(
     ("wrong", "code", "close_code"),
     [
-        ('{"type": "stop"}', "BadInput", 1007),
         ('{"type": "config"}', "BadInput", 1007),
         ("hello", "BadConfig", 1008),
         (np.array([0, np.nan], "<f4").tobytes(), "AudioError", 1007),
@@ -247,6 +248,100 @@ def test_an_error_that_ends_a_session_comes_after_the_last_final(
     check_order([*before, final])
     assert final["text"] == offline(final, samples)
     assert (error["type"], error["code"]) == ("error", code)
+
+
+def test_keepalives_and_unknown_messages_do_not_end_a_session(served: Listening) -> None:
+    samples = said(SENTENCES[0])
+    half = len(samples) // 2
+
+    async def speak() -> Client:
+        async with client(served.url) as speaker:
+            await speaker.config()
+            await speaker.audio(samples[:half])
+            for kind in ("KeepAlive", "keepalive", "keep_alive", "ping"):
+                await speaker.send({"type": kind})
+            await speaker.connection.send(b"")
+            await speaker.send({"type": "stop"})
+            await speaker.wait_for("warning")
+            await speaker.send({"no": "type"})
+            await speaker.wait_for("warning", 2)
+            await speaker.audio(samples[half:])
+            assert await speaker.finalize() == 1000
+        return speaker
+
+    speaker = asyncio.run(speak())
+    stop, nothing = speaker.of_type("warning")
+    assert stop["code"] == nothing["code"] == "UnknownMessage"
+    assert 'has the type "stop" and was ignored' in stop["message"]
+    assert "has the type null" in nothing["message"]
+    [final] = speaker.of_type("final")
+    assert final["text"] == offline(final, samples)
+
+
+def test_a_stream_in_another_format_is_reported(served: Listening) -> None:
+    samples = np.concatenate([said(*SENTENCES), silence(1.2)])
+
+    async def speak(data: bytes) -> tuple[Client, int]:
+        async with client(served.url) as speaker:
+            await speaker.config(encoding="s16le")
+            for begin in range(0, len(data), 3_200):
+                await speaker.connection.send(data[begin : begin + 3_200])
+            if data[:1] == b"\x1a":
+                return speaker, await speaker.closed()
+            await speaker.wait_for("warning")
+            return speaker, await speaker.finalize()
+
+    speaker, code = asyncio.run(speak(samples.astype("<f4").tobytes()))
+    [warning] = speaker.of_type("warning")
+    assert code == 1000
+    assert warning["code"] == "SampleFormat"
+    assert "looks like float32 little endian (f32le)" in warning["message"]
+
+    speaker, code = asyncio.run(speak(b"\x1a\x45\xdf\xa3" + bytes(4_000)))
+    assert (speaker.messages[-1]["code"], code) == ("AudioError", 1007)
+    assert speaker.messages[-1]["message"].startswith("The audio is WebM or Matroska; expected raw samples")
+
+    pcm = (np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
+    speaker, code = asyncio.run(speak(b"\x55" + pcm))  # the first sentence suffers, and the second does not
+    [warning] = speaker.of_type("warning")
+    assert (warning["code"], code) == ("StrayByte", 1000)
+    assert speaker.of_type("final")[-1]["text"] == SENTENCES[1]
+    assert speaker.messages[-1]["received_samples"] == len(samples)
+
+
+def test_audio_at_the_pace_of_another_rate_is_reported_once(served: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(np.arange(1_000) * 0.1)  # each message of 300 ms comes after 100 ms
+    clock_only = SimpleNamespace(monotonic=lambda: float(next(clock)), time=time.time)  # not that of the event loop
+    monkeypatch.setattr("qwen_asr.web.sockets.asr.session.time", clock_only)
+    session = AsrSession(parse_config('{"type": "config"}'), b"", PATIENT, served.service)
+    outbox = session.attach(SessionCreated(session_id=session.id))
+    try:
+        for _ in range(200):
+            session.feed(bytes(4 * 4_800))
+    finally:
+        session.close()
+    monkeypatch.undo()
+    warnings = [message for message in outbox._waiting if isinstance(message, WarningMessage)]
+    assert [(warning.code, "comes with 48000" in warning.message) for warning in warnings] == [("SampleRate", True)]
+
+
+def test_a_session_without_audio_gives_its_slot_to_a_client_that_waits() -> None:
+    async def speak(server: Listening) -> tuple[dict[str, Any], int]:
+        async with client(server.url) as first, client(server.url) as second:
+            await first.config()
+            await second.send({"type": "config"})
+            await second.wait_for("queued")
+            await second.wait_for("session_created")
+            code = await first.closed()
+            assert await second.finalize() == 1000
+        return first.messages[-1], code
+
+    limits = replace(PATIENT, pause_seconds=0.1, pause_poll_seconds=0.1)
+    config = Config(max_sessions=1)
+    with contextlib.closing(Service(config, demo_recognizer())) as small, listening(small, limits) as server:
+        error, code = asyncio.run(speak(server))
+    assert (error["code"], code) == ("LimitExceeded", 1013)
+    assert "others wait for this session's slot" in error["message"]
 
 
 def test_finalize_without_audio(served: Listening) -> None:
@@ -533,7 +628,7 @@ def test_random_messages_leave_nothing_behind(service: Service) -> None:
 
     with listening(service, replace(PATIENT, resume_seconds=0.5)) as server:
         answers = asyncio.run(speak_all(server))
-    assert {message["type"] for message in answers} <= {"session_created", "partial", "final", "error"}
+    assert {message["type"] for message in answers} <= {"session_created", "partial", "final", "error", "warning"}
     codes = {message["code"] for message in answers if message["type"] == "error"}
     expected = {"BadConfig", "BadInput", "AudioError"}
     assert expected <= codes <= {*expected, "UnknownLanguage"}

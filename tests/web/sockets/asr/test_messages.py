@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qwen_asr.audio.pcm import ENCODINGS
 from qwen_asr.errors import BadConfig, BadInput, QwenASRError, UnknownLanguage
-from qwen_asr.web.sockets.asr.messages import AsrConfig, check_finalize, check_resume, parse_config
+from qwen_asr.web.sockets.asr.messages import AsrConfig, WarningMessage, check_resume, parse_config, parse_control
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -106,7 +106,7 @@ def test_text_that_is_no_object(message: str) -> None:
     with pytest.raises(BadConfig):
         parse_config(message)
     with pytest.raises(BadInput):
-        check_finalize(message)
+        parse_control(message)
 
 
 @pytest.mark.parametrize("place", ['{"type": "config", "context": %s}', '{"type": "config", "other": %s}', "%s"])
@@ -118,7 +118,7 @@ def test_how_deep_a_message_may_nest_does_not_depend_on_the_stack(place: str, op
         with pytest.raises(BadConfig, match=r"A message is not JSON \(recursion limit exceeded at line 1 column"):
             parse_config(message)
         with pytest.raises(BadInput, match="recursion limit exceeded"):
-            check_finalize(message)
+            parse_control(message)
 
 
 @pytest.mark.parametrize("depth", [1, 10, 100, 195])
@@ -127,16 +127,21 @@ def test_a_message_that_is_not_nested_too_deeply_is_judged_by_its_values(depth: 
     assert parse_config(f'{{"type": "config", "other": {nested}}}').context == ""
     with pytest.raises(BadConfig, match=r"context was given \[.*; expected a string"):
         parse_config(f'{{"type": "config", "context": {nested}}}')
-    with pytest.raises(BadInput, match=r"A text message has the type \[.*; expected"):
-        check_finalize(f'{{"type": {nested}}}')
+    warning = parse_control(f'{{"type": {nested}}}')
+    assert isinstance(warning, WarningMessage)
+    assert warning.message.startswith("A text message has the type [")
 
 
-def test_only_finalize_may_follow_the_config() -> None:
-    check_finalize('{"type": "finalize", "whatever": 1}')
+def test_what_may_follow_the_config() -> None:
+    assert parse_control('{"type": "finalize", "whatever": 1}') == "finalize"
+    for kind in ("KeepAlive", "keepalive", "keep_alive", "KEEP_ALIVE", "ping"):
+        assert parse_control(json.dumps({"type": kind})) == "keepalive"
     with pytest.raises(BadInput, match="second config"):
-        check_finalize('{"type": "config"}')
-    with pytest.raises(BadInput, match='type "stop"'):
-        check_finalize('{"type": "stop"}')
+        parse_control('{"type": "config"}')
+    for message, shown in (({"type": "stop"}, '"stop"'), ({"type": 5}, "5"), ({}, "null")):
+        warning = parse_control(json.dumps(message))
+        assert isinstance(warning, WarningMessage)
+        assert f"has the type {shown} and was ignored" in warning.message
 
 
 def test_settings_of_a_client_that_resumes() -> None:

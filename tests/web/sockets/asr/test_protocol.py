@@ -42,7 +42,8 @@ def test_the_server_accepts_the_examples_of_clients(examples: dict[str, Any]) ->
     again = examples.pop("client config that resumes")
     parsed = messages.parse_config(json.dumps(again))
     assert (parsed.resume, parsed.offset) == (again["resume"], again["offset"])
-    messages.check_finalize(json.dumps(examples.pop("client finalize")))
+    assert messages.parse_control(json.dumps(examples.pop("client finalize"))) == "finalize"
+    assert messages.parse_control(json.dumps(examples.pop("client keepalive"))) == "keepalive"
     assert all(name.startswith("server ") for name in examples)
 
 
@@ -56,6 +57,7 @@ def test_the_server_sends_the_examples(examples: dict[str, Any]) -> None:
             session_id="Zk3nq8vR0cWmB5yTf1LxQA", received_samples=40_000
         ),
         "queued": messages.Queued(position=2),
+        "warning": messages.unknown_message("stop"),
         "partial": messages.event_message(PARTIAL, 28_000, NOW),
         "final": messages.event_message(FINAL, 48_000, NOW + 1.25),
         "error": messages.error_message(bad.value),
@@ -87,7 +89,9 @@ def test_the_codes_are_those_of_the_errors(document: str) -> None:
 def test_the_numbers_are_the_limits(document: str) -> None:
     limits = SocketLimits()
     assert f"above {limits.config_bytes >> 10} KiB, audio above {limits.message_bytes >> 20} MiB" in document
-    assert f"no config within {limits.config_seconds:g} s, or nothing at all for {limits.idle_seconds:g} s" in document
+    assert f"no config within {limits.config_seconds:g} s, or no sign of life for {limits.idle_seconds:g} s" in document
+    assert f"sends no audio for {limits.pause_seconds:g} s while others wait" in document
+    assert (limits.idle_seconds, limits.pause_seconds) == (Config().max_idle_seconds, Config().max_pause_seconds)
     assert f"no further than {limits.ahead_seconds:g} s of speech ahead" in document
     assert f"keeps its slot for {limits.resume_seconds:g} s" in document
     assert f"more than {limits.kept_finals} finals" in document

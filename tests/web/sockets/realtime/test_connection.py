@@ -651,3 +651,27 @@ def test_a_client_in_the_queue_gets_its_position_and_loses_no_audio(service: Ser
         assert full.admission.admitted == full.admission.waiting == 0
     [completed] = third.of_type("conversation.item.input_audio_transcription.completed")
     assert completed["transcript"] == offline(samples)
+
+
+def test_audio_that_is_not_what_was_announced_is_reported(served: Listening) -> None:
+    async def append(speaker: Recording, data: bytes) -> None:
+        for begin in range(0, len(data), 9_600):
+            audio = base64.b64encode(data[begin : begin + 9_600]).decode()
+            await speaker.send({"type": "input_audio_buffer.append", "audio": audio})
+
+    async def speak() -> Recording:
+        async with speaking(served) as speaker:
+            await append(speaker, spoken(SENTENCES[0]).astype("<f4").tobytes())
+            await speaker.wait_for("session.warning")
+            await speaker.send({"type": "input_audio_buffer.clear"})
+            await append(speaker, b"OggS\0" + bytes(1_000))
+            await speaker.wait_for("error")
+            await speaker.send({"type": "input_audio_buffer.clear"})  # and the session goes on
+            await speaker.wait_for("input_audio_buffer.cleared", 2)
+        return speaker
+
+    speaker = asyncio.run(speak())
+    assert {one["code"] for one in speaker.of_type("session.warning")} == {"SampleFormat"}
+    [error] = speaker.of_type("error")
+    assert error["error"]["code"] == "audio_error"
+    assert error["error"]["message"].startswith("The audio is Ogg; expected raw samples")

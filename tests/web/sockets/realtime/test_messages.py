@@ -67,6 +67,12 @@ def test_the_server_sends_the_examples(examples: dict[str, Any]) -> None:
     sent = {
         "queued": messages.Queued(position=2),
         "session.created": SessionInfo("sess_1", "Qwen/Qwen3-ASR-0.6B", 1_767_240_000).event(DEFAULT, created=True),
+        "warning": messages.SessionWarning(
+            code="SampleFormat",
+            message="The audio was announced as signed 16-bit little endian (s16le), but looks like float32 little "
+            "endian (f32le): send the format that is announced, or announce the one that is sent. Until then texts are "
+            "wrong or empty.",
+        ),
         "speech_started": messages.SpeechStarted(audio_start_ms=980, item_id="item_1"),
         "speech_stopped": messages.SpeechStopped(audio_end_ms=2_956, item_id="item_1"),
         "committed": messages.Committed(previous_item_id=None, item_id="item_1"),
@@ -119,6 +125,7 @@ def test_the_codes_are_those_that_are_sent(document: str) -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (\d+|none)", table, re.MULTILINE))
     kinds: list[type[errors.QwenASRError]] = [
         errors.BadInput,
+        errors.AudioError,
         errors.TooLarge,
         errors.TimedOut,
         errors.LimitExceeded,
