@@ -251,12 +251,7 @@ class RealtimeConnection(Connection):
         settings = self._settings.updated(event.session, self._service.config)
         if (settings.context, settings.language) != (self._settings.context, self._settings.language):
             settings.check(self._service, event.session)
-        if settings.format == self._settings.format:
-            self._settings = settings
-        else:
-            self._flush()
-            self._settings = settings
-            self._audio = self._new_audio()
+        self._change_settings(settings)
         self._apply_settings()
         if self._item_log.dialect is not DASHSCOPE:
             self._item_log.dialect = OLD_OPENAI if event.type == OLD_UPDATE else OPENAI
@@ -264,9 +259,14 @@ class RealtimeConnection(Connection):
 
     def _turn_to_dashscope(self) -> None:
         self._item_log.dialect = DASHSCOPE
-        settings = self._settings.of_dashscope()
-        if settings.format != self._settings.format:
-            self._flush()
+        self._change_settings(self._settings.of_dashscope())
+
+    def _change_settings(self, settings: RealtimeSettings) -> None:
+        """A new audio format applies at once: what came in the old one is over."""
+        if settings.format == self._settings.format:
+            self._settings = settings
+            return
+        self._flush()
         self._settings = settings
         self._audio = self._new_audio()
 
