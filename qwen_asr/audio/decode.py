@@ -1,7 +1,9 @@
 """Decodes audio files, bytes, URLs, base64 text and arrays to float32 mono 16 kHz.
 
-PyAV (FFmpeg) reads the common formats: wav, flac, mp3, m4a, ogg, opus, webm, the audio of an mp4. Channels are averaged
-and resampled by the same code as live audio, so a file and a microphone give the same samples.
+PyAV (FFmpeg) reads the common formats: wav, flac, mp3, m4a, ogg, opus, webm, the audio of an mp4. Mono and stereo are
+averaged and resampled by the same code as live audio, so a file and a microphone give the same samples. `containers`
+opens files and decodes frames, `tracks` chooses the track, `timeline` keeps the times that the container states, with
+silence where it has no sound, and `downmix` mixes the channels. So a position in the samples is a time in the file.
 
 Of a damaged or truncated file, everything that can be decoded is returned. Damaged packets are skipped and counted in a
 log warning. `AudioError` is raised if more packets are damaged than intact, or if nothing is left.
@@ -10,14 +12,12 @@ log warning. `AudioError` is raised if more packets are damaged than intact, or 
 import base64
 import binascii
 import contextlib
-import ctypes
 import io
-import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes
@@ -25,63 +25,50 @@ from urllib.parse import unquote_to_bytes
 import av
 import httpx
 import numpy as np
-from av.audio.frame import AudioFrame
-from av.audio.stream import AudioStream
-from av.container import InputContainer
 from numpy.typing import NDArray
 
+from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.audio.containers import EXPECTED, frames, layout_of, opened, samples_of
+from qwen_asr.audio.downmix import Downmix
 from qwen_asr.audio.resample import StreamingResampler
+from qwen_asr.audio.timeline import Timeline, with_times
+from qwen_asr.audio.tracks import SoundChoice, channel_index, chosen_track
 from qwen_asr.audio.validation import to_mono
 from qwen_asr.errors import AudioError
 
-log = logging.getLogger(__name__)
-
 FETCH_SECONDS = 60.0  # for a whole download
 FETCH_BYTES = 512 * 1024 * 1024
-_EXPECTED = "expected a recording such as wav, flac, mp3, m4a, ogg, webm or mp4"
-# Only these formats are opened. FFmpeg also reads playlists and scripts that name other files and addresses, and an
-# upload must not make this machine fetch them.
-_FORMATS = (
-    "wav,w64,rf64,flac,mp3,mov,mp4,m4a,3gp,3g2,mj2,ogg,matroska,webm,aac,ac3,eac3,aiff,caf,au,amr,amrnb,amrwb,asf,"
-    "avi,flv,mpeg,mpegts,ape,wv,tta,dts,dsf,gsm,voc,oma,mpc,mpc8,tak,loas,spx"
-)
-_MAX_ALLOCATION = 32 << 20
-"""Bytes that FFmpeg may allocate at once; its own limit is 2 GiB. A header of a few bytes can announce millions of
-samples, and compressed metadata can grow a thousand times. The largest honest allocation is the index of an mp4, with
-24 bytes for each frame: this is 8 hours of AAC at 48 kHz."""
-_MAX_STREAMS = 40
-"""Each stream of an mp4 can have such an index. Films with many subtitles and fonts have about thirty streams."""
-_MAX_PACKET = 8 << 20
-"""Bytes of one packet; a frame of lossless audio has at most a few megabytes."""
-_MAX_BROKEN = 10_000
-"""How many more packets may be damaged than whole. FFmpeg needs seconds to refuse a megabyte of the smallest ones."""
 _MAX_RATES = 16
 """How often the sample rate of a file may change. Each change takes a new filter, which takes as long as seconds of
 audio. The parts of a chained ogg may differ; a FLAC could name another rate in every frame."""
-_PIECE = 1 << 16
-"""Samples for each channel that are converted at once, however long a frame is. It bounds the scratch memory."""
-
-# PyAV does not wrap this function. The lookup also searches the libraries that its modules are linked with, whatever
-# their names, except on Windows: there FFmpeg's own limit stays.
-with contextlib.suppress(AttributeError):
-    ctypes.CDLL(av.packet.__file__).av_max_alloc(ctypes.c_size_t(_MAX_ALLOCATION))
 
 
-def load_audio(source: str | Path | bytes | tuple[NDArray[Any], int]) -> NDArray[np.float32]:
+def load_audio(
+    source: str | Path | bytes | tuple[NDArray[Any], int],
+    *,
+    track: int | str | None = None,
+    channel: int | str | None = None,
+) -> NDArray[np.float32]:
     """The whole clip, float32 mono 16 kHz, shape (samples,), samples >= 1.
 
     `source` is a path, an http(s) URL, a `data:` URL, base64 text, the bytes of a file, or (samples, rate) with
-    samples of shape (n,) or (n, channels). This machine fetches the URL, so do not pass on URLs of strangers. Raises
-    `AudioError` for anything that is not audio.
+    samples of shape (n,) or (n, channels). This machine fetches the URL, so do not pass on URLs of strangers.
+
+    Of a file with several audio tracks, `track` is the number of one, from 1, or the language in its tag, such as
+    "eng"; without it the first that is neither silent nor in a format that cannot be decoded. `channel` is a number
+    from 1, "left", "right", "center", or FFmpeg's name, such as "SL"; without it the channels are mixed. Both are for
+    files, not for (samples, rate).
+
+    Raises `AudioError` for anything that is not audio, and for a track or channel that the file does not have.
     """
     if isinstance(source, tuple):
         return _from_samples(source)
     if isinstance(source, str):
         source = _from_text(source)
     if isinstance(source, bytes | bytearray | memoryview):
-        blocks = decode_blocks(io.BytesIO(source))
+        blocks = decode_blocks(io.BytesIO(source), track=track, channel=channel)
     elif isinstance(source, Path):
-        blocks = decode_blocks(source)
+        blocks = decode_blocks(source, track=track, channel=channel)
     else:
         raise AudioError(
             f"Audio of type {type(source).__name__} cannot be read; expected a path, URL, base64 text, bytes or "
@@ -90,22 +77,32 @@ def load_audio(source: str | Path | bytes | tuple[NDArray[Any], int]) -> NDArray
     return _joined(list(blocks))
 
 
-def decode_blocks(source: Path | BinaryIO, name: str = "The audio") -> Iterator[NDArray[np.float32]]:
+def decode_blocks(
+    source: Path | BinaryIO,
+    name: str = "The audio",
+    *,
+    track: int | str | None = None,
+    channel: int | str | None = None,
+    choice: SoundChoice | None = None,
+) -> Iterator[NDArray[np.float32]]:
     """Decode a file, or an open file, block by block to float32 mono 16 kHz, in constant memory.
 
     A source that cannot seek, such as a pipe, is first read to its end into a temporary file. `name` is the name of an
-    open file in messages. Raises `AudioError`, as early as possible, for: a missing file, a folder, an empty file, a
-    file that is not audio, an unsupported format, no audio track, nothing that can be decoded.
+    open file in messages. `track` and `channel` are those of `load_audio`; `choice`, in place of them, can say more.
+
+    Raises `AudioError`, as early as possible, for: a missing file, a folder, an empty file, a file that is not audio,
+    an unsupported format, no audio track, not the track or channel of `choice`, nothing that can be decoded.
     """
+    choice = choice or SoundChoice(track=track, channel=channel)
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         with _open(path) as file:
-            yield from decode_blocks(file, repr(str(path)))
+            yield from decode_blocks(file, repr(str(path)), choice=choice)
     elif source.seekable():
-        yield from _decode(source, name)
+        yield from _decode(source, name, choice)
     else:
         with _spooled(source, name) as file:
-            yield from _decode(file, name)
+            yield from _decode(file, name, choice)
 
 
 def read_pcm_wav(file: BinaryIO, name: str, max_seconds: float) -> tuple[int, NDArray[np.float32]]:
@@ -115,12 +112,16 @@ def read_pcm_wav(file: BinaryIO, name: str, max_seconds: float) -> tuple[int, ND
     rate changes.
     """
     rate, parts, length = 0, list[NDArray[np.float32]](), 0
-    with contextlib.closing(_mono_pieces(file, name, formats="wav", codecs="pcm_")) as pieces:
-        for rate, piece in pieces:
-            length += len(piece)
+    with opened(file, name, formats="wav") as container:
+        stream = chosen_track(container, file, name, SoundChoice())
+        if not stream.codec_context.name.startswith("pcm_"):
+            raise AudioError(f"{name} has the codec {stream.codec_context.name}; expected uncompressed samples.")
+        for frame in frames(container, stream, name):
+            rate = frame.sample_rate
+            length += frame.samples
             if length > max_seconds * rate:
                 raise AudioError(f"{name} is longer than {max_seconds:g} seconds; send shorter pieces.")
-            parts.append(piece)
+            parts.append(to_mono(samples_of(frame)))
     return rate, np.concatenate(parts)
 
 
@@ -129,9 +130,9 @@ def seconds_of(path: Path) -> float | None:
     if not path.is_file():  # reading would consume a pipe
         return None
     try:
-        with path.open("rb") as file, _opened(file, _FORMATS) as container:
+        with path.open("rb") as file, opened(file, repr(str(path))) as container:
             return container.duration / av.time_base if container.duration else None
-    except (OSError, ValueError, MemoryError):  # FFmpeg's errors are subclasses of these
+    except (OSError, AudioError):
         return None
 
 
@@ -153,111 +154,57 @@ def _open(path: Path) -> BinaryIO:
     """Open `path`. FFmpeg only gets open files, because it interprets names as protocols."""
     try:
         if path.is_dir():
-            raise AudioError(f"{str(path)!r} is a folder; {_EXPECTED}: name a file in it.")
+            raise AudioError(f"{str(path)!r} is a folder; {EXPECTED}: name a file in it.")
         return path.open("rb")
     except FileNotFoundError:
-        raise AudioError(f"There is no file {str(path)!r}; {_EXPECTED}: check the path.") from None
+        raise AudioError(f"There is no file {str(path)!r}; {EXPECTED}: check the path.") from None
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise AudioError(f"{str(path)!r} cannot be opened ({reason}); check the path and its permissions.") from None
 
 
-def _decode(file: BinaryIO, name: str) -> Iterator[NDArray[np.float32]]:
+def _decode(file: BinaryIO, name: str, choice: SoundChoice) -> Iterator[NDArray[np.float32]]:
     """Decode an open file block by block. `name` is its name in messages."""
     resampler: StreamingResampler | None = None
-    changes = -1  # the first rate is none
-    with contextlib.closing(_mono_pieces(file, name)) as pieces:
-        for rate, piece in pieces:
-            if resampler is None or resampler.rate != rate:  # the parts of a chained ogg may differ
-                if resampler is not None:
+    downmix: Downmix | None = None
+    known: tuple[str, ...] = ()  # the layout of `downmix`
+    changes = 0
+    with opened(file, name) as container:
+        stream = chosen_track(container, file, name, choice)
+        timeline = Timeline.of(container, stream, name)
+        for frame, time_ in with_times(frames(container, stream, name)):
+            rate, layout = frame.sample_rate, layout_of(frame)
+            silence = timeline.silence_before(time_, frame.samples, rate)
+            if resampler is not None and downmix is not None:
+                other_rate = rate != resampler.rate  # the parts of a chained ogg may differ
+                if silence or other_rate or layout != known:
+                    yield from _resampled(resampler, downmix.finish())
+                    downmix = None
+                if silence or other_rate:
                     yield from _some(resampler.finish())
-                if (changes := changes + 1) > _MAX_RATES:
+                    resampler = None
+                if (changes := changes + other_rate) > _MAX_RATES:
                     raise AudioError(f"{name} changes its sample rate more than {_MAX_RATES} times; convert it to one.")
+            yield from _silence(silence)
+            if resampler is None:
                 resampler = StreamingResampler(rate)
-            yield from _some(resampler.feed(piece))
-    if resampler is not None:
+            if downmix is None:
+                downmix, known = Downmix(layout, rate, name, channel_index(choice, layout, name)), layout
+            yield from _resampled(resampler, downmix.feed(samples_of(frame)))
+    if resampler is not None and downmix is not None:
+        yield from _resampled(resampler, downmix.finish())
         yield from _some(resampler.finish())
 
 
-def _mono_pieces(
-    file: BinaryIO, name: str, *, formats: str = _FORMATS, codecs: str = ""
-) -> Generator[tuple[int, NDArray[np.float32]]]:
-    """The sound of an open file, as (rate in Hz, at most `_PIECE` mono samples).
-
-    Only `formats` are opened, and only codecs whose names begin with `codecs`.
-    """
-    if not file.read(1):
-        raise AudioError(f"{name} is empty; {_EXPECTED}.")
-    file.seek(0)
-    try:
-        container = _opened(file, formats)
-    except (av.FFmpegError, ValueError, MemoryError) as problem:
-        raise AudioError(f"{name} cannot be read as audio ({_reason(problem)}); {_EXPECTED}.") from None
-    with container:
-        stream = _sound_of(container, name)
-        if not stream.codec_context.name.startswith(codecs):
-            raise AudioError(f"{name} has the codec {stream.codec_context.name}; expected uncompressed samples.")
-        for frame in _frames(container, stream, name):
-            samples = _samples_of(frame)
-            for begin in range(0, len(samples), _PIECE):
-                yield frame.sample_rate, to_mono(samples[begin : begin + _PIECE])
+def _resampled(resampler: StreamingResampler, pieces: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    for piece in pieces:
+        yield from _some(resampler.feed(piece))
 
 
-def _opened(file: BinaryIO, formats: str) -> InputContainer:
-    """The container in an open file. FFmpeg may open nothing else for it: no other file, and no address."""
-    options = {"format_whitelist": formats, "protocol_whitelist": "none", "max_streams": str(_MAX_STREAMS)}
-    return av.open(file, mode="r", options=options, metadata_errors="replace")
-
-
-def _sound_of(container: InputContainer, name: str) -> AudioStream:
-    """The audio stream to decode: FFmpeg's choice where there are several."""
-    best = container.streams.best("audio")
-    if not isinstance(best, AudioStream):
-        raise AudioError(f"{name} contains no audio track; {_EXPECTED} with sound.")
-    if best.codec_context is None:
-        raise AudioError(f"{name} is in an audio format that cannot be decoded; convert it to wav, flac or mp3.")
-    return best
-
-
-def _frames(container: InputContainer, stream: AudioStream, name: str) -> Iterator[AudioFrame]:
-    """Every frame that can be decoded. Damaged packets are counted and reported at the end."""
-    whole = broken = frames = 0
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            break
-        except (av.FFmpegError, MemoryError) as problem:  # damaged: nothing after this point can be found
-            log.warning("%s is damaged: reading stopped early (%s)", name, _reason(problem))
-            broken += 1
-            break
-        try:
-            if packet.size > _MAX_PACKET:
-                raise MemoryError
-            decoded = packet.decode()
-        except (av.FFmpegError, MemoryError):
-            broken += 1
-            if broken > whole + _MAX_BROKEN:
-                break
-            continue
-        whole += 1
-        for frame in decoded:
-            if isinstance(frame, AudioFrame) and frame.samples:
-                frames += 1
-                yield frame
-    if not frames:
-        raise AudioError(f"{name} contains no audio that can be decoded; it is empty or damaged: record it again.")
-    if broken > whole:
-        raise AudioError(f"{name} is damaged: {broken} of {broken + whole} packets cannot be decoded; export it again.")
-    if broken:
-        log.warning("%s is damaged: %d of %d packets could not be decoded", name, broken, broken + whole)
-
-
-def _samples_of(frame: AudioFrame) -> NDArray[Any]:
-    """The samples of a frame, (n, channels), in its own sample type."""
-    array = frame.to_ndarray()
-    return array.T if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels)
+def _silence(samples: int) -> Iterator[NDArray[np.float32]]:
+    """So many zeros, in blocks of at most a second."""
+    for begin in range(0, samples, SAMPLE_RATE):
+        yield np.zeros(min(SAMPLE_RATE, samples - begin), np.float32)
 
 
 def _some(samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
@@ -344,8 +291,3 @@ def fetch(url: str) -> bytes:
             f"The address {url} cannot be fetched ({problem or type(problem).__name__}); check it and the network."
         ) from None
     return bytes(body)
-
-
-def _reason(problem: Exception) -> str:
-    """FFmpeg's message without its error number and file name."""
-    return str(getattr(problem, "strerror", None) or problem)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwen_asr import logs
 from qwen_asr.config.config import Config
 from qwen_asr.config.option_fields import from_options, unknown_variables
 from qwen_asr.errors import QwenASRError
+
+if TYPE_CHECKING:
+    from qwen_asr.audio.tracks import SoundChoice
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,22 @@ def check_language(language: str | None) -> None:
         from qwen_asr.engine.languages import resolve_language
 
         resolve_language(language)
+
+
+def add_sound_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that choose what to hear of a file."""
+    what = "audio track of a file: its number, from 1, or its language (default: the first that speaks)"
+    parser.add_argument("--track", metavar="N|LANGUAGE", help=what)
+    what = "channel of the track: a number, from 1, left, right, center, or FFmpeg's name (default: all, mixed)"
+    parser.add_argument("--channel", metavar="N|NAME", help=what)
+
+
+def sound_choice(options: dict[str, Any]) -> SoundChoice:
+    """The track and the channel that the options name. `--language` decides between tracks that are left open."""
+    from qwen_asr.audio.tracks import parse_choice  # imports av
+    from qwen_asr.engine.languages import language_tags
+
+    return parse_choice(options["track"], options["channel"], options["language"], language_tags)
 
 
 def print_error(program: str, error: QwenASRError) -> None:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,19 +25,26 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.client.limits import ClientLimits
 from qwen_asr.errors import AudioError
 
+if TYPE_CHECKING:
+    from qwen_asr.audio.tracks import SoundChoice
+
 Blocks = Generator[NDArray[Any], None, None]
 BLOCK_SECONDS = 0.1
 _MAX_WAITING_BLOCKS = 8
 
 
-def file_blocks(name: str) -> Blocks:
-    """A path, an http(s) URL, or `-` for a whole file on standard input: float32 at 16 kHz. Raises AudioError."""
+def file_blocks(name: str, choice: SoundChoice | None = None) -> Blocks:
+    """A path, an http(s) URL, or `-` for a whole file on standard input: float32 at 16 kHz. Raises AudioError.
+
+    `choice` is the track and the channel.
+    """
     from qwen_asr.audio.decode import decode_blocks, fetch, is_address  # imports av, which other sources do not need
 
     if name == "-":
-        yield from decode_blocks(sys.stdin.buffer, "Standard input")
+        yield from decode_blocks(sys.stdin.buffer, "Standard input", choice=choice)
         return
-    yield from decode_blocks(io.BytesIO(fetch(name)) if is_address(name) else Path(name), repr(name))
+    source = io.BytesIO(fetch(name)) if is_address(name) else Path(name)
+    yield from decode_blocks(source, repr(name), choice=choice)
 
 
 def raw_blocks(rate: int) -> Blocks:

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.cli.common import add_sound_options, sound_choice
 from qwen_asr.errors import AudioError, BadConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from qwen_asr.audio.tracks import SoundChoice
     from qwen_asr.cli.sources import Blocks
     from qwen_asr.client.speech_client import SpeechClient
 
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", metavar="LANGUAGE", help="language that is spoken (default: the server's)")
     parser.add_argument("--context", default="", metavar="TEXT", help="names and terms that occur in the audio")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="instruction placed before the context")
+    add_sound_options(parser)
     parser.add_argument("--rate", metavar="HZ", help="standard input is raw samples at this rate: s16le, mono")
     parser.add_argument("--realtime", action="store_true", help="send no faster than the audio was spoken")
 
@@ -66,9 +69,12 @@ def run(options: dict[str, Any]) -> int:
         rate=_parse_rate(options["rate"]),
         api_key=options["api_key"] or os.environ.get(KEY_VARIABLE),
     )
+    raw = settings.rate is not None or settings.source == MICROPHONE
+    if raw and (options["track"] or options["channel"]):
+        raise BadConfig("--track and --channel are for files: leave them out for a microphone and raw samples.")
     if settings.rate is not None and settings.source != "-":
         raise BadConfig(f"--rate was given with {settings.source!r}; it is for raw samples on standard input, -.")
-    return asyncio.run(_stream(settings, _open_source(settings)))
+    return asyncio.run(_stream(settings, _open_source(settings, None if raw else sound_choice(options))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +148,11 @@ async def _stream(settings: StreamSettings, blocks: Blocks) -> int:
     return 0
 
 
-def _open_source(settings: StreamSettings) -> Blocks:
-    """The audio. Its first block is read here, so that a source that cannot be read is reported before connecting."""
+def _open_source(settings: StreamSettings, choice: SoundChoice | None) -> Blocks:
+    """The audio; of a file, the track and channel of `choice`.
+
+    Its first block is read here, so that a source that cannot be read is reported before connecting.
+    """
     from qwen_asr.cli.sources import at_real_time, file_blocks, microphone_blocks, raw_blocks  # imports numpy
 
     if settings.source == MICROPHONE:
@@ -151,7 +160,7 @@ def _open_source(settings: StreamSettings) -> Blocks:
     elif settings.rate is not None:
         blocks = raw_blocks(settings.rate)
     else:
-        blocks = file_blocks(settings.source)
+        blocks = file_blocks(settings.source, choice)
     first = next(blocks, None)
     if first is None:
         raise AudioError(f"{settings.source!r} contains no audio; expected an audio or video file.")

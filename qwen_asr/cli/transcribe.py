@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from qwen_asr.cli.common import check_language, load_config, print_error
+from qwen_asr.cli.common import add_sound_options, check_language, load_config, print_error, sound_choice
 from qwen_asr.config.config import Config
 from qwen_asr.config.option_fields import add_options
 from qwen_asr.errors import AudioError, BadConfig, StepFailed
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from qwen_asr.audio.tracks import SoundChoice
     from qwen_asr.cli.progress import Progress
     from qwen_asr.engine.recognizer import Recognizer
     from qwen_asr.live.events import Final
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help=what)
     parser.add_argument("--language", metavar="LANGUAGE", help="language that is spoken (default: recognized)")
     parser.add_argument("--context", default="", metavar="TEXT", help="names and terms that occur in the audio")
+    add_sound_options(parser)
     parser.add_argument("--format", default="txt", choices=FORMATS, help="output format (default: txt)")
     parser.add_argument("--verbose", action="store_true", help="log each step on stderr")
     add_options(parser, Config, *CONFIG_OPTIONS)
@@ -93,6 +95,7 @@ def run(options: dict[str, Any]) -> int:
             config,
             language=options["language"],
             context=options["context"],
+            choice=sound_choice(options),
             on_status=report,
             on_read=progress.add_samples,
         )
@@ -158,15 +161,20 @@ class FileTranscriber:
         *,
         language: str | None = None,
         context: str = "",
+        choice: SoundChoice | None = None,
         on_status: Callable[[str], None] = log.info,
         on_read: Callable[[int], None] = lambda samples: None,
     ) -> None:
-        """`on_status` receives sentences while the model is loaded, `on_read` the number of samples (16 kHz) read."""
+        """`choice` is the track and the channel of the files.
+
+        `on_status` receives sentences while the model is loaded, `on_read` the number of samples (16 kHz) read.
+        """
         from qwen_asr.audio.vad import Silero  # imports onnxruntime
 
         self._config = config
         self._language = language
         self._context = context
+        self._choice = choice
         self._on_status = on_status
         self._on_read = on_read
         self._silero = Silero()
@@ -182,7 +190,7 @@ class FileTranscriber:
         from qwen_asr.live.events import Failed, Final
         from qwen_asr.live.runner import run_session
 
-        blocks = decode_blocks(_open(name), STANDARD_INPUT if name == "-" else repr(name))
+        blocks = decode_blocks(_open(name), STANDARD_INPUT if name == "-" else repr(name), choice=self._choice)
         first = next(blocks, None)
         if first is None:
             raise AudioError(f"{name!r} contains no audio; expected an audio or video file.")

@@ -20,8 +20,8 @@ class PageLimits:
     idle_seconds: float = 60.0
     """A recording is freed after this long without a request from its page: the connection was lost without notice."""
     reconnect_seconds: float = 8.0
-    """How long recordings are kept after the page's connection ended. A phone that changes from Wi-Fi to mobile data
-    drops every connection and returns within seconds; a closed tab never returns."""
+    """How long recordings are kept after their page has said that it goes away. It may return: the Back button of the
+    browser shows it as it was."""
     block_bytes: int = 1 << 20
     """Maximum audio in one request of the page. The page splits larger blocks, to bound the memory of a request."""
     upload_bytes: int = 8 << 20
@@ -75,6 +75,11 @@ class UploadLimits:
     file of `--max-file-seconds`. Compressed silence is small, so a limit of bytes does not bound the work."""
     form_bytes: int = 1 << 20
     """Maximum size of the rest of the form: fields, headers, boundaries."""
+    call_bytes: int = 64 << 10
+    """Maximum size of a call of Gradio's clients, which names a file that they have uploaded."""
+    unclaimed_seconds: float = 60.0
+    """How long such a file waits for its call, and the call for the stream that tells its result. A client sends them
+    one right after the other."""
     json_bytes: int = 32 << 20
     """Maximum size of a request in JSON, with its audio in base64. Unlike a file it is in memory, until it is read: one
     of 24 MB, like the largest that OpenAI's own server accepts."""
@@ -83,7 +88,7 @@ class UploadLimits:
     json_bytes_per_address: int = 64 << 20
     """Maximum size of the requests in JSON of one address that are in memory at once."""
     json_bytes_in_all: int = 128 << 20
-    """The same for all addresses. Reading one takes three times as much for a moment."""
+    """The same for all addresses. Reading one takes four times as much for a moment."""
     json_items: int = 100_000
     """Maximum number of values in a request in JSON. In memory each takes far more than its bytes."""
     write_bytes: int = 1 << 20

@@ -123,6 +123,17 @@ def language_code(name: str | None) -> str | None:
     return _CODES[known] if known else None
 
 
+def language_tags(name: str) -> frozenset[str]:
+    """All codes and names of a language, in lower case: "German" → {"de", "deu", "ger", "german", "deutsch"}.
+
+    Takes all that `resolve_language` takes; for what is no known language the set is empty. Players and files tag a
+    track with any of these.
+    """
+    folded = _folded(name)
+    known = _NAMES.get(folded) or _by_tag(folded)
+    return frozenset(tag for tag, language in _NAMES.items() if language == known)
+
+
 def _by_tag(tag: str) -> str | None:
     """The language of a BCP 47 tag or a POSIX locale in lower case, or None."""
     code, *subtags = re.sub(r"[.@].*", "", tag).replace("_", "-").split("-")

@@ -25,6 +25,7 @@ from qwen_asr.service.file_threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from qwen_asr.audio.tracks import SoundChoice
     from qwen_asr.live.runner import Runner
     from qwen_asr.live.session_options import SessionOptions
     from qwen_asr.service.admission import QueueTicket
@@ -43,10 +44,12 @@ class FileTranscription:
         file: BinaryIO,
         options: SessionOptions,
         *,
+        choice: SoundChoice | None = None,
         slot: QueueTicket | None = None,
         take: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`file` must stay open until `close` and be seekable. `slot` is returned at `close` at the latest.
+        """`file` must stay open until `close` and be seekable. `choice` is its track and channel. `slot` is returned at
+        `close` at the latest.
 
         `take` is called with the number of samples whenever some were decoded, and may raise, which ends the work.
         """
@@ -55,7 +58,7 @@ class FileTranscription:
         # No client sees partial text, so each utterance is decoded once, at its end.
         self._options = replace(options, chunk_seconds=service.config.max_utterance_seconds + 1, background=True)
         # `decode_blocks` is a generator, though not typed as one. Its `close` releases the file.
-        self._blocks = cast("Generator[NDArray[np.float32]]", decode_blocks(file))
+        self._blocks = cast("Generator[NDArray[np.float32]]", decode_blocks(file, choice=choice))
         self._decoded = np.zeros(0, np.float32)
         self._take = take
         self._samples = 0

@@ -24,7 +24,6 @@ from qwen_asr.service.admission import Admission, Slot
 from qwen_asr.service.file_threads import FileThreads
 from qwen_asr.service.instruments import Instruments
 from qwen_asr.service.memory import reclaim
-from qwen_asr.service.notifier import Notifier
 from qwen_asr.service.rate_limit import Rates
 from qwen_asr.service.sessions import SessionRegistry, TrackedRunner
 from qwen_asr.service.watchdog import Watchdog
@@ -68,7 +67,6 @@ class Service:
     ) -> None:
         self.config = config
         self.limits = limits or Limits()
-        self.notifier = Notifier()
         self.admission = Admission(config.max_sessions, config.max_queue, config.max_sessions_per_address)
         self.rates = Rates(config.rate_limit)
         self.state = "loading"
@@ -320,16 +318,12 @@ class Service:
 
     def _progress(self, text: str) -> None:
         log.info("%s", text)
-        self._set_state(self.state, text.rstrip(" .…") + " …")
+        self.text = text.rstrip(" .…") + " …"
 
     def _fail(self, error: QwenASRError) -> None:
         self.error = error
         self._settle("failed", str(error))
 
     def _settle(self, state: str, text: str) -> None:
-        self._set_state(state, text)
-        self._load_finished.set()
-
-    def _set_state(self, state: str, text: str) -> None:
         self.state, self.text = state, text
-        self.notifier.notify()
+        self._load_finished.set()

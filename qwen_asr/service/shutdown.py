@@ -49,7 +49,6 @@ class Stopping:
     async def run(self, hurry: Callable[[], bool]) -> None:
         """Returns once all sessions have their texts, the time is over, or `hurry()` returns true."""
         self.announce()
-        self._service.notifier.notify()
         for part in self.parts:
             await part.stop()
         if count := self._unfinished():

@@ -65,7 +65,8 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     from qwen_asr.web.access.guard import AccessGuard
     from qwen_asr.web.access.response_headers import SecurityHeaders
     from qwen_asr.web.page.recordings import RecordingRegistry
-    from qwen_asr.web.page.requests import PageRequests
+    from qwen_asr.web.page.requests import EventStreams, PageRequests
+    from qwen_asr.web.page.transcribe_endpoint import TranscribeEndpoint, describe
     from qwen_asr.web.rest import routes as rest
     from qwen_asr.web.sockets.asr.route import AsrRoute
     from qwen_asr.web.sockets.deepgram.route import ListenRoute
@@ -100,7 +101,8 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
 
     app = FastAPI(title="Qwen3-ASR live", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     # The last one that is added sees a request first.
-    app.add_middleware(PageRequests, page=lambda: gradio_app.get_blocks(), limits=limits.page)
+    streams = EventStreams()
+    app.add_middleware(PageRequests, lambda: gradio_app.get_blocks(), limits.page, streams)
     app.add_middleware(Unbuffered)
     app.add_middleware(guard.middleware)
     app.add_middleware(SecurityHeaders, framed=config.on_space)
@@ -110,6 +112,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     sockets = [route.add_to(app, service) for route in (AsrRoute, RealtimeRoute, ListenRoute)]
     app.router.routes.append(WebSocketRoute("/{path:path}", refuse_unknown_path))
     transcriptions = rest.add_routes(app, service)  # the last, because it answers every path below /v1 that is left
+    TranscribeEndpoint(transcriptions, limits.upload, describe).add_to(app)
     app.state.stopping = Stopping(service, recordings, *sockets, transcriptions)
     if chosen is not None and chosen.root is not None:
         from qwen_asr.web.rest import trust
@@ -123,8 +126,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     gradio_app.add_exception_handler(404, unknown_path_response)
 
     def end_streams() -> None:
-        # Each open page holds an event stream that ends only when this event is set.
-        gradio_app.stop_event.set()
+        streams.end()
         transcriptions.give_up()
 
     app.state.end_streams = end_streams
@@ -172,6 +174,9 @@ def _mount_page(
         # Gradio would show the text of any exception; messages for people are raised as gr.Error.
         show_error=False,
     )
+    # Each tab would hold a connection for as long as it is open, and over HTTP/1.1 browsers open six to a host. The
+    # server finds out that a tab is gone by `leave` in microphone.py, and by `PageLimits.idle_seconds`.
+    page.config["connect_heartbeat"] = False
     return mounted
 
 

@@ -58,13 +58,27 @@ def packet_of_the_largest_size() -> bytes:
         six_channels_of_small_samples,
         packet_of_the_largest_size,
         lambda: bombs.avi_of_one_chunk(bytes(100 << 20)),
+        lambda: bombs.matroska_of_gaps([0, 3.9, 3.9]),
+        lambda: bombs.matroska_of_gaps([number * 1000 for number in range(1000)]),
         bombs.mp4_index,
         bombs.mp4_compressed_header,
         bombs.mp3_compressed_cover,
         lambda: bombs.wav_header(0xFFFFFFFF, channels=64, rate=384_000, bits=32) + bytes(1 << 20),
         lambda: bombs.zipped_zeros(1 << 30),
     ],
-    ids=("flac", "wav", "avi", "avi-large", "mp4-index", "mp4-header", "mp3-cover", "wav-header", "zip"),
+    ids=(
+        "flac",
+        "wav",
+        "avi",
+        "avi-large",
+        "gap",
+        "absurd-gaps",
+        "mp4-index",
+        "mp4-header",
+        "mp3-cover",
+        "wav-header",
+        "zip",
+    ),
 )
 def test_a_small_file_takes_little_memory(bomb: Callable[[], bytes], tmp_path: Path, repository: Path) -> None:
     path = tmp_path / "bomb"
@@ -77,14 +91,14 @@ def test_a_small_file_takes_little_memory(bomb: Callable[[], bytes], tmp_path: P
 
 
 def test_the_largest_packet_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_asr.audio.decode._MAX_PACKET", 1000)
+    monkeypatch.setattr("qwen_asr.audio.containers._MAX_PACKET", 1000)
     assert sum(map(len, decode_blocks(io.BytesIO(bombs.avi_of_one_chunk(bytes(1000)))))) == 2000
     with pytest.raises(AudioError):
         list(decode_blocks(io.BytesIO(bombs.avi_of_one_chunk(bytes(1001)))))
 
 
 def test_the_most_streams_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_asr.audio.decode._MAX_STREAMS", 3)
+    monkeypatch.setattr("qwen_asr.audio.containers._MAX_STREAMS", 3)
     with pytest.raises(AudioError, match="no audio that can be decoded"):  # opened: its frames are not AAC
         list(decode_blocks(io.BytesIO(bombs.mp4_index(5, tracks=3))))
     with pytest.raises(AudioError, match="cannot be read as audio"):
@@ -103,18 +117,27 @@ def test_the_sample_rate_may_change_so_often() -> None:
 
 
 def test_decoding_ends_where_far_more_packets_are_damaged_than_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_asr.audio.decode._MAX_BROKEN", 20)
+    monkeypatch.setattr("qwen_asr.audio.containers._MAX_BROKEN", 20)
     with pytest.raises(AudioError, match="31 of 41 packets cannot be decoded"):
         list(decode_blocks(io.BytesIO(bombs.matroska_of_broken_packets(10, 500))))
     fewer = bombs.matroska_of_broken_packets(100, 30)
     assert sum(map(len, decode_blocks(io.BytesIO(fewer)))) == 16_000
 
 
+def test_the_silence_in_all_gaps_together_is_bounded() -> None:
+    blocks = decode_blocks(io.BytesIO(bombs.matroska_of_gaps([0.0, 0.5, 2.0, 4.0, 6.0, 1e4, 1e6])))
+    assert sum(map(len, blocks)) == pytest.approx(4 * 3600 * 16_000, abs=1000)
+    blocks = decode_blocks(io.BytesIO(bombs.matroska_of_gaps([0.0, 1e3, 1e4, 1e5, 1e6])))
+    assert sum(map(len, blocks)) == 5 * 160
+    one = [number / 3600 for number in range(5000)]  # each takes a filter of its own
+    assert sum(map(len, decode_blocks(io.BytesIO(bombs.matroska_of_gaps(one))))) == 4999 * 16_000 + 160
+
+
 def test_a_long_frame_gives_the_same_samples_as_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = np.random.default_rng(1).integers(0, 256, 10_001, dtype=np.uint8).tobytes()
     content = bombs.avi_of_one_chunk(samples)
     whole = np.concatenate(list(decode_blocks(io.BytesIO(content))))
-    monkeypatch.setattr("qwen_asr.audio.decode._PIECE", 64)
+    monkeypatch.setattr("qwen_asr.audio.downmix._PIECE", 64)
     assert np.array_equal(np.concatenate(list(decode_blocks(io.BytesIO(content)))), whole)
 
 

@@ -16,6 +16,7 @@ from qwen_asr.config.config import Config
 from qwen_asr.service.service import Service
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.commands import QWEN_ASR, ROOT, run_in_terminal, run_with_input
+from tests.support.media import Track, container, save, tone
 from tests.support.processes import ServerProcess
 from tests.support.sockets import Listening, listening, silence
 
@@ -147,3 +148,22 @@ def test_ws_to_an_https_server_is_explained(server_url: str, speech: Path, capfd
     stderr = capfd.readouterr().err
     assert "speaks HTTPS: try wss://" in stderr
     assert "URI" not in stderr
+
+
+@pytest.mark.slow
+def test_the_track_and_the_channel_of_a_file(
+    served: Listening, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sides = np.stack([np.zeros_like(AUDIO), AUDIO], axis=1)
+    film = container("matroska", Track(tone(1)), Track(sides, codec="flac", layout="stereo", tags={"language": "eng"}))
+    path = str(save(tmp_path / "film.mkv", film))
+    assert cli.run_subcommand(["stream", "--url", served.url, "--track", "en", "--channel", "right", path]) == 0
+    assert capfd.readouterr().out.splitlines() == list(SENTENCES)
+    assert cli.run_subcommand(["stream", "--url", served.url, "--track", "3", path]) == 2
+    assert "it has 1 (no language, pcm_s16le, 1 channel); 2 (eng" in capfd.readouterr().err
+
+
+def test_a_microphone_has_no_tracks(capfd: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["mic", "--track", "1"], ["-", "--rate", "16000", "--channel", "left"]):
+        assert cli.run_subcommand(["stream", *arguments]) == 2
+        assert "--track and --channel are for files" in capfd.readouterr().err

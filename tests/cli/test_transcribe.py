@@ -13,10 +13,14 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+import srt
 
 from qwen_asr.cli.transcribe import FORMATS
+from tests.support.checkpoints import spoken
 from tests.support.commands import OFFLINE, QWEN_ASR, ROOT, error_of, run, run_in_terminal
+from tests.support.media import Track, container, placed, save, tone
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -178,3 +182,48 @@ def test_a_terminal_shows_that_the_model_is_being_downloaded(sentence: Path, tmp
     before, _, after = output.partition("\r\x1b[Kqwen-asr: error: ")
     assert "nobody/nothing" in before
     assert after.startswith("nobody/nothing")
+
+
+DEMO = ("transcribe", "--asr-model-path", "demo", "--device", "cpu")
+
+
+@pytest.mark.slow
+def test_cues_have_the_times_of_a_film_whose_sound_begins_late(qwen_asr: Command, tmp_path: Path) -> None:
+    speech = placed((0.2, spoken("Turn on the kitchen light.")), seconds=3)
+    late = Track(speech, codec="libopus", start=4.94)
+    film = save(tmp_path / "film.mkv", container("matroska", late, Track(tone(8, level=0.0))))
+    whole = placed((4.94, speech), seconds=8)
+    truth = save(tmp_path / "truth.wav", container("wav", Track(whole)))
+    (cue,), (expected,) = (
+        list(srt.parse(qwen_asr(*DEMO, "--format", "srt", "--track", "1", path).stdout)) for path in (film, truth)
+    )
+    assert cue.content == expected.content == "Turn on the kitchen light."
+    assert expected.start.total_seconds() > 4.5
+    assert abs(cue.start.total_seconds() - expected.start.total_seconds()) < 0.05
+    assert abs(cue.end.total_seconds() - expected.end.total_seconds()) < 0.05
+
+
+@pytest.mark.slow
+def test_the_track_that_is_transcribed(qwen_asr: Command, tmp_path: Path) -> None:
+    one = placed((0.3, spoken("Turn on the kitchen light.")), seconds=3)
+    two = placed((0.3, spoken("Wake me up at half past six.")), seconds=3)
+    tracks = Track(one, tags={"language": "ger"}, default=True), Track(two, tags={"language": "eng"})
+    film = save(tmp_path / "film.mkv", container("matroska", *tracks))
+    assert "kitchen" in qwen_asr(*DEMO, film).stdout
+    assert "half past" in qwen_asr(*DEMO, "--language", "en", film).stdout
+    assert "kitchen" in qwen_asr(*DEMO, "--language", "en", "--track", "German", film).stdout
+    done = qwen_asr(*DEMO, "--track", "3", film)
+    assert done.returncode == 2
+    assert "it has 1 (ger, pcm_s16le, 1 channel); 2 (eng, pcm_s16le, 1 channel)" in error_of(done)
+    done = qwen_asr(*DEMO, "--channel", "right", film)
+    assert "has no channel 'right'; its track has the channels 1: give a number" in error_of(done)
+
+
+@pytest.mark.slow
+def test_inverted_stereo_is_transcribed_with_a_warning(
+    qwen_asr: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    speech = placed((0.3, spoken("Turn on the kitchen light.")), seconds=3)
+    path = save(tmp_path / "plug.wav", container("wav", Track(np.stack([speech, -speech], axis=1), layout="stereo")))
+    assert qwen_asr(*DEMO, path).stdout == "Turn on the kitchen light.\n"
+    assert "One side of the stereo sound" in caplog.text  # warnings go to stderr

@@ -105,16 +105,11 @@ def backends() -> Iterator[dict[str, tuple[int, EventGate]]]:
         yield found
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        ("nginx", "nginx.conf", ""),
-        ("nginx", "nginx-subpath.conf", ROOT_PATH),
-        ("caddy", "Caddyfile", ""),
-        ("caddy", "Caddyfile-subpath", ROOT_PATH),
-    ],
-    ids=lambda param: param[1],
-)
+AT_THE_ROOT = [("nginx", "nginx.conf", ""), ("caddy", "Caddyfile", "")]
+UNDER_A_PATH = [("nginx", "nginx-subpath.conf", ROOT_PATH), ("caddy", "Caddyfile-subpath", ROOT_PATH)]
+
+
+@pytest.fixture(scope="module", params=[*AT_THE_ROOT, *UNDER_A_PATH], ids=lambda param: param[1])
 def proxied(
     request: pytest.FixtureRequest,
     repository: Path,
@@ -196,10 +191,16 @@ def test_a_streamed_transcription_is_not_buffered(proxied: Proxied) -> None:
     assert text == " ".join(SENTENCES)
 
 
-def test_an_event_stream_of_the_page_is_not_buffered_and_stays_open(proxied: Proxied) -> None:
-    with proxied.http() as http, http.stream("GET", f"{proxied.url}/gradio_api/heartbeat/somebody") as response:
-        assert response.headers["content-type"].startswith("text/event-stream")
-        assert "ALIVE" in next(response.iter_lines())  # the stream never ends by itself
+@pytest.mark.parametrize("proxied", AT_THE_ROOT, ids=lambda param: param[1], indirect=True)
+def test_ten_tabs_of_one_browser(proxied: Proxied, chromium: Browser) -> None:
+    with Tab(chromium, proxied.url) as tab:
+        tab.record()
+        for other in [Tab(chromium, proxied.url, beside=tab) for _ in range(9)]:
+            other.wait_status("Ready")
+        tab.capture(0.5)
+        tab.stop()
+        proof = tab.proof()
+        assert proof["sha256"] == proof["serverSha256"]
 
 
 def test_files_are_uploaded(proxied: Proxied) -> None:

@@ -27,7 +27,7 @@ UPGRADE = (
 )
 KINDS = {
     "idle": b"",
-    "heartbeats": b"GET /gradio_api/heartbeat/x HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "requests of the page": b"GET /gradio_api/queue/data HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "bodies that never come": b"POST /gradio_api/queue/join HTTP/1.1\r\nHost: localhost\r\n"
     b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n",
     "uploads that never come": b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\n"

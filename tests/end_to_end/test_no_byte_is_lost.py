@@ -105,13 +105,30 @@ def test_three_tabs_at_once(chromium: Browser, served: Served) -> None:
         tab.context.close()
 
 
-def test_a_closed_tab_frees_its_session(chromium: Browser, served: Served) -> None:
+def test_ten_tabs_of_one_browser(chromium: Browser, served: Served) -> None:
+    """Over HTTP/1.1 they share six connections, so a tab must not hold one for as long as it is open."""
     remove_recordings(served)
-    tab = Tab(chromium, served.url)
-    tab.record()
-    assert until(lambda: len(served.recordings) == 1)
-    tab.context.close()
-    assert until(lambda: len(served.recordings) == 0)
+    with Tab(chromium, served.url) as tab:
+        tab.record()
+        others = [Tab(chromium, served.url, beside=tab) for _ in range(9)]
+        for other in others:
+            other.wait_status("Ready")
+        tab.capture(1)
+        others[-1].record()
+        others[-1].capture(1)
+        for recording in (tab, others[-1]):
+            recording.stop()
+            check(recording, 1)
+
+
+def test_a_tab_that_goes_away_frees_its_session(chromium: Browser, certificates: Path) -> None:
+    service = Service(small_config(), random_recognizer(), limits=Limits(page=PageLimits(idle_seconds=3600)))
+    with serving(service, certificates) as served, Tab(chromium, served.url) as tab:
+        tab.record()
+        assert until(lambda: len(served.recordings) == 1)
+        tab.page.on("dialog", lambda dialog: dialog.accept())  # whether to leave a page that records
+        tab.page.goto("about:blank")
+        assert until(lambda: len(served.recordings) == 0)
 
 
 def test_a_server_that_lost_the_recording_gets_it_again(chromium: Browser, served: Served) -> None:

@@ -156,7 +156,7 @@ def test_another_site_reads_nothing(context: BrowserContext, visit: Callable[[st
         plain = {"method": "POST", "mode": "no-cors", "credentials": "include", "body": "{}"}
         page.evaluate(ASK, [url, path, plain])
     assert StatusLog.statuses == [(path, 404 if path.endswith("cancel") else 403) for path in paths]
-    for path, tag in (("/theme.css", "link"), ("/favicon.ico", "img"), ("/gradio_api/heartbeat/x", "script")):
+    for path, tag in (("/theme.css", "link"), ("/favicon.ico", "img"), ("/assets/x", "script")):
         assert page.evaluate(LOAD, [url, path, tag]) == "failed"
     for path in ("/ws/asr", "/v1/realtime", f"/ws/asr?api_key={KEY}"):
         assert page.evaluate(CONNECT, [url, path]) == "failed"

@@ -48,7 +48,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, program: Callable[[str], st
     """The folder that the blocks run in, with the files that they name. They run in order: some need others' output."""
     folder = tmp_path_factory.mktemp("documents")
     np.save(folder / "samples.npy", write_wave(folder / "speech.wav"))
-    convert = [program("ffmpeg"), "-loglevel", "error", "-i", "speech.wav", "interview.m4a"]
+    film = ["-ac", "2", "-metadata:s:a:0", "language=eng", "film.mkv"]
+    convert = [program("ffmpeg"), "-loglevel", "error", "-i", "speech.wav", "interview.m4a", *film]
     subprocess.run(convert, cwd=folder, check=True)
     (folder / "app.py").symlink_to(ROOT / "app.py")
     chained = Chained()

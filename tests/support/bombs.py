@@ -163,6 +163,19 @@ def flac_of_rates(rates: list[int]) -> bytes:
     return b"".join(parts)
 
 
+def matroska_of_gaps(hours: list[float]) -> bytes:
+    """Packets of 10 ms of silence at these hours."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="matroska") as container:
+        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for hour in hours:
+            packet = av.Packet(bytes(320))
+            packet.stream, packet.time_base, packet.pts = stream, Fraction(1, 1000), round(hour * 3_600_000)
+            packet.dts = packet.pts
+            container.mux(packet)
+    return target.getvalue()
+
+
 def matroska_of_broken_packets(whole: int, broken: int) -> bytes:
     """Packets of 10 ms of silence, and after them packets of one byte that cannot be decoded."""
     target = io.BytesIO()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright, expect
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Playwright, expect
 
 from qwen_asr.config.config import Config
 from qwen_asr.service.service import Service
@@ -140,8 +140,10 @@ def page_config(page: str) -> dict[str, Any]:
 class Tab:
     """One open page, with what a user does and sees."""
 
-    def __init__(self, browser: Browser, url: str, script: str = "", **context: Any) -> None:
-        self.context = browser.new_context(**{"ignore_https_errors": True, **context})
+    def __init__(self, browser: Browser, url: str, script: str = "", beside: Tab | None = None, **context: Any) -> None:
+        """`beside`: another tab of the same browser, with which it shares cookies and connections."""
+        self.context: BrowserContext
+        self.context = beside.context if beside else browser.new_context(**{"ignore_https_errors": True, **context})
         self.context.set_default_timeout(TIMEOUT_MS)
         self.page: Page = self.context.new_page()
         self.problems: list[str] = []

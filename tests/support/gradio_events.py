@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -28,6 +29,22 @@ class RecorderClient:
 
     def send(self, file: object, language: object = "Automatic", context: object = "") -> dict[str, Any]:
         """Sends the event of a block; returns Gradio's last message about it."""
+        answer = self.join(file, language, context)
+        joined = answer.json()
+        if answer.status_code == 400:  # refused before Gradio saw it
+            return {"success": False, "output": {"error": joined["error"]["message"]}}
+        result: dict[str, Any] = {}
+        with self.messages() as answer:
+            for line in answer.iter_lines():  # to the end: Gradio drops the events of a tab that disconnects
+                message = json.loads(line.removeprefix("data:")) if line else {"msg": ""}
+                if message["msg"] == "process_streaming":  # it was taken; Gradio waits for the next block
+                    self.http.post(f"/gradio_api/stream/{joined['event_id']}/close").raise_for_status()
+                elif message["msg"] in ("process_completed", "unexpected_error"):
+                    result = message
+        return result
+
+    def join(self, file: object, language: object = "Automatic", context: object = "") -> httpx.Response:
+        """Sends the event of a block; the answer has the event's id."""
         event = {
             "data": [file, language, context],
             "fn_index": self._event["id"],
@@ -35,19 +52,11 @@ class RecorderClient:
             "session_hash": self.tab,
             "event_data": None,
         }
-        answer = self.http.post("/gradio_api/queue/join", json=event)
-        joined = answer.json()
-        if answer.status_code == 400:  # refused before Gradio saw it
-            return {"success": False, "output": {"error": joined["error"]["message"]}}
-        result: dict[str, Any] = {}
-        with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.tab}) as lines:
-            for line in lines.iter_lines():  # to the end: Gradio drops the events of a tab that disconnects
-                message = json.loads(line.removeprefix("data:")) if line else {"msg": ""}
-                if message["msg"] == "process_streaming":  # it was taken; Gradio waits for the next block
-                    self.http.post(f"/gradio_api/stream/{joined['event_id']}/close").raise_for_status()
-                elif message["msg"] in ("process_completed", "unexpected_error"):
-                    result = message
-        return result
+        return self.http.post("/gradio_api/queue/join", json=event)
+
+    def messages(self) -> AbstractContextManager[httpx.Response]:
+        """The stream of Gradio's messages about the events of the tab."""
+        return self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.tab})
 
     def send_uploaded(self, content: bytes, name: str = "audio.wav", kind: str = "audio/wav") -> dict[str, Any]:
         """Uploads a file and sends the event that names it."""

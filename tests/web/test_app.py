@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from qwen_asr.config.config import Config
@@ -17,6 +18,7 @@ from qwen_asr.web.app import _announce, public_link, serve
 from qwen_asr.web.transport.https import choose_certificate
 from qwen_asr.web.transport.uvicorn_server import bind
 from tests.support.certificates import Chained, issue, put
+from tests.support.gradio_events import RecorderClient
 from tests.support.https import send_request
 from tests.support.processes import ServerProcess
 
@@ -90,12 +92,15 @@ def test_it_serves_https_and_stops_cleanly(tmp_path: Path, repository: Path) -> 
         status, headers, _ = send_request(plain, b"GET /x HTTP/1.1\r\nHost: localhost:1\r\n\r\n")
     assert b"307" in status
     assert headers["location"] == "https://localhost:1/x"
-    with urllib.request.urlopen(f"{url}/gradio_api/heartbeat/x", context=trust, timeout=30) as stream:  # noqa: S310 - ours
-        assert stream.headers["X-Accel-Buffering"] == "no"
-        assert stream.headers["content-type"].startswith("text/event-stream")
-        started.process.send_signal(signal.SIGINT)  # with a stream still open
-        started.line_with("Stopped.")
-        code, said = started.end()
+    with httpx.Client(base_url=url, verify=trust, timeout=30) as http:
+        recorder = RecorderClient(http)
+        recorder.join(None).raise_for_status()
+        with recorder.messages() as stream:
+            assert stream.headers["X-Accel-Buffering"] == "no"
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            started.process.send_signal(signal.SIGINT)  # with a stream still open
+            started.line_with("Stopped.")
+            code, said = started.end()
     assert code == 0, said
     assert "Traceback" not in said
 

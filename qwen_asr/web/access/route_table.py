@@ -1,6 +1,6 @@
 """What there is on this server: every path that is answered, by which methods, and what the guard checks for it.
 
-A path that is not here does not exist. That matters for Gradio: it has some sixty routes, of which the page needs ten.
+A path that is not here does not exist. That matters for Gradio: it has some sixty routes, of which the page needs nine.
 They were found by logging what Chromium asks for while the browser tests run; a test keeps the list complete.
 """
 
@@ -42,7 +42,8 @@ _ID = r"[\w-]{1,64}"
 LOGIN, LOGOUT = "/login", "/logout"
 REALTIME, DASHSCOPE_REALTIME = "/v1/realtime", "/api-ws/v1/realtime"
 GRADIO = "/gradio_api"
-HEARTBEAT = re.compile(rf"{GRADIO}/heartbeat/({_ID})", re.ASCII)
+GRADIO_CLIENT = "/gradio_client"
+"""For programs: `page.transcribe_endpoint`. Nothing of the page's own API is open to them."""
 STREAM = re.compile(rf"{GRADIO}/stream/{_ID}", re.ASCII)
 JOIN, DATA, SERVER_FUNCTION, UPLOAD = (
     f"{GRADIO}/queue/join",
@@ -56,6 +57,7 @@ RULES = (
     _rule(r"/(v1|ws)/.*", Access.API),
     _rule(DASHSCOPE_REALTIME, Access.API),
     _rule(r"/metrics", Access.API),
+    _rule(rf"/config|{GRADIO_CLIENT}/(info|upload|queue/join|queue/data)", Access.API),
     _rule(r"/(openapi\.json|trust|ca\.pem)", Access.OPEN),
     _rule(LOGIN, Access.OPEN, "GET", "HEAD", "POST"),
     _rule(LOGOUT, Access.OPEN, "POST"),
@@ -65,7 +67,6 @@ RULES = (
     # The page: the document, the microphone, and what the simple recorder needs.
     _rule(r"/", Access.PAGE, "GET", "HEAD"),
     _rule(SERVER_FUNCTION, Access.PAGE, "POST"),
-    _rule(HEARTBEAT.pattern, Access.PAGE, "GET"),
     _rule(JOIN, Access.PAGE, "POST"),
     _rule(DATA, Access.PAGE, "GET"),
     _rule(UPLOAD, Access.PAGE, "POST"),

@@ -23,7 +23,8 @@ or one of these instead:
 Pages stay open across updates of the server, so these names do not change.
 
 While there is no new text the reply is held back for a moment (a short long-poll). Text arrives as soon as it is there
-without a second connection: browsers allow six to a host, and Gradio itself holds one for each tab.
+without a second connection: over HTTP/1.1 browsers open six to a host, for all tabs together. So a tab that records
+holds one, and every other tab none.
 """
 
 from __future__ import annotations
@@ -43,7 +44,6 @@ import gradio as gr
 from qwen_asr.config.limits import PageLimits
 from qwen_asr.errors import BadInput, LimitExceeded, NotReady, QwenASRError
 from qwen_asr.live.session_options import SessionOptions
-from qwen_asr.service.notifier import Notifier
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.page.bundle import bundle
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
@@ -60,9 +60,6 @@ STOCK_RECORDING = "stock"
 
 class State(Protocol):
     """The state of the server, as the page shows it."""
-
-    @property
-    def notifier(self) -> Notifier: ...
 
     def as_dict(self) -> dict[str, Any]:
         """`state` ("loading", "ready" or "failed"), `text` (progress, or what is wrong), `model` (its name), `note`."""
@@ -169,16 +166,19 @@ def streaming_microphone(
             return {"farewell": notice}
         return recording.view(post.revision)
 
-    async def server_state(known: Any) -> dict[str, Any]:
-        """The server's state, held back until it differs from the one that the page has."""
-        await state.notifier.wait(lambda: state.as_dict() != known, MAX_WAIT_SECONDS)
+    async def server_state(_: Any) -> dict[str, Any]:
+        """The server's state, now: a page that waits for it must not hold a connection."""
         return state.as_dict()
+
+    async def leave(_: Any, request: gr.Request) -> None:
+        """The page is closed, or another is shown in its place."""
+        recordings.tab_closed(await _tab(request))
 
     # Not a subclass of gr.HTML: Gradio writes a .pyi file beside the source of every class that is derived from it.
     return gr.HTML(
         html_template=_text("microphone.html"),
         js_on_load=bundle(BROWSER, "microphone") + START,
-        server_functions=[exchange, server_state],
+        server_functions=[exchange, server_state, leave],
         apply_default_css=False,
         elem_id=elem_id,
         worklet=_text("worklet.js"),

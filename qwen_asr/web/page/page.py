@@ -68,6 +68,7 @@ def build_page(
     limits = limits or PageLimits()
     # An upload that no event names stays in Gradio's temporary folder: swept every minute, kept for one.
     page = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 60), fill_width=False)
+    page.state_session_capacity = 64  # Gradio keeps 18 kB for each tab that ever was, 10,000 of them; none is needed
     with page:
         log_out = LOG_OUT if has_login else ""
         gr.HTML(f"<header class='title'><h1>{TITLE}</h1><p>Press Record, speak, and read along.</p>{log_out}</header>")
@@ -99,11 +100,6 @@ def build_page(
             js=OPTIONS_JS % AUTOMATIC,
             api_visibility="private",
         )
-
-        def leave(request: gr.Request) -> None:  # Gradio gives the request by this annotation
-            recordings.tab_closed(str(request.session_hash))
-
-        page.unload(leave)
     return page
 
 

@@ -405,7 +405,7 @@ class RecordingRegistry:
             recording.close()
 
     def tab_closed(self, tab: str) -> None:
-        """Reports that the tab's connection ended. Its recordings are closed soon, unless it sends a request."""
+        """Reports that the tab goes away. Its recordings are closed soon, unless it sends a request."""
         with self._lock:
             if any(key[0] == tab for key in (*self._recordings, *self._opening, *self._queue)):
                 self._closed_tabs[tab] = self._clock()

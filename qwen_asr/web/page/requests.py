@@ -31,7 +31,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 
 from qwen_asr.config.limits import PageLimits
-from qwen_asr.errors import BadInput, LimitExceeded, QwenASRError, TooLarge
+from qwen_asr.errors import BadInput, LimitExceeded, QwenASRError, ServerStopping, TooLarge
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.service.shares import Shares
 from qwen_asr.web.access import route_table
@@ -106,12 +106,57 @@ class PageCalls:
         return cls(frozenset(functions), frozenset(streams))
 
 
-class PageRequests:
-    """The middleware. Requests that are not for Gradio's API pass unchanged. `page()` is the `gr.Blocks`."""
+class EventStreams:
+    """The event streams that are open. Gradio's do not end by themselves when the server stops."""
 
-    def __init__(self, app: ASGIApp, page: Callable[[], Any], limits: PageLimits | None = None) -> None:
+    def __init__(self) -> None:
+        self._open: set[asyncio.Future[None]] = set()
+
+    def end(self) -> None:
+        """Ends them all. Call it on the event loop."""
+        for stream in self._open:
+            stream.cancel()
+
+    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request with `app`, to the end of the answer or until `end` is called."""
+        started = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        stream = asyncio.ensure_future(app(scope, receive, send_noted))
+        self._open.add(stream)
+        try:
+            await asyncio.wait([stream])
+        finally:
+            self._open.discard(stream)
+            stream.cancel()
+        if not stream.cancelled():
+            stream.result()
+        elif started:
+            await send({"type": "http.response.body"})
+        else:
+            await error_response(ServerStopping())(scope, receive, send)
+
+
+class PageRequests:
+    """The middleware. Requests that are not for Gradio's API pass unchanged.
+
+    `page()` is the `gr.Blocks`, `streams` gets the event streams of all pages.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        page: Callable[[], Any],
+        limits: PageLimits | None = None,
+        streams: EventStreams | None = None,
+    ) -> None:
         self._app = app
         self._page = page
+        self._streams = streams or EventStreams()
         self._limits = limits or PageLimits()
         limits = self._limits
         self._held = Shares(
@@ -139,12 +184,12 @@ class PageRequests:
         if not path.startswith(route_table.GRADIO):
             await self._app(scope, receive, send)
         elif scope["method"] == "GET":
-            scope, own_hash = self._with_own_session(scope, path)
+            scope, own_hash = self._with_own_session(scope)
             # Without an event Gradio would begin an answer and fail.
             if path == route_table.DATA and own_hash not in self._page()._queue.pending_messages_per_session:
                 await status_response(404, "This page has no event.", code="unknown_url")(scope, receive, send)
                 return
-            await self._app(scope, receive, send)
+            await self._streams.run(self._app, scope, receive, send)
         else:
             await self._post(path, scope, receive, send)
 
@@ -230,12 +275,8 @@ class PageRequests:
             where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"]) or "JSON"
             raise BadInput(f"The page sent a message that cannot be read ({where}); {RELOAD}.") from None
 
-    def _with_own_session(self, scope: Scope, path: str) -> tuple[Scope, str]:
+    def _with_own_session(self, scope: Scope) -> tuple[Scope, str]:
         """The scope with the page's own session hash in place of the one that it sent; and that hash."""
-        if (heartbeat := route_table.HEARTBEAT.fullmatch(path)) is not None:
-            own_hash = self._own_hash(heartbeat[1], identity(scope))
-            path = f"{scope.get('root_path', '')}{route_table.GRADIO}/heartbeat/{own_hash}"
-            return {**scope, "path": path, "raw_path": path.encode()}, own_hash
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         own_hash = self._own_hash(query.get("session_hash", [""])[0], identity(scope))
         return {**scope, "query_string": f"session_hash={own_hash}".encode()}, own_hash

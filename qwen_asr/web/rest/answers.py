@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.engine.languages import language_code
+from qwen_asr.engine.languages import language_code, resolve_language
 from qwen_asr.live.events import Final
 from qwen_asr.live.subtitles import srt, vtt
 from qwen_asr.live.transcript import Transcript, join_texts
@@ -114,7 +114,7 @@ def whole_answer(request: TranscriptionRequest, finals: Sequence[Final], seconds
     if request.response_format == "verbose_json":
         answer = VerboseTranscription(
             **dict(answer),
-            language=(Transcript(finals).language or request.spoken_language or "").lower(),
+            language=(Transcript(finals).language or resolve_language(request.spoken_language) or "").lower(),
             duration=seconds,
             segments=[
                 Segment(id=number, **segment_fields(final))

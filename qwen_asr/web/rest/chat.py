@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from qwen_asr.errors import BadField
 from qwen_asr.live.transcript import Transcript, join_texts
 from qwen_asr.web.rest.answers import Answer, absent
-from qwen_asr.web.rest.jobs import Job
+from qwen_asr.web.rest.transcriptions import Job
 from qwen_asr.web.rest.upload import Upload, decoded_audio
 from qwen_asr.web.validation import first_error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -75,11 +76,14 @@ class EventStream:
         self._finals: list[Final] = []
         self._text = ""
         self._segments = 0
+        self._write = {"srt": srt, "vtt": vtt}.get(request.response_format)
+        self._last: list[Final] = []  # the one with the last cue
+        self._cues = 0
 
     def begin(self) -> bytes:
         """The events before the first final."""
-        added = self._take_added()
-        return event(TextDelta(delta=added)) if added else b""
+        self._text = self._write([]) if self._write else ""
+        return event(TextDelta(delta=self._text)) if self._text else b""
 
     def add(self, final: Final) -> bytes:
         """The events for the next final; empty if the final has no text."""
@@ -87,9 +91,13 @@ class EventStream:
         if not final.text:
             return b""
         scores = logprobs([final], before=self._text) if self._request.with_logprobs else None
-        added = self._take_added()
+        if self._write:
+            added = self._cues_of(final, self._write)
+        else:
+            added = join_texts([self._text[-1:], final.text])[len(self._text[-1:]) :]
+        self._text += added
         if self._request.response_format != "verbose_json":
-            return event(TextDelta(delta=added, logprobs=scores)) if added else b""  # a file has no cue for a space
+            return event(TextDelta(delta=added, logprobs=scores)) if added else b""
         number = str(self._segments)
         self._segments += 1
         delta = TextDelta(delta=added, logprobs=scores, segment_id=number)
@@ -111,17 +119,17 @@ class EventStream:
         """The event for an error, which is then the last."""
         return event(error)
 
-    def _take_added(self) -> str:
-        whole = self._whole()
-        added, self._text = whole[len(self._text) :], whole
-        return added
-
-    def _whole(self) -> str:
-        if self._request.response_format == "srt":
-            return srt(self._finals)
+    def _cues_of(self, final: Final, write: Callable[[Iterable[Final]], str]) -> str:
+        """What the next final adds to the file. Only the cue before it matters for it, besides its number."""
+        added = write([*self._last, final])[len(write(self._last)) :]
+        if not added:
+            return ""  # a file has no cue for a space
+        self._last = [final]
         if self._request.response_format == "vtt":
-            return vtt(self._finals)
-        return join_texts([self._text, self._finals[-1].text]) if self._finals else ""
+            return added
+        cues = [cue.partition("\n")[2] for cue in added.removesuffix("\n\n").split("\n\n")]
+        first, self._cues = self._cues + 1, self._cues + len(cues)
+        return "".join(f"{number}\n{cue}\n\n" for number, cue in enumerate(cues, first))
 
 
 def event(data: BaseModel) -> bytes:

@@ -45,6 +45,15 @@ class TranscriptionRequest(BaseModel):
     )
     prompt: str = Field(default="", description="Names and terms that occur in the audio.")
     keywords: list[str] = Field(default=[], alias="keywords[]", description="More of them.")
+    track: str = Field(
+        default="",
+        description="The audio track: its number, from 1, or its language. Without it the first one that speaks.",
+    )
+    channel: str = Field(
+        default="",
+        description="The channel of the track: a number, from 1, left, right, center, or FFmpeg's name. Without it all "
+        "channels are mixed.",
+    )
     stream: bool = Field(
         default=False,
         description="Server-sent events, one for each utterance as soon as it is final.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import status_response
 from qwen_asr.web.rest.answers import Transcription, VerboseTranscription
 from qwen_asr.web.rest.api_route import ApiRoute
-from qwen_asr.web.rest.chat import ChatChunk, ChatCompletion, ChatRequest
+from qwen_asr.web.rest.chat import ChatChunk, ChatCompletion, ChatRequest, chat_job
 from qwen_asr.web.rest.event_stream import EVENTS
 from qwen_asr.web.rest.form import form_schema
 from qwen_asr.web.rest.metrics import Metrics
@@ -50,7 +51,7 @@ def add_routes(app: FastAPI, service: Service) -> Transcriptions:
     transcriptions = Transcriptions(service)
     routes = [
         transcriptions_route(transcriptions, service.limits.upload),
-        chat_route(transcriptions),
+        chat_route(transcriptions, service),
         *models_routes(Models(service)),
         *operator_routes(Probes(service), Metrics(service)),
     ]
@@ -118,11 +119,16 @@ def transcriptions_route(transcriptions: Transcriptions, limits: UploadLimits) -
     )
 
 
-def chat_route(transcriptions: Transcriptions) -> ApiRoute:
+def chat_route(transcriptions: Transcriptions, service: Service) -> ApiRoute:
     """POST /v1/chat/completions."""
+
+    async def chat(_: Request) -> Response:
+        """The text of the audio in the messages, as a chat model returns it, with `stream=true` in chunks."""
+        return transcriptions.answering(partial(chat_job, service.model_name))
+
     return ApiRoute(
         CHAT,
-        transcriptions.chat,
+        chat,
         method="POST",
         operation_id="chat",
         summary="Transcribe audio in a message",

@@ -1,6 +1,6 @@
 """`POST /v1/audio/transcriptions`: the upload, its transcription, and the answer or the stream of events.
 
-What `/v1/chat/completions` asks for is the same work.
+What other routes ask for is the same work: a `Job`, answered at once or as server-sent events.
 """
 
 from __future__ import annotations
@@ -8,40 +8,136 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.audio.tracks import parse_choice
+from qwen_asr.engine.languages import language_tags
 from qwen_asr.errors import AudioError, BadField, BadInput, LimitExceeded, ServerStopping, StepFailed, TooLarge
 from qwen_asr.service.file_transcription import FileTranscription
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.service.shares import Shares
 from qwen_asr.web.early_answer import Body, answer_early
-from qwen_asr.web.error_response import error_response
+from qwen_asr.web.error_response import ErrorBody, error_body, error_response
 from qwen_asr.web.rest.answers import whole_answer
-from qwen_asr.web.rest.chat import chat_job
 from qwen_asr.web.rest.event_stream import EventStream
 from qwen_asr.web.rest.form import parse_request
-from qwen_asr.web.rest.jobs import Collected, Job, Streamed
 from qwen_asr.web.rest.models import check_ready
 from qwen_asr.web.rest.upload import Upload, received_file
 from qwen_asr.web.sockets.queueing import wait_for_slot
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
+    from qwen_asr.live.events import Final
     from qwen_asr.service.service import Service
+
+T = TypeVar("T")
+HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+class Events(Protocol):
+    """Writes the events of a stream. Each may be empty."""
+
+    def begin(self) -> bytes:
+        """The events before the first final."""
+
+    def add(self, final: Final) -> bytes:
+        """The events for the next final."""
+
+    def end(self) -> bytes:
+        """The last events."""
+
+    def failure(self, error: ErrorBody) -> bytes:
+        """The last events, if an error ends the stream."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Files to transcribe one after another, each in a session of its own.
+
+    `context_field`: the field of the request that is wrong if the model cannot take the context. `scored`: whether
+    finals need their tokens. `events`: those of a stream; without them `whole` makes the answer of all finals and the
+    length of the audio in seconds. `track` and `channel` of the files: see `audio.tracks.parse_choice`.
+    """
+
+    files: Sequence[BinaryIO]
+    language: str | None
+    context: str
+    context_field: str
+    scored: bool
+    events: Events | None
+    whole: Callable[[Sequence[Final], float], Response]
+    track: str = ""
+    channel: str = ""
+
 
 ReadJob = Callable[[Upload], AbstractAsyncContextManager[Job]]
 """Reads a request. The files are deleted at the end of the context."""
-T = TypeVar("T")
+
+
+class Collected:
+    """An answer that is sent at once, in the end."""
+
+    begun = False
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._finals: list[Final] = []
+
+    async def begin(self) -> None:
+        """Nothing is sent yet."""
+
+    async def add(self, final: Final) -> None:
+        """Keeps the next final."""
+        self._finals.append(final)
+
+    async def end(self, seconds: float) -> Response:
+        """The response."""
+        return self._job.whole(self._finals, seconds)
+
+    async def fail(self, error: Exception) -> None:
+        """Not called: nothing has begun."""
+
+
+class Streamed:
+    """An answer that is sent event by event. `begun`: whether it is too late for another status than 200."""
+
+    def __init__(self, events: Events, send: Send) -> None:
+        self._events = events
+        self._send = send
+        self.begun = False
+
+    async def begin(self) -> None:
+        """Sends the headers and the first events, if it has not yet. Call it when the work has begun without errors."""
+        if not self.begun:
+            self.begun = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            await self._send_events(self._events.begin())
+
+    async def add(self, final: Final) -> None:
+        """Sends the events of the next final."""
+        await self._send_events(self._events.add(final))
+
+    async def end(self, seconds: float) -> None:
+        """Sends the last events."""
+        await self._send_events(self._events.end(), more=False)
+
+    async def fail(self, error: Exception) -> None:
+        """Ends the stream with an error."""
+        await self._send_events(self._events.failure(error_body(error)), more=False)
+
+    async def _send_events(self, data: bytes, more: bool = True) -> None:
+        if data or not more:
+            await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
 
 class Transcriptions:
@@ -74,13 +170,9 @@ class Transcriptions:
         """The text of the file, as OpenAI's API returns it: at once, or with `stream=true` utterance by utterance."""
         return self.answering(transcription_job)
 
-    async def chat(self, _: Request) -> Response:
-        """The text of the audio in the messages, as a chat model returns it, with `stream=true` in chunks."""
-        return self.answering(partial(chat_job, self._service.model_name))
-
     def answering(self, read: ReadJob) -> Response:
-        """The response to a request that `read` reads."""
-        return _AsgiResponse(partial(self._serve, read))
+        """The response to a request for the same work that `read` reads."""
+        return AsgiResponse(partial(self._serve, read))
 
     async def _serve(self, read: ReadJob, scope: Scope, receive: Receive, send: Send) -> None:
         self.unfinished += 1
@@ -108,15 +200,38 @@ class Transcriptions:
 
     async def _answer(self, read: ReadJob, scope: Scope, body: Body, send: Send) -> Response | None:
         """The response; None if it was sent already, as events."""
+        with self.opened(scope, body) as upload:
+            async with read(upload) as job:
+                work = self._transcribe(job, upload.address, send)
+                return await abort_on(body.wait_for_disconnect(), ClientDisconnect(), work)
+
+    @contextlib.contextmanager
+    def opened(self, scope: Scope, body: Body) -> Iterator[Upload]:
+        """A request that is to be read, and counts as one in progress. Raises NotReady, LimitExceeded."""
         headers, address = Headers(scope=scope), sender(scope)
         # Checked first, so that a request that would be refused does not upload its file.
         check_ready(self._service)
         self._service.admission.check_room(address)
         self._bytes.check(address, int(headers.get("content-length", 0)))
         with self._count_request(address), self._bytes.opened(address) as take:
-            async with read(Upload(scope, headers, body, self._limits, address, take, self._held)) as job:
-                work = self._transcribe(job, address, send)
-                return await abort_on(body.wait_for_disconnect(), ClientDisconnect(), work)
+            yield Upload(scope, headers, body, self._limits, address, take, self._held)
+
+    async def done(self, job: Job, scope: Scope) -> Response:
+        """The answer to a job without events, which the request of `scope` wants.
+
+        Raises ServerStopping, the errors of `FileTranscription`, and BadField for the context.
+        """
+        self.unfinished += 1
+        try:
+            # Without events nothing is sent before the end.
+            work = self._transcribe(job, sender(scope), _send_nothing)
+            response = await abort_on(self._aborting.wait(), ServerStopping(), work)
+        except Exception as error:
+            self._count(error)
+            raise
+        finally:
+            self.unfinished -= 1
+        return response or Response()
 
     @contextlib.contextmanager
     def _count_request(self, address: str) -> Iterator[None]:
@@ -142,6 +257,8 @@ class Transcriptions:
 
     async def _transcribe(self, job: Job, address: str, send: Send) -> Response | None:
         options = self._service.session_options(language=job.language, context=job.context)
+        options = replace(options, scored=job.scored)
+        choice = parse_choice(job.track, job.channel, options.language, language_tags)
         answer = Collected(job) if job.events is None else Streamed(job.events, send)
         seconds = 0.0
         try:
@@ -151,9 +268,7 @@ class Transcriptions:
                 with (
                     self._samples.opened(address) as take,
                     contextlib.closing(
-                        FileTranscription(
-                            self._service, file, replace(options, scored=job.scored), slot=slot, take=take
-                        )
+                        FileTranscription(self._service, file, options, choice=choice, slot=slot, take=take)
                     ) as work,
                 ):
                     await begin(work, job.context_field)
@@ -176,7 +291,7 @@ class Transcriptions:
             self._service.instruments.count(error)
 
 
-class _AsgiResponse(Response):
+class AsgiResponse(Response):
     """A response that an ASGI app sends. It may read the request's body while it sends."""
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]) -> None:
@@ -186,6 +301,10 @@ class _AsgiResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the response."""
         await self._app(scope, receive, send)
+
+
+async def _send_nothing(_: Message) -> None:
+    """Takes the place of a connection that nothing is sent to."""
 
 
 async def begin(work: FileTranscription, context_field: str) -> None:
@@ -211,6 +330,8 @@ async def transcription_job(upload: Upload) -> AsyncIterator[Job]:
             scored=request.scored,
             events=EventStream(request) if request.stream else None,
             whole=partial(whole_answer, request),
+            track=request.track,
+            channel=request.channel,
         )
 
 

@@ -186,7 +186,6 @@ def test_a_session_hash_belongs_to_who_sends_it() -> None:
             known.post(CALL, json=call(session_hash=session_hash)).json()["body"]["session_hash"],
             known.post(JOIN, json=event(session_hash=session_hash)).json()["body"]["session_hash"],
             known.get("/gradio_api/queue/data", params={"session_hash": session_hash}).json()["query"]["session_hash"],
-            known.get(f"/gradio_api/heartbeat/{session_hash}").json()["path"].rpartition("/")[2],
         }
 
     [ada], [bob], [nobody], [other] = hashes("user ada"), hashes("user bob"), hashes(""), hashes("user ada", "other")
@@ -280,7 +279,9 @@ def exchange_message(served: Served, http: httpx.Client, recording: str, **chang
     }
 
 
-def test_two_browsers_with_one_session_hash_do_not_share_a_recording(served: Served) -> None:
+def test_two_browsers_with_one_session_hash_do_not_share_a_recording(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with httpx.Client(timeout=60) as one, httpx.Client(timeout=60) as other, httpx.Client(timeout=60) as none:
         message = exchange_message(served, one, "abc")
         exchange_message(served, other, "abc")
@@ -290,11 +291,13 @@ def test_two_browsers_with_one_session_hash_do_not_share_a_recording(served: Ser
         goes_on = message | {"data": message["data"] | {"offset": 2}}
         for stranger in (other, none):
             assert stranger.post(served.url + CALL, json=goes_on).json() == {"gone": True}
-        # Nor does a stranger end it, whose heartbeat with that hash comes and goes.
-        with other.stream("GET", f"{served.url}/gradio_api/heartbeat/hash") as stream:
-            next(stream.iter_lines())
-        assert one.post(served.url + CALL, json=message).json()["received"] == 0
-        assert len(served.recordings) == 1
+        # Nor does a stranger end it, who says that the tab goes away.
+        [(tab, _)] = served.recordings.ids()
+        closed: list[str] = []
+        monkeypatch.setattr(served.recordings, "tab_closed", closed.append)
+        for stranger in (other, none, one):
+            assert stranger.post(served.url + CALL, json=message | {"data": None, "fn_name": "leave"}).json() is None
+        assert [hash == tab for hash in closed] == [False, False, True]
         ended = message | {"data": message["data"] | {"last": 0}}
         assert one.post(served.url + CALL, json=ended).json()["done"]
 

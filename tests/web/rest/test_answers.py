@@ -77,5 +77,5 @@ def test_the_languages_begin_with_that_of_most_of_the_audio() -> None:
 def test_without_speech_the_language_is_that_of_the_request() -> None:
     verbose = {"response_format": "verbose_json"}
     assert answer([], 1.0, **verbose, language="German")["language"] == "german"
-    assert answer([], 1.0, **verbose, languages="de")["language"] == "de"
+    assert answer([], 1.0, **verbose, languages="de")["language"] == "german"
     assert answer([], 1.0, **verbose)["language"] == ""

@@ -102,6 +102,6 @@ def test_the_schema_has_the_file_and_every_field() -> None:
     schema = form_schema("An audio file.")
     assert schema["required"] == ["file"]
     assert list(schema["properties"]) == [
-        "file", "model", "language", "languages[]", "prompt", "keywords[]", "stream", "response_format", "temperature",
-        "timestamp_granularities[]", "include[]",
+        "file", "model", "language", "languages[]", "prompt", "keywords[]", "track", "channel", "stream",
+        "response_format", "temperature", "timestamp_granularities[]", "include[]",
     ]  # fmt: skip

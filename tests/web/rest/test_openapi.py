@@ -296,7 +296,12 @@ def test_the_page_lists_every_error(page: str) -> None:
     codes = {
         (kind.http_status, error_body(kind("x", "x") if kind is BadField else kind("x")).error.code) for kind in classes
     }
-    routes_only = {(404, "model_not_found"), (404, "unknown_url"), (405, "method_not_allowed")}
+    routes_only = {
+        (400, "unsupported_operation"),
+        (404, "model_not_found"),
+        (404, "unknown_url"),
+        (405, "method_not_allowed"),
+    }
     never_sent = {(400, "bad_config"), (400, "https_conflict"), (503, "checkpoint_error")}
     startup_and_client = {(500, code) for status, code in codes if status == 500} - {
         (500, "step_failed"), (500, "qwen_asr_error"),
@@ -308,4 +313,6 @@ def test_the_page_has_the_true_numbers(page: str) -> None:
     file_bytes, form_bytes = UploadLimits.file_bytes, UploadLimits.form_bytes
     assert f"up to {file_bytes >> 20} MiB" in page
     assert f"more than {file_bytes >> 20} MiB, or the rest of the form more than {form_bytes >> 20} MiB" in page
+    assert f"JSON more than {UploadLimits.json_bytes >> 20} MiB" in page
+    assert page.count(f"of up to {UploadLimits.json_bytes >> 20} MiB") == 2
     assert f"nothing arrived for {UploadLimits.idle_seconds:g} s" in page

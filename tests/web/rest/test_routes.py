@@ -32,7 +32,8 @@ from qwen_asr.service.service import Service
 from qwen_asr.tls.self_signed import ensure_self_signed
 from qwen_asr.web.rest.transcriptions import Transcriptions
 from tests.support.browser import serving
-from tests.support.checkpoints import demo_recognizer
+from tests.support.checkpoints import demo_recognizer, spoken
+from tests.support.media import Track, container, placed
 from tests.support.processes import until
 from tests.support.rest_client import Clients, form, offline, open_in, speech, wav
 
@@ -589,3 +590,44 @@ def test_open_requests_get_an_error_when_the_server_stops(
     assert "Traceback" not in caplog.text  # uvicorn logs here too
     assert not re.search("Cancel [1-9]", caplog.text)  # it did not have to cancel a request
     gc.collect()
+
+
+# --- files with times, tracks and channels
+
+
+@pytest.mark.slow
+def test_segments_have_the_times_of_a_webm_without_packets_in_its_silence(clients: Clients) -> None:
+    parts = [(0.5, spoken("Turn on the kitchen light.")), (22.0, spoken("Wake me up at half past six."))]
+    whole = placed(*parts, (44.0, spoken("My number is four seven one.")), seconds=47)
+    webm = container("webm", Track(whole, codec="libopus", gaps=[(5, 21), (26, 43)]))
+    with clients.sync() as client:
+        segments = ask(client, webm, response_format="verbose_json").segments
+        truth = ask(client, container("webm", Track(whole, codec="libopus")), response_format="verbose_json").segments
+        cues = list(srt.parse(ask(client, webm, response_format="srt")))
+    assert [segment.text for segment in segments] == [segment.text for segment in truth]
+    assert len(segments) == 3
+    assert [segment.start for segment in segments] == pytest.approx([segment.start for segment in truth], abs=0.05)
+    assert [segment.end for segment in segments] == pytest.approx([segment.end for segment in truth], abs=0.05)
+    assert cues[-1].start.total_seconds() > 43
+
+
+@pytest.mark.slow
+def test_the_track_and_the_channel_of_a_film(clients: Clients) -> None:
+    one, two = spoken("Turn on the kitchen light."), spoken("Wake me up at half past six.")
+    sides = np.stack([placed((0.3, one), seconds=4), placed((0.3, two), seconds=4)], axis=1)
+    film = container(
+        "matroska",
+        Track(placed((0.3, one), seconds=4), tags={"language": "eng"}, default=True),
+        Track(sides, codec="flac", layout="stereo", tags={"language": "ger"}),
+    )
+    with clients.plain() as client:
+
+        def text_of(**fields: str) -> Any:
+            return client.post(ROUTE, files={"file": ("film.mkv", film)}, data=fields).json()
+
+        assert "kitchen" in text_of()["text"]
+        for track in ("2", "de", "German"):
+            assert "half past" in text_of(track=track, channel="right")["text"]
+        assert "kitchen" in text_of(track="2", channel="1")["text"]
+        message = text_of(track="fr")["error"]["message"]
+        assert "it has 1 (eng, pcm_s16le, 1 channel); 2 (ger, flac, 2 channels)" in message

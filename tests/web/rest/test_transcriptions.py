@@ -14,6 +14,7 @@ import openai
 import pytest
 import torch
 from huggingface_hub import InferenceClient
+from openai.types.audio import TranscriptionTextSegmentEvent
 
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits, UploadLimits
@@ -21,7 +22,7 @@ from qwen_asr.errors import BadField, BadInput
 from qwen_asr.service.service import Service
 from qwen_asr.web.rest.upload import parse_json_form
 from tests.support.checkpoints import demo_recognizer, spoken
-from tests.support.rest_client import wav
+from tests.support.rest_client import speech, wav
 from tests.support.sockets import listening
 
 SENTENCE = "Turn on the kitchen light."
@@ -75,7 +76,8 @@ def url() -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_huggingface_hub(url: str, tmp_path: Path) -> None:
+def test_huggingface_hub(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # offline, it refuses every address
     recording = wav(spoken(SENTENCE))
     (tmp_path / "speech.wav").write_bytes(recording)
     client = InferenceClient(model=url, token="")
@@ -112,6 +114,25 @@ def test_a_file_alone_has_the_limits_and_errors_of_a_form(url: str) -> None:
         error = answer.json()["error"]
         assert (answer.status_code, error["param"], error["type"]) == (status, param, "invalid_request_error"), error
         assert message in error["message"]
+
+
+@pytest.mark.slow
+def test_every_format_is_streamed(url: str) -> None:
+    recording = speech()
+    with openai.OpenAI(base_url=url.removesuffix("/audio/transcriptions"), api_key="none", max_retries=0) as client:
+        create: Any = client.audio.transcriptions.create
+        for name in ("srt", "vtt"):
+            whole = create(model="any", file=recording, response_format=name)
+            *deltas, done = create(model="any", file=recording, response_format=name, stream=True)
+            assert "".join(delta.delta for delta in deltas) == done.text == whole
+            assert whole.count(" --> ") == 3
+        whole = create(model="any", file=recording, response_format="verbose_json")
+        events = list(create(model="any", file=recording, response_format="verbose_json", stream=True))
+        segments = [event for event in events if isinstance(event, TranscriptionTextSegmentEvent)]
+        assert events[-1].text == whole.text
+        assert [(one.text, one.start, one.end) for one in segments] == [
+            (one.text, one.start, one.end) for one in whole.segments
+        ]
 
 
 @pytest.mark.slow

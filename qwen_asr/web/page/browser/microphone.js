@@ -10,6 +10,7 @@ import { Transcript, setText } from "./transcript.js";
 
 const LOGIN_ENDED = "Your login has ended. Log in again in another tab: nothing is lost, and the recording goes on here.";
 const SERVER_TIMEOUT_MS = 15000;  // for the server's state
+const SERVER_POLL_MS = 500;       // while it loads
 const REFRESH_MS = 250;           // of the clock and the lag
 const FALLBACK_POLL_MS = 100;
 const FALLBACK_STOP_MS = 1500;    // the last block of Gradio's recorder is still on its way
@@ -70,6 +71,7 @@ class MicrophonePage {
     this.root.addEventListener("fallback-start", () => this.followFallback());
     this.root.addEventListener("fallback-stop", () => this.endFallback());
     addEventListener("beforeunload", (event) => { if (this.recording) event.preventDefault(); });
+    addEventListener("pagehide", () => { if (this.recording) this.leave(); });
     setInterval(() => { if (this.recording) this.refresh(); }, REFRESH_MS);
     // Gradio's recorder would meet the same obstacle without a message. A rule, because Gradio may add it later.
     if (findObstacle() === INSECURE) {
@@ -109,18 +111,24 @@ class MicrophonePage {
 
   // Until the server is ready or has failed; again after it was lost.
   async watchServer() {
-    let known = {};
     for (;;) {
-      const call = this.server.server_state(known);
-      const reply = await Promise.race([call, sleep(SERVER_TIMEOUT_MS)]).catch(() => undefined);
+      const reply = await Promise.race([this.server.server_state(null), sleep(SERVER_TIMEOUT_MS)]).catch(() => undefined);
       if (reply) {
-        this.serverState = known = reply;
+        this.serverState = reply;
         this.refresh();
         if (reply.state !== "loading") return;
-      } else {
-        await sleep(1000);
       }
+      await sleep(SERVER_POLL_MS);
     }
+  }
+
+  // Tells the server that this page goes away, so that its place is soon free. A browser cancels the requests of such a
+  // page unless they are marked with `keepalive`. Gradio's call has no way to mark them, but calls `fetch` at once.
+  leave() {
+    const { fetch } = window;
+    window.fetch = (address, options) => fetch(address, { ...options, keepalive: true });
+    this.server.leave(null).catch(() => {});
+    window.fetch = fetch;
   }
 
   async record() {
