@@ -21,7 +21,7 @@ const pureGlobals = { btoa: "readonly", console: "readonly" };
 const FOLDER = "qwen_asr/web/page/browser";
 
 export default [
-  { ignores: [".venv/**", "**/node_modules/**"] },
+  { ignores: [".venv/**", ".venv-clients/**", "**/node_modules/**"] },
   { files: ["**/*.js", "**/*.mjs"], rules, linterOptions: { reportUnusedDisableDirectives: "error" } },
   { files: [`${FOLDER}/*.js`], languageOptions: { ecmaVersion: 2022, globals: globals.browser } },
   {

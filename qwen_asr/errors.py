@@ -4,7 +4,7 @@
 
     QwenASRError                500  1011  exit 1   anything below
     ├── BadInput                400  1007  exit 2   input from a user or client that cannot be used
-    │   ├── AudioError          415                 not audio, empty, or in an unsupported format
+    │   ├── AudioError                              not audio, empty, or in an unsupported format
     │   ├── UnknownLanguage     400                 a language that the model does not support
     │   ├── BadConfig           400  1008           an option or setting with an invalid value
     │   │   └── HttpsConflict              exit 1   HTTPS options that exclude or require each other
@@ -60,8 +60,6 @@ class BadInput(QwenASRError, ValueError):
 
 class AudioError(BadInput):
     """Not audio, empty, without an audio stream, or in an unsupported format."""
-
-    http_status = 415
 
 
 class UnknownLanguage(BadInput):

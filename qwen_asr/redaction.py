@@ -18,6 +18,7 @@ _CONTEXTS = [
     r"(\b(?:x-api-key|api-key)[\"']?\s*[:=,]\s*(?:b?[\"'])?)[^\s\"',)]+",
     r"(api_key=)[^&\s\"']*",
     r"(openai-insecure-api-key\.)[^\s,\"']+",
+    r"(\bek_)[\w-]{16,}",
     r"(qwen_asr_(?:login|visitor)_\d+=)[^;\s\"']+",
 ]
 _PATTERNS = [re.compile(context, re.IGNORECASE) for context in _CONTEXTS]

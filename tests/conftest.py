@@ -20,6 +20,7 @@ settings.register_profile("qwen_asr", deadline=None)
 settings.load_profile("qwen_asr")
 
 REPOSITORY = Path(__file__).parents[1]
+collect_ignore = ["clients"]  # other people's programs, which only `scripts/clients` installs and runs
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ REDACTION = Redaction([KEY, f"ada:{PASSWORD}", PASSWORD, "abc"])
         "(b'cookie', b'a=b; __Host-qwen_asr_visitor_443=unknownsecret')",
         "{'X-API-Key': 'unknownsecret'}",
         "< api-key: unknownsecret",
+        "{'value': 'ek_unknownsecret-1234567'}",
     ],
 )
 def test_secrets_are_removed(text: str) -> None:

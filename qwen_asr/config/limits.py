@@ -75,6 +75,22 @@ class UploadLimits:
     file of `--max-file-seconds`. Compressed silence is small, so a limit of bytes does not bound the work."""
     form_bytes: int = 1 << 20
     """Maximum size of the rest of the form: fields, headers, boundaries."""
+    call_bytes: int = 64 << 10
+    """Maximum size of a call of Gradio's clients, which names a file that they have uploaded."""
+    unclaimed_seconds: float = 60.0
+    """How long such a file waits for its call, and the call for the stream that tells its result. A client sends them
+    one right after the other."""
+    json_bytes: int = 32 << 20
+    """Maximum size of a request in JSON, with its audio in base64. Unlike a file it is in memory, until it is read: one
+    of 24 MB, like the largest that OpenAI's own server accepts."""
+    json_seconds: float = 120.0
+    """How long such a request may take to arrive."""
+    json_bytes_per_address: int = 64 << 20
+    """Maximum size of the requests in JSON of one address that are in memory at once."""
+    json_bytes_in_all: int = 128 << 20
+    """The same for all addresses. Reading one takes four times as much for a moment."""
+    json_items: int = 100_000
+    """Maximum number of values in a request in JSON. In memory each takes far more than its bytes."""
     write_bytes: int = 1 << 20
     """How much of the file is buffered before a thread writes it. A write per network packet would cost more."""
     idle_seconds: float = 60.0
@@ -142,6 +158,10 @@ class GuardLimits:
     """A login ends after this long without a request."""
     login_total_seconds: float = 30 * 24 * 3600.0
     """A login ends after this long in any case."""
+    client_secrets_bytes: int = 16 << 20
+    """Maximum memory of the client secrets that have not expired: some ten thousand with short settings."""
+    client_secrets_bytes_per_owner: int = 4 << 20
+    """The same for each key, user or address that makes them."""
 
 
 @dataclass(frozen=True, kw_only=True)

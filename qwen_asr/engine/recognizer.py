@@ -1,13 +1,14 @@
 """A loaded Qwen3-ASR, shared by all utterances: its parts, its prompt, and the parser of its output."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.engine.decoder.fixed_passes import default_shapes
@@ -83,6 +84,8 @@ class Recognizer:
         self.prompt = lru_cache(maxsize=64)(self._prompt)  # each utterance of a session asks for the same
         self.prefill_positions = PREFILL_POSITIONS[self.device.type]
         self.languages = tuple(LANGUAGES.values())
+        self._byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
+        self._added = processor.tokenizer.added_tokens_decoder
         end = model.generation_config.eos_token_id
         self.end_tokens = frozenset([end] if isinstance(end, int) else end or ())
 
@@ -158,6 +161,16 @@ class Recognizer:
         raw: str = self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
         parsed = self.processor.parse_output(raw)
         return raw, parsed["language"], parsed["transcription"]
+
+    def pieces(self, tokens: Sequence[int]) -> tuple[bytes, ...]:
+        """The UTF-8 bytes of each token. Together they are the raw text of `parse`; a character can span several."""
+        names = self.processor.tokenizer.convert_ids_to_tokens(list(tokens))
+        return tuple(self._piece(token, name) for token, name in zip(tokens, names, strict=True))
+
+    def _piece(self, token: int, name: str) -> bytes:
+        if (added := self._added.get(token)) is not None:
+            return b"" if added.special else str(added.content).encode()
+        return bytes(self._byte_of[character] for character in name)  # byte-level BPE writes a byte as a character
 
     def run(self, passes: list[Pass]) -> list[Any]:
         """Run passes of any number of utterances, those of the same kind together. Results in the order of `passes`.

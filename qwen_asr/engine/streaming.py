@@ -41,6 +41,7 @@ class Hypothesis:
     tokens: generated ids without the end token. raw: their text. language, text: what the processor's own
     `parse_output` makes of `raw`. truncated: whether it ended at the token limit instead of an end token.
     log_probabilities: the natural logarithm of each token's probability, if the utterance is `scored`; else empty.
+    pieces: the UTF-8 bytes of each token, likewise. prompt_tokens: positions before the answer, those of the audio too.
     """
 
     tokens: tuple[int, ...] = ()
@@ -50,6 +51,8 @@ class Hypothesis:
     samples: int = 0
     truncated: bool = False
     log_probabilities: tuple[float, ...] = ()
+    pieces: tuple[bytes, ...] = ()
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Decoded:
     log_probabilities: list[float]
     samples: int
     truncated: bool
+    prompt_tokens: int = 0
 
     def parse(self) -> Hypothesis:
         """The hypothesis, which becomes that of the utterance."""
@@ -181,13 +185,14 @@ class Utterance:
             samples = self._buffer[:length]
             frames = yield Transform(self._log_mel.missing(samples))
             embeddings = yield from self._encode(self._log_mel.spectrum(samples, frames))
+            prompt = self._prefix_length(self._cached_windows) + sum(map(len, embeddings)) + len(self._tail)
             tokens, scores, truncated = yield from self._decode(embeddings)
         finally:
             self._cache.end()
         self.work.steps += 1
         self._covered = length
         self._tokens = tokens
-        return Decoded(self, tokens, scores, length, truncated)
+        return Decoded(self, tokens, scores, length, truncated, prompt)
 
     def _begin(self) -> None:
         """Take the cache for a step. It is empty in the first step, and when the pool gave its pages to another."""
@@ -208,6 +213,8 @@ class Utterance:
                 decoded.samples,
                 decoded.truncated,
                 tuple(decoded.log_probabilities),
+                self._recognizer.pieces(decoded.tokens) if self._scored else (),
+                decoded.prompt_tokens,
             )
         return self.hypothesis
 

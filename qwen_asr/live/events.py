@@ -9,6 +9,7 @@ test for: `repetition:`, `tokens:`, `silence:`, `marker:`, `context:`, `language
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,23 @@ class Partial:
 
 
 @dataclass(frozen=True)
+class Token:
+    """A token of a text. `data`: its UTF-8 bytes, which may be part of a character. `log_probability`: natural, ≤ 0."""
+
+    id: int
+    data: bytes
+    log_probability: float
+
+
+@dataclass(frozen=True)
 class Final:
     """The text of a whole utterance, empty if it contains no words.
 
     `start` and `end` are samples at 16 kHz; `qwen_asr.client.Final` has `start_seconds` and `end_seconds` instead.
-    `corrected` is true if `text` does not start with the settled text of the partials.
+    `corrected` is true if `text` does not start with the settled text of the partials. `tokens` are those of the text,
+    if the session is `scored`: their bytes, joined, are `text`. They are empty where no tokens spell the text, because
+    a guard has changed it. `prompt_tokens` are those that the model read for the utterance, its audio included, and
+    `written_tokens` those that it wrote, the language included; of the last decoding, if there were several.
     """
 
     utterance: int
@@ -45,6 +58,14 @@ class Final:
     lag: float
     corrected: bool = False
     warnings: tuple[str, ...] = ()
+    tokens: tuple[Token, ...] = ()
+    prompt_tokens: int = 0
+    written_tokens: int = 0
+
+    @property
+    def avg_logprob(self) -> float | None:
+        """The mean log-probability of the tokens, or None without tokens. Its exponential is a confidence, 0 to 1."""
+        return fmean(token.log_probability for token in self.tokens) if self.tokens else None
 
 
 @dataclass(frozen=True)

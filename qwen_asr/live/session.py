@@ -31,6 +31,7 @@ from qwen_asr.live import guards
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.pacing import Pacing
 from qwen_asr.live.settling import Settling
+from qwen_asr.live.text_tokens import text_tokens
 from qwen_asr.live.transcript import Transcript
 
 if TYPE_CHECKING:  # the engine imports torch, which this module does not need
@@ -387,6 +388,9 @@ class Session:
             lag=self.lag,
             corrected=pending.settling.corrects(text),
             warnings=tuple(self._take_warnings(pending) + warnings),
+            tokens=text_tokens(hypothesis, text),
+            prompt_tokens=hypothesis.prompt_tokens,
+            written_tokens=len(hypothesis.tokens),
         )
         return self._conclude_with(pending, final)
 

@@ -23,5 +23,7 @@ def check_options(recognizer: Recognizer, options: SessionOptions) -> None:
 def create_session(recognizer: Recognizer, silero: Silero, options: SessionOptions) -> Session:
     """Creates a session. Raises what `check_options` raises."""
     check_options(recognizer, options)
-    new_utterance = partial(Utterance, recognizer, beginning=Beginning(), background=options.background)
+    new_utterance = partial(
+        Utterance, recognizer, beginning=Beginning(), background=options.background, scored=options.scored
+    )
     return Session(new_utterance, options.detector(silero, options.endpoints), options)

@@ -44,6 +44,9 @@ class SessionOptions:
     background: bool = False
     """Whether nobody waits for the text while it is spoken, as with a file: its steps give way to those of others."""
 
+    scored: bool = False
+    """Whether finals have the probabilities of their tokens."""
+
     def __post_init__(self) -> None:
         if self.chunk_seconds is not None and not self.chunk_seconds > 0:
             raise BadConfig(f"The chunk is {self.chunk_seconds} seconds long; it must be above 0, for example 1.0.")

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KINDS = ("page", "asr", "realtime", "rest")
-"""The route of a session: the page, /ws/asr, /v1/realtime, /v1/audio/transcriptions."""
+KINDS = ("page", "asr", "realtime", "deepgram", "rest")
+"""The route of a session: the page, /ws/asr, /v1/realtime, /v1/listen as a WebSocket, and REST with files."""
 
 
 class SessionRegistry:

@@ -66,8 +66,10 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     from qwen_asr.web.access.response_headers import SecurityHeaders
     from qwen_asr.web.page.recordings import RecordingRegistry
     from qwen_asr.web.page.requests import EventStreams, PageRequests
+    from qwen_asr.web.page.transcribe_endpoint import TranscribeEndpoint, describe
     from qwen_asr.web.rest import routes as rest
     from qwen_asr.web.sockets.asr.route import AsrRoute
+    from qwen_asr.web.sockets.deepgram.route import ListenRoute
     from qwen_asr.web.sockets.realtime.route import RealtimeRoute
 
     def open_session(
@@ -107,9 +109,10 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     app.state.recordings = recordings
     app.state.service = service
     # Before the page, which is mounted at "/" and answers every path that is left.
-    transcriptions = rest.add_routes(app, service)
-    sockets = [route.add_to(app, service) for route in (AsrRoute, RealtimeRoute)]
+    sockets = [route.add_to(app, service) for route in (AsrRoute, RealtimeRoute, ListenRoute)]
     app.router.routes.append(WebSocketRoute("/{path:path}", refuse_unknown_path))
+    transcriptions = rest.add_routes(app, service)  # the last, because it answers every path below /v1 that is left
+    TranscribeEndpoint(transcriptions, limits.upload, describe).add_to(app)
     app.state.stopping = Stopping(service, recordings, *sockets, transcriptions)
     if chosen is not None and chosen.root is not None:
         from qwen_asr.web.rest import trust

@@ -270,7 +270,20 @@ def test_probabilities_of_the_tokens_come_with_the_hypothesis(recognizer: Recogn
         expected = model(**inputs).logits[0, prompt - 1 : -1].log_softmax(-1)
     chosen = expected[range(len(hypothesis.tokens)), hypothesis.tokens]
     assert hypothesis.log_probabilities == pytest.approx(chosen.tolist(), abs=1e-3)
-    assert Utterance(recognizer, max_new_tokens=20).feed(samples).log_probabilities == ()
+    assert hypothesis.prompt_tokens == prompt
+    assert b"".join(hypothesis.pieces).decode(errors="replace") == hypothesis.raw
+    unscored = Utterance(recognizer, max_new_tokens=20).feed(samples)
+    assert unscored.tokens == hypothesis.tokens
+    assert unscored.log_probabilities == ()
+    assert unscored.pieces == ()
+
+
+def test_the_bytes_of_tokens_are_the_raw_text(recognizer: Recognizer, name: str) -> None:
+    text = "language German<asr_text>Grüße, 谢谢 👋 <|no_token|> "
+    tokens = recognizer.processor.tokenizer(text + "<|im_end|>")["input_ids"]
+    pieces = recognizer.pieces(tokens)
+    assert len(pieces) == len(tokens)
+    assert b"".join(pieces).decode() == text == recognizer.parse(tokens)[0]
 
 
 def test_a_context_with_too_many_tokens_is_refused(recognizer: Recognizer) -> None:

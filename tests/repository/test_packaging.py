@@ -24,6 +24,8 @@ PINNED = {
     "requirements-test.txt": ("test",),
 }
 """Each requirements file, and where pyproject.toml has the ranges of the same packages."""
+CLIENTS = "requirements-clients.txt"
+"""The programs of tests/clients. They are installed beside the project, not with it, so they have no ranges."""
 
 
 def requirements(name: str) -> dict[str, str]:
@@ -32,7 +34,7 @@ def requirements(name: str) -> dict[str, str]:
     for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
         if line.startswith("#") or not line.strip():
             continue
-        match = re.fullmatch(r"([a-z0-9-]+)==([\w.]+)\s+# \S.*", line)
+        match = re.fullmatch(r"([a-z0-9-]+)(?:\[[a-z,]+\])?==([\w.]+)\s+# \S.*", line)
         assert match, f"{line!r} is not of the form name==version  # reason"
         found[match[1]] = match[2]
     return found
@@ -60,7 +62,8 @@ def test_what_is_imported_is_pinned_and_what_is_pinned_is_installed() -> None:
     for name, version in {**pinned, **tests, **extras}.items():
         assert importlib.metadata.version(name).partition("+")[0] == version
     served = {name for path in modules() if room_of(path) != "demo" for name in imports(path)}
-    anywhere = {name for path in tracked() if path.suffix == ".py" for name in imports(path)}
+    ours = [path for path in tracked() if path.suffix == ".py" and ROOT / "tests" / "clients" not in path.parents]
+    anywhere = {name for path in ours for name in imports(path)}
     assert _distributions(served) <= {*pinned, *extras}
     assert _distributions(anywhere) <= {*pinned, *extras, *tests}
 
@@ -139,7 +142,8 @@ def test_the_lock_is_what_the_image_and_the_scripts_install() -> None:
 
 
 def test_every_requirements_file_and_extra_is_checked() -> None:
-    assert {path.name for path in tracked() if path.match("requirements*.txt")} == set(PINNED)
+    assert {path.name for path in tracked() if path.match("requirements*.txt")} == {*PINNED, CLIENTS}
+    assert len(requirements(CLIENTS)) > 5
     groups = {group for groups in PINNED.values() for group in groups}
     assert {"dependencies", *project()["optional-dependencies"]} == groups
 

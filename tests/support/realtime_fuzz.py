@@ -48,10 +48,37 @@ EVENTS: list[dict[str, Any]] = [
         },
     },
     {"type": "session.update", "session": {"audio": {"input": {"format": {"type": "audio/pcmu"}}}}},
+    {
+        "type": "session.update",
+        "session": {
+            "type": "realtime",
+            "include": ["item.input_audio_transcription.logprobs"],
+            "input_audio_format": "pcm16",
+            "sample_rate": 16_000,
+            "audio": {
+                "input": {
+                    "transcription": {"languages": ["en"], "keywords": ["A name", {"text": "Another"}]},
+                    "turn_detection": {"type": "semantic_vad", "eagerness": "high"},
+                }
+            },
+        },
+    },
+    {
+        "type": "session.update",
+        "session": {
+            "modalities": ["text"],
+            "input_audio_format": "pcm",
+            "sample_rate": 16_000,
+            "input_audio_transcription": {"language": "en", "corpus": {"text": "A name"}},
+            "turn_detection": {"type": "server_vad", "threshold": 0.0, "silence_duration_ms": 400},
+        },
+    },
     {"type": "input_audio_buffer.commit", "event_id": "mine"},
     {"type": "input_audio_buffer.clear"},
     {"type": "conversation.item.delete", "item_id": "item_1"},
 ]
+FINISH: dict[str, Any] = {"type": "session.finish", "event_id": "mine"}
+"""Seldom: what comes after it is not read."""
 NUMBERS = [0, -1, 1e300, float("nan"), 10**400]
 VALUES: list[Any] = [None, True, *NUMBERS, "", "x", "\ud800", "é" * 100, [], {}, [[]], {"a": 1}]
 
@@ -64,7 +91,8 @@ def random_message(rng: np.random.Generator) -> str | bytes:
         piece = speech[begin : begin + int(rng.integers(0, 30_000))]
         event: dict[str, Any] = {"type": "input_audio_buffer.append", "audio": base64.b64encode(piece).decode()}
     else:
-        event = json.loads(json.dumps(EVENTS[int(rng.integers(len(EVENTS)))]))
+        chosen = EVENTS[int(rng.integers(len(EVENTS)))] if rng.integers(40) else FINISH
+        event = json.loads(json.dumps(chosen))
     kind = rng.integers(10)
     if kind < 5:
         return json.dumps(event)
@@ -117,7 +145,8 @@ def _turns_left() -> int:
 
 async def _talk(server: Listening, rng: np.random.Generator, count: int, counts: Counter[str]) -> None:
     """One connection: some messages, then one of several kinds of end."""
-    async with client(f"{server.url}?intent=transcription", ping_interval=None) as speaker:
+    url = server.url if rng.integers(4) else server.url.replace("/v1/", "/api-ws/v1/")
+    async with client(url, ping_interval=None) as speaker:
         end = rng.integers(8)
         broken = False
         with contextlib.suppress(ConnectionClosed):
@@ -148,7 +177,7 @@ async def _still_answers(speaker: Client, broken: bool) -> None:
 
     `broken`: the client broke the WebSocket protocol. What it sent after that may be faster than the close.
     """
-    asked = {"type": "session.update", "event_id": "last", "session": {"include": ["nothing"]}}
+    asked = {"type": "session.update", "event_id": "last", "session": {"audio": 1}}
     with contextlib.suppress(ConnectionClosed):
         await speaker.send(asked)
 

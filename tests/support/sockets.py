@@ -25,6 +25,7 @@ from qwen_asr.service.shutdown import Stopping
 from qwen_asr.web.access.guard import AccessGuard
 from qwen_asr.web.rest.routes import add_routes
 from qwen_asr.web.sockets.asr.route import AsrRoute
+from qwen_asr.web.sockets.deepgram.route import ListenRoute
 from qwen_asr.web.sockets.realtime.route import RealtimeRoute
 from qwen_asr.web.transport.uvicorn_server import Server, bind, create_server
 from qwen_asr.web.transport.websocket_protocol import websocket_options
@@ -48,7 +49,7 @@ class Listening:
     """A server that runs in this process, with one WebSocket route."""
 
     url: str
-    route: Any  # AsrRoute or RealtimeRoute, of which tests read private attributes
+    route: Any  # AsrRoute, RealtimeRoute or ListenRoute, of which tests read private attributes
     server: Server
     service: Service
     app: FastAPI
@@ -69,7 +70,7 @@ def listening(
     service: Service,
     limits: SocketLimits | None = None,
     send_buffer: int | None = None,
-    route: type[AsrRoute | RealtimeRoute] = AsrRoute,
+    route: type[AsrRoute | RealtimeRoute | ListenRoute] = AsrRoute,
     port: int = 0,
 ) -> Iterator[Listening]:
     """Serve the route on a free port, with patient limits by default.

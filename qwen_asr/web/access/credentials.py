@@ -7,6 +7,7 @@ import binascii
 import hmac
 import secrets
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 SUBPROTOCOL = "openai-insecure-api-key."
 """Prefix with which OpenAI's browser client sends an API key: as the name of one of the subprotocols it offers."""
+
+KEY_PROTOCOLS = ("token", "bearer")
+"""The subprotocol before a key, as Deepgram's browser client offers the two: `["token", KEY]`."""
 
 KEY_HEADERS = ("x-api-key", "api-key")
 """Headers that hold nothing but the key: the first is common with gateways, the second is that of Azure OpenAI."""
@@ -49,17 +53,19 @@ class Secrets:
 
 
 def api_keys(scope: Scope, headers: Headers) -> list[str]:
-    """The API keys in a request: ``Authorization: Bearer KEY``, ``X-API-Key`` or ``api-key``.
+    """The API keys in a request: ``Authorization: Bearer KEY`` or ``Token KEY``, ``X-API-Key`` or ``api-key``.
 
     In the handshake of a WebSocket ``?api_key=`` in the query and the subprotocols count too, because the WebSocket of
     browsers, and of the runtimes that are modelled on them, cannot send headers. Elsewhere they do not: addresses end
     up in logs and histories.
     """
-    keys = _credentials(headers, "bearer") + [value for name in KEY_HEADERS for value in headers.getlist(name)]
+    keys = [key for scheme in ("bearer", "token") for key in _credentials(headers, scheme)]
+    keys += [value for name in KEY_HEADERS for value in headers.getlist(name)]
     if scope["type"] == "websocket":
         keys += parse_qs(scope["query_string"].decode("latin-1")).get("api_key", [])
         offered: list[Any] = scope.get("subprotocols") or []
         keys += [name.removeprefix(SUBPROTOCOL) for name in offered if name.startswith(SUBPROTOCOL)]
+        keys += [key for name, key in pairwise(offered) if name in KEY_PROTOCOLS]
     return keys
 
 

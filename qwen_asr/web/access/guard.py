@@ -23,13 +23,14 @@ from qwen_asr.logs import SeldomLog
 from qwen_asr.network import is_loopback
 from qwen_asr.service.admission import counted
 from qwen_asr.service.rate_limit import Rates, sender
+from qwen_asr.web.access.client_secrets import PREFIX, ClientSecret, ClientSecrets, set_client_secrets
 from qwen_asr.web.access.cookies import CookieWriter
 from qwen_asr.web.access.credentials import Secrets, api_keys, basic_users
 from qwen_asr.web.access.hosts import AllowedHosts
 from qwen_asr.web.access.identity import Visitors, set_identity
 from qwen_asr.web.access.login import LoginRoutes, Logins, login_page
 from qwen_asr.web.access.origin import AllowedOrigins
-from qwen_asr.web.access.route_table import LOGIN, LOGOUT, Access, Rule, find_rule, route_path
+from qwen_asr.web.access.route_table import LOGIN, LOGOUT, REALTIME, Access, Rule, find_rule, route_path
 from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import error_response, status_response, unknown_path
 
@@ -59,6 +60,7 @@ class AccessGuard:
         self._origins = AllowedOrigins(config.allowed_origins, framed=config.on_space)
         self._cross_origins = config.allowed_origins
         self._keys = Secrets(config.api_key)
+        self._client_secrets = ClientSecrets(limits)
         self._users = Secrets(config.auth)
         self._rates = rates
         self._page_rates = Rates(limits.page_requests)
@@ -138,14 +140,41 @@ class AccessGuard:
         login = None if is_foreign else self._logins.read(scope)
         visitor = None if is_foreign else self._visitors.read(scope)
         keys, users = api_keys(scope, headers), basic_users(headers)
+        secret = self._find_client_secret(scope, keys)
+        set_client_secrets(scope, self._client_secrets, secret)
         counted = ""
-        if login is not None:
+        if secret is not None:
+            counted = secret.owner
+        elif login is not None:
             counted = f"user {login.user}"
         elif self._keys or self._users:
             counted = self._authenticate(sender(scope), keys, users)
         set_identity(scope, counted or self._unverified(keys or users, visitor))
         if route_path(scope) != _UNLIMITED:
             self._rates.hit(sender(scope), *([counted] if counted else []))
+
+    def _find_client_secret(self, scope: Scope, keys: list[str]) -> ClientSecret | None:
+        """What a client secret in the handshake of a realtime session stands for; None if there is none.
+
+        Raises InvalidApiKey for one that is unknown or has expired, also on a server without keys: the session would
+        not have the settings that the secret was made with.
+        """
+        if scope["type"] != "websocket" or route_path(scope) != REALTIME:
+            return None
+        given = [key for key in keys if key.startswith(PREFIX) and key not in self._keys]
+        if not given:
+            return None
+        found: list[ClientSecret] = []
+
+        def compare() -> bool:
+            found.extend(secret for key in given if (secret := self._client_secrets.find(key)) is not None)
+            return bool(found)
+
+        if not self._verify(sender(scope), compare):
+            raise InvalidApiKey(
+                f"The client secret is unknown or has expired: make a new one with POST {REALTIME}/client_secrets."
+            )
+        return found[0]
 
     def _unverified(self, credentials: list[str], visitor: str | None) -> str:
         """The identity on a server without keys. Clients that send a key to every server are told apart by it."""

@@ -20,11 +20,11 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from itsdangerous import BadSignature, URLSafeSerializer
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, Headers
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from qwen_asr.config.limits import GuardLimits
 from qwen_asr.errors import BadInput, LimitExceeded, QwenASRError
@@ -149,7 +149,7 @@ class LoginRoutes:
         await answer_early(response, body, scope, receive, send)
 
     async def _log_in(self, scope: Scope, body: Body) -> Response:
-        """303 to the page, with a cookie; or the form again, with 401.
+        """303 to the page, with a cookie; or the form again, with 401. A program gets 200, as Gradio's client expects.
 
         Raises BadInput, TooLarge, TimedOut for a body that is not such a form, LimitExceeded, and ClientDisconnect.
         """
@@ -160,7 +160,8 @@ class LoginRoutes:
         user = user.strip()
         if not self._verify(sender(scope), user, password):
             return login_page(401, WRONG)
-        response = RedirectResponse("./", 303)
+        is_browser = "text/html" in Headers(scope=scope).get("accept", "")
+        response = RedirectResponse("./", 303) if is_browser else JSONResponse({"success": True})
         response.headers["Set-Cookie"] = self._logins.begin(scope, user)
         return response
 

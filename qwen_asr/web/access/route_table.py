@@ -40,7 +40,10 @@ def _rule(pattern: str, access: Access, *methods: str) -> Rule:
 _FILE = r"[\w.-]+"
 _ID = r"[\w-]{1,64}"
 LOGIN, LOGOUT = "/login", "/logout"
+REALTIME, DASHSCOPE_REALTIME = "/v1/realtime", "/api-ws/v1/realtime"
 GRADIO = "/gradio_api"
+GRADIO_CLIENT = "/gradio_client"
+"""For programs: `page.transcribe_endpoint`. Nothing of the page's own API is open to them."""
 STREAM = re.compile(rf"{GRADIO}/stream/{_ID}", re.ASCII)
 JOIN, DATA, SERVER_FUNCTION, UPLOAD = (
     f"{GRADIO}/queue/join",
@@ -52,7 +55,9 @@ JOIN, DATA, SERVER_FUNCTION, UPLOAD = (
 RULES = (
     _rule(r"/(healthz|readyz)", Access.PROBE),
     _rule(r"/(v1|ws)/.*", Access.API),
+    _rule(DASHSCOPE_REALTIME, Access.API),
     _rule(r"/metrics", Access.API),
+    _rule(rf"/config|{GRADIO_CLIENT}/(info|upload|queue/join|queue/data)", Access.API),
     _rule(r"/(openapi\.json|trust|ca\.pem)", Access.OPEN),
     _rule(LOGIN, Access.OPEN, "GET", "HEAD", "POST"),
     _rule(LOGOUT, Access.OPEN, "POST"),

@@ -1,26 +1,34 @@
-"""The answers of the transcription route: JSON, text, subtitles, and server-sent events."""
+"""The answers of the transcription route: JSON, text and subtitles."""
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.engine.languages import language_code, resolve_language
 from qwen_asr.live.events import Final
 from qwen_asr.live.subtitles import srt, vtt
 from qwen_asr.live.transcript import Transcript, join_texts
-from qwen_asr.web.rest.form import ResponseFormat
+from qwen_asr.web.rest.form import TranscriptionRequest
+
+NO_WORDS = "words: this server does not know the times of single words; `segments` has those of the utterances."
 
 
 class Answer(BaseModel):
-    """A JSON object that always has all of its fields, as its schema says too."""
+    """A JSON object that always has all of its fields, as its schema says too, except for those that are `absent`."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+def absent(description: str) -> Any:
+    """A field that is left out where it is None."""
+    return Field(default=None, exclude_if=lambda value: value is None, description=description)
 
 
 class Usage(Answer):
@@ -30,29 +38,51 @@ class Usage(Answer):
     seconds: float = Field(description="The length of the audio.")
 
 
-class Segment(Answer):
+class Language(Answer):
+    """A language that was spoken."""
+
+    code: str = Field(description="As in ISO 639-1, or 639-3 for Cantonese and Filipino.")
+
+
+class Logprob(Answer):
+    """A token of the text."""
+
+    token: str = Field(description="Its text. The tokens, joined, are the text.")
+    logprob: float = Field(description="The natural logarithm of its probability.")
+    bytes: list[int] = Field(description="Its text in UTF-8, for tokens that are a part of a character.")
+
+
+class SegmentFields(Answer):
     """One utterance.
 
-    `tokens`, `avg_logprob` and `no_speech_prob` come from Whisper and are not known here. Clients expect the fields and
-    filter segments by them, so they hold values that no filter drops.
+    Whisper's `no_speech_prob` is not known here. Clients filter segments by it, so it holds a value that no filter
+    drops. `tokens` are empty and `avg_logprob` is 0 where the server has removed a part of what the model wrote and the
+    rest is not made of whole tokens.
     """
 
-    id: int
     seek: int = Field(description="`start` in hundredths of a second.")
     start: float = Field(description="In seconds from the beginning of the audio.")
     end: float = Field(description="In seconds from the beginning of the audio.")
     text: str
-    tokens: list[int] = []
+    tokens: list[int] = Field(description="The model's tokens.")
     temperature: float = 0.0
-    avg_logprob: float = 0.0
+    avg_logprob: float = Field(description="The mean of the natural logarithms of the tokens' probabilities.")
     compression_ratio: float
     no_speech_prob: float = 0.0
+
+
+class Segment(SegmentFields):
+    """One utterance, with its number."""
+
+    id: int
 
 
 class Transcription(Answer):
     """The answer for `response_format=json`."""
 
     text: str
+    languages: list[Language] = Field(description="Those that were spoken, the most spoken one first.")
+    logprobs: list[Logprob] | None = absent("With include[]=logprobs.")
     usage: Usage
 
 
@@ -63,56 +93,75 @@ class VerboseTranscription(Transcription):
     language: str = Field(description="The English name of the language in lower case; empty if nothing was said.")
     duration: float = Field(description="The length of the audio in seconds.")
     segments: list[Segment]
+    warnings: list[str] = Field(description="What is missing in the answer, and what was removed from the text.")
 
 
-class TextDelta(Answer):
-    """The event with the text of the next utterance."""
-
-    type: Literal["transcript.text.delta"] = "transcript.text.delta"
-    delta: str
-
-
-class TextDone(Answer):
-    """The last event."""
-
-    type: Literal["transcript.text.done"] = "transcript.text.done"
-    text: str
-
-
-def whole_answer(format: ResponseFormat, finals: Sequence[Final], seconds: float, language: str) -> Response:
-    """The answer in `format`. `seconds` is the length of the audio, `language` what the client asked for, or ""."""
+def whole_answer(request: TranscriptionRequest, finals: Sequence[Final], seconds: float) -> Response:
+    """The answer to `request`. `seconds` is the length of the audio."""
     text = join_texts(final.text for final in finals)
-    if format == "text":
+    if request.response_format == "text":
         return PlainTextResponse(text + "\n")
-    if format == "srt":
+    if request.response_format == "srt":
         return PlainTextResponse(srt(finals))
-    if format == "vtt":
+    if request.response_format == "vtt":
         return PlainTextResponse(vtt(finals), media_type="text/vtt")
-    answer = Transcription(text=text, usage=Usage(seconds=seconds))
-    if format == "verbose_json":
+    answer = Transcription(
+        text=text,
+        languages=languages(finals),
+        logprobs=logprobs(finals) if request.with_logprobs else None,
+        usage=Usage(seconds=seconds),
+    )
+    if request.response_format == "verbose_json":
         answer = VerboseTranscription(
-            text=text,
-            usage=answer.usage,
-            language=(Transcript(finals).language or language).lower(),
+            **dict(answer),
+            language=(Transcript(finals).language or resolve_language(request.spoken_language) or "").lower(),
             duration=seconds,
-            segments=segments(finals),
+            segments=[
+                Segment(id=number, **segment_fields(final))
+                for number, final in enumerate(final for final in finals if final.text)
+            ],
+            warnings=[
+                *([NO_WORDS] if "word" in request.timestamp_granularities else []),
+                *(warning for final in finals for warning in final.warnings),
+            ],
         )
     return JSONResponse(answer.model_dump())
 
 
-def segments(finals: Sequence[Final]) -> list[Segment]:
-    """The utterances that have text. Times are exact to the sample."""
-    return [
-        Segment(
-            id=number,
-            seek=final.start * 100 // SAMPLE_RATE,
-            start=final.start / SAMPLE_RATE,
-            end=final.end / SAMPLE_RATE,
-            text=final.text,
-            compression_ratio=compression_ratio(final.text),
-        )
-        for number, final in enumerate(final for final in finals if final.text)
-    ]
+def segment_fields(final: Final) -> dict[str, Any]:
+    """The fields of the segment for an utterance. Times are exact to the sample."""
+    return {
+        "seek": final.start * 100 // SAMPLE_RATE,
+        "start": final.start / SAMPLE_RATE,
+        "end": final.end / SAMPLE_RATE,
+        "text": final.text,
+        "tokens": [token.id for token in final.tokens],
+        "avg_logprob": final.avg_logprob or 0.0,
+        "compression_ratio": compression_ratio(final.text),
+    }
+
+
+def languages(finals: Iterable[Final]) -> list[Language]:
+    """The languages of the utterances with text, that of most of the audio first."""
+    spoken: Counter[str] = Counter()
+    for final in finals:
+        if final.text and (code := language_code(final.language)):
+            spoken[code] += final.end - final.start
+    return [Language(code=code) for code, _ in spoken.most_common()]
+
+
+def logprobs(finals: Iterable[Final], before: str = "") -> list[Logprob]:
+    """The tokens of the texts, which follow the text `before`. The space between two utterances is in the second."""
+    scores = []
+    for final in finals:
+        joined = join_texts([before[-1:], final.text])
+        gap = joined[len(before[-1:]) : len(joined) - len(final.text)]
+        for token in final.tokens:
+            data, gap = gap.encode() + token.data, ""
+            text = data.decode(errors="replace")
+            scores.append(Logprob(token=text, logprob=token.log_probability, bytes=list(data)))
+        before = joined
+    return scores
 
 
 def compression_ratio(text: str) -> float:
@@ -122,49 +171,3 @@ def compression_ratio(text: str) -> float:
     """
     data = text.encode()
     return len(data) / len(zlib.compress(data))
-
-
-class Deltas:
-    """Turns finals into events. The deltas' texts, joined, are the text of the last event.
-
-    A delta is a whole final: OpenAI's events cannot correct text, and an utterance may still change before its final.
-    """
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def delta(self, final: Final) -> bytes:
-        """The event for the next final; empty if the final has no text."""
-        whole = join_texts([self.text, final.text])
-        added, self.text = whole[len(self.text) :], whole
-        return event(TextDelta(delta=added)) if added else b""
-
-    def done(self) -> bytes:
-        """The last event."""
-        return event(TextDone(text=self.text))
-
-
-def event_schema(*others: dict[str, Any]) -> dict[str, Any]:
-    """The JSON schema of one server-sent event; its data is a delta, the end, or one of `others`."""
-    data = [model.model_json_schema(mode="serialization") for model in (TextDelta, TextDone)]
-    return {
-        "type": "object",
-        "required": ["event", "data"],
-        "properties": {
-            "event": {"type": "string"},
-            "data": {
-                "type": "string",
-                "contentMediaType": "application/json",
-                "contentSchema": {"anyOf": [*data, *others]},
-            },
-        },
-    }
-
-
-def event(data: BaseModel) -> bytes:
-    """One server-sent event, named after the `type` of its data, or `error`.
-
-    Encoded as ASCII, because some clients take U+2028 for the end of a line.
-    """
-    name = getattr(data, "type", "error")
-    return f"event: {name}\ndata: {json.dumps(data.model_dump())}\n\n".encode("ascii")

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from qwen_asr.errors import BadField
 from qwen_asr.web.validation import expects, first_error
@@ -23,29 +13,23 @@ from qwen_asr.web.validation import expects, first_error
 Fields = Mapping[str, Sequence[str]]
 """A received form: name → the values in the order in which they came."""
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
-STREAMED_FORMATS = ("json", "text")
+_SCORED_FORMATS = ("json", "text")  # text has them in the events of a stream
 
 
-def _check_granularity(value: Any) -> Any:
-    if value == "word":
+def _check_format(value: Any) -> Any:
+    if value == "diarized_json":
         raise ValueError(
-            "Word timestamps are not available from this server yet; expected timestamp_granularities=segment."
+            "response_format 'diarized_json' is not available: this server does not tell speakers apart; expected "
+            f"one of {', '.join(get_args(ResponseFormat))}."
         )
     return value
-
-
-def _check_include(values: list[str]) -> list[str]:
-    if values:
-        raise ValueError(f"include {values[0]!r} is not available from this server; leave it out.")
-    return values
 
 
 class TranscriptionRequest(BaseModel):
     """The form without its file.
 
-    Fields of OpenAI's API that this model cannot use and that change no answer (`chunking_strategy`, `keywords` …) are
-    ignored. A field that asks for something the answer would lack is an error. Whether `language` is known is checked
-    when the session is opened.
+    Fields of OpenAI's API that this model cannot use (`chunking_strategy` …) are ignored, unless the answer would then
+    be wrong. Whether `language` is known is checked when the session is opened.
     """
 
     model_config = ConfigDict(frozen=True, loc_by_alias=False)
@@ -54,7 +38,13 @@ class TranscriptionRequest(BaseModel):
     language: str = Field(
         default="", description="A name or code, such as German or de. Without it the language is detected."
     )
+    languages: list[str] = Field(
+        default=[],
+        alias="languages[]",
+        description="Where `language` is not given, one is the language; more are none.",
+    )
     prompt: str = Field(default="", description="Names and terms that occur in the audio.")
+    keywords: list[str] = Field(default=[], alias="keywords[]", description="More of them.")
     track: str = Field(
         default="",
         description="The audio track: its number, from 1, or its language. Without it the first one that speaks.",
@@ -66,27 +56,41 @@ class TranscriptionRequest(BaseModel):
     )
     stream: bool = Field(
         default=False,
-        description="With json or text: server-sent events, one for each utterance as soon as it is final.",
+        description="Server-sent events, one for each utterance as soon as it is final.",
     )
-    response_format: ResponseFormat = "json"
+    response_format: Annotated[ResponseFormat, BeforeValidator(_check_format)] = "json"
     # OpenAI's own range. The value is not used: decoding is greedy.
     temperature: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), expects("a number from 0 to 1")] = Field(
         default=0.0, description="Accepted for compatibility; ignored. Decoding is greedy."
     )
-    timestamp_granularities: list[Annotated[Literal["segment"], BeforeValidator(_check_granularity)]] = Field(
-        default=[], alias="timestamp_granularities[]", description="Segments are always part of verbose_json."
+    timestamp_granularities: list[Literal["segment", "word"]] = Field(
+        default=[],
+        alias="timestamp_granularities[]",
+        description="Segments are always part of verbose_json. Words are not available, as its `warnings` say then.",
     )
-    include: SkipJsonSchema[Annotated[list[str], AfterValidator(_check_include)]] = []
+    include: list[Literal["logprobs"]] = Field(
+        default=[], alias="include[]", description="The probabilities of the tokens, in json and in events."
+    )
 
-    @field_validator("response_format")
-    @classmethod
-    def _check_streamable(cls, value: ResponseFormat, info: ValidationInfo) -> ResponseFormat:
-        if info.data.get("stream") and value not in STREAMED_FORMATS:
-            raise ValueError(
-                f"response_format {value!r} cannot be streamed; with stream=true expected one of "
-                f"{', '.join(STREAMED_FORMATS)}."
-            )
-        return value
+    @property
+    def with_logprobs(self) -> bool:
+        """Whether the answer has the probabilities of the tokens."""
+        return "logprobs" in self.include and self.response_format in _SCORED_FORMATS
+
+    @property
+    def scored(self) -> bool:
+        """Whether the probabilities have to be computed."""
+        return self.with_logprobs or self.response_format == "verbose_json"
+
+    @property
+    def spoken_language(self) -> str | None:
+        """The language that the client says is spoken, if it is one."""
+        return self.language or (self.languages[0] if len(self.languages) == 1 else None)
+
+    @property
+    def context(self) -> str:
+        """The names and terms, those of `keywords` in the last line."""
+        return "\n".join(filter(None, (self.prompt, ", ".join(self.keywords))))
 
 
 def parse_request(fields: Fields) -> TranscriptionRequest:
@@ -98,8 +102,8 @@ def parse_request(fields: Fields) -> TranscriptionRequest:
     for name, given in fields.items():
         if value := given[-1].strip():
             values[name] = value
-    for name, alias in (("timestamp_granularities", "timestamp_granularities[]"), ("include", "include")):
-        values[alias] = _list(fields, name)
+    for name in ("timestamp_granularities", "include", "languages", "keywords"):
+        values[f"{name}[]"] = _list(fields, name)
     try:
         return TranscriptionRequest.model_validate(values)
     except ValidationError as error:

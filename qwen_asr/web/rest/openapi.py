@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from fastapi.openapi.constants import REF_PREFIX
 from fastapi.openapi.utils import get_openapi
 
 import qwen_asr
 from qwen_asr.web.error_response import ErrorBody
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from starlette.routing import BaseRoute
 
     from qwen_asr.config.config import Config
 
 TITLE = "Qwen3-ASR live"
 DESCRIPTION = (
-    "OpenAI's transcription routes, answered by Qwen3-ASR, and the routes for operating the server. The WebSocket "
+    "OpenAI's routes for transcription, answered by Qwen3-ASR, and the routes for operating the server. The WebSocket "
     "routes `/ws/asr` and `/v1/realtime` are described in docs/protocol.md and docs/openai.md."
 )
 Responses = dict[int | str, dict[str, Any]]
@@ -28,13 +30,12 @@ WITHOUT_CREDENTIALS: dict[str, Any] = {"security": []}
 """For `openapi_extra` of a route that needs no key or password, whatever the server's options are."""
 
 _ERRORS = {
-    400: "The form or one of its fields cannot be used",
+    400: "The request or one of its fields cannot be used, or the file holds no audio that can be read",
     401: "No API key or password, or a wrong one. Only where the server was started with `--api-key` or `--auth`",
     403: "The request comes from a page of another site that `--allowed-origins` does not name",
     404: "No such model",
     408: "The client stopped sending in the middle of its upload",
     413: "The file or the rest of the form is too large",
-    415: "The file is empty, or holds no audio that can be read",
     421: "The server does not answer under the name in the Host header; see `--allowed-hosts`",
     429: "Too many requests, or all places are taken, those in the queue too",
     500: "The recognizer failed on the audio",
@@ -96,3 +97,41 @@ def openapi_document(routes: Sequence[BaseRoute], config: Config) -> dict[str, A
     if demanded:
         document["security"] = [{scheme: []} for scheme in demanded]  # any one of them
     return document
+
+
+def event_schema(events: Sequence[type[BaseModel]], *, end: str | None = None) -> dict[str, Any]:
+    """The JSON schema of one server-sent event, whose data is one of `events` or an error.
+
+    `end` is the data of the last event where events have no names.
+
+    OpenAPI 3.1 has no way to say "a sequence of". As in OpenAI's own document, the schema is that of one event.
+    """
+    data: dict[str, Any] = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {
+            "anyOf": [
+                *(inlined_schema(event, "serialization") for event in events),
+                {"$ref": REF_PREFIX + ErrorBody.__name__},
+            ]
+        },
+    }
+    properties = (
+        {"event": {"type": "string"}, "data": data} if end is None else {"data": {"anyOf": [data, {"const": end}]}}
+    )
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def inlined_schema(model: type[BaseModel], mode: Literal["validation", "serialization"]) -> dict[str, Any]:
+    """The JSON schema of `model` with those of its parts in their places: references would be into the document."""
+    schema = model.model_json_schema(mode=mode)
+    parts = schema.pop("$defs", {})
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                return resolved(parts[value["$ref"].rpartition("/")[2]])
+            return {key: resolved(one) for key, one in value.items()}
+        return [resolved(one) for one in value] if isinstance(value, list) else value
+
+    return dict(resolved(schema))

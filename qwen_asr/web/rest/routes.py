@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from fastapi.openapi.constants import REF_PREFIX
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from qwen_asr.web.access.route_table import route_path
 from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import status_response
-from qwen_asr.web.rest.answers import Transcription, VerboseTranscription, event_schema
+from qwen_asr.web.rest.answers import Transcription, VerboseTranscription
 from qwen_asr.web.rest.api_route import ApiRoute
+from qwen_asr.web.rest.chat import ChatChunk, ChatCompletion, ChatRequest, chat_job
+from qwen_asr.web.rest.event_stream import EVENTS
 from qwen_asr.web.rest.form import form_schema
 from qwen_asr.web.rest.metrics import Metrics
 from qwen_asr.web.rest.models import Model, ModelList, Models
-from qwen_asr.web.rest.openapi import GUARD_ERRORS, WITHOUT_CREDENTIALS, answer, errors, openapi_document
+from qwen_asr.web.rest.openapi import (
+    GUARD_ERRORS,
+    WITHOUT_CREDENTIALS,
+    answer,
+    errors,
+    event_schema,
+    inlined_schema,
+    openapi_document,
+)
 from qwen_asr.web.rest.probes import Health, Probes, Readiness
 from qwen_asr.web.rest.transcriptions import Transcriptions
 
@@ -24,9 +35,12 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import Receive, Scope, Send
 
+    from qwen_asr.config.limits import UploadLimits
     from qwen_asr.service.service import Service
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
+TRANSLATIONS = "/v1/audio/translations"
+CHAT = "/v1/chat/completions"
 
 
 def add_routes(app: FastAPI, service: Service) -> Transcriptions:
@@ -36,7 +50,8 @@ def add_routes(app: FastAPI, service: Service) -> Transcriptions:
     """
     transcriptions = Transcriptions(service)
     routes = [
-        transcriptions_route(transcriptions, service.limits.upload.file_bytes),
+        transcriptions_route(transcriptions, service.limits.upload),
+        chat_route(transcriptions, service),
         *models_routes(Models(service)),
         *operator_routes(Probes(service), Metrics(service)),
     ]
@@ -55,12 +70,19 @@ def add_routes(app: FastAPI, service: Service) -> Transcriptions:
     return transcriptions
 
 
-def transcriptions_route(transcriptions: Transcriptions, max_file_bytes: int) -> ApiRoute:
+def transcriptions_route(transcriptions: Transcriptions, limits: UploadLimits) -> ApiRoute:
     """POST /v1/audio/transcriptions."""
-    form = form_schema(f"An audio or video file in any common format, at most {max_file_bytes >> 20} MiB.")
+    form = form_schema(f"An audio or video file in any common format, at most {limits.file_bytes >> 20} MiB.")
+    # As JSON the file is text, and the names of lists have no brackets.
+    json_fields = {name.removesuffix("[]"): schema for name, schema in form["properties"].items()}
+    json_fields["file"] = {
+        "type": "string",
+        "contentEncoding": "base64",
+        "description": f"The same file in base64, or a data URL. The body has at most {limits.json_bytes >> 20} MiB.",
+    }
+    alone = {"schema": {"type": "string", "format": "binary"}}
     text = {"schema": {"type": "string"}}
-    # OpenAPI 3.1 has no way to say "a sequence of". As in OpenAI's own document, the schema is that of one event.
-    stream = {"schema": event_schema({"$ref": REF_PREFIX + "ErrorBody"})}
+    stream = {"schema": event_schema(EVENTS)}
     return ApiRoute(
         TRANSCRIPTIONS,
         transcriptions.create,
@@ -76,7 +98,7 @@ def transcriptions_route(transcriptions: Transcriptions, max_file_bytes: int) ->
                     "text/event-stream": stream,
                 },
             },
-            **errors(400, 408, 413, 415, 500, 503, 507, *GUARD_ERRORS),
+            **errors(400, 408, 413, 500, 503, 507, *GUARD_ERRORS),
         },
         openapi_extra={
             "requestBody": {
@@ -85,8 +107,42 @@ def transcriptions_route(transcriptions: Transcriptions, max_file_bytes: int) ->
                     "multipart/form-data": {
                         "schema": form,
                         "encoding": {"file": {"contentType": "application/octet-stream"}},
-                    }
+                    },
+                    "application/json": {"schema": {**form, "properties": json_fields}},
+                    # The file alone. Its fields are in the address, under the same names.
+                    "audio/*": alone,
+                    "video/*": alone,
+                    "application/octet-stream": alone,
                 },
+            }
+        },
+    )
+
+
+def chat_route(transcriptions: Transcriptions, service: Service) -> ApiRoute:
+    """POST /v1/chat/completions."""
+
+    async def chat(_: Request) -> Response:
+        """The text of the audio in the messages, as a chat model returns it, with `stream=true` in chunks."""
+        return transcriptions.answering(partial(chat_job, service.model_name))
+
+    return ApiRoute(
+        CHAT,
+        chat,
+        method="POST",
+        operation_id="chat",
+        summary="Transcribe audio in a message",
+        responses={
+            200: {
+                **answer(ChatCompletion, "What the model writes: the language and the text"),
+                "content": {"text/event-stream": {"schema": event_schema([ChatChunk], end="[DONE]")}},
+            },
+            **errors(400, 408, 413, 500, 503, 507, *GUARD_ERRORS),
+        },
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": inlined_schema(ChatRequest, "validation")}},
             }
         },
     )
@@ -167,8 +223,26 @@ class UnknownPath:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        message = (
-            f"There is no {scope['method']} {scope['path']} here; there are POST {TRANSCRIPTIONS} and GET /v1/models."
-        )
-        response = status_response(404, message, code="unknown_url")
+        response = _cannot_translate() if _path(scope) == f"POST {TRANSLATIONS}" else _unknown(scope)
         await answer_early(response, Body(receive), scope, receive, send)
+
+
+def _path(scope: Scope) -> str:
+    return f"{scope['method']} {route_path(scope)}"
+
+
+def _unknown(scope: Scope) -> Response:
+    message = f"There is no {_path(scope)} here; there are POST {TRANSCRIPTIONS}, POST {CHAT} and GET /v1/models."
+    return status_response(404, message, code="unknown_url")
+
+
+def _cannot_translate() -> Response:
+    """400, as OpenAI answers for a model that cannot do what the path says.
+
+    404 would say that the client has a wrong base URL, and the openai package repeats a request after 5xx.
+    """
+    message = (
+        f"{TRANSLATIONS} was asked to translate speech into English, but this server only transcribes: send the same "
+        f"request to {TRANSCRIPTIONS} for the text in the language that is spoken."
+    )
+    return status_response(400, message, code="unsupported_operation", param="model")

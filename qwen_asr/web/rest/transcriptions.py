@@ -1,13 +1,20 @@
-"""`POST /v1/audio/transcriptions`: the upload, its transcription, and the answer or the stream of events."""
+"""`POST /v1/audio/transcriptions`: the upload, its transcription, and the answer or the stream of events.
+
+What other routes ask for is the same work: a `Job`, answered at once or as server-sent events.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -19,21 +26,118 @@ from qwen_asr.service.file_transcription import FileTranscription
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.service.shares import Shares
 from qwen_asr.web.early_answer import Body, answer_early
-from qwen_asr.web.error_response import error_body, error_response
-from qwen_asr.web.rest.answers import Deltas, event, whole_answer
-from qwen_asr.web.rest.form import TranscriptionRequest, parse_request
+from qwen_asr.web.error_response import ErrorBody, error_body, error_response
+from qwen_asr.web.rest.answers import whole_answer
+from qwen_asr.web.rest.event_stream import EventStream
+from qwen_asr.web.rest.form import parse_request
 from qwen_asr.web.rest.models import check_ready
-from qwen_asr.web.rest.upload import Form, received_form
+from qwen_asr.web.rest.upload import Upload, received_file
 from qwen_asr.web.sockets.queueing import wait_for_slot
 
 if TYPE_CHECKING:
-    from starlette.datastructures import Headers
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
+    from qwen_asr.live.events import Final
     from qwen_asr.service.service import Service
 
-EVENT_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 T = TypeVar("T")
+HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+class Events(Protocol):
+    """Writes the events of a stream. Each may be empty."""
+
+    def begin(self) -> bytes:
+        """The events before the first final."""
+
+    def add(self, final: Final) -> bytes:
+        """The events for the next final."""
+
+    def end(self) -> bytes:
+        """The last events."""
+
+    def failure(self, error: ErrorBody) -> bytes:
+        """The last events, if an error ends the stream."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Files to transcribe one after another, each in a session of its own.
+
+    `context_field`: the field of the request that is wrong if the model cannot take the context. `scored`: whether
+    finals need their tokens. `events`: those of a stream; without them `whole` makes the answer of all finals and the
+    length of the audio in seconds. `track` and `channel` of the files: see `audio.tracks.parse_choice`.
+    """
+
+    files: Sequence[BinaryIO]
+    language: str | None
+    context: str
+    context_field: str
+    scored: bool
+    events: Events | None
+    whole: Callable[[Sequence[Final], float], Response]
+    track: str = ""
+    channel: str = ""
+
+
+ReadJob = Callable[[Upload], AbstractAsyncContextManager[Job]]
+"""Reads a request. The files are deleted at the end of the context."""
+
+
+class Collected:
+    """An answer that is sent at once, in the end."""
+
+    begun = False
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._finals: list[Final] = []
+
+    async def begin(self) -> None:
+        """Nothing is sent yet."""
+
+    async def add(self, final: Final) -> None:
+        """Keeps the next final."""
+        self._finals.append(final)
+
+    async def end(self, seconds: float) -> Response:
+        """The response."""
+        return self._job.whole(self._finals, seconds)
+
+    async def fail(self, error: Exception) -> None:
+        """Not called: nothing has begun."""
+
+
+class Streamed:
+    """An answer that is sent event by event. `begun`: whether it is too late for another status than 200."""
+
+    def __init__(self, events: Events, send: Send) -> None:
+        self._events = events
+        self._send = send
+        self.begun = False
+
+    async def begin(self) -> None:
+        """Sends the headers and the first events, if it has not yet. Call it when the work has begun without errors."""
+        if not self.begun:
+            self.begun = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            await self._send_events(self._events.begin())
+
+    async def add(self, final: Final) -> None:
+        """Sends the events of the next final."""
+        await self._send_events(self._events.add(final))
+
+    async def end(self, seconds: float) -> None:
+        """Sends the last events."""
+        await self._send_events(self._events.end(), more=False)
+
+    async def fail(self, error: Exception) -> None:
+        """Ends the stream with an error."""
+        await self._send_events(self._events.failure(error_body(error)), more=False)
+
+    async def _send_events(self, data: bytes, more: bool = True) -> None:
+        if data or not more:
+            await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
 
 class Transcriptions:
@@ -44,6 +148,12 @@ class Transcriptions:
         self._limits = service.limits.upload
         self._bytes = Shares(self._limits.address_bytes, "The files from your address have {most} bytes")
         seconds = max(self._limits.address_seconds, service.config.max_file_seconds)
+        self._held = Shares(
+            self._limits.json_bytes_per_address,
+            "The requests in JSON from your address have {most} bytes",
+            self._limits.json_bytes_in_all,
+            "All requests in JSON have {most} bytes",
+        )
         self._samples = Shares(seconds * SAMPLE_RATE, f"The files from your address have {seconds:g} seconds of audio")
         self._aborting = asyncio.Event()
         self.unfinished = 0
@@ -58,21 +168,25 @@ class Transcriptions:
 
     async def create(self, _: Request) -> Response:
         """The text of the file, as OpenAI's API returns it: at once, or with `stream=true` utterance by utterance."""
-        return _AsgiResponse(self._serve)
+        return self.answering(transcription_job)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def answering(self, read: ReadJob) -> Response:
+        """The response to a request for the same work that `read` reads."""
+        return AsgiResponse(partial(self._serve, read))
+
+    async def _serve(self, read: ReadJob, scope: Scope, receive: Receive, send: Send) -> None:
         self.unfinished += 1
         try:
             # A client that disconnects ends the work for it.
             with contextlib.suppress(ClientDisconnect):
-                await self._respond(scope, receive, send)
+                await self._respond(read, scope, receive, send)
         finally:
             self.unfinished -= 1
 
-    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _respond(self, read: ReadJob, scope: Scope, receive: Receive, send: Send) -> None:
         body = Body(receive, self._limits.idle_seconds)
         try:
-            work = self._answer(Request(scope).headers, sender(scope), body, send)
+            work = self._answer(read, scope, body, send)
             response = await abort_on(self._aborting.wait(), ServerStopping(), work)
         except ClientDisconnect:
             raise
@@ -84,16 +198,40 @@ class Transcriptions:
             linger_seconds = limits.shutdown_linger_seconds if self._aborting.is_set() else limits.linger_seconds
             await answer_early(response, body, scope, receive, send, linger_seconds)
 
-    async def _answer(self, headers: Headers, address: str, body: Body, send: Send) -> Response | None:
+    async def _answer(self, read: ReadJob, scope: Scope, body: Body, send: Send) -> Response | None:
         """The response; None if it was sent already, as events."""
+        with self.opened(scope, body) as upload:
+            async with read(upload) as job:
+                work = self._transcribe(job, upload.address, send)
+                return await abort_on(body.wait_for_disconnect(), ClientDisconnect(), work)
+
+    @contextlib.contextmanager
+    def opened(self, scope: Scope, body: Body) -> Iterator[Upload]:
+        """A request that is to be read, and counts as one in progress. Raises NotReady, LimitExceeded."""
+        headers, address = Headers(scope=scope), sender(scope)
         # Checked first, so that a request that would be refused does not upload its file.
         check_ready(self._service)
         self._service.admission.check_room(address)
         self._bytes.check(address, int(headers.get("content-length", 0)))
         with self._count_request(address), self._bytes.opened(address) as take:
-            async with received_form(headers, body, self._limits, take=take) as form:
-                work = self._transcribe(form, parse_request(form.fields), address, send)
-                return await abort_on(body.wait_for_disconnect(), ClientDisconnect(), work)
+            yield Upload(scope, headers, body, self._limits, address, take, self._held)
+
+    async def done(self, job: Job, scope: Scope) -> Response:
+        """The answer to a job without events, which the request of `scope` wants.
+
+        Raises ServerStopping, the errors of `FileTranscription`, and BadField for the context.
+        """
+        self.unfinished += 1
+        try:
+            # Without events nothing is sent before the end.
+            work = self._transcribe(job, sender(scope), _send_nothing)
+            response = await abort_on(self._aborting.wait(), ServerStopping(), work)
+        except Exception as error:
+            self._count(error)
+            raise
+        finally:
+            self.unfinished -= 1
+        return response or Response()
 
     @contextlib.contextmanager
     def _count_request(self, address: str) -> Iterator[None]:
@@ -117,30 +255,43 @@ class Transcriptions:
             if not active[address]:
                 del active[address]
 
-    async def _transcribe(self, form: Form, request: TranscriptionRequest, address: str, send: Send) -> Response | None:
-        options = self._service.session_options(language=request.language or None, context=request.prompt)
-        choice = parse_choice(request.track, request.channel, options.language, language_tags)
-        # After the upload, so that a slow one takes no slot from others.
-        slot = await wait_for_slot(self._service.admission, address)
-        with (
-            self._samples.opened(address) as take,
-            contextlib.closing(
-                FileTranscription(self._service, form.file, options, choice=choice, slot=slot, take=take)
-            ) as work,
-        ):
-            await begin(work)
-            if request.stream:
-                await stream(work, send, self._count)
-                return None
-            finals = [final async for final in work.finals()]
-            return whole_answer(request.response_format, finals, work.seconds, request.language)
+    async def _transcribe(self, job: Job, address: str, send: Send) -> Response | None:
+        options = self._service.session_options(language=job.language, context=job.context)
+        options = replace(options, scored=job.scored)
+        choice = parse_choice(job.track, job.channel, options.language, language_tags)
+        answer = Collected(job) if job.events is None else Streamed(job.events, send)
+        seconds = 0.0
+        try:
+            for file in job.files:
+                # After the upload, so that a slow one takes no slot from others.
+                slot = await wait_for_slot(self._service.admission, address)
+                with (
+                    self._samples.opened(address) as take,
+                    contextlib.closing(
+                        FileTranscription(self._service, file, options, choice=choice, slot=slot, take=take)
+                    ) as work,
+                ):
+                    await begin(work, job.context_field)
+                    await answer.begin()
+                    async for final in work.finals():
+                        await answer.add(final)
+                    seconds += work.seconds
+            return await answer.end(seconds)
+        except (Exception, asyncio.CancelledError) as error:
+            if not answer.begun:
+                raise
+            if isinstance(error, Exception):
+                self._count(error)
+            # A client that still reads learns why the stream ends.
+            await answer.fail(error if isinstance(error, Exception) else ServerStopping())
+            return None
 
     def _count(self, error: Exception) -> None:
         if not isinstance(error, StepFailed):  # counted where the step failed
             self._service.instruments.count(error)
 
 
-class _AsgiResponse(Response):
+class AsgiResponse(Response):
     """A response that an ASGI app sends. It may read the request's body while it sends."""
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]) -> None:
@@ -152,39 +303,36 @@ class _AsgiResponse(Response):
         await self._app(scope, receive, send)
 
 
-async def begin(work: FileTranscription) -> None:
-    """Begins the work. What the model cannot take as context is reported as an error of the field `prompt`."""
+async def _send_nothing(_: Message) -> None:
+    """Takes the place of a connection that nothing is sent to."""
+
+
+async def begin(work: FileTranscription, context_field: str) -> None:
+    """Begins the work. What the model cannot take as context is reported as an error of that field."""
     try:
         await work.begin()
     except (AudioError, TooLarge):
         raise
     except BadInput as error:
-        raise BadField("prompt", str(error)) from error
+        raise BadField(context_field, str(error)) from error
 
 
-async def stream(work: FileTranscription, send: Send, count: Callable[[Exception], None]) -> None:
-    """Sends the answer as server-sent events: each utterance's text as soon as it is final.
-
-    A failure becomes the last event and is passed to `count`. When cancelled, this sends an error event and returns, so
-    that a client that still reads learns why the stream ends.
-    """
-
-    async def send_body(data: bytes, more: bool = True) -> None:
-        await send({"type": "http.response.body", "body": data, "more_body": more})
-
-    await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM})
-    deltas = Deltas()
-    try:
-        async for final in work.finals():
-            if data := deltas.delta(final):
-                await send_body(data)
-    except asyncio.CancelledError:
-        await send_body(event(error_body(ServerStopping())), more=False)
-    except Exception as error:
-        count(error)
-        await send_body(event(error_body(error)), more=False)
-    else:
-        await send_body(deltas.done(), more=False)
+@contextlib.asynccontextmanager
+async def transcription_job(upload: Upload) -> AsyncIterator[Job]:
+    """Reads a request to transcribe one file."""
+    async with received_file(upload) as form:
+        request = parse_request(form.fields)
+        yield Job(
+            files=[form.file],
+            language=request.spoken_language,
+            context=request.context,
+            context_field="prompt",
+            scored=request.scored,
+            events=EventStream(request) if request.stream else None,
+            whole=partial(whole_answer, request),
+            track=request.track,
+            channel=request.channel,
+        )
 
 
 async def abort_on(signal: Coroutine[Any, Any, object], error: BaseException, work: Coroutine[Any, Any, T]) -> T:

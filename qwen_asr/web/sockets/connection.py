@@ -22,6 +22,7 @@ from starlette.websockets import WebSocketDisconnect
 from qwen_asr.errors import LimitExceeded, QwenASRError, ServerStopping, TimedOut
 from qwen_asr.logs import SeldomLog
 from qwen_asr.service.rate_limit import sender
+from qwen_asr.web.sockets.messages import close_reason
 from qwen_asr.web.sockets.queueing import wait_for_slot_on_socket
 from qwen_asr.web.transport.websocket_protocol import allow_long_messages, last_sign_of_life
 
@@ -70,6 +71,7 @@ class Connection(ABC):
         self._threads = threads
         self._early_messages: deque[dict[str, Any]] = deque()  # messages that came while the client waited for a slot
         self._close_code = NORMAL_CLOSE
+        self._close_reason = ""
         self._disconnect_error: Exception | None = None  # the error that showed that the client is gone
         self._stopping = False
         self._audio_at = float("-inf")  # when the newest audio was fed, by the clock of the event loop
@@ -155,7 +157,7 @@ class Connection(ABC):
             self._detach()
         if self._disconnect_error is None:
             with anyio.move_on_after(self._limits.send_seconds):
-                await self._websocket.close(self._close_code)
+                await self._websocket.close(self._close_code, self._close_reason)
 
     async def refuse(self, error: QwenASRError) -> None:
         """Tell the client why there is no session, and close. Raises WebSocketDisconnect if the client is gone."""
@@ -163,7 +165,7 @@ class Connection(ABC):
         self._service.instruments.count(error)
         with anyio.move_on_after(self._limits.send_seconds):
             await self._websocket.send_text(self._error_message(error).to_json())
-            await self._websocket.close(error.close_code)
+            await self._websocket.close(error.close_code, close_reason(error))
 
     def stop(self) -> None:
         """Read nothing more. Audio already received is transcribed, and the client is told that the server stops."""
@@ -191,7 +193,7 @@ class Connection(ABC):
                 log.exception("The session could not be finished.")
                 error = QwenASRError("The server failed while it finished this session; its log says why.")
             if error is not None:
-                self._close_code = error.close_code
+                self._close_code, self._close_reason = error.close_code, close_reason(error)
                 self._service.instruments.count(error)
             self._conclude(error)
             self._outbox.end()

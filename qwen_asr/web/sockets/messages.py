@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from qwen_asr.web.validation import shown
 
+MAX_REASON_BYTES = 123
+"""The most UTF-8 in the reason of a close: RFC 6455, section 5.5, less two bytes for the code."""
 _JSON: TypeAdapter[Any] = TypeAdapter(Any)
 
 
@@ -57,3 +59,15 @@ def read_object(text: str, expected: str) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise ValueError(f"A message is {shown(given)}; expected {expected}.")
     return given
+
+
+def close_reason(error: Exception) -> str:
+    """The sentence of an error as the reason of a close, cut where it is too long.
+
+    It also stands in a message, which a client that is still sending may never read. Its own `send` raises an error
+    that has the reason.
+    """
+    data = str(error).encode(errors="replace")
+    if len(data) <= MAX_REASON_BYTES:
+        return data.decode()
+    return data[: MAX_REASON_BYTES - len("…".encode())].decode(errors="ignore") + "…"

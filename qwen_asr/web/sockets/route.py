@@ -11,6 +11,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
+from qwen_asr.web.error_response import error_response
 from qwen_asr.web.sockets.connection import Connection, log_seldom
 
 if TYPE_CHECKING:
@@ -24,12 +25,14 @@ C = TypeVar("C", bound=Connection)
 
 
 class SocketRoute(ABC, Generic[C]):
-    """One route at `path`. `connections` are those accepted, and not refused, until they are closed.
+    """One route, at `path` and at `other_paths`.
 
-    It is a part of the server's shutdown: `unfinished`, `stop` and `give_up`.
+    `connections` are those accepted, and not refused, until they are closed. The route is a part of the server's
+    shutdown: `unfinished`, `stop` and `give_up`.
     """
 
     path: ClassVar[str]
+    other_paths: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, service: Service, limits: SocketLimits) -> None:
         self._service = service
@@ -48,26 +51,27 @@ class SocketRoute(ABC, Generic[C]):
             session_seconds=config.max_session_seconds,
         )
         route = cls(service, limits or default)
-        app.router.routes.append(WebSocketRoute(cls.path, route.serve))
+        app.router.routes += [WebSocketRoute(path, route.serve) for path in (cls.path, *cls.other_paths)]
         return route
 
     @abstractmethod
     async def _accept(self, websocket: WebSocket) -> C:
-        """Accept the handshake; returns the connection."""
+        """Accept the handshake; returns the connection. A QwenASRError is answered with its HTTP status instead."""
 
     @abstractmethod
     def _max_connections(self, address: str) -> int:
         """How many connections an address may have at once; with an empty address all together."""
 
-    def _check(self, websocket: WebSocket) -> None:
-        """Raises the QwenASRError for which this client gets no session."""
-
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one connection, from the handshake to the close."""
-        connection = await self._accept(websocket)
+        try:
+            connection = await self._accept(websocket)
+        except QwenASRError as error:
+            self._service.instruments.count(error)
+            await websocket.send_denial_response(error_response(error))
+            return
         try:
             try:
-                self._check(websocket)
                 self._check_capacity(connection.address)
             except QwenASRError as error:
                 await connection.refuse(error)

@@ -53,6 +53,11 @@ OFFERED = ("realtime", "openai-insecure-api-key.KEY")
         (scope("websocket", "", *OFFERED), {}, ["KEY"]),
         (scope("websocket", "", *OFFERED), PAGE, ["KEY"]),
         (scope("websocket"), {"authorization": "Bearer KEY"}, ["KEY"]),
+        (scope("http"), {"authorization": "Token KEY"}, ["KEY"]),
+        (scope("websocket", "", "token", "KEY"), {}, ["KEY"]),
+        (scope("websocket", "", "bearer", "KEY"), PAGE, ["KEY"]),
+        (scope("websocket", "", "token"), {}, []),
+        (scope("http", "", "token", "KEY"), {}, []),
     ],
 )
 def test_where_an_api_key_may_be(request_scope: dict[str, Any], headers: dict[str, str], keys: list[str]) -> None:

@@ -142,6 +142,9 @@ def test_a_key_in_the_query_is_for_websockets_only(keyed: Served, caplog: pytest
     query = f"/ws/asr?api_key={KEY}"
     assert handshake_status(keyed, query) == 101  # Node, Deno, Bun and React Native send no Origin
     assert handshake_status(keyed, "/v1/realtime", subprotocols=["realtime", f"openai-insecure-api-key.{KEY}"]) == 101
+    assert handshake_status(keyed, "/v1/realtime", headers={"Authorization": f"Token {KEY}"}) == 101
+    assert handshake_status(keyed, "/v1/realtime", subprotocols=["token", KEY]) == 101
+    assert handshake_status(keyed, "/v1/realtime", subprotocols=["token", "wrong"]) == 401
     assert handshake_status(keyed, query, origin=keyed.url) == 101
     assert handshake_status(keyed, "/ws/asr?api_key=wrong", origin=keyed.url) == 401
     assert handshake_status(keyed, query, origin=OTHER_SITE) == 403
@@ -196,7 +199,8 @@ def test_every_guarded_route_refuses_pages_of_other_sites(keyed: Served, origin:
 def test_every_guarded_route_allows_the_servers_own_pages(keyed: Served) -> None:
     for method, path in guarded_routes(keyed):
         if method == "WEBSOCKET":
-            assert handshake_status(keyed, path, RIGHT, origin=keyed.url) == 101, path
+            query = "?encoding=mulaw" if path == "/v1/listen" else ""
+            assert handshake_status(keyed, path + query, RIGHT, origin=keyed.url) == 101, path
         else:
             headers = RIGHT | {"Origin": keyed.url}
             response = httpx.request(method, keyed.url + path, headers=headers, **TIMEOUT)
@@ -240,7 +244,8 @@ def test_other_host_names_are_refused(keyed: Served) -> None:
 
 
 def log_in(client: httpx.Client, password: str = PASSWORD) -> httpx.Response:
-    return client.post("/login", data={"username": USER, "password": password})
+    form = {"username": USER, "password": password}
+    return client.post("/login", data=form, headers={"Accept": "text/html,*/*"})
 
 
 def test_the_login_of_the_page_is_valid_for_the_api_too(closed: Served) -> None:
@@ -337,7 +342,7 @@ def test_wrong_logins_and_wrong_keys_share_one_limit() -> None:
         assert limited.status_code == 429
         assert 1 <= int(limited.headers["retry-after"]) <= 3600
         assert client.get("/v1/models", auth=(USER, PASSWORD), headers=from_address(3)).status_code == 429
-        assert client.post("/login", data=data, headers=from_address(4)).status_code == 303
+        assert client.post("/login", data=data, headers=from_address(4)).status_code == 200
 
 
 @pytest.mark.slow
@@ -398,9 +403,9 @@ def test_the_log_of_a_server_has_no_secret(tmp_path: Path, repository: Path) -> 
                 known = RIGHT | from_address(address)
                 assert client.get("/v1/models", headers=known).status_code == 200
                 files = {"file": ("a.wav", b"no audio")}
-                assert client.post("/v1/audio/transcriptions", files=files, headers=known).status_code == 415
+                assert client.post("/v1/audio/transcriptions", files=files, headers=known).status_code == 400
                 data = {"username": USER, "password": "battery-staple"}
-                assert client.post("/login", data=data, headers=from_address(address)).status_code == 303
+                assert client.post("/login", data=data, headers=from_address(address)).status_code == 200
             tokens = [value for name, value in client.cookies.items() if name.startswith("qwen_asr_")]
 
         async def open_websockets() -> None:

@@ -178,11 +178,20 @@ def test_whoever_is_logged_in_gets_no_form() -> None:
     client = client_with_users()
     assert client.get("/login").status_code == 200
     assert client.head("/login").status_code == 200
-    assert client.post("/login", data={"username": " ada ", "password": "correct horse"}).status_code == 303
+    form = {"username": " ada ", "password": "correct horse"}
+    assert client.post("/login", data=form, headers={"Accept": "text/html,*/*"}).status_code == 303
     for method in ("GET", "HEAD"):
         response = client.request(method, "/login")
         assert (response.status_code, response.headers["location"]) == (303, "./")
     assert client.get("/v1/models").status_code == 200
+
+
+def test_a_program_that_logs_in_is_not_led_to_the_page() -> None:
+    client = client_with_users()
+    answer = client.post("/login", data={"username": "ada", "password": "correct horse"})
+    assert (answer.status_code, answer.json()) == (200, {"success": True})
+    assert client.get("/v1/models").status_code == 200
+    assert client_with_users().post("/login", data={"username": "ada", "password": "wrong"}).status_code == 401
 
 
 def test_without_users_there_is_no_login() -> None:

@@ -1,64 +1,81 @@
-"""The JSON answers, and finals as server-sent events."""
+"""The answers that are sent at once."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from qwen_asr.live.events import Final
-from qwen_asr.live.transcript import join_texts
-from qwen_asr.web.rest.answers import Deltas, whole_answer
+from qwen_asr.web.rest.answers import whole_answer
+from qwen_asr.web.rest.form import parse_request
+from tests.support.finals import SCORED, final
 
 
-def final(text: str, number: int = 0) -> Final:
-    """An utterance of a second, two seconds after the one before."""
-    return Final(number, number * 32_000, number * 32_000 + 16_000, language="English", text=text, lag=0.0)
-
-
-def events(data: bytes) -> list[tuple[str, dict[str, Any]]]:
-    """Name and data of each event, read as a browser does: lines end at line breaks only."""
-    blocks = [block.split(b"\n") for block in data.split(b"\n\n")[:-1]]
-    return [(name.removeprefix(b"event: ").decode(), json.loads(text.removeprefix(b"data: "))) for name, text in blocks]
-
-
-@given(st.lists(st.text(max_size=20)))
-def test_the_deltas_add_up_to_the_text(texts: list[str]) -> None:
-    deltas = Deltas()
-    sent = b"".join(deltas.delta(final(text, number)) for number, text in enumerate(texts)) + deltas.done()
-    assert sent.isascii()  # some clients take U+2028 for the end of a line
-    *parts, (name, done) = events(sent)
-    assert name == done["type"] == "transcript.text.done"
-    assert all(name == data["type"] == "transcript.text.delta" for name, data in parts)
-    assert "".join(data["delta"] for _, data in parts) == done["text"] == join_texts(texts)
+def answer(finals: Sequence[Final], seconds: float, **fields: str) -> Any:
+    request = parse_request({name: [value] for name, value in fields.items()})
+    return json.loads(bytes(whole_answer(request, finals, seconds).body))
 
 
 def test_json() -> None:
-    body = json.loads(bytes(whole_answer("json", [final("One."), final("Two.", 1)], 3.5, "").body))
-    assert body == {"text": "One. Two.", "usage": {"type": "duration", "seconds": 3.5}}
+    assert answer([final("One."), final("Two.", 1)], 3.5) == {
+        "text": "One. Two.",
+        "languages": [{"code": "en"}],
+        "usage": {"type": "duration", "seconds": 3.5},
+    }
+
+
+def test_the_probabilities_of_the_tokens_are_those_of_the_text() -> None:
+    body = answer(SCORED, 5.0, include="logprobs")
+    assert [(one["token"], one["logprob"]) for one in body["logprobs"]] == [
+        ("One", -0.5), (" \ufffd", -0.25), ("\ufffd.", -0.75), (" Two.", -0.125),
+    ]  # fmt: skip
+    assert b"".join(bytes(one["bytes"]) for one in body["logprobs"]).decode() == body["text"] == "One é. Two."
+    assert "logprobs" not in answer(SCORED, 5.0)
+    assert answer([], 5.0, include="logprobs")["logprobs"] == []
 
 
 def test_verbose_json() -> None:
-    finals = [final("One."), final("", 1), final("Two.", 2)]
-    body = json.loads(bytes(whole_answer("verbose_json", finals, 5.0, "").body))
+    body = answer([final("One."), *SCORED[1:]], 5.0, response_format="verbose_json")
     first, second = body.pop("segments")
     assert body == {
         "text": "One. Two.",
+        "languages": [{"code": "en"}],
         "usage": {"type": "duration", "seconds": 5.0},
         "task": "transcribe",
         "language": "english",
         "duration": 5.0,
+        "warnings": [],
     }
     assert first == {
         "id": 0, "seek": 0, "start": 0.0, "end": 1.0, "text": "One.", "tokens": [], "temperature": 0.0,
         "avg_logprob": 0.0, "compression_ratio": pytest.approx(4 / 12), "no_speech_prob": 0.0,
     }  # fmt: skip
     assert (second["id"], second["seek"], second["start"], second["end"]) == (1, 400, 4.0, 5.0)
+    assert (second["tokens"], second["avg_logprob"]) == ([10], -0.125)
+    [segment] = answer(SCORED[:1], 1.0, response_format="verbose_json")["segments"]
+    assert segment["avg_logprob"] == -0.5
+
+
+def test_what_is_missing_or_was_removed_is_a_warning() -> None:
+    cut = final("One.", warnings=("repetition: the model repeated the same words in a loop; one occurrence was kept.",))
+    fields = {"response_format": "verbose_json", "timestamp_granularities": "word"}
+    body = answer([cut], 1.0, **fields)
+    assert [warning.partition(":")[0] for warning in body["warnings"]] == ["words", "repetition"]
+    assert "words" not in body
+    assert len(body["segments"]) == 1
+
+
+def test_the_languages_begin_with_that_of_most_of_the_audio() -> None:
+    finals = [final("Ja.", language="German"), final("One."), final("Two."), final("", language="French")]
+    assert answer(finals, 9.0)["languages"] == [{"code": "en"}, {"code": "de"}]
+    assert answer([], 9.0)["languages"] == []
 
 
 def test_without_speech_the_language_is_that_of_the_request() -> None:
-    assert json.loads(bytes(whole_answer("verbose_json", [], 1.0, "German").body))["language"] == "german"
-    assert json.loads(bytes(whole_answer("verbose_json", [], 1.0, "").body))["language"] == ""
+    verbose = {"response_format": "verbose_json"}
+    assert answer([], 1.0, **verbose, language="German")["language"] == "german"
+    assert answer([], 1.0, **verbose, languages="de")["language"] == "german"
+    assert answer([], 1.0, **verbose)["language"] == ""

@@ -31,9 +31,31 @@ def test_lists_are_written_with_brackets_or_without(name: str) -> None:
 
 
 def test_unused_fields_of_openai_are_ignored() -> None:
-    fields = {"model": ["whisper-1"], "chunking_strategy": ["auto"], "keywords[]": ["a"], "temperature": ["0.5"]}
+    fields = {"model": ["whisper-1"], "chunking_strategy": ["auto"], "user": ["a"], "temperature": ["0.5"]}
     request = parse_request(fields)
     assert (request.model, request.temperature) == ("whisper-1", 0.5)
+
+
+def test_hints_are_a_language_and_a_context() -> None:
+    assert parse_request({"languages[]": ["de"]}).spoken_language == "de"
+    assert parse_request({"languages[]": ["de", "en"]}).spoken_language is None  # either of them, so it is detected
+    assert parse_request({"languages": ["de"], "language": ["en"]}).spoken_language == "en"
+    assert parse_request({}).spoken_language is None
+    assert parse_request({"keywords": ["Grzegorz", "Route 66"]}).context == "Grzegorz, Route 66"
+    assert parse_request({"keywords[]": ["Route 66"], "prompt": ["A drive."]}).context == "A drive.\nRoute 66"
+    assert parse_request({}).context == ""
+
+
+@pytest.mark.parametrize(
+    ("response_format", "stream", "scored"),
+    [("json", "false", True), ("text", "true", True), ("srt", "false", False), ("verbose_json", "false", True)],
+)
+def test_probabilities_are_computed_only_where_the_answer_has_them(
+    response_format: str, stream: str, scored: bool
+) -> None:
+    fields = {"response_format": [response_format], "stream": [stream]}
+    assert parse_request({**fields, "include[]": ["logprobs"]}).scored == scored
+    assert parse_request(fields).scored == (response_format == "verbose_json")
 
 
 @pytest.mark.parametrize(
@@ -45,9 +67,10 @@ def test_unused_fields_of_openai_are_ignored() -> None:
             'response_format was given "xml"; expected one of json, text, srt, verbose_json, vtt.',
         ),
         (
-            {"response_format": ["srt"], "stream": ["true"]},
+            {"response_format": ["diarized_json"]},
             "response_format",
-            "response_format 'srt' cannot be streamed; with stream=true expected one of json, text.",
+            "response_format 'diarized_json' is not available: this server does not tell speakers apart; expected one "
+            "of json, text, srt, verbose_json, vtt.",
         ),
         ({"stream": ["perhaps"]}, "stream", 'stream was given "perhaps"; expected true or false.'),
         ({"temperature": ["1.1"]}, "temperature", 'temperature was given "1.1"; expected a number from 0 to 1.'),
@@ -55,16 +78,11 @@ def test_unused_fields_of_openai_are_ignored() -> None:
         ({"temperature": ["nan"]}, "temperature", 'temperature was given "nan"; expected a number from 0 to 1.'),
         ({"temperature": ["warm"]}, "temperature", 'temperature was given "warm"; expected a number from 0 to 1.'),
         (
-            {"timestamp_granularities[]": ["segment", "word"]},
-            "timestamp_granularities",
-            "Word timestamps are not available from this server yet; expected timestamp_granularities=segment.",
-        ),
-        (
             {"timestamp_granularities": ["hour"]},
             "timestamp_granularities",
-            "timestamp_granularities[0] was given \"hour\"; expected 'segment'.",
+            'timestamp_granularities[0] was given "hour"; expected one of segment, word.',
         ),
-        ({"include[]": ["logprobs"]}, "include", "include 'logprobs' is not available from this server; leave it out."),
+        ({"include[]": ["words"]}, "include", "include[0] was given \"words\"; expected 'logprobs'."),
     ],
 )
 def test_wrong_fields(fields: dict[str, list[str]], param: str, message: str) -> None:
@@ -84,6 +102,6 @@ def test_the_schema_has_the_file_and_every_field() -> None:
     schema = form_schema("An audio file.")
     assert schema["required"] == ["file"]
     assert list(schema["properties"]) == [
-        "file", "model", "language", "prompt", "track", "channel", "stream", "response_format", "temperature",
-        "timestamp_granularities[]",
+        "file", "model", "language", "languages[]", "prompt", "keywords[]", "track", "channel", "stream",
+        "response_format", "temperature", "timestamp_granularities[]", "include[]",
     ]  # fmt: skip

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import json
 import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -24,8 +26,9 @@ from qwen_asr.errors import BadField
 from qwen_asr.service.service import Service
 from qwen_asr.web.access.guard import AccessGuard
 from qwen_asr.web.error_response import error_body
+from qwen_asr.web.rest.form import ResponseFormat
 from qwen_asr.web.rest.openapi import openapi_document
-from qwen_asr.web.rest.routes import TRANSCRIPTIONS, add_routes
+from qwen_asr.web.rest.routes import CHAT, TRANSCRIPTIONS, add_routes
 from tests.support.checkpoints import demo_recognizer
 from tests.support.faults import before_each_decoding
 from tests.support.rest_client import form, speech
@@ -35,6 +38,15 @@ pytestmark = pytest.mark.slow
 KEY = "a-key-of-a-program"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+JSON = {"Content-Type": "application/json"}
+
+
+def body(path: str, audio: bytes, **fields: Any) -> bytes:
+    """The body of a request with audio to the route at `path`."""
+    if path == TRANSCRIPTIONS:
+        return form("x", audio, **fields)
+    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(audio).decode()}}
+    return json.dumps({"messages": [{"role": "user", "content": [part]}], **fields}).encode()
 
 
 def document(config: Config) -> dict[str, Any]:
@@ -74,9 +86,9 @@ class Running:
 
         return self.loop.run(send())
 
-    def upload(self, content: bytes | AsyncIterator[bytes]) -> httpx.Response:
-        """Sends a form to the transcription route."""
-        return self.ask("POST", TRANSCRIPTIONS, headers=FORM, content=content)
+    def upload(self, path: str, content: bytes | AsyncIterator[bytes]) -> httpx.Response:
+        """Sends the body of a request with audio."""
+        return self.ask("POST", path, headers=FORM if path == TRANSCRIPTIONS else JSON, content=content)
 
 
 @pytest.fixture
@@ -98,7 +110,7 @@ def run(limits: Limits) -> Iterator[Running]:
 
 
 def bad_request(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
-    return running.upload(form("x", speech(), response_format="xml"))
+    return running.upload(path, body(path, speech(), stream="perhaps"))
 
 
 def no_key(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
@@ -115,22 +127,18 @@ def unknown_model(running: Running, method: str, path: str, patch: pytest.Monkey
 
 def stalled_upload(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
     async def first_half() -> AsyncIterator[bytes]:
-        yield form("x", speech())[:1000]
+        yield body(path, speech())[:1000]
         await asyncio.sleep(3600)
 
     with run(Limits(upload=UploadLimits(idle_seconds=0.01, linger_seconds=0.01))) as impatient:
-        response = impatient.upload(first_half())
+        response = impatient.upload(path, first_half())
     response.request = httpx.Request(method, "http://localhost" + path)  # schemathesis would read the one that was sent
     return response
 
 
 def large_file(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
-    with run(Limits(upload=UploadLimits(file_bytes=1000))) as limited:
-        return limited.upload(form("x", bytes(1001)))
-
-
-def no_audio(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
-    return running.upload(form("x", b"not audio"))
+    with run(Limits(upload=UploadLimits(file_bytes=1000, json_bytes=1000))) as limited:
+        return limited.upload(path, body(path, bytes(1001)))
 
 
 def wrong_host(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
@@ -148,7 +156,7 @@ def failing_model(running: Running, method: str, path: str, patch: pytest.Monkey
         raise RuntimeError("a fault of the device")
 
     with before_each_decoding(demo_recognizer(), fail):
-        return running.upload(form("x", speech()))
+        return running.upload(path, body(path, speech()))
 
 
 def unavailable(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
@@ -159,7 +167,7 @@ def unavailable(running: Running, method: str, path: str, patch: pytest.MonkeyPa
 
 def full_disk(running: Running, method: str, path: str, patch: pytest.MonkeyPatch) -> httpx.Response:
     patch.setattr(tempfile, "tempdir", "/nowhere")
-    return running.upload(form("x", speech()))
+    return running.upload(path, body(path, speech()))
 
 
 PROVOKED: dict[int, Callable[[Running, str, str, pytest.MonkeyPatch], httpx.Response]] = {
@@ -169,7 +177,6 @@ PROVOKED: dict[int, Callable[[Running, str, str, pytest.MonkeyPatch], httpx.Resp
     404: unknown_model,
     408: stalled_upload,
     413: large_file,
-    415: no_audio,
     421: wrong_host,
     429: many_wrong_keys,
     500: failing_model,
@@ -192,20 +199,22 @@ def test_each_documented_error_is_answered_as_documented(
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_each_success_is_answered_as_documented(running: Running, method: str, path: str) -> None:
-    if path != TRANSCRIPTIONS:
+    if path not in (TRANSCRIPTIONS, CHAT):
         response = running.ask(method, path)
         assert response.status_code == 200
         SCHEMA[path][method].validate_response(response)
         return
     documented = DOCUMENT["paths"][path]["post"]["responses"]["200"]["content"]
-    formats = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    kinds = [{"response_format": name, "stream": "false"} for name in get_args(ResponseFormat)]
+    kinds += [{"stream": "true"}, {"include": "logprobs"}]
+    if path == CHAT:
+        kinds = [{"stream": "false"}, {"stream": "true"}]
     answered = set()
-    for name in formats["properties"]["response_format"]["enum"]:
-        for stream in ("false", "true") if name == "json" else ("false",):
-            response = running.upload(form("x", speech(), response_format=name, stream=stream))
-            assert response.status_code == 200
-            SCHEMA[path][method].validate_response(response)
-            answered.add(response.headers["content-type"].partition(";")[0])
+    for fields in kinds:
+        response = running.upload(path, body(path, speech(), **fields))
+        assert response.status_code == 200
+        SCHEMA[path][method].validate_response(response)
+        answered.add(response.headers["content-type"].partition(";")[0])
     assert answered == set(documented)
 
 
@@ -214,7 +223,8 @@ def test_the_document_is_valid() -> None:
     references = str(DOCUMENT).count("$ref")
     assert references > 20
     assert {path for _, path in OPERATIONS} == {
-        "/healthz", "/metrics", "/readyz", "/v1/audio/transcriptions", "/v1/models", "/v1/models/{name}",
+        "/healthz", "/metrics", "/readyz", "/v1/audio/transcriptions", "/v1/chat/completions", "/v1/models",
+        "/v1/models/{name}",
     }  # fmt: skip
 
 
@@ -286,7 +296,12 @@ def test_the_page_lists_every_error(page: str) -> None:
     codes = {
         (kind.http_status, error_body(kind("x", "x") if kind is BadField else kind("x")).error.code) for kind in classes
     }
-    routes_only = {(404, "model_not_found"), (404, "unknown_url"), (405, "method_not_allowed")}
+    routes_only = {
+        (400, "unsupported_operation"),
+        (404, "model_not_found"),
+        (404, "unknown_url"),
+        (405, "method_not_allowed"),
+    }
     never_sent = {(400, "bad_config"), (400, "https_conflict"), (503, "checkpoint_error")}
     startup_and_client = {(500, code) for status, code in codes if status == 500} - {
         (500, "step_failed"), (500, "qwen_asr_error"),
@@ -298,4 +313,6 @@ def test_the_page_has_the_true_numbers(page: str) -> None:
     file_bytes, form_bytes = UploadLimits.file_bytes, UploadLimits.form_bytes
     assert f"up to {file_bytes >> 20} MiB" in page
     assert f"more than {file_bytes >> 20} MiB, or the rest of the form more than {form_bytes >> 20} MiB" in page
+    assert f"JSON more than {UploadLimits.json_bytes >> 20} MiB" in page
+    assert page.count(f"of up to {UploadLimits.json_bytes >> 20} MiB") == 2
     assert f"nothing arrived for {UploadLimits.idle_seconds:g} s" in page

@@ -19,20 +19,23 @@ from qwen_asr import logs
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.arrival import ArrivalRate, rate_sentence
 from qwen_asr.audio.pcm import PcmStream
-from qwen_asr.errors import BadField, BadInput, LimitExceeded, QwenASRError, ServerStopping, TooLarge
+from qwen_asr.errors import BadInput, LimitExceeded, QwenASRError, ServerStopping, TooLarge
 from qwen_asr.service.admission import SharedSlot
+from qwen_asr.web.access.client_secrets import client_secret
 from qwen_asr.web.sockets.connection import Connection
 from qwen_asr.web.sockets.outbox import Outbox
+from qwen_asr.web.sockets.realtime.dialects import DASHSCOPE, OLD_OPENAI, OPENAI, Dialect, SessionFinished
 from qwen_asr.web.sockets.realtime.messages import (
     MIN_COMMIT_MS,
+    OLD_UPDATE,
     AudioAppend,
     AudioClear,
     AudioCommit,
     Cleared,
     ClientEvent,
     ErrorEvent,
-    OldSessionUpdate,
     Queued,
+    SessionFinish,
     SessionUpdate,
     SessionWarning,
     error_event,
@@ -40,16 +43,16 @@ from qwen_asr.web.sockets.realtime.messages import (
     new_id,
     parse,
     read,
+    shows_dashscope,
     too_little_audio,
 )
-from qwen_asr.web.sockets.realtime.settings import RealtimeSettings, SessionInfo, prompt_path
+from qwen_asr.web.sockets.realtime.settings import RealtimeSettings, SessionInfo
 from qwen_asr.web.sockets.realtime.turns import ItemLog, TurnStream, new_turn_stream
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from qwen_asr.config.limits import SocketLimits
-    from qwen_asr.live.session_options import DetectorFactory, SessionOptions
     from qwen_asr.service.admission import QueueTicket
     from qwen_asr.service.service import Service
 
@@ -72,15 +75,19 @@ class RealtimeConnection(Connection):
         service: Service,
         limits: SocketLimits,
         threads: anyio.CapacityLimiter,
-        old_api: bool = False,
+        dialect: Dialect = OPENAI,
     ) -> None:
-        """`old_api`: the client uses the older shape of the API, until an update shows otherwise."""
+        """`dialect`: that of the client, until one of its events shows another."""
         super().__init__(websocket, service, limits, threads)
         self.session_id = new_id("sess")
         self._outbox = Outbox(limits.waiting_messages)
         # What follows is used by one worker thread at a time, because events are applied one after the other.
         self._settings = RealtimeSettings.of(service.config)
-        self._item_log = ItemLog(self._outbox.put, old_api)
+        if dialect is DASHSCOPE:
+            self._settings = self._settings.of_dashscope()
+        if (secret := client_secret(websocket.scope)) is not None:
+            self._settings = self._settings.updated(secret.session, service.config)
+        self._item_log = ItemLog(self._outbox.put, dialect)
         self._audio = self._new_audio()
         self._arrival = ArrivalRate(self._settings.format.rate)
         self._arrived = 0  # bytes of audio in the current format
@@ -97,7 +104,7 @@ class RealtimeConnection(Connection):
         self._info = SessionInfo.starting_now(self.session_id, model, self._limits.session_seconds)
         logs.set_session(self.session_id)
         log.info("Realtime session began.")
-        self._item_log.put(self._info.event(self._settings, self._item_log.old_api, created=True))
+        self._item_log.put(self._item_log.dialect.session(self._info, self._settings, created=True))
 
     async def _finish(self, error: QwenASRError | None) -> None:
         for finished in await self._in_thread(self._finish_turns):
@@ -107,6 +114,8 @@ class RealtimeConnection(Connection):
         if error is not None:
             code = "session_expired" if isinstance(error, LimitExceeded) else None
             self._item_log.put(error_event(error, code=code))
+        else:
+            self._item_log.put(SessionFinished())
 
     def _detach(self) -> None:
         for turns in self._all_turns():
@@ -127,7 +136,10 @@ class RealtimeConnection(Connection):
         try:
             given = await self._read(message)
             event_id = event_id_of(given)
-            event = await self._maybe_in_thread(len(message), parse, given)
+            if self._item_log.dialect is not DASHSCOPE and shows_dashscope(given):
+                await self._in_thread(self._turn_to_dashscope)
+            is_dashscope = self._item_log.dialect is DASHSCOPE
+            event = await self._maybe_in_thread(len(message), parse, given, is_dashscope)
             if isinstance(event, AudioAppend):
                 await self._feed_audio(event.audio)
                 return True
@@ -135,6 +147,8 @@ class RealtimeConnection(Connection):
                 allowed = self._limits.config_bytes
                 raise TooLarge(f"An event has {len(message)} bytes; one without audio may have {allowed}.")
             await self._in_thread(self._apply, event)
+            if isinstance(event, SessionFinish):
+                return False
         except ServerStopping:
             raise
         except QwenASRError as error:
@@ -194,7 +208,7 @@ class RealtimeConnection(Connection):
         """The current turns; opens a session for new ones if there are none. Raises as `Service.open_session`."""
         if self._turns is None:
             turns = new_turn_stream(self._settings, self._item_log, self._position)
-            options = self._session_options(self._settings, turns.detector)
+            options = self._settings.options(self._service, turns.detector)
             turns.runner = self._service.open_session(
                 options, turns.on_events, kind="realtime", name=self.session_id, slot=SharedSlot()
             )
@@ -207,12 +221,26 @@ class RealtimeConnection(Connection):
             self._commit(event.event_id)
         elif isinstance(event, AudioClear):
             self._clear()
-        elif isinstance(event, SessionUpdate | OldSessionUpdate):
+        elif isinstance(event, SessionUpdate):
             self._update(event)
+        elif isinstance(event, SessionFinish):
+            self._commit_rest()
 
     def _commit(self, event_id: str | None) -> None:
-        uncommitted_samples = self._audio.held + (self._turns.uncommitted_samples if self._turns else 0)
-        milliseconds = uncommitted_samples * 1000 / SAMPLE_RATE
+        """End the turn. A client that says nowhere who ends its turns, and commits, ends them from now on."""
+        is_by_voice = self._settings.vad is not None
+        is_first = is_by_voice and not self._settings.turns_decided
+        if is_first:
+            self._settings = self._settings.with_client_turns()
+        if self._turns is not None:
+            is_by_voice = self._turns.settings.vad is not None
+        is_answered = self._item_log.count > 0 if is_first else self._item_log.dialect is DASHSCOPE
+        if is_by_voice and is_answered and (self._turns is None or self._turns.quiet):
+            # The voice detector was faster: its items are the answer, and one more without text would be taken for it.
+            # DashScope's clients commit before they finish, whoever ends their turns.
+            self._apply_settings()
+            return
+        milliseconds = self._uncommitted_samples() * 1000 / SAMPLE_RATE
         if milliseconds < MIN_COMMIT_MS:
             self._item_log.put(too_little_audio(milliseconds, event_id))
             return
@@ -220,6 +248,14 @@ class RealtimeConnection(Connection):
         if (turns := self._turns) is not None:
             turns.commit()
             self._retire(turns)
+
+    def _commit_rest(self) -> None:
+        """No more audio comes: what the client has not committed is its last turn."""
+        if self._settings.vad is None and self._uncommitted_samples() * 1000 / SAMPLE_RATE >= MIN_COMMIT_MS:
+            self._commit(None)
+
+    def _uncommitted_samples(self) -> int:
+        return self._audio.held + (self._turns.uncommitted_samples if self._turns else 0)
 
     def _clear(self) -> None:
         if (turns := self._turns) is not None:
@@ -229,39 +265,36 @@ class RealtimeConnection(Connection):
         self._audio = self._new_audio()
         self._item_log.put(Cleared())
 
-    def _update(self, event: SessionUpdate | OldSessionUpdate) -> None:
+    def _update(self, event: SessionUpdate) -> None:
         """Change the settings. A turn under way goes on with its own; only a new audio format applies at once."""
-        settings = self._settings.updated(event, self._service.config)
-        if (settings.prompt, settings.language) != (self._settings.prompt, self._settings.language):
-            self._check(settings, prompt_path(event.type))
+        settings = self._settings.updated(event.session, self._service.config)
+        if (settings.context, settings.language) != (self._settings.context, self._settings.language):
+            settings.check(self._service, event.session)
+        self._change_settings(settings)
+        self._apply_settings()
+        if self._item_log.dialect is not DASHSCOPE:
+            self._item_log.dialect = OLD_OPENAI if event.type == OLD_UPDATE else OPENAI
+        self._item_log.put(self._item_log.dialect.session(self._info, settings))
+
+    def _turn_to_dashscope(self) -> None:
+        self._item_log.dialect = DASHSCOPE
+        self._change_settings(self._settings.of_dashscope())
+
+    def _change_settings(self, settings: RealtimeSettings) -> None:
+        """A new audio format applies at once: what came in the old one is over."""
         if settings.format == self._settings.format:
             self._settings = settings
-        else:
-            self._flush()
-            self._settings = settings
-            self._audio = self._new_audio()
-            self._arrival, self._arrived, self._rate_warned = ArrivalRate(settings.format.rate), 0, False
-        self._apply_settings()
-        self._item_log.old_api = isinstance(event, OldSessionUpdate)
-        self._item_log.put(self._info.event(settings, self._item_log.old_api))
-
-    def _check(self, settings: RealtimeSettings, path: str) -> None:
-        """Raise BadField if the model cannot be given these settings."""
-        try:
-            self._service.check_options(self._session_options(settings))
-        except BadInput as error:
-            raise BadField(path, str(error)) from error
+            return
+        self._flush()
+        self._settings = settings
+        self._audio = self._new_audio()
+        self._arrival, self._arrived, self._rate_warned = ArrivalRate(settings.format.rate), 0, False
 
     def _flush(self) -> None:
         """What the resampler still holds belongs to the turn that ends."""
         if len(samples := self._audio.finish()):
             self._open_turns().feed(samples)
         self._audio = self._new_audio()
-
-    def _session_options(self, settings: RealtimeSettings, detector: DetectorFactory | None = None) -> SessionOptions:
-        return self._service.session_options(
-            context=settings.prompt, language=settings.language or "auto", detector=detector
-        )
 
     def _new_audio(self) -> PcmStream:
         return PcmStream(self._settings.format.encoding, self._settings.format.rate)

@@ -1,51 +1,45 @@
-"""The settings of a realtime session, the updates that change them, and the events that report them.
+"""The settings of a realtime session, and the updates that change them.
 
-OpenAI's API has had two shapes. The current one: ``session.update`` with ``audio.input.format|transcription|
-turn_detection`` inside of ``session``. The older one: ``transcription_session.update`` with ``input_audio_format``,
-``input_audio_transcription`` and ``turn_detection`` side by side. In both, fields that are left out keep their values,
-and null restores the default, except for ``turn_detection``: null means that the client commits its turns itself.
+Fields that an update leaves out keep their values, and null restores the default, except for ``turn_detection``: null
+means that the client commits its turns itself.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from qwen_asr.audio import g711
+from qwen_asr.audio import SAMPLE_RATE, g711
 from qwen_asr.config.config import Config
-from qwen_asr.web.sockets.realtime.messages import (
-    OLD_UPDATE,
+from qwen_asr.errors import BadField, BadInput
+from qwen_asr.web.sockets.realtime.updates import (
     RATES,
-    AudioSettings,
+    SILENCE_MS,
     FormatUpdate,
-    G711Format,
-    Input,
-    InputUpdate,
-    OldSessionBody,
-    OldSessionEvent,
-    OldSessionObject,
-    OldSessionUpdate,
-    PcmFormat,
-    SessionEvent,
-    SessionObject,
-    SessionUpdate,
-    Transcription,
+    SessionBody,
     TranscriptionUpdate,
-    TurnDetection,
     TurnDetectionUpdate,
+    context_path,
 )
 
 if TYPE_CHECKING:
     from qwen_asr.audio.endpointing import EndpointConfig
+    from qwen_asr.live.session_options import DetectorFactory, SessionOptions
+    from qwen_asr.service.service import Service
 
 DEFAULT_PADDING_MS = 300.0  # OpenAI's
+EAGERNESS = {"low": 2.0, "medium": 1.0, "auto": 1.0, "high": 0.5}
+"""What `semantic_vad` means here: silence that ends a turn, in units of the server's own."""
 
-_ENCODINGS = {"audio/pcm": "s16le", "audio/pcmu": "mulaw", "audio/pcma": "alaw"}
-_OLD_ENCODINGS = {"pcm16": "s16le", "g711_ulaw": "mulaw", "g711_alaw": "alaw"}
-_G711_TYPES: dict[str, tuple[Literal["audio/pcmu", "audio/pcma"], Literal["g711_ulaw", "g711_alaw"]]] = {
-    "mulaw": ("audio/pcmu", "g711_ulaw"),
-    "alaw": ("audio/pcma", "g711_alaw"),
+_ENCODINGS = {
+    "audio/pcm": "s16le",
+    "audio/pcmu": "mulaw",
+    "audio/pcma": "alaw",
+    "pcm16": "s16le",
+    "pcm": "s16le",
+    "g711_ulaw": "mulaw",
+    "g711_alaw": "alaw",
 }
 
 
@@ -55,11 +49,6 @@ class AudioFormat:
 
     encoding: str = "s16le"
     rate: int = RATES[0]
-
-    @classmethod
-    def of(cls, encoding: str, rate: int | None = None) -> AudioFormat:
-        """With the default rate of the encoding where none is given."""
-        return cls(encoding, rate or (RATES[0] if encoding == "s16le" else g711.RATE))
 
 
 @dataclass(frozen=True)
@@ -84,71 +73,118 @@ class ServerVad:
             silence_seconds=self.silence_duration_ms / 1000,
         )
 
-    def updated(self, update: TurnDetectionUpdate) -> ServerVad:
-        """With the values that the update gives."""
+    def updated(self, update: TurnDetectionUpdate, config: Config) -> ServerVad:
+        """With the values that the update gives. `semantic_vad` has its own length of silence, and no other values."""
+        if update.type == "semantic_vad":
+            low, high = SILENCE_MS
+            silence = EAGERNESS[update.eagerness or "auto"] * config.silence_threshold * 1000
+            return replace(ServerVad.of(config), silence_duration_ms=min(max(silence, low), high))
         return replace(self, **update.model_dump(include=set(vars(self)), exclude_none=True))
-
-    def as_message(self) -> TurnDetection:
-        """As the events report it: milliseconds are whole numbers."""
-        return TurnDetection(
-            threshold=self.threshold,
-            prefix_padding_ms=round(self.prefix_padding_ms),
-            silence_duration_ms=round(self.silence_duration_ms),
-        )
 
 
 @dataclass(frozen=True)
 class RealtimeSettings:
-    """Everything that a client can set. `vad` is None if the client commits its turns itself."""
+    """Everything that a client can set. `vad` is None if the client commits its turns itself.
+
+    `language` is what the model is told. `languages` and `keywords` are what the client gave, for the events.
+    `logprobs`: the client wants the probabilities of tokens.
+    `turns_decided`: the client has said or shown who ends its turns. `pcm_rate`: the rate of PCM in Hz, where the
+    client names none.
+    """
 
     vad: ServerVad | None
     format: AudioFormat = field(default_factory=AudioFormat)
     language: str | None = None
     prompt: str = ""
+    keywords: tuple[str, ...] = ()
+    logprobs: bool = False
+    languages: tuple[str, ...] = field(default=(), compare=False)
+    turns_decided: bool = field(default=False, compare=False)
+    pcm_rate: int = field(default=RATES[0], compare=False)
 
     @classmethod
     def of(cls, config: Config) -> RealtimeSettings:
         """The server's defaults."""
         return cls(ServerVad.of(config), language=config.default_language)
 
+    @property
+    def context(self) -> str:
+        """What the model is told before the audio: the prompt, and a line with the keywords."""
+        return "\n".join(part for part in (self.prompt, ", ".join(self.keywords)) if part)
+
+    def options(self, service: Service, detector: DetectorFactory | None = None) -> SessionOptions:
+        """The options of a session on the recognizer."""
+        options = service.session_options(context=self.context, language=self.language or "auto", detector=detector)
+        return replace(options, scored=self.logprobs)
+
+    def check(self, service: Service, given: SessionBody) -> None:
+        """Raises BadField if the model cannot be given these settings, which `given` has made what they are."""
+        try:
+            service.check_options(self.options(service))
+        except BadInput as error:
+            raise BadField(context_path(given), str(error)) from error
+
     def same_turns(self, other: RealtimeSettings) -> bool:
         """Whether a turn that began with these can go on with the others: only the format of the audio may differ."""
         return replace(self, format=other.format) == other
 
-    def updated(self, update: SessionUpdate | OldSessionUpdate, config: Config) -> RealtimeSettings:
+    def of_dashscope(self) -> RealtimeSettings:
+        """With the default of DashScope's dialect: PCM has 16 kHz."""
+        audio = AudioFormat("s16le", SAMPLE_RATE) if self.format == AudioFormat() else self.format
+        return replace(self, format=audio, pcm_rate=SAMPLE_RATE)
+
+    def with_client_turns(self) -> RealtimeSettings:
+        """The client commits its turns itself from now on."""
+        return replace(self, vad=None, turns_decided=True)
+
+    def updated(self, session: SessionBody, config: Config) -> RealtimeSettings:
         """With the values that the update gives. Null restores the defaults of `config`."""
-        changed = self
-        if isinstance(update.session, OldSessionBody):
-            given, old = update.session, update.session.model_fields_set
-            if "input_audio_format" in old:
-                encoding = _OLD_ENCODINGS[given.input_audio_format or "pcm16"]
-                changed = replace(changed, format=AudioFormat.of(encoding))
-            if "input_audio_transcription" in old:
-                changed = changed._with_transcription(given.input_audio_transcription, config)
-            if "turn_detection" in old:
-                changed = changed._with_turn_detection(given.turn_detection, config)
-            return changed
-        inputs = (update.session.audio and update.session.audio.input) or InputUpdate()
-        if "format" in inputs.model_fields_set:
+        changed, inputs = self, session.input
+        flat, nested = session.model_fields_set, inputs.model_fields_set
+        if "format" in nested:
             audio = inputs.format or FormatUpdate()
-            changed = replace(changed, format=AudioFormat.of(_ENCODINGS[audio.type], audio.rate))
-        if "transcription" in inputs.model_fields_set:
+            changed = changed._with_format(audio.type, audio.rate or audio.sample_rate)
+        elif "input_audio_format" in flat:
+            changed = changed._with_format(session.input_audio_format or "pcm16", session.sample_rate)
+        elif "sample_rate" in flat:
+            changed = changed._with_format("pcm16", session.sample_rate)
+        if "transcription" in nested:
             changed = changed._with_transcription(inputs.transcription, config)
-        if "turn_detection" in inputs.model_fields_set:
+        elif "input_audio_transcription" in flat:
+            changed = changed._with_transcription(session.input_audio_transcription, config)
+        if "turn_detection" in nested:
             changed = changed._with_turn_detection(inputs.turn_detection, config)
+        elif "turn_detection" in flat:
+            changed = changed._with_turn_detection(session.turn_detection, config)
+        if "include" in flat:
+            changed = replace(changed, logprobs=session.includes_logprobs)
         return changed
 
+    def _with_format(self, name: str, rate: int | None) -> RealtimeSettings:
+        encoding = _ENCODINGS[name]
+        default = self.pcm_rate if encoding == "s16le" else g711.RATE
+        return replace(self, format=AudioFormat(encoding, rate or default))
+
     def _with_transcription(self, update: TranscriptionUpdate | None, config: Config) -> RealtimeSettings:
-        changed = self
-        if update is None or "language" in update.model_fields_set:
-            changed = replace(changed, language=(update and update.language) or config.default_language)
-        if update is None or "prompt" in update.model_fields_set:
-            changed = replace(changed, prompt=(update and update.prompt) or "")
+        changed, update = self, update or TranscriptionUpdate(language=None, prompt=None, keywords=None)
+        given = update.model_fields_set
+        if {"language", "languages"} & given:
+            languages = tuple(update.languages or ())
+            # Several are no restriction that the model could be given.
+            listed = "auto" if len(languages) > 1 else "".join(languages)
+            language = update.language or listed or config.default_language
+            changed = replace(changed, language=language, languages=languages)
+        if "prompt" in given:
+            changed = replace(changed, prompt=update.prompt or "")
+        elif "corpus" in given:
+            changed = replace(changed, prompt=(update.corpus and update.corpus.text) or "")
+        if "keywords" in given:
+            changed = replace(changed, keywords=tuple(filter(None, update.keywords or ())))
         return changed
 
     def _with_turn_detection(self, update: TurnDetectionUpdate | None, config: Config) -> RealtimeSettings:
-        vad = None if update is None else (self.vad or ServerVad.of(config)).updated(update)
-        return replace(self, vad=vad)
+        vad = None if update is None else (self.vad or ServerVad.of(config)).updated(update, config)
+        return replace(self, vad=vad, turns_decided=True)
 
 
 @dataclass(frozen=True)
@@ -163,34 +199,3 @@ class SessionInfo:
     def starting_now(cls, session_id: str, model: str, seconds: float) -> SessionInfo:
         """A session that may last so many seconds."""
         return cls(session_id, model, int(time.time() + seconds))
-
-    def event(
-        self, settings: RealtimeSettings, old_api: bool = False, created: bool = False
-    ) -> SessionEvent | OldSessionEvent:
-        """`session.updated`, or `session.created`; `old_api`: in the older shape of the API."""
-        transcription = Transcription(model=self.model, language=settings.language, prompt=settings.prompt)
-        detection = settings.vad.as_message() if settings.vad else None
-        g711_types = _G711_TYPES.get(settings.format.encoding)
-        if old_api:
-            return OldSessionEvent(
-                type="transcription_session.created" if created else "transcription_session.updated",
-                session=OldSessionObject(
-                    id=self.id,
-                    input_audio_format=g711_types[1] if g711_types else "pcm16",
-                    input_audio_transcription=transcription,
-                    turn_detection=detection,
-                    expires_at=self.expires_at,
-                ),
-            )
-        audio = G711Format(type=g711_types[0]) if g711_types else PcmFormat(rate=settings.format.rate)
-        inputs = Input(format=audio, transcription=transcription, turn_detection=detection)
-        return SessionEvent(
-            type="session.created" if created else "session.updated",
-            session=SessionObject(id=self.id, audio=AudioSettings(input=inputs), expires_at=self.expires_at),
-        )
-
-
-def prompt_path(kind: str) -> str:
-    """Where an update of that type has the prompt."""
-    within = "input_audio_transcription" if kind == OLD_UPDATE else "audio.input.transcription"
-    return f"session.{within}.prompt"

@@ -18,19 +18,18 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import Detector, DetectorEvent, Ended, EndpointConfig, Started, UtteranceDetector
 from qwen_asr.audio.manual_turns import ManualTurnDetector
 from qwen_asr.audio.vad import Silero, VoiceActivity
+from qwen_asr.engine.languages import language_code
 from qwen_asr.errors import QwenASRError, StepFailed
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.transcript import join_texts
+from qwen_asr.web.rest.answers import logprobs
+from qwen_asr.web.sockets.observed_detector import ObservedDetector
+from qwen_asr.web.sockets.realtime.dialects import OPENAI, Dialect, ItemText, Span
 from qwen_asr.web.sockets.realtime.messages import (
     Committed,
     ServerEvent,
-    Span,
     SpeechStarted,
     SpeechStopped,
-    TranscriptionCompleted,
-    TranscriptionDelta,
-    Usage,
-    announce_item,
     failed,
     new_id,
 )
@@ -43,54 +42,58 @@ if TYPE_CHECKING:
 class ItemLog:
     """The items of a conversation, in order. `put` sends an event to the client, from any thread."""
 
-    def __init__(self, put: Callable[[ServerEvent], None], old_api: bool = False) -> None:
-        """`old_api`: the client uses the older shape of the API, until an update shows otherwise."""
+    def __init__(self, put: Callable[[ServerEvent], None], dialect: Dialect = OPENAI) -> None:
+        """`dialect`: that of the client, until one of its events shows another."""
         self.put = put
-        self.old_api = old_api
+        self.dialect = dialect
+        self.count = 0
         self._last: str | None = None
 
     def commit(self, item_id: str) -> None:
         """Announce a new item after the last one."""
         previous, self._last = self._last, item_id
+        self.count += 1
         self.put(Committed(previous_item_id=previous, item_id=item_id))
-        for event in announce_item(item_id, previous, self.old_api):
+        for event in self.dialect.announce(item_id, previous):
             self.put(event)
 
 
 class Item:
-    """The text of one turn: deltas while it settles, then `completed` or `failed`, once.
+    """The text of one turn: what is known while it settles, then `completed` or `failed`, once.
 
     The deltas together are the settled text. They take nothing back: if a final corrects settled text, no more deltas
     follow for it, and `completed` has the exact text.
     """
 
-    def __init__(self, put: Callable[[ServerEvent], None]) -> None:
+    def __init__(self, item_log: ItemLog, scored: bool) -> None:
+        """`scored`: its finals have the probabilities of their tokens."""
         self.id = new_id("item")
         self.dropped = False  # the client gets no more events about it
         self.start = 0  # its first sample, in the session of its turns
         self.samples = 0  # its length, as far as it is known
-        self._recognized: list[Span] = []
-        self._put = put
+        self._log = item_log
+        self._scored = scored
         self._sent = ""  # all deltas together
         self._earlier_text = ""  # the part of it that belongs to utterances before the current one
-        self._finals: list[str] = []
+        self._finals: list[Final] = []
         self._error: QwenASRError | None = None
 
-    def add_settled(self, text: str) -> None:
-        """This much of the current utterance has settled."""
-        whole = join_texts([self._earlier_text, text])
-        if self.dropped or not whole.startswith(self._sent) or whole == self._sent:
+    def add_partial(self, text: str, stable: int, language: str | None) -> None:
+        """The current utterance has this text so far, of which `text[:stable]` has settled."""
+        settled = join_texts([self._earlier_text, text[:stable]])
+        if self.dropped or not settled.startswith(self._sent):
             return
-        self._put(TranscriptionDelta(item_id=self.id, delta=whole[len(self._sent) :]))
-        self._sent = whole
+        tentative = join_texts([self._earlier_text, text])[len(settled) :]
+        event = self._log.dialect.progress(self.id, self._sent, settled, tentative, language_code(language))
+        if event is not None:
+            self._log.put(event)
+        self._sent = settled
 
     def add_final(self, final: Final) -> None:
         """The current utterance has ended, with this text."""
-        self.add_settled(final.text)
+        self.add_partial(final.text, len(final.text), final.language)
         self._earlier_text = self._sent
-        self._finals.append(final.text)
-        begin, end = _milliseconds(final.start - self.start), _milliseconds(final.end - self.start)
-        self._recognized.append(Span(start_ms=begin, end_ms=end))
+        self._finals.append(final)
 
     def fail(self, error: QwenASRError) -> None:
         """One of its utterances has no text, so the item has none either."""
@@ -101,14 +104,22 @@ class Item:
         if self.dropped:
             return
         if self._error is not None:
-            self._put(failed(self.id, self._error))
+            self._log.put(failed(self.id, self._error))
             return
-        transcript, usage = join_texts(self._finals), Usage(seconds=self.samples / SAMPLE_RATE)
-        self._put(
-            TranscriptionCompleted(
-                item_id=self.id, transcript=transcript, usage=usage, recognized=tuple(self._recognized)
-            )
+        finals = [final for final in self._finals if final.text]
+        languages = dict.fromkeys(code for final in finals if (code := language_code(final.language)))
+        whole = ItemText(
+            transcript=join_texts(final.text for final in finals),
+            seconds=self.samples / SAMPLE_RATE,
+            languages=tuple(languages),
+            recognized=tuple(self._span(final) for final in self._finals),
+            logprobs=tuple(logprobs(finals)) if self._scored else None,
         )
+        self._log.put(self._log.dialect.completed(self.id, whole))
+
+    def _span(self, final: Final) -> Span:
+        begin, end = _milliseconds(final.start - self.start), _milliseconds(final.end - self.start)
+        return Span(start_ms=begin, end_ms=end)
 
 
 class TurnStream:
@@ -178,7 +189,7 @@ class TurnStream:
         for event in events:
             item = self._item(event.utterance)
             if isinstance(event, Partial):
-                item.add_settled(event.text[: event.stable])
+                item.add_partial(event.text, event.stable, event.language)
                 continue
             if isinstance(event, Failed):
                 item.fail(StepFailed(event.message))
@@ -191,29 +202,6 @@ class TurnStream:
 
     def _utterance_ended(self, utterance: int) -> None:
         """The item of that utterance has its text, or the error for it."""
-
-
-class ObservedDetector:
-    """A voice detector that calls `on_events` with what it finds, before the session gets that."""
-
-    def __init__(self, detector: UtteranceDetector, on_events: Callable[[Sequence[DetectorEvent]], None]) -> None:
-        self.config = detector.config
-        self._detector = detector
-        self._on_detected = on_events
-
-    @property
-    def quiet(self) -> bool:
-        return self._detector.quiet
-
-    def feed(self, samples: NDArray[np.float32], /) -> Sequence[DetectorEvent]:
-        found = self._detector.feed(samples)
-        self._on_detected(found)
-        return found
-
-    def finish(self) -> Sequence[DetectorEvent]:
-        found = self._detector.finish()
-        self._on_detected(found)
-        return found
 
 
 class VoiceTurns(TurnStream):
@@ -243,7 +231,7 @@ class VoiceTurns(TurnStream):
         length = self.uncommitted_samples
         finished = self.finish()
         if self._last_end == before:
-            item = Item(self._item_log.put)
+            item = Item(self._item_log, self.settings.logprobs)
             item.samples = length
             self._item_log.commit(item.id)
             item.complete()
@@ -268,7 +256,7 @@ class VoiceTurns(TurnStream):
                 self._end(event)
 
     def _start(self, event: Started) -> None:
-        item = self._items[event.utterance] = Item(self._item_log.put)
+        item = self._items[event.utterance] = Item(self._item_log, self.settings.logprobs)
         item.start = event.start
         if self._ended_by != "clear":
             started = _milliseconds(self._begin + event.start)
@@ -297,7 +285,7 @@ class ClientTurn(TurnStream):
 
     def __init__(self, settings: RealtimeSettings, item_log: ItemLog, begin: int) -> None:
         """As `TurnStream`."""
-        self._whole = Item(item_log.put)
+        self._whole = Item(item_log, settings.logprobs)
         super().__init__(settings, item_log, begin)
 
     @property

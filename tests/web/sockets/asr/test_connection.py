@@ -176,9 +176,13 @@ def test_a_bad_config_is_answered(served: Listening, first: str | bytes, code: s
             assert await speaker.closed() == close_code
         return speaker
 
-    [error] = asyncio.run(speak()).messages
+    speaker = asyncio.run(speak())
+    [error] = speaker.messages
     assert set(error) == {"type", "message", "code"}
     assert (error["type"], error["code"]) == ("error", code)
+    reason = speaker.connection.close_reason
+    assert reason
+    assert error["message"].startswith(reason.removesuffix("…"))
     assert "Traceback" not in error["message"]
 
 

@@ -1,0 +1,1 @@
+"""Deepgram's live transcription at `/v1/listen`."""
