@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from qwen_asr import logs
-from qwen_asr.audio.arrival import ArrivalRate, rate_sentence
 from qwen_asr.audio.pcm import PcmStream
+from qwen_asr.audio.stream_checks.arrival import ArrivalRate, rate_sentence
 from qwen_asr.errors import QwenASRError
 from qwen_asr.live.events import Event
 from qwen_asr.web.sockets.asr.messages import (

@@ -17,8 +17,8 @@ import anyio
 
 from qwen_asr import logs
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.audio.arrival import ArrivalRate, rate_sentence
 from qwen_asr.audio.pcm import PcmStream
+from qwen_asr.audio.stream_checks.arrival import ArrivalRate, rate_sentence
 from qwen_asr.errors import BadInput, LimitExceeded, QwenASRError, ServerStopping, TooLarge
 from qwen_asr.service.admission import SharedSlot
 from qwen_asr.web.access.client_secrets import client_secret

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_asr.audio.arrival import USUAL_RATES, ArrivalRate, rate_sentence
+from qwen_asr.audio.stream_checks.arrival import USUAL_RATES, ArrivalRate, rate_sentence
 
 
 def found(announced: int, times: list[float], sizes: list[int]) -> set[int | None]:

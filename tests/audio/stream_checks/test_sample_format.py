@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 from qwen_asr.audio.g711 import LAWS
-from qwen_asr.audio.stream_check import NAMES, SHIFTED, FormatCheck, align_floats, decode, likely_name, roughness
+from qwen_asr.audio.stream_checks.sample_format import (
+    NAMES,
+    SHIFTED,
+    FormatCheck,
+    align_floats,
+    decode,
+    likely_name,
+    roughness,
+)
 from tests.support.checkpoints import spoken
 
 Signal = NDArray[np.float64]
