@@ -216,7 +216,7 @@ class UtteranceDetector:
                 self._state, self._voiced = _State.CANDIDATE, 0
             self._voiced += end - begin
             self._voice_end = end
-        long = end - self._decided_until >= self._longest
+        long = end - self._decided_until > self._longest
         quiet = end - self._voice_end >= self._silence
         if self._state is _State.CANDIDATE:
             # At the length limit there is no more waiting, and even a little voice is not dropped.

@@ -1,10 +1,15 @@
-"""Endpointing by the client: an utterance is everything between two commits, with voice in it or not.
+"""Turns that the client ends: what goes to the recognizer is the part with voice in it, generously measured.
 
-For clients that decide where an utterance ends (a button, a program): no voice activity is computed and no sample is
-skipped. An utterance at the length limit is cut like one that was found by voice, see `endpointing.cut_point`.
+For clients that decide where a turn ends (a button, a program). They send silence and noise too, from the opening of a
+microphone to the press of a button, in which the model may lose a short sentence. So a turn is searched for voice, with
+a low threshold and long margins: only what lies well before, after and between the voice is skipped.
+
+A search may miss what the model would recognize, such as a whisper. So a turn in which no voice is found is one
+utterance from its first to its last sample, unless it is longer than the longest utterance.
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,63 +21,71 @@ from qwen_asr.audio.endpointing import (
     EndpointConfig,
     Speech,
     Started,
-    cut_point,
-    cut_span,
+    UtteranceDetector,
+    VoiceModel,
 )
+
+THRESHOLD = 0.3
+"""Voice begins at this probability, where the setting is higher. Noise stays below 0.15, at which voice ends then."""
+MARGIN_SECONDS = 0.8
+"""An utterance begins this long before its first voice and ends this long after its last."""
+PAUSE_SECONDS = 3.0
+"""A pause of this length ends an utterance within the turn. Speakers who think make shorter ones."""
+
+
+def turn_endpoints(config: EndpointConfig) -> EndpointConfig:
+    """The settings with which a client's turn is searched. Of `config` it keeps `longest_seconds`."""
+    return replace(
+        config,
+        threshold=min(config.threshold, THRESHOLD),
+        silence_seconds=PAUSE_SECONDS,
+        min_speech_seconds=0.0,
+        pre_roll_seconds=min(MARGIN_SECONDS, config.longest_seconds / 2),
+        hang_over_seconds=MARGIN_SECONDS,
+    )
 
 
 class ManualTurnDetector:
-    """A `Detector` whose utterances tile the whole stream. It uses only `longest_seconds` of its settings."""
+    """A `Detector` for one turn, from the first sample to `finish`.
 
-    def __init__(self, config: EndpointConfig) -> None:
-        self.config = config
+    Its events tile the turn as those of an `UtteranceDetector` tile a stream. Until voice is found it returns nothing
+    and keeps the samples, at most those of one utterance of `longest_seconds`.
+    """
+
+    def __init__(self, config: EndpointConfig, voice: VoiceModel) -> None:
+        self.config = turn_endpoints(config)
+        self._detector = UtteranceDetector(self.config, voice)
         self._longest = round(config.longest_seconds * SAMPLE_RATE)
-        self._cut_span = cut_span(self._longest)
-        self._utterance = -1
-        self._start = 0  # of the open utterance, in the stream
-        self._length = 0  # of the open utterance, so far
-        self._passed_on = 0  # samples of it that were passed on
-        self._held = np.zeros(0, np.float32)  # its end, which a cut may give to the next utterance
-        self._open = False
+        self._searching = True  # no voice so far, and not longer than one utterance
+        self._skipped: list[DetectorEvent] = []  # what the detector has skipped meanwhile
+        self._kept: list[NDArray[np.float32]] = []  # all samples meanwhile
 
-    def feed(self, samples: NDArray[np.float32], /) -> list[DetectorEvent]:
+    def feed(self, samples: NDArray[np.float32], /) -> Sequence[DetectorEvent]:
         """Take validated float32 mono 16 kHz, (n,), n >= 0; return the events that they decide, in order."""
-        if not len(samples):
-            return []
-        events = [] if self._open else self._begin(0)
-        self._held = np.concatenate((self._held, samples))
-        self._length += len(samples)
-        while self._length > self._longest:
-            events += self._pass_on(self._longest)
-            cut = cut_point(self._part(self._longest - self._cut_span, self._longest), self._longest)
-            events += self._end(cut, "length")
-            events += self._begin(self._length - cut)
-        events += self._pass_on(self._length)
-        self._held = self._part(min(self._longest - self._cut_span, self._length), self._length)
+        events = self._detector.feed(samples)
+        if not self._searching:
+            return events
+        self._kept.append(samples)
+        self._skipped += events
+        if any(isinstance(event, Started) for event in events) or self._detector.position > self._longest:
+            return self._found()
+        return []
+
+    def finish(self) -> Sequence[DetectorEvent]:
+        """The turn ends here. A second call returns nothing."""
+        events = self._detector.finish()
+        if not self._searching:
+            return events
+        self._skipped += events
+        if any(isinstance(event, Started) for event in events) or not self._detector.position:
+            return self._found()
+        self._searching = False
+        whole = np.concatenate(self._kept)
+        self._kept, self._skipped = [], []
+        return [Started(0, 0), Speech(0, whole), Ended(0, 0, len(whole), "finish")]
+
+    def _found(self) -> list[DetectorEvent]:
+        """The search is over: everything that it has found so far."""
+        self._searching = False
+        events, self._skipped, self._kept = self._skipped, [], []
         return events
-
-    def finish(self) -> list[DetectorEvent]:
-        """No more samples follow: end the open utterance, if any. A second call returns nothing."""
-        return self._end(self._length, "finish") if self._open else []
-
-    def _part(self, begin: int, end: int) -> NDArray[np.float32]:
-        """Samples [begin, end) of the open utterance, of which only the end is held."""
-        base = self._length - len(self._held)
-        return self._held[begin - base : end - base]
-
-    def _begin(self, length: int) -> list[DetectorEvent]:
-        """Open an utterance that already has `length` samples."""
-        self._open = True
-        self._utterance += 1
-        self._length, self._passed_on = length, 0
-        return [Started(self._utterance, self._start)]
-
-    def _pass_on(self, end: int) -> list[DetectorEvent]:
-        """Pass on the open utterance up to its sample `end`."""
-        begin, self._passed_on = self._passed_on, max(self._passed_on, end)
-        return [Speech(self._utterance, self._part(begin, end).copy())] if end > begin else []
-
-    def _end(self, length: int, reason: Literal["length", "finish"]) -> list[DetectorEvent]:
-        self._open = False
-        start, self._start = self._start, self._start + length
-        return [Ended(self._utterance, start, self._start, reason)]

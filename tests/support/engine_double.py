@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
+from qwen_asr.audio.vad import WINDOW
 from qwen_asr.engine.streaming import Hypothesis
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.session import Session
@@ -42,6 +43,19 @@ class Loudness:
         whole = len(joined) // 512 * 512
         self._rest = joined[whole:]
         return (np.abs(joined[:whole]).reshape(-1, 512).mean(axis=1) > 0.02).astype(np.float32)
+
+
+class ScriptedVoiceActivity:
+    """A voice activity with given probabilities, one for each window. The last one repeats."""
+
+    def __init__(self, probabilities: Sequence[float]) -> None:
+        self._probabilities, self._samples, self._windows = list(probabilities), 0, 0
+
+    def feed(self, samples: Samples) -> Samples:
+        self._samples += len(samples)
+        begin, self._windows = self._windows, self._samples // WINDOW
+        last = len(self._probabilities) - 1
+        return np.array([self._probabilities[min(i, last)] for i in range(begin, self._windows)], np.float32)
 
 
 def make_audio(segments: Sequence[tuple[bool, int]], seed: int = 0) -> Samples:

@@ -403,8 +403,15 @@ class Usage(ServerModel):
     seconds: float
 
 
+class Span(ServerModel):
+    """A part of an item's audio, in milliseconds since its beginning."""
+
+    start_ms: int
+    end_ms: int
+
+
 class TranscriptionCompleted(ServerEvent):
-    """The item's whole text."""
+    """The item's whole text. `recognized`: the parts of its audio that the model heard, in order; not of OpenAI."""
 
     type: Literal["conversation.item.input_audio_transcription.completed"] = (
         "conversation.item.input_audio_transcription.completed"
@@ -413,6 +420,7 @@ class TranscriptionCompleted(ServerEvent):
     content_index: int = 0
     transcript: str
     usage: Usage
+    recognized: tuple[Span, ...] = ()
 
 
 class ErrorObject(ServerModel):

@@ -19,11 +19,12 @@ from qwen_asr.audio.endpointing import Detector, DetectorEvent, Ended, EndpointC
 from qwen_asr.audio.manual_turns import ManualTurnDetector
 from qwen_asr.audio.vad import Silero, VoiceActivity
 from qwen_asr.errors import QwenASRError, StepFailed
-from qwen_asr.live.events import Event, Failed, Partial
+from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.transcript import join_texts
 from qwen_asr.web.sockets.realtime.messages import (
     Committed,
     ServerEvent,
+    Span,
     SpeechStarted,
     SpeechStopped,
     TranscriptionCompleted,
@@ -66,7 +67,9 @@ class Item:
     def __init__(self, put: Callable[[ServerEvent], None]) -> None:
         self.id = new_id("item")
         self.dropped = False  # the client gets no more events about it
+        self.start = 0  # its first sample, in the session of its turns
         self.samples = 0  # its length, as far as it is known
+        self._recognized: list[Span] = []
         self._put = put
         self._sent = ""  # all deltas together
         self._earlier_text = ""  # the part of it that belongs to utterances before the current one
@@ -81,11 +84,13 @@ class Item:
         self._put(TranscriptionDelta(item_id=self.id, delta=whole[len(self._sent) :]))
         self._sent = whole
 
-    def add_final(self, text: str) -> None:
+    def add_final(self, final: Final) -> None:
         """The current utterance has ended, with this text."""
-        self.add_settled(text)
+        self.add_settled(final.text)
         self._earlier_text = self._sent
-        self._finals.append(text)
+        self._finals.append(final.text)
+        begin, end = _milliseconds(final.start - self.start), _milliseconds(final.end - self.start)
+        self._recognized.append(Span(start_ms=begin, end_ms=end))
 
     def fail(self, error: QwenASRError) -> None:
         """One of its utterances has no text, so the item has none either."""
@@ -98,8 +103,12 @@ class Item:
         if self._error is not None:
             self._put(failed(self.id, self._error))
             return
-        usage = Usage(seconds=self.samples / SAMPLE_RATE)
-        self._put(TranscriptionCompleted(item_id=self.id, transcript=join_texts(self._finals), usage=usage))
+        transcript, usage = join_texts(self._finals), Usage(seconds=self.samples / SAMPLE_RATE)
+        self._put(
+            TranscriptionCompleted(
+                item_id=self.id, transcript=transcript, usage=usage, recognized=tuple(self._recognized)
+            )
+        )
 
 
 class TurnStream:
@@ -174,7 +183,7 @@ class TurnStream:
             if isinstance(event, Failed):
                 item.fail(StepFailed(event.message))
             else:
-                item.add_final(event.text)
+                item.add_final(event)
             self._utterance_ended(event.utterance)
 
     def _item(self, utterance: int) -> Item:
@@ -260,6 +269,7 @@ class VoiceTurns(TurnStream):
 
     def _start(self, event: Started) -> None:
         item = self._items[event.utterance] = Item(self._item_log.put)
+        item.start = event.start
         if self._ended_by != "clear":
             started = _milliseconds(self._begin + event.start)
             self._item_log.put(SpeechStarted(audio_start_ms=started, item_id=item.id))
@@ -283,7 +293,7 @@ class VoiceTurns(TurnStream):
 
 
 class ClientTurn(TurnStream):
-    """One turn, until the client commits it: one item, of as many utterances as its length needs."""
+    """One turn, until the client commits it: one item, of as many utterances as its length and its pauses need."""
 
     def __init__(self, settings: RealtimeSettings, item_log: ItemLog, begin: int) -> None:
         """As `TurnStream`."""
@@ -314,8 +324,8 @@ class ClientTurn(TurnStream):
         self.close()
         return self.finish()
 
-    def detector(self, _: Silero, endpoints: EndpointConfig) -> Detector:
-        return ManualTurnDetector(endpoints)
+    def detector(self, silero: Silero, endpoints: EndpointConfig) -> Detector:
+        return ManualTurnDetector(endpoints, VoiceActivity(silero))
 
     def _item(self, utterance: int) -> Item:
         return self._whole

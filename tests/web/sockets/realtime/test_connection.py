@@ -219,6 +219,55 @@ def test_a_commit_needs_a_tenth_of_a_second(served: Listening) -> None:
     assert len(speaker.of_type(COMMITTED)) == 2
 
 
+def noise(seconds: float) -> Samples:
+    """Of a room, 30 dB below the voice of `spoken`."""
+    level = np.sqrt(np.mean(spoken(SENTENCES[0]) ** 2)) / 30
+    return (np.random.default_rng(0).standard_normal(round(seconds * 16_000)) * level).astype(np.float32)
+
+
+@pytest.mark.slow
+def test_what_surrounds_the_voice_in_a_committed_turn_is_not_given_to_the_model(served: Listening) -> None:
+    """In 20 s of noise and a sentence the model finds nothing, and clients send such turns."""
+    first, second = spoken(SENTENCES[0]), spoken(SENTENCES[1])
+    turns: dict[str, list[Samples]] = {
+        "one sentence": [noise(20), first, noise(5)],
+        "long pauses": [noise(1), first, noise(15), second, noise(15), first],
+        "a piece of a word": [first[2_000:8_400]],  # 0.4 s
+        "a short silence": [silence(3)],
+        "a long silence": [silence(31)],
+    }
+
+    async def speak() -> Recording:
+        async with speaking(served) as speaker:
+            await speaker.update(**MANUAL)
+            for number, parts in enumerate(turns.values(), 1):
+                await speaker.append(np.concatenate(parts))
+                await speaker.commit()
+                await speaker.wait_for(COMPLETED, number)
+        return speaker
+
+    completed = dict(zip(turns, asyncio.run(speak()).of_type(COMPLETED), strict=True))
+    for name, parts in turns.items():
+        assert completed[name]["usage"]["seconds"] == sum(map(len, parts)) / 16_000
+    spans = {
+        name: [(span["start_ms"], span["end_ms"]) for span in one["recognized"]] for name, one in completed.items()
+    }
+    assert completed["one sentence"]["transcript"] == SENTENCES[0]
+    [(start, end)] = spans["one sentence"]
+    assert 19_000 < start <= 20_000 < 20_000 + len(first) / 16 - 100 < end < 21_000 + len(first) / 16
+    assert completed["long pauses"]["transcript"] == " ".join([SENTENCES[0], SENTENCES[1], SENTENCES[0]])
+    assert len(spans["long pauses"]) == 3
+    assert (
+        sum(end - start for start, end in spans["long pauses"])
+        < 1_000 * completed["long pauses"]["usage"]["seconds"] - 25_000
+    )
+    # The client may know better than the voice detector.
+    assert completed["a piece of a word"]["transcript"] == offline(turns["a piece of a word"][0])
+    assert spans["a piece of a word"] == [(0, 400)]
+    assert (completed["a short silence"]["transcript"], spans["a short silence"]) == ("", [(0, 3_000)])
+    assert (completed["a long silence"]["transcript"], spans["a long silence"]) == ("", [])
+
+
 @pytest.mark.slow
 def test_commit_and_clear_where_turns_are_found_by_voice(served: Listening) -> None:
     first, second, third = spoken(SENTENCES[0]), spoken(SENTENCES[1]), spoken("My number is four seven one.")

@@ -74,7 +74,10 @@ def test_the_server_sends_the_examples(examples: dict[str, Any]) -> None:
         "item.added": messages.announce_item("item_1", None, old_api=False)[0],
         "delta": messages.TranscriptionDelta(item_id="item_1", delta="Turn on the"),
         "completed": messages.TranscriptionCompleted(
-            item_id="item_1", transcript="Turn on the kitchen light.", usage=messages.Usage(seconds=1.976)
+            item_id="item_1",
+            transcript="Turn on the kitchen light.",
+            usage=messages.Usage(seconds=1.976),
+            recognized=(messages.Span(start_ms=0, end_ms=1_976),),
         ),
         "failed": messages.failed("item_1", failure),
         "error": messages.error_event(bad.value, "event_mine"),
