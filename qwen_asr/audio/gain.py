@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 SPEECH_LEVEL = 10 ** (-36 / 20)
 """Root mean square of a window, -36 dBFS. Silero finds as much at this level as at any above it."""
-NOISE_LEVEL = 10 ** (-55 / 20)
-"""-55 dBFS. After 20 s of pink noise above about -50 dBFS, Silero misses some short words."""
+NOISE_LEVEL = 10 ** (-60 / 20)
+"""-60 dBFS. After seconds of louder noise Silero misses short words; with less, quiet speech in noise stays too low."""
 MAX_GAIN = 10 ** (30 / 20)
 """30 dB. It raises speech at -66 dBFS, below which `live.guards` takes audio for silence, to `SPEECH_LEVEL`."""
 RISE = 10 ** (2 / 20)
