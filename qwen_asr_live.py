@@ -24,6 +24,21 @@ def run_subcommand() -> int:
     return _run("run_subcommand")
 
 
+def demo() -> int:
+    """`qwen-asr-demo`; returns the exit code."""
+    return _run("demo")
+
+
+def demo_streaming() -> int:
+    """`qwen-asr-demo-streaming`; returns the exit code."""
+    return _run("demo_streaming")
+
+
+def serve_model() -> int:
+    """`qwen-asr-serve`; returns the exit code."""
+    return _run("serve_model")
+
+
 def conflict() -> str | None:
     """One sentence about what is wrong with the installed `qwen_asr` and what to do. None where nothing is wrong."""
     spec = importlib.util.find_spec("qwen_asr")

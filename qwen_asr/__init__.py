@@ -2,12 +2,14 @@
 
 Audio flows through the packages in this order, and each imports only from those before it::
 
-    audio    any file or sample rate → float32 mono 16 kHz → utterances with sample-exact start and end
-    engine   samples of an utterance → hypotheses, each equal to offline `generate` on the audio so far
-    live     the session of one speaker: utterances → engine steps → `Partial`, `Final` and `Failed` events
-    service  the recognizer that all sessions share, admission and shutdown
-    web      the page, WebSockets and HTTP routes
-    cli      the commands
+    audio      any file or sample rate → float32 mono 16 kHz → utterances with sample-exact start and end
+    engine     samples of an utterance → hypotheses, each equal to offline `generate` on the audio so far
+    live       the session of one speaker: utterances → engine steps → `Partial`, `Final` and `Failed` events
+    service    the recognizer that all sessions share, admission and shutdown
+    web        the page, WebSockets and HTTP routes
+    cli        the commands
+
+`inference`, beside them, is the Python API.
 
 Use `Qwen3ASRModel` like the class of the same name in Qwen's own package, and `Session` with `run_session` for live
 events. Each name is imported when it is first used, so that the commands start quickly.
@@ -19,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 from qwen_asr.errors import missing_package
 
 if TYPE_CHECKING:
-    from qwen_asr.api import Qwen3ASRModel, Transcription
+    from qwen_asr.inference.qwen3_asr import Qwen3ASRModel, Transcription
+    from qwen_asr.inference.qwen3_forced_aligner import Qwen3ForcedAligner
+    from qwen_asr.inference.utils import parse_asr_output
     from qwen_asr.live.events import Failed, Final, Partial
     from qwen_asr.live.runner import run_session
     from qwen_asr.live.session import Session
@@ -27,8 +31,10 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 _MODULES = {
-    "Qwen3ASRModel": "qwen_asr.api",
-    "Transcription": "qwen_asr.api",
+    "Qwen3ASRModel": "qwen_asr.inference.qwen3_asr",
+    "Transcription": "qwen_asr.inference.qwen3_asr",
+    "Qwen3ForcedAligner": "qwen_asr.inference.qwen3_forced_aligner",
+    "parse_asr_output": "qwen_asr.inference.utils",
     "Session": "qwen_asr.live.session",
     "run_session": "qwen_asr.live.runner",
     "Partial": "qwen_asr.live.events",
@@ -36,7 +42,17 @@ _MODULES = {
     "Failed": "qwen_asr.live.events",
 }
 
-__all__ = ["Failed", "Final", "Partial", "Qwen3ASRModel", "Session", "Transcription", "run_session"]
+__all__ = [
+    "Failed",
+    "Final",
+    "Partial",
+    "Qwen3ASRModel",
+    "Qwen3ForcedAligner",
+    "Session",
+    "Transcription",
+    "parse_asr_output",
+    "run_session",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@
     │   ├── BadConfig           400  1008           an option or setting with an invalid value
     │   │   └── HttpsConflict              exit 1   HTTPS options that exclude or require each other
     │   ├── BadField            400                 a request field that cannot be used
+    │   ├── OtherResult                             an interrupted result that does not belong to the command
     │   ├── TooLarge            413  1009           more bytes at once than the server accepts
     │   └── TimedOut            408  1008           the client sent nothing for too long
     ├── CheckpointError         503        exit 1   the model's weights cannot be used
@@ -46,8 +47,11 @@ class QwenASRError(Exception):
     exit_code: int = 1
 
 
-class BadInput(QwenASRError):
-    """Input that cannot be used. The user or client can correct it."""
+class BadInput(QwenASRError, ValueError):
+    """Input that cannot be used. The user or client can correct it.
+
+    It is a ValueError too, because that is what Qwen's own package raises, and what programs written for it catch.
+    """
 
     http_status = 400
     close_code = 1007
@@ -80,6 +84,10 @@ class BadField(BadInput):
     def __init__(self, param: str, message: str) -> None:
         super().__init__(message)
         self.param = param
+
+
+class OtherResult(BadInput):
+    """An interrupted result of other options, another model or version, or a file that has changed."""
 
 
 class TooLarge(BadInput):

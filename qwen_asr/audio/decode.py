@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes
@@ -33,7 +33,7 @@ from qwen_asr.audio.downmix import Downmix
 from qwen_asr.audio.resample import StreamingResampler
 from qwen_asr.audio.timeline import Timeline, with_times
 from qwen_asr.audio.tracks import SoundChoice, channel_index, chosen_track
-from qwen_asr.audio.validation import to_mono
+from qwen_asr.audio.validation import ArrayReader, as_array, to_mono
 from qwen_asr.errors import AudioError
 
 FETCH_SECONDS = 60.0  # for a whole download
@@ -44,15 +44,16 @@ audio. The parts of a chained ogg may differ; a FLAC could name another rate in 
 
 
 def load_audio(
-    source: str | Path | bytes | tuple[NDArray[Any], int],
+    source: str | Path | bytes | tuple[Any, Any],
     *,
     track: int | str | None = None,
     channel: int | str | None = None,
 ) -> NDArray[np.float32]:
     """The whole clip, float32 mono 16 kHz, shape (samples,), samples >= 1.
 
-    `source` is a path, an http(s) URL, a `data:` URL, base64 text, the bytes of a file, or (samples, rate) with
-    samples of shape (n,) or (n, channels). This machine fetches the URL, so do not pass on URLs of strangers.
+    `source` is a path, an http(s) URL, a `data:` URL, base64 text, the bytes of a file, or (samples, rate): samples of
+    any shape and type that `ArrayReader` takes, and their rate in Hz. (rate, samples), as Gradio's audio component
+    gives them, is understood too. This machine fetches the URL, so do not pass on URLs of strangers.
 
     Of a file with several audio tracks, `track` is the number of one, from 1, or the language in its tag, such as
     "eng"; without it the first that is neither silent nor in a format that cannot be decoded. `channel` is a number
@@ -101,7 +102,7 @@ def decode_blocks(
     elif source.seekable():
         yield from _decode(source, name, choice)
     else:
-        with _spooled(source, name) as file:
+        with spooled(source, name) as file:
             yield from _decode(file, name, choice)
 
 
@@ -136,7 +137,7 @@ def seconds_of(path: Path) -> float | None:
         return None
 
 
-def _spooled(source: BinaryIO, name: str) -> BinaryIO:
+def spooled(source: BinaryIO, name: str) -> BinaryIO:
     """A temporary file with the whole content of `source`. It has no name, so the system removes it in any case."""
     try:
         with contextlib.ExitStack() as opened:
@@ -156,6 +157,8 @@ def _open(path: Path) -> BinaryIO:
         if path.is_dir():
             raise AudioError(f"{str(path)!r} is a folder; {EXPECTED}: name a file in it.")
         return path.open("rb")
+    except AudioError:  # which is a ValueError too
+        raise
     except FileNotFoundError:
         raise AudioError(f"There is no file {str(path)!r}; {EXPECTED}: check the path.") from None
     except (OSError, ValueError) as problem:
@@ -212,12 +215,16 @@ def _some(samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         yield samples
 
 
-def _from_samples(source: tuple[NDArray[Any], int]) -> NDArray[np.float32]:
-    """(samples, rate) → float32 mono 16 kHz."""
-    if len(source) != 2 or np.ndim(source[0]) == 0:
-        raise AudioError("A pair of audio must be (samples, rate), samples an array and rate a number, in this order.")
-    samples, rate = source
-    mono = to_mono(np.asarray(samples))
+def _from_samples(source: tuple[Any, ...]) -> NDArray[np.float32]:
+    """(samples, rate) or (rate, samples) → float32 mono 16 kHz."""
+    arrays: list[Any] = [as_array(part) if isinstance(part, Sequence) else part for part in source]
+    if len(arrays) != 2 or [np.ndim(part) == 0 for part in arrays].count(True) != 1:
+        raise AudioError("A tuple of audio must be the pair (samples, rate): an array, and its rate in Hz as a number.")
+    samples, rate = arrays if np.ndim(arrays[1]) == 0 else reversed(arrays)
+    rate = rate.item() if hasattr(rate, "item") else rate  # NumPy's and PyTorch's numbers
+    if isinstance(rate, float) and rate.is_integer():
+        rate = int(rate)
+    mono = ArrayReader().read(samples)
     resampler = StreamingResampler(rate)
     return _joined([resampler.feed(mono), resampler.finish()])
 

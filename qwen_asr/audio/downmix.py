@@ -39,7 +39,9 @@ WEIGHTS = {
 }
 """The weight of each channel, under FFmpeg's names, before they are divided by their sum."""
 WINDOW_SECONDS = 1.0
-INVERTED, RESTORED = 0.01, 0.05
+INVERTED, RESTORED = 0.05, 0.2
+"""The first still finds a side that is 4 dB weaker, or noise 10 dB below the speech. Two microphones in one room differ
+in phase, but their mean keeps about half of the energy."""
 _SILENT = 1e-8
 """The mean square of a window that is silent: -80 dB of full scale."""
 _PIECE = 1 << 16

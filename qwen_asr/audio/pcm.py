@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.g711 import LAWS
 from qwen_asr.audio.resample import StreamingResampler
-from qwen_asr.audio.stream_check import NAMES, SHIFTED, FormatCheck, align_floats, likely_name
-from qwen_asr.audio.stream_magic import HEAD_BYTES, JSON_MESSAGE, may_be_wav, name_of, read_wav_header
+from qwen_asr.audio.stream_checks.sample_format import NAMES, SHIFTED, FormatCheck, align_floats, likely_name
+from qwen_asr.audio.stream_checks.signatures import HEAD_BYTES, JSON_MESSAGE, may_be_wav, name_of, read_wav_header
 from qwen_asr.audio.validation import to_mono
 from qwen_asr.errors import AudioError
 

@@ -8,7 +8,7 @@ from typing import BinaryIO, cast
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.stream import Discard
+from av.stream import Discard, Disposition
 
 from qwen_asr.audio.containers import EXPECTED, frames, opened, peak_of
 from qwen_asr.errors import AudioError
@@ -23,6 +23,8 @@ _MAX_PROBED = 8
 """How many tracks are listened to. A file could have as many as there are streams, and all of them silent."""
 SILENT_PEAK = 10 ** (-66 / 20)
 """The highest level of a silent track: -66 dB of full scale, as dither and converters without a source give."""
+_BESIDE = Disposition.visual_impaired | Disposition.hearing_impaired | Disposition.comment
+"""Tracks beside the film's own: a description of the picture, clearer speech for the hard of hearing, a commentary."""
 _CHANNEL_NAMES = {
     "left": ("FL", "DL"),
     "right": ("FR", "DR"),
@@ -65,7 +67,8 @@ def chosen_track(container: InputContainer, file: BinaryIO, name: str, choice: S
 
     A track that the user names is taken as it is. Otherwise the first of these is taken that can be decoded and is not
     silent in its first `PROBE_SECONDS`: tracks in the spoken language, FFmpeg's choice (`av_find_best_stream`: the
-    default track, the one with more channels), the others in their order. If all are silent, the first of them.
+    default track, the one with more channels), the others in their order, commentaries and the like last. If all are
+    silent, the first of them.
 
     Raises `AudioError` if there is no audio track, none that can be decoded, or not the one that was named; the message
     lists the tracks then.
@@ -124,7 +127,9 @@ def channel_index(choice: SoundChoice, layout: Sequence[str], name: str) -> int 
 def _ordered(tracks: list[AudioStream], container: InputContainer, choice: SoundChoice) -> list[AudioStream]:
     best = container.streams.best("audio")
     tags = set(map(str.casefold, choice.spoken_tags))
-    return sorted(tracks, key=lambda track: (not _speaks(track, tags), track is not best))
+    return sorted(
+        tracks, key=lambda track: (not _speaks(track, tags), track is not best, bool(track.disposition & _BESIDE))
+    )
 
 
 def _named_track(tracks: list[AudioStream], choice: SoundChoice, name: str) -> AudioStream:

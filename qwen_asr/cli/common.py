@@ -55,6 +55,11 @@ def sound_choice(options: dict[str, Any]) -> SoundChoice:
     return parse_choice(options["track"], options["channel"], options["language"], language_tags)
 
 
+def print_message(sentence: str) -> None:
+    """Prints a line for people on stderr."""
+    print(sentence, file=sys.stderr)  # noqa: T201 - stdout is for the results
+
+
 def print_error(program: str, error: QwenASRError) -> None:
     """Prints the error as one line on stderr."""
     print(f"{program}: error: {error}", file=sys.stderr)  # noqa: T201 - errors of a command line go to stderr

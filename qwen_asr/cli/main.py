@@ -1,4 +1,4 @@
-"""The entry points: `main` runs the server, `run_subcommand` is `qwen-asr`.
+"""The entry points: `main` runs the server, `run_subcommand` is `qwen-asr`, the others are Qwen's own commands.
 
 To add a command, write a module with `HELP`, `EXAMPLES`, `add_arguments(parser)` and `run(options)`, and add it to
 `COMMANDS`. A command imports what is slow to import (torch, Gradio, numpy) inside `run`, so that `--help` and mistyped
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from qwen_asr import __version__
-from qwen_asr.cli import cert, serve, stream, transcribe
+from qwen_asr.cli import cert, compatibility, serve, stream, transcribe
 from qwen_asr.cli.common import print_error
 from qwen_asr.errors import BadConfig, QwenASRError, StartupError, missing_package
 
@@ -35,6 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _Parser(description="Live speech recognition with Qwen3-ASR.", epilog=serve.EXAMPLES)
     serve.add_arguments(parser)
     return _parse_and_run(parser, argv, serve.run)
+
+
+def demo(argv: Sequence[str] | None = None) -> int:
+    """`qwen-asr-demo`: runs the server with the options of Qwen's own command; returns the exit code."""
+    return _run_compatible(compatibility.DEMO, _Parser, argv)
+
+
+def demo_streaming(argv: Sequence[str] | None = None) -> int:
+    """`qwen-asr-demo-streaming`: runs the server with the options of Qwen's own command; returns the exit code."""
+    return _run_compatible(compatibility.DEMO_STREAMING, _Parser, argv)
+
+
+def serve_model(argv: Sequence[str] | None = None) -> int:
+    """`qwen-asr-serve`: runs the server with the options of vllm serve; returns the exit code."""
+    return _run_compatible(compatibility.SERVE, _LenientParser, argv)
 
 
 def run_subcommand(argv: Sequence[str] | None = None) -> int:
@@ -73,6 +88,24 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises BadConfig with argparse's message as a sentence."""
         raise BadConfig(f"{message[:1].upper()}{message[1:]}: see {self.prog} --help.")
+
+
+class _LenientParser(_Parser):
+    """Leaves out the options that it does not have, and keeps their names in `ignored`."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse's."""
+        given = sys.argv[1:] if args is None else list(args)
+        known, ignored = compatibility.without_unknown(given, self._option_string_actions)
+        parsed, unknown = super().parse_known_args(known, namespace)
+        parsed.ignored = ignored
+        return parsed, unknown
+
+
+def _run_compatible(command: compatibility.Command, kind: type[_Parser], argv: Sequence[str] | None) -> int:
+    parser = kind(prog=command.program, description=command.description, epilog=command.examples)
+    command.add_arguments(parser)
+    return _parse_and_run(parser, argv, command.run)
 
 
 def _parse_and_run(

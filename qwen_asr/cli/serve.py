@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from qwen_asr.cli.common import check_language, load_config
@@ -33,12 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, Config)
 
 
-def run(options: dict[str, Any]) -> int:
-    """Serves until the server is stopped; returns the exit code. Raises QwenASRError."""
+def run(options: dict[str, Any], ignored: Sequence[str] = ()) -> int:
+    """Serves until the server is stopped; returns the exit code. Raises QwenASRError.
+
+    `ignored` are further options that were given and have no effect.
+    """
     config = load_config(options)
     check_language(config.default_language)
-    if config.unneeded:
-        log.info("%s: accepted for compatibility; ignored.", ", ".join(config.unneeded))
+    if unneeded := [*ignored, *config.unneeded]:
+        log.info("%s: accepted for compatibility; ignored.", ", ".join(unneeded))
     from qwen_asr.web.app import serve  # imports Gradio and torch
 
     return serve(config)

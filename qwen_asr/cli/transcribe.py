@@ -1,14 +1,13 @@
 """`qwen-asr transcribe`: prints the text of audio files, through the same session that the page uses.
 
-A file is read block by block, so its length does not matter. Its silence is skipped, and each utterance is printed
-while the rest of the file is still being read.
+A file is read block by block, so its length does not matter. Its silence is skipped, and each utterance is written, in
+every format, while the rest of the file is still being read.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,16 +15,17 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from qwen_asr.cli.common import add_sound_options, check_language, load_config, print_error, sound_choice
+from qwen_asr.cli.common import add_sound_options, check_language, load_config, print_error, print_message, sound_choice
 from qwen_asr.config.config import Config
 from qwen_asr.config.option_fields import add_options
-from qwen_asr.errors import AudioError, BadConfig, StepFailed
+from qwen_asr.errors import AudioError, BadConfig, OtherResult, StepFailed
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from qwen_asr.audio.tracks import SoundChoice
+    from qwen_asr.cli.outputs import Output, Resume
     from qwen_asr.cli.progress import Progress
     from qwen_asr.engine.recognizer import Recognizer
     from qwen_asr.live.events import Final
@@ -39,9 +39,16 @@ EXAMPLES = """examples:
   %(prog)s --language German --context "Grünau, Frau Özdemir" *.mp3
   %(prog)s --asr-model-path ./Qwen3-ASR-0.6B --device cpu --format srt talk.webm > talk.srt
   ffmpeg -i talk.mkv -f wav - | %(prog)s -
+  %(prog)s --output-dir subtitles --format srt monday/*.mp4 tuesday/*.mp4
 
-With the format txt each utterance is a line; with several files the lines begin with FILE:, and json is an array of
-them. A file that cannot be read is reported on stderr, the others are still transcribed, and the exit code is not 0.
+Each utterance is printed as soon as it is known. With the format txt it is a line; with several files the lines begin
+with FILE:, and json is an array of them. A file that cannot be read is reported on stderr, the others are still
+transcribed, and the exit code is not 0.
+
+With --output-dir, talk.mp4 gives DIR/talk.srt. Where several files would give the same, they keep their extension
+(talk.mp4.srt), and then their folder (monday/talk.mp4.srt). Standard input gives stdin.srt. Until all is transcribed
+the file is DIR/talk.srt.part, which grows with each utterance. After an interruption the same command goes on from
+there. A result that exists is skipped.
 """
 FORMATS = ("txt", "srt", "vtt", "json")
 CONFIG_OPTIONS = (
@@ -57,6 +64,8 @@ CONFIG_OPTIONS = (
 )
 """The options of the server that apply to files too."""
 STANDARD_INPUT = "Standard input"
+# What a transcript does not depend on. The options of the server come from the configuration.
+_NO_CONDITIONS = ("files", "format", "output_dir", "overwrite", "verbose", "run", *CONFIG_OPTIONS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", default="", metavar="TEXT", help="names and terms that occur in the audio")
     add_sound_options(parser)
     parser.add_argument("--format", default="txt", choices=FORMATS, help="output format (default: txt)")
+    what = "write each result to a file in DIR, which is created; complete ones are skipped, others are resumed"
+    parser.add_argument("--output-dir", metavar="DIR", help=what)
+    parser.add_argument("--overwrite", action="store_true", help="begin results again that DIR has")
     parser.add_argument("--verbose", action="store_true", help="log each step on stderr")
     add_options(parser, Config, *CONFIG_OPTIONS)
 
@@ -74,13 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: dict[str, Any]) -> int:
     """Transcribes the files; returns the exit code. Raises QwenASRError for errors that concern all files."""
     files: list[str] = options["files"]
-    if len(files) > 1 and options["format"] in ("srt", "vtt"):
-        raise BadConfig(
-            f"--format {options['format']} was given with {len(files)} files, but cannot hold their names: give one "
-            "file at a time, or --format txt or json."
-        )
+    output = _output(options)
     config = load_config(options, "info" if options["verbose"] else "warning")
     check_language(options["language"])
+    files = output.begin(files)
+    if not files:
+        return 0
 
     from qwen_asr.cli.progress import Progress
 
@@ -99,57 +110,43 @@ def run(options: dict[str, Any]) -> int:
             on_status=report,
             on_read=progress.add_samples,
         )
-        transcripts, exit_code = _transcribe_files(transcriber, files, options["format"] == "txt", progress)
-    if options["format"] != "txt":
-        _print_transcripts(transcripts, options["format"], several=len(files) > 1)
-    return exit_code
+        return _transcribe_files(transcriber, files, output, progress)
 
 
-def _transcribe_files(
-    transcriber: FileTranscriber, files: list[str], print_lines: bool, progress: Progress
-) -> tuple[list[tuple[str, list[Final]]], int]:
-    """Each readable file's name and utterances, and the exit code. With `print_lines`, prints each as it is known."""
-    transcripts: list[tuple[str, list[Final]]] = []
+def _output(options: dict[str, Any]) -> Output:
+    """Where the results go. Raises BadConfig for options that exclude or require each other."""
+    from qwen_asr.cli.outputs import ResultFolder, StandardOutput
+
+    files, form, folder = options["files"], options["format"], options["output_dir"]
+    if folder:
+        conditions = {name: value for name, value in options.items() if name not in _NO_CONDITIONS}
+        return ResultFolder(Path(folder), form, conditions, overwrite=options["overwrite"])
+    if options["overwrite"]:
+        raise BadConfig("--overwrite was given without --output-dir: give the folder with the results.")
+    if len(files) > 1 and form in ("srt", "vtt"):
+        raise BadConfig(
+            f"--format {form} was given with {len(files)} files, which standard output cannot hold: give --output-dir "
+            "and a folder, one file at a time, or --format txt or json."
+        )
+    return StandardOutput(form, several=len(files) > 1)
+
+
+def _transcribe_files(transcriber: FileTranscriber, files: list[str], output: Output, progress: Progress) -> int:
+    """Writes the transcript of each readable file while it comes; returns the exit code."""
     exit_code = 0
-    for name in files:
-        try:
-            finals = transcriber.finals(name)
-            if print_lines:
-                finals = _print_each(finals, "" if len(files) == 1 else f"{name}: ", progress)
-            transcripts.append((name, list(finals)))
-        except AudioError as error:
-            with progress.paused():
-                print_error("qwen-asr transcribe", error)
-            exit_code = error.exit_code
-            continue
-        if not any(final.text.strip() for final in transcripts[-1][1]):
-            with progress.paused():
-                print(f"No speech was found in {name}.", file=sys.stderr)  # noqa: T201 - the output is on stdout
-    return transcripts, exit_code
-
-
-def _print_each(finals: Iterator[Final], prefix: str, progress: Progress) -> Iterator[Final]:
-    """Passes the utterances on and prints each."""
-    from qwen_asr.live.subtitles import txt
-
-    for final in finals:
-        if line := txt([final]):
-            with progress.paused():
-                print(prefix + line, end="", flush=True)  # noqa: T201 - the text is the output
-        yield final
-
-
-def _print_transcripts(transcripts: list[tuple[str, list[Final]]], form: str, *, several: bool) -> None:
-    from qwen_asr.live import subtitles
-    from qwen_asr.live.transcript import Transcript
-
-    if several:
-        objects = [{"file": name} | Transcript(finals).as_dict() for name, finals in transcripts]
-        text = json.dumps(objects, ensure_ascii=False, indent=2) + "\n"
-    else:
-        write = {"srt": subtitles.srt, "vtt": subtitles.vtt, "json": subtitles.as_json}[form]
-        text = "".join(write(finals) for _, finals in transcripts)
-    print(text, end="", flush=True)  # noqa: T201 - the text is the output
+    with output:
+        for name in files:
+            try:
+                found_speech = output.write(name, transcriber.finals, progress)
+            except (AudioError, OtherResult) as error:
+                with progress.paused():
+                    print_error("qwen-asr transcribe", error)
+                exit_code = error.exit_code
+                continue
+            if not found_speech:
+                with progress.paused():
+                    print_message(f"No speech was found in {name}.")
+    return exit_code
 
 
 class FileTranscriber:
@@ -180,21 +177,31 @@ class FileTranscriber:
         self._silero = Silero()
         self._recognizer: Recognizer | None = None
 
-    def finals(self, name: str) -> Iterator[Final]:
+    def finals(self, name: str, resume: Resume | None = None) -> Iterator[Final]:
         """The utterances of a file, in order, each as soon as it is known.
 
-        `name` is a path, an http(s) URL, or "-" for standard input. Raises AudioError if it is not audio (before a
-        model is loaded), CheckpointError if there is no model, and StepFailed if the model fails.
+        `name` is a path, an http(s) URL, or "-" for standard input. `resume` receives what the utterances depend on
+        (content, model, options of the server; ready for JSON) and returns the first of them if they are known: they
+        are not decoded again. Raises AudioError if the file is not audio (before a model is loaded), CheckpointError
+        if there is no model, and StepFailed if the model fails.
         """
         from qwen_asr.audio.decode import decode_blocks
+        from qwen_asr.cli.results import identified
         from qwen_asr.live.events import Failed, Final
         from qwen_asr.live.runner import run_session
 
-        blocks = decode_blocks(_open(name), STANDARD_INPUT if name == "-" else repr(name), choice=self._choice)
+        source, shown = _open(name), STANDARD_INPUT if name == "-" else repr(name)
+        content: dict[str, Any] = {}
+        if resume is not None:
+            source, content = identified(source, shown)
+        blocks = decode_blocks(source, shown, choice=self._choice)
         first = next(blocks, None)
         if first is None:
             raise AudioError(f"{name!r} contains no audio; expected an audio or video file.")
-        for event in run_session(self._session(), self._counted(chain([first], blocks))):
+        session = self._session()
+        if resume is not None:
+            session.recall(resume({"content": content} | self._conditions()))
+        for event in run_session(session, self._counted(chain([first], blocks))):
             if isinstance(event, Failed):
                 raise StepFailed(event.message)
             if isinstance(event, Final):
@@ -222,6 +229,22 @@ class FileTranscriber:
             endpoints=endpoints_of(config),
         )
         return create_session(self._recognizer, self._silero, options)
+
+    def _conditions(self) -> dict[str, Any]:
+        """What the utterances depend on, besides the audio, the language and the context."""
+        from qwen_asr.engine.checkpoint import weights_digest
+
+        recognizer = self._recognizer
+        if recognizer is None:
+            raise RuntimeError("No model is loaded.")
+        model = {
+            "name": recognizer.name,
+            "device": str(recognizer.device),
+            "dtype": str(recognizer.dtype),
+            "quantized": recognizer.quantized,
+            "weights": weights_digest(recognizer.model),
+        }
+        return {"config": {name: getattr(self._config, name) for name in CONFIG_OPTIONS}, "model": model}
 
     def _load_recognizer(self) -> Recognizer:
         from qwen_asr.engine.checkpoint import load_recognizer

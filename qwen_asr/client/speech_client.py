@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.pcm import ENCODINGS
-from qwen_asr.audio.validation import to_mono
+from qwen_asr.audio.validation import ArrayReader, as_array
 from qwen_asr.client.connect_errors import connect_error, socket_url
 from qwen_asr.client.events import Connected, Event, Gap, Lost, Partial
 from qwen_asr.client.limits import ClientLimits
@@ -68,6 +68,7 @@ class SpeechClient:
             raise BadConfig(f"The encoding is {encoding!r}; expected one of {', '.join(ENCODINGS)}.")
         self.url = socket_url(url)
         self._dtype = np.dtype(ENCODINGS[encoding])
+        self._reader = ArrayReader()
         self._rate = rate
         self._limits = limits or ClientLimits()
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -107,7 +108,7 @@ class SpeechClient:
         return self._sent / self._rate
 
     async def send(self, samples: NDArray[Any]) -> None:
-        """Sends mono samples of shape (n,): float in -1..1, or int16.
+        """Sends samples: (n,) float in -1..1 or int16, or any other array that `ArrayReader` reads.
 
         Waits while the server or the network accepts no more, and while there is no connection. Raises AudioError for
         an invalid array and RuntimeError after `finalize`. An error that ends the stream is raised by the iteration;
@@ -314,10 +315,10 @@ class SpeechClient:
             self._changed.notify_all()
 
     def _encode(self, samples: NDArray[Any]) -> bytes:
-        samples = np.asarray(samples)
-        if samples.dtype == self._dtype and self._dtype.kind == "i":
-            return samples.tobytes()
-        mono = to_mono(samples)
+        array = as_array(samples)
+        if array.dtype == self._dtype and self._dtype.kind == "i" and array.ndim == 1:
+            return array.tobytes()
+        mono = self._reader.read(array)
         if self._dtype.kind == "i":
             mono = np.clip(np.rint(mono * 32768), -32768, 32767)
         return mono.astype(self._dtype).tobytes()

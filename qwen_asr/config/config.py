@@ -30,6 +30,8 @@ LOCAL_HOST = "127.0.0.1"
 ALL_HOSTS = "0.0.0.0"  # noqa: S104 - all interfaces; bound only if the options ask for it
 DEFAULT_PORT = 8000
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
+DTYPE_SYNONYMS = {"half": "float16", "fp16": "float16", "bf16": "bfloat16", "float": "float32", "fp32": "float32"}
+"""Names that transformers and vLLM have for number formats, and ours."""
 SPACE_PORT = 7860
 """The port that a Hugging Face Space publishes."""
 
@@ -154,7 +156,7 @@ class Config:
     allowed_hosts: tuple[str, ...] = option(
         (),
         "host name that requests may use, `*.example.org` for all subdomains, `*` for any; repeatable. The names of "
-        "this machine are always allowed",
+        "this machine are always allowed. Certificates that the program makes are for all of these names",
         "access",
         metavar="NAME",
         shown="any; this machine's names if it listens on loopback only",

@@ -88,7 +88,7 @@ class UploadLimits:
     json_bytes_per_address: int = 64 << 20
     """Maximum size of the requests in JSON of one address that are in memory at once."""
     json_bytes_in_all: int = 128 << 20
-    """The same for all addresses. Reading one takes three times as much for a moment."""
+    """The same for all addresses. Reading one takes five times as much for a moment."""
     json_items: int = 100_000
     """Maximum number of values in a request in JSON. In memory each takes far more than its bytes."""
     write_bytes: int = 1 << 20

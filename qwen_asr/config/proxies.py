@@ -13,9 +13,20 @@ ANY_PEER = "*"
 LOOPBACK = ("127.0.0.1", "::1")
 ALL_NETWORKS = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
-_API_PATHS = ("v1", "ws", "healthz", "readyz", "metrics", "trust", "ca.pem")
+_API_PATHS = ("v1", "ws", "api-ws", "healthz", "readyz", "metrics", "trust", "ca.pem")
 _GRADIO_PATHS = (
-    *("gradio_api", "assets", "static", "svelte", "config", "login", "logout", "monitoring", "theme.css"),
+    *(
+        "gradio_api",
+        "gradio_client",
+        "assets",
+        "static",
+        "svelte",
+        "config",
+        "login",
+        "logout",
+        "monitoring",
+        "theme.css",
+    ),
     *("robots.txt", "favicon.ico", "pwa_icon", "manifest.json", "openapi.json"),
 )
 OWN_PATHS = frozenset(_API_PATHS + _GRADIO_PATHS)

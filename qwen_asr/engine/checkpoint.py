@@ -4,18 +4,25 @@ The original layout (`Qwen/Qwen3-ASR-0.6B`) keeps its weights under `thinker.` a
 `thinker_config`. They are renamed as in transformers' `convert_qwen3_asr_to_hf.py`.
 """
 
+import contextlib
+import hashlib
 import json
 import logging
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils.tqdm import tqdm
 from safetensors import SafetensorError
 from transformers import (
@@ -109,6 +116,22 @@ class Source:
     is_demo: bool = False
 
 
+@dataclass(frozen=True)
+class Hub:
+    """How a checkpoint is fetched from the Hugging Face hub, as the arguments of its `snapshot_download` have it.
+
+    cache_dir: where downloads are kept. revision: a branch, tag or commit. token: a hub token; None takes that of
+    `hf auth login`, and False none. local_files_only: whether only the cache is used. force_download: whether files in
+    the cache are fetched again.
+    """
+
+    cache_dir: str | Path | None = None
+    revision: str | None = None
+    token: str | bool | None = field(default=None, repr=False)
+    local_files_only: bool = False
+    force_download: bool = False
+
+
 def load_recognizer(
     path: str = "auto",
     device: str = "auto",
@@ -117,6 +140,7 @@ def load_recognizer(
     *,
     quantize: str = "none",
     allow_demo: bool = True,
+    hub: Hub | None = None,
 ) -> Recognizer:
     """Find, fetch and load a checkpoint.
 
@@ -124,27 +148,21 @@ def load_recognizer(
     fetched the demo, or an error without `allow_demo`. A checkpoint that is named is never replaced by another.
     device: "auto", "cuda", "cuda:1", "mps", "cpu". dtype: "auto", "bfloat16", "float16", "float32".
     progress: called with one line for people at each stage. quantize: "int8" for int8 weights in the decoder, on a CPU;
-    "auto" for these where they are measurably faster on this machine, but never for the demo; "none".
+    "auto" for these where they are measurably faster on this machine, but never for the demo; "none". hub: how it is
+    fetched.
 
     Raises `CheckpointNotFound`, `WrongArchitecture`, `BadCheckpoint`, and `BadConfig` for an unknown dtype or a device
     that this machine does not have.
     """
     report = progress or logger.info
     torch_device = pick_device(device)
-    source = find(path, torch_device, report, allow_demo)
+    source = find(path, torch_device, report, allow_demo, hub)
     read_config(source.folder)  # fails before "Loading" is reported
     precision = pick_dtype(dtype, torch_device, source)
     size = sum(file.stat().st_size for file in source.folder.glob("*.safetensors"))
     report(f"Loading {source.name} ({size / 1e6:.0f} MB) on {torch_device} in {str(precision).removeprefix('torch.')}")
-    try:
+    with unreadable(source.folder):
         model, processor = _load(source.folder, precision)
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadCheckpoint(
-            f"The checkpoint in {source.folder} cannot be loaded ({reason}). Fetch or copy it again."
-        ) from error
     report(f"Moving {source.name} to {torch_device}")
     model = model.to(torch_device)
     quantized = pick_quantization(quantize, model, source)
@@ -155,15 +173,29 @@ def load_recognizer(
     return recognizer
 
 
-def find(path: str, device: torch.device, report: Progress, allow_demo: bool = True) -> Source:
+@contextlib.contextmanager
+def unreadable(folder: Path) -> Iterator[None]:
+    """Raises `BadCheckpoint` for what transformers raises in the block, which reads the checkpoint in `folder`."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadCheckpoint(
+            f"The checkpoint in {folder} cannot be loaded ({reason}). Fetch or copy it again."
+        ) from error
+
+
+def find(path: str, device: torch.device, report: Progress, allow_demo: bool = True, hub: Hub | None = None) -> Source:
     """The checkpoint called `path`, fetched from the hub if it is not cached; see `load_recognizer`."""
     if path == "demo":
         return Source(DEMO_FOLDER, "demo", is_demo=True)
     if path != "auto":
-        return _named(path, report)
+        return _named(path, report, hub or Hub())
     for name in (LARGE, SMALL) if _fits_large(device) else (SMALL,):
         try:
-            return Source(_fetch(name, report), name)
+            return Source(_fetch(name, report, hub or Hub()), name)
         except CheckpointNotFound as error:
             logger.log(logging.WARNING if allow_demo else logging.INFO, "%s", error)
     if not allow_demo:
@@ -175,7 +207,7 @@ def find(path: str, device: torch.device, report: Progress, allow_demo: bool = T
     return Source(DEMO_FOLDER, "demo", is_demo=True)
 
 
-def _named(path: str, report: Progress) -> Source:
+def _named(path: str, report: Progress, hub: Hub) -> Source:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return Source(folder, folder.resolve().name)
@@ -183,20 +215,30 @@ def _named(path: str, report: Progress) -> Source:
         raise CheckpointNotFound(f"{path} is a file. Give the folder with config.json and the weights, or a hub id.")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", path) or path.startswith("."):
         raise CheckpointNotFound(f"There is no folder {path}. Give an existing folder, or a hub id such as {SMALL}.")
-    return Source(_fetch(path, report), path)
+    return Source(_fetch(path, report, hub), path)
 
 
-def _fetch(name: str, report: Progress) -> Path:
+def _fetch(name: str, report: Progress, hub: Hub) -> Path:
     """The hub's snapshot of `name`: from the cache if it is complete, else downloaded."""
+    where: dict[str, Any] = {"allow_patterns": NEEDED_FILES, "cache_dir": hub.cache_dir, "revision": hub.revision}
+    if not hub.force_download or hub.local_files_only:
+        try:
+            return Path(snapshot_download(name, **where, local_files_only=True))
+        except (OSError, ValueError) as error:
+            if hub.local_files_only:
+                revision = f" with the revision {hub.revision}" if hub.revision else ""
+                raise CheckpointNotFound(
+                    f"{name} is not in the cache{revision}, and local_files_only is set: leave that out once to fetch "
+                    "it, or give a folder with the weights."
+                ) from error
+    report(f"Fetching {name} from the Hugging Face hub (several GB the first time)")
+    where |= {"token": hub.token, "force_download": hub.force_download, "tqdm_class": download_bar(name, report)}
     try:
-        return Path(snapshot_download(name, allow_patterns=NEEDED_FILES, local_files_only=True))
-    except (OSError, ValueError):
-        report(f"Fetching {name} from the Hugging Face hub (several GB the first time)")
-    try:
-        bar = download_bar(name, report)
-        return Path(snapshot_download(name, allow_patterns=NEEDED_FILES, etag_timeout=5, tqdm_class=bar))
+        return Path(snapshot_download(name, **where, etag_timeout=5))
     except GatedRepoError as error:
         raise CheckpointNotFound(f"{name} needs an accepted licence: run `hf auth login`, then try again.") from error
+    except RevisionNotFoundError as error:
+        raise CheckpointNotFound(f"{name} has no revision {hub.revision} on the hub. Check its spelling.") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise CheckpointNotFound(f"There is neither a folder nor a checkpoint {name}. Check its spelling.") from error
     except Exception as error:  # any network failure, from a time-out to a proxy's error page
@@ -283,7 +325,10 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     if config.get("model_type") != "qwen3_asr":
         found = config.get("model_type") or config.get("architectures") or "unknown"
         raise WrongArchitecture(f"{folder} holds a checkpoint of type {found}, not qwen3_asr. Give a Qwen3-ASR one.")
-    return _load_weights(folder, dtype=dtype), Qwen3ASRProcessor.from_pretrained(folder)
+    if "Qwen3ASRForTokenClassification" in (config.get("architectures") or ()):
+        raise _not_a_recognizer(folder)
+    model = load_weights(Qwen3ASRForConditionalGeneration, folder, dtype=dtype)
+    return model, Qwen3ASRProcessor.from_pretrained(folder)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -302,12 +347,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _load_weights(folder: Path, **options: Any) -> Any:
-    """The model with all its weights: for missing ones transformers only warns, and takes random ones."""
+def load_weights(kind: Any, folder: Path, **options: Any) -> Any:
+    """A model of the class `kind` with all its weights: for missing ones transformers only warns, and takes random."""
     enabled = is_progress_bar_enabled()
     disable_progress_bar()  # `progress` reports it; a bar on the server's terminal would break the log
     try:
-        loaded: Any = Qwen3ASRForConditionalGeneration.from_pretrained(folder, output_loading_info=True, **options)
+        loaded: Any = kind.from_pretrained(folder, output_loading_info=True, **options)
     finally:
         if enabled:
             enable_progress_bar()
@@ -320,27 +365,47 @@ def _load_weights(folder: Path, **options: Any) -> Any:
     return model
 
 
+def weights_digest(model: torch.nn.Module) -> str:
+    """SHA-256 of the first 64 values of each tensor: tells fine-tuned weights from others without reading them all."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        first = tensor.detach().flatten()[:64].to("cpu", torch.float64)
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode() + first.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _load_original(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
     thinker = config["thinker_config"]
     if config.get("model_type", "qwen3_asr") != "qwen3_asr" or "classify_num" in thinker:
-        raise WrongArchitecture(
-            f"{folder} holds a forced aligner or another Qwen model, not a Qwen3-ASR recognizer. Give the folder or "
-            "the id of a Qwen3-ASR checkpoint."
-        )
+        raise _not_a_recognizer(folder)
     converted = convert_config(thinker)
-    model = _load_weights(folder, config=converted, dtype=dtype, key_mapping=RENAMED)
-    tokenizer = Qwen2Tokenizer.from_pretrained(folder, extra_special_tokens=TOKEN_NAMES)
+    kind = Qwen3ASRForConditionalGeneration
+    model = load_weights(kind, folder, config=converted, dtype=dtype, key_mapping=RENAMED)
+    tokenizer, extractor = load_original_parts(folder, converted)
     model.generation_config = GenerationConfig(
         eos_token_id=[tokenizer.convert_tokens_to_ids(token) for token in ("<|endoftext|>", "<|im_end|>")],
         pad_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
         do_sample=False,
     )
-    extractor = Qwen3ASRFeatureExtractor(feature_size=model.config.audio_config.num_mel_bins)
     return model, Qwen3ASRProcessor(extractor, tokenizer, chat_template=CHAT_TEMPLATE)
 
 
-def convert_config(thinker: dict[str, Any]) -> Qwen3ASRConfig:
-    """`thinker_config` of the original layout, as transformers' configuration."""
+def _not_a_recognizer(folder: Path) -> WrongArchitecture:
+    return WrongArchitecture(
+        f"{folder} holds a forced aligner or another Qwen model, not a Qwen3-ASR recognizer. Give the folder or the id "
+        "of a Qwen3-ASR checkpoint."
+    )
+
+
+def load_original_parts(folder: Path, config: Qwen3ASRConfig) -> tuple[Any, Any]:
+    """The tokenizer and the feature extractor of a checkpoint in the original layout."""
+    tokenizer = Qwen2Tokenizer.from_pretrained(folder, extra_special_tokens=TOKEN_NAMES)
+    audio: Any = config.audio_config
+    return tokenizer, Qwen3ASRFeatureExtractor(feature_size=audio.num_mel_bins)
+
+
+def convert_config(thinker: dict[str, Any], **more: Any) -> Qwen3ASRConfig:
+    """`thinker_config` of the original layout, as transformers' configuration, and `more` values for that."""
     audio, text = thinker["audio_config"], thinker["text_config"]
     text_config = {key: text[key] for key in TEXT_KEYS if key in text}
     tied = text_config.setdefault("tie_word_embeddings", thinker.get("tie_word_embeddings", True))
@@ -349,4 +414,5 @@ def convert_config(thinker: dict[str, Any]) -> Qwen3ASRConfig:
         text_config=text_config,
         tie_word_embeddings=tied,
         **({"audio_token_id": thinker["audio_token_id"]} if "audio_token_id" in thinker else {}),
+        **more,
     )

@@ -130,10 +130,7 @@ class Recognizer:
         for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()):
             if token in context:
                 raise BadInput(f"The context contains {token!r}, which is a control token of the model: remove it.")
-        silence = np.zeros(1, dtype=np.float32)
-        text = self.processor.apply_transcription_request(silence, language=language, prompt=context, tokenize=False)
-        text = text if isinstance(text, str) else text[0]
-        head, tail = text.split(self.processor.audio_token)
+        head, tail = self.prompt_text(context, language).split(self.processor.audio_token)
         before, after = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (head, tail))
         if len(before) > self.longest_prompt:
             raise BadInput(
@@ -141,6 +138,12 @@ class Recognizer:
                 "shorten it to the names and terms that matter most."
             )
         return before, after
+
+    def prompt_text(self, context: str, language: str | None) -> str:
+        """The processor's own prompt as text, with one token for the audio."""
+        silence = np.zeros(1, dtype=np.float32)
+        text = self.processor.apply_transcription_request(silence, language=language, prompt=context, tokenize=False)
+        return text if isinstance(text, str) else str(text[0])
 
     def check_room(self, seconds: float, max_new_tokens: int, context: str, language: str | None) -> None:
         """Raise `LimitExceeded` if the KV pool could not hold one utterance of `seconds` with this prompt."""

@@ -26,10 +26,19 @@ TOKENS_PER_SECOND = 20
 # Root mean square of the loudest 20 ms, -66 dBFS. Speech is louder, but the model may write text even for such audio.
 SILENCE_LEVEL = 5e-4
 _FRAME = 320  # samples in 20 ms
-# A phrase of two or more words is a loop if it occurs six times in a row. A single word or a row of digits can be
-# intended ("no no no no", a code), so it needs twelve. parse_output of the processor cuts more than 20 itself.
+# What may be a loop: a phrase of two or more words six times in a row, a single word or a row of digits twelve times.
+# People do say that ("no no no", a chorus), but not without end or faster than anybody can speak: see `cut_repetition`.
+# parse_output of the processor cuts more than 20 repetitions itself.
 PHRASE_REPEATS = 6
 WORD_REPEATS = 12
+# Adults repeat one syllable at most 5 to 7 times a second (diadochokinetic rates: Kent, Kent and Rosenbek 1987), and no
+# language is spoken with more than 8 on average (Pellegrino, Coupé and Marsico 2011: Japanese 7.8, English 6.2).
+SYLLABLES_PER_SECOND = 8
+_HANGUL = ("\uac00", "\ud7a3")
+_THAI_TO_KHMER = (
+    "\u0e00",
+    "\u17ff",
+)  # Thai, Lao, Myanmar, Khmer; none of the thirty languages is written with the rest
 MARKER = "<asr_text>"  # separates the language from the text in the model's output; not part of the text
 # One second of speech with the pre-roll and the hang-over (0.3 s each) that the detector adds.
 SHORT_SAMPLES = int(1.6 * SAMPLE_RATE)
@@ -70,14 +79,27 @@ def _repeats_needed(phrase: list[str]) -> int:
     return PHRASE_REPEATS if words >= 2 else WORD_REPEATS
 
 
-def cut_repetition(text: str) -> str:
+def _fewest_syllables(key: str) -> float:
+    """A lower bound of the syllables in a normalized unit of `split_units`."""
+    if _THAI_TO_KHMER[0] <= key[0] <= _THAI_TO_KHMER[1]:
+        return 1 / 3  # a syllable has two to four letters
+    if is_unspaced(key[0]) or _HANGUL[0] <= key[0] <= _HANGUL[1]:
+        return len(key)
+    return 1 if key.isdigit() else max(1, len(key) // 4)
+
+
+def cut_repetition(text: str, seconds: float, truncated: bool = False) -> str:
     """Reduces a loop at the end of `text` to one occurrence. Returns `text` unchanged if there is no loop.
 
-    The last repetition may be incomplete, because the decoder stops at its token limit.
+    `seconds` is the length of the audio, `truncated` whether the text stops at the token limit. A repetition is a loop
+    of the decoder if it goes on to that limit, or if nobody can say the text in that time. Others are kept: people
+    laugh, sing and say "no no no". The last repetition may be incomplete.
     """
     units = split_units(text)
     spoken = [(key, index) for index, unit in enumerate(units) if (key := _normalized(unit))]
     keys = [key for key, _ in spoken]
+    if not truncated and sum(map(_fewest_syllables, keys)) <= SYLLABLES_PER_SECOND * seconds:
+        return text
     for period in range(1, len(keys) // PHRASE_REPEATS + 1):
         same = 0
         while same + period < len(keys) and keys[-1 - same] == keys[-1 - same - period]:
@@ -99,16 +121,15 @@ def clean_text(hypothesis: Hypothesis, silent: bool, configured: int) -> tuple[s
     text, marker, _ = hypothesis.text.partition(MARKER)
     if marker:
         warnings.append(f"marker: the model wrote {MARKER} into its text; the text after it was dropped.")
-    without_loop = cut_repetition(text.rstrip())
+    seconds = hypothesis.samples / SAMPLE_RATE
+    without_loop = cut_repetition(text.rstrip(), seconds, hypothesis.truncated)
     if without_loop != text.rstrip():
         warnings.append("repetition: the model repeated the same words in a loop; one occurrence was kept.")
     text = without_loop
     if hypothesis.truncated:
         limit = token_limit(hypothesis.samples, configured)
         reason = (
-            "the configured maximum"
-            if limit == configured
-            else f"more than {hypothesis.samples / SAMPLE_RATE:.1f} seconds of speech can hold"
+            "the configured maximum" if limit == configured else f"more than {seconds:.1f} seconds of speech can hold"
         )
         warnings.append(f"tokens: the text stops at {limit} tokens, {reason}.")
     return text, warnings

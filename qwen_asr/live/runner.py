@@ -117,7 +117,7 @@ class Runner:
                 if self._closed:
                     self._finishing.cancel()
                 else:
-                    self._session.finish()
+                    self._undelivered += self._session.finish()
             finishing = self._finishing
         self._drive()
         return finishing
@@ -225,7 +225,7 @@ def run_session(session: Session, blocks: Iterable[NDArray[np.float32]]) -> Iter
     for block in blocks:
         yield from session.feed(block)
         yield from _run_steps(session)
-    session.finish()
+    yield from session.finish()
     yield from _run_steps(session)
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import Ended, Skipped, Speech, Started, cut_span
-from qwen_asr.audio.validation import to_mono
+from qwen_asr.audio.validation import ArrayReader
 from qwen_asr.live import guards
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.pacing import Pacing
@@ -119,6 +119,7 @@ class Session:
         self.transcript = Transcript()
         self._new_utterance = new_utterance
         self._detector = detector
+        self._reader = ArrayReader()
         self._pacing = Pacing(options.chunk_seconds)
         longest = round(detector.config.longest_seconds * SAMPLE_RATE)
         # An utterance may be cut after this length. Words after the cut belong to the next, so they must not settle.
@@ -130,6 +131,7 @@ class Session:
             context=self._context, language=self._language, max_new_tokens=self._max_new_tokens
         )
         self._established: str | None = None  # language of the last utterance that was long enough to be reliable
+        self._recalled: deque[Final] = deque()  # of an earlier session with the same audio
         self._queue: deque[_PendingUtterance] = deque()  # in order; only the last can still be open
         self._outstanding: Step | None = None
         self._finished = False
@@ -172,13 +174,23 @@ class Session:
         """Whether `finish` was called and every utterance has its `Final` or `Failed`."""
         return self._finished and not self._queue and self._outstanding is None
 
-    def feed(self, samples: NDArray[np.float32]) -> list[Event]:
-        """Processes the next samples (float32 mono 16 kHz, any number). Runs voice detection, but no decoding.
+    def recall(self, finals: Iterable[Final]) -> None:
+        """Takes the first finals of an earlier session with the same audio and options, before the first audio.
 
-        Raises `AudioError` if `samples` is not one row of finite numbers, and `RuntimeError` after `finish`. The state
-        is then unchanged.
+        An utterance that they have gets its final from them, without a step. From the first on that begins or ends
+        elsewhere, all are decoded. In a session without partials the events are, but for `lag`, those of one that
+        decodes everything.
         """
-        return self.take(self.listen(to_mono(samples)))
+        self._recalled.extend(finals)
+
+    def feed(self, samples: NDArray[np.float32]) -> list[Event]:
+        """Processes the next samples (16 kHz, any number, as `ArrayReader` reads them).
+
+        Runs voice detection, but no decoding.
+
+        Raises `AudioError` if `samples` are not audio, and `RuntimeError` after `finish`. The state is then unchanged.
+        """
+        return self.take(self.listen(self._reader.read(samples)))
 
     def listen(self, samples: NDArray[np.float32]) -> Sequence[Detected]:
         """The first half of `feed`, and the expensive one: voice detection. It changes only the detector.
@@ -192,6 +204,7 @@ class Session:
 
     def take(self, detected: Iterable[Detected]) -> list[Event]:
         """The second half of `feed`: processes what `listen` returned, in order."""
+        events: list[Event] = []
         for event in detected:
             if isinstance(event, Started):
                 self._queue.append(self._begin(event))
@@ -203,15 +216,17 @@ class Session:
                 self._queue[-1].length = event.end - event.start
                 self._queue[-1].ended = True
                 self._hurry(self._queue[-1])
+                events += self._recall(self._queue[-1])
             else:
                 self._skipped += event.end - event.start
-        return []
+        return events
 
-    def finish(self) -> None:
+    def finish(self) -> list[Event]:
         """Ends the audio, and with it the open utterance: its final step becomes due. A second call does nothing."""
-        if not self._finished:
-            self._finished = True
-            self.take(self._detector.finish())
+        if self._finished:
+            return []
+        self._finished = True
+        return self.take(self._detector.finish())
 
     def drop(self) -> None:
         """Discards all utterances that have no `Final` or `Failed` yet. The session is then done."""
@@ -278,6 +293,17 @@ class Session:
         pending.warnings.append(f"step: {message}")
         pending.restart(self._engine_utterance(pending.context, self._language))
         return []
+
+    def _recall(self, ended: _PendingUtterance) -> list[Event]:
+        """The recalled final of an utterance that has just ended, if there is one."""
+        if not self._recalled:
+            return []
+        final = self._recalled.popleft()
+        same = (final.utterance, final.start, final.end) == (ended.number, ended.start, ended.end)
+        if not same or ended is not self._queue[0] or self._outstanding is not None:
+            self._recalled.clear()
+            return []
+        return [self._conclude_with(ended, final)]
 
     def _begin(self, started: Started) -> _PendingUtterance:
         engine, self._spare = self._spare, None
@@ -353,10 +379,6 @@ class Session:
     def _final(self, pending: _PendingUtterance, hypothesis: Hypothesis) -> Final:
         silent = guards.is_silent(pending.engine.samples[: pending.length])
         text, warnings = guards.clean_text(hypothesis, silent, self._max_new_tokens)
-        if text and hypothesis.language and pending.length > guards.SHORT_SAMPLES:
-            self._established = hypothesis.language
-        self._queue.popleft()
-        pending.engine.close()
         final = Final(
             utterance=pending.number,
             start=pending.start,
@@ -370,6 +392,14 @@ class Session:
             prompt_tokens=hypothesis.prompt_tokens,
             written_tokens=len(hypothesis.tokens),
         )
+        return self._conclude_with(pending, final)
+
+    def _conclude_with(self, pending: _PendingUtterance, final: Final) -> Final:
+        """Removes the first utterance of the queue, of which `final` is the final."""
+        if final.language and pending.length > guards.SHORT_SAMPLES:
+            self._established = final.language
+        self._queue.popleft()
+        pending.engine.close()
         self.transcript.add(final)
         return final
 

@@ -1,45 +1,97 @@
-"""Writes finals as SubRip, WebVTT, plain text or JSON. Utterances without text are left out."""
+"""Writes finals as SubRip, WebVTT, plain text or JSON. Utterances without text are left out.
+
+`PIECES` writes while the finals come: of finals in order it makes pieces of text, each as soon as its utterance is
+known. All pieces joined are the file. There is none before the first final.
+"""
 
 from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.live.events import Final
-from qwen_asr.live.transcript import Transcript
+from qwen_asr.live.transcript import Transcript, utterance_as_dict
 
 
 def srt(finals: Iterable[Final]) -> str:
     """SubRip. The format has no escapes, so an arrow in the text, which would start a new cue, is shortened to `->`."""
-    return "".join(
-        f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n{text.replace('-->', '->')}\n\n"
-        for number, (start, end, text) in enumerate(_cues(finals), 1)
-    )
+    return "".join(srt_pieces(_in_order(finals)))
+
+
+def srt_pieces(finals: Iterable[Final]) -> Iterator[str]:
+    """SubRip, a piece for each cue."""
+    for number, (start, end, text) in enumerate(_cues(finals), 1):
+        yield f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n{text.replace('-->', '->')}\n\n"
 
 
 def vtt(finals: Iterable[Final]) -> str:
     """WebVTT (https://www.w3.org/TR/webvtt1/): `&`, `<` and `>` are escaped."""
-    return "WEBVTT\n\n" + "".join(
-        f"{_time(start, '.')} --> {_time(end, '.')}\n{_escaped(text)}\n\n" for start, end, text in _cues(finals)
-    )
+    return "".join(vtt_pieces(_in_order(finals)))
+
+
+def vtt_pieces(finals: Iterable[Final]) -> Iterator[str]:
+    """WebVTT, a piece for each cue; the first begins with the header."""
+    header = "WEBVTT\n\n"
+    for start, end, text in _cues(finals):
+        yield f"{header}{_time(start, '.')} --> {_time(end, '.')}\n{_escaped(text)}\n\n"
+        header = ""
+    if header:
+        yield header
 
 
 def txt(finals: Iterable[Final]) -> str:
     """Plain text, one line per utterance."""
-    return "".join(f"{text}\n" for _, _, text in _cues(finals))
+    return "".join(txt_pieces(_in_order(finals)))
+
+
+def txt_pieces(finals: Iterable[Final]) -> Iterator[str]:
+    """Plain text, a piece for each line."""
+    return (f"{text}\n" for _, _, text in _cues(finals))
 
 
 def as_json(finals: Iterable[Final]) -> str:
-    """`Transcript.as_dict` as JSON: text, language, utterances with times in seconds."""
-    return json.dumps(Transcript(finals).as_dict(), ensure_ascii=False, indent=2) + "\n"
+    """`Transcript.as_dict` as JSON: utterances with times in seconds, text, language."""
+    return "".join(json_pieces(finals))
+
+
+def json_pieces(finals: Iterable[Final], file: str | None = None) -> Iterator[str]:
+    """A JSON object, a piece for each utterance. Text and language of all follow at the end. `file` adds a name."""
+    transcript = Transcript()
+    before = "{\n" + ("" if file is None else f'  "file": {_json(file)},\n') + '  "utterances": ['
+    after = "],\n"
+    for final in finals:
+        transcript.add(final)
+        if final.text:
+            yield f"{before}\n    " + _json(utterance_as_dict(final)).replace("\n", "\n    ")
+            before, after = ",", "\n  ],\n"
+    yield ("" if before == "," else before) + (
+        f'{after}  "text": {_json(transcript.text)},\n  "language": {_json(transcript.language)}\n}}\n'
+    )
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+PIECES: dict[str, Callable[[Iterable[Final]], Iterator[str]]] = {
+    "txt": txt_pieces,
+    "srt": srt_pieces,
+    "vtt": vtt_pieces,
+    "json": json_pieces,
+}
+"""The pieces of each format."""
+
+
+def _in_order(finals: Iterable[Final]) -> list[Final]:
+    return sorted(finals, key=lambda final: (final.start, final.end))
 
 
 def _cues(finals: Iterable[Final]) -> Iterator[tuple[int, int, str]]:
-    """Yields (start, end, text) in order and without overlaps. Times are in milliseconds; the text is one line."""
+    """Yields (start, end, text), without overlaps, of finals in order. Times are in milliseconds; text is one line."""
     latest = 0
-    for final in sorted(finals, key=lambda final: (final.start, final.end)):
+    for final in finals:
         text = _one_line(final.text)
         if text:
             start = max(latest, _milliseconds(final.start))

@@ -94,15 +94,16 @@ class Transcript:
 
     def as_dict(self) -> dict[str, object]:
         """`text`, `language` and `utterances` (those with text; `start` and `end` in seconds), ready for JSON."""
-        utterances = [
-            {
-                "utterance": final.utterance,
-                "start": final.start / SAMPLE_RATE,
-                "end": final.end / SAMPLE_RATE,
-                "language": final.language,
-                "text": final.text,
-            }
-            for final in self._finals
-            if final.text
-        ]
+        utterances = [utterance_as_dict(final) for final in self._finals if final.text]
         return {"text": self.text, "language": self.language, "utterances": utterances}
+
+
+def utterance_as_dict(final: Final) -> dict[str, object]:
+    """One of the `utterances` of `Transcript.as_dict`."""
+    return {
+        "utterance": final.utterance,
+        "start": final.start / SAMPLE_RATE,
+        "end": final.end / SAMPLE_RATE,
+        "language": final.language,
+        "text": final.text,
+    }

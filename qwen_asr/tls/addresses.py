@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import psutil
 
-from qwen_asr.network import Address
+from qwen_asr.network import Address, normalize_host_name, parse_address
 
 _LOOPBACK: tuple[Address, ...] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -77,9 +77,21 @@ def _is_dns_name(name: str) -> bool:
     return len(name) <= _MAX_DNS_NAME and not numeric and all(_DNS_LABEL.fullmatch(label) for label in labels)
 
 
-def own_names() -> Names:
-    """All names and addresses that a certificate of this machine should contain."""
-    return names_of(local_addresses(), host_names())
+def own_names(allowed_hosts: Iterable[str] = ()) -> Names:
+    """All names and addresses that a certificate of this machine should contain.
+
+    `allowed_hosts` are further ones that requests may use, as in `--allowed-hosts`. `*.example.org` becomes a wildcard
+    name, which browsers accept for one more label. `*`, and what no certificate can contain (a wildcard for a whole
+    top-level domain, an underscore), is omitted.
+    """
+    hosts = [normalize_host_name(host) for host in allowed_hosts]
+    addresses = [address for host in hosts if (address := parse_address(host)) is not None]
+    names = [host for host in hosts if _is_dns_name(host) or (host.count(".") > 1 and _is_wildcard(host))]
+    return names_of((*local_addresses(), *addresses), (*host_names(), *names))
+
+
+def _is_wildcard(name: str) -> bool:
+    return name.startswith("*.") and _is_dns_name(name[2:])
 
 
 def names_of(addresses: Iterable[Address], hosts: Iterable[str]) -> Names:

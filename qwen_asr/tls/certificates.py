@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from qwen_asr.tls.addresses import own_names
 from qwen_asr.tls.context import load_context
 from qwen_asr.tls.managed_files import CertificateFiles, fingerprint
 from qwen_asr.tls.preflight import CheckedPair, check_pair
@@ -44,12 +46,17 @@ def load_user_certificate(
     return _loaded(checked, own=False)
 
 
-def load_local_ca_certificate(folder: Path = FOLDER, now: datetime | None = None) -> ServerCertificate:
-    """A certificate signed by the local CA in `folder`; both are created if necessary. Raises CertificateError."""
+def load_local_ca_certificate(
+    folder: Path = FOLDER, now: datetime | None = None, allowed_hosts: Iterable[str] = ()
+) -> ServerCertificate:
+    """A certificate signed by the local CA in `folder`; both are created if necessary.
+
+    It is for the names of this machine and `allowed_hosts`. Raises CertificateError.
+    """
     from qwen_asr.tls.local_ca import ensure_local_ca
 
     now = now or datetime.now(UTC)
-    local = ensure_local_ca(folder, now=now)
+    local = ensure_local_ca(folder, names=own_names(allowed_hosts), now=now)
     if local.excluded:
         log.warning(
             "%s must not sign for %s, which this machine is also called: move it away to create a CA that may.",
@@ -63,12 +70,17 @@ def load_local_ca_certificate(folder: Path = FOLDER, now: datetime | None = None
     return _loaded(checked, own=True, root=local.root)
 
 
-def load_self_signed_certificate(folder: Path = FOLDER, now: datetime | None = None) -> ServerCertificate:
-    """The self-signed certificate in `folder`, created if necessary. Raises CertificateError."""
+def load_self_signed_certificate(
+    folder: Path = FOLDER, now: datetime | None = None, allowed_hosts: Iterable[str] = ()
+) -> ServerCertificate:
+    """The self-signed certificate in `folder`, created if necessary.
+
+    It is for the names of this machine and `allowed_hosts`. Raises CertificateError.
+    """
     from qwen_asr.tls.self_signed import ensure_self_signed
 
     now = now or datetime.now(UTC)
-    files = ensure_self_signed(folder, now=now)
+    files = ensure_self_signed(folder, names=own_names(allowed_hosts), now=now)
     return _loaded(check_pair(files.certfile, files.keyfile, None, now), own=True)
 
 

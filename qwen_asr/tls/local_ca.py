@@ -68,6 +68,7 @@ NOWHERE = "invalid"
 
 The RFC does not say how to exclude all of them. Go and NSS read an empty excluded name as all, OpenSSL as none. Once a
 name is permitted, every verifier refuses the others of its kind."""
+_ALWAYS_PERMITTED = ("localhost", "local")
 # A constraint includes all subdomains, and the CA of a machine called "dev" must not be able to sign for all of .dev.
 # So for names that may be top-level domains (letters only, or xn--) the subdomains are excluded. The leading dot is not
 # in the RFC, but OpenSSL, Chromium, NSS, Go, Apple's and Microsoft's libraries all read it that way.
@@ -98,7 +99,7 @@ def ensure_local_ca(
     another user, or if the root's key is missing when it is needed.
     """
     check_folder(folder)
-    names = own_names() if names is None else names
+    names = _without_domains(own_names() if names is None else names)
     now = datetime.now(UTC) if now is None else now
     root, key, made = _ensure_root(folder, names, now)
     files = CertificateFiles(folder / CA_NAME, folder / CA_KEY_NAME, fingerprint(root), made)
@@ -162,11 +163,13 @@ def sign_root(key: ec.EllipticCurvePrivateKey, names: Names, now: datetime) -> x
     # host_names() may be empty; then the subject says localhost.
     subject = marked_subject(CA_MARK, f"qwen-asr local CA of {(*host_names(), 'localhost')[0]}"[:64])
     begins = now - CLOCK_TOLERANCE
-    domains = _permitted_domains(names.dns)
+    domains = _permitted_domains(name.removeprefix("*.") for name in names.dns)
     permitted: list[x509.GeneralName] = [x509.DNSName(name) for name in domains]
     permitted += [x509.IPAddress(network) for network in _permitted_networks(names.ips)]
     permitted += [x509.RFC822Name(NOWHERE), x509.UniformResourceIdentifier(NOWHERE)]
-    excluded = [x509.DNSName(f".{name}") for name in domains[2:] if _MAY_BE_TOP_LEVEL.fullmatch(name)]
+    excluded = [
+        x509.DNSName(f".{name}") for name in domains[len(_ALWAYS_PERMITTED) :] if _MAY_BE_TOP_LEVEL.fullmatch(name)
+    ]
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -206,8 +209,23 @@ def wider_root_note(certfile: Path) -> str:
     )
 
 
+def _without_domains(names: Names) -> Names:
+    """The names without those that may be top-level domains and have other names below them.
+
+    A root may not sign for all of .home because the machine is called "home", but has to for "asr.home".
+    """
+    unsafe = [
+        name
+        for name in names.dns
+        if name not in _ALWAYS_PERMITTED
+        and _MAY_BE_TOP_LEVEL.fullmatch(name)
+        and any(other.endswith(f".{name}") for other in names.dns)
+    ]
+    return Names(tuple(name for name in names.dns if name not in unsafe), names.ips)
+
+
 def _permitted_domains(hosts: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(("localhost", "local", *(host for host in hosts if not host.endswith(".local")))))
+    return tuple(dict.fromkeys((*_ALWAYS_PERMITTED, *(host for host in hosts if not host.endswith(".local")))))
 
 
 def _permitted_networks(addresses: Iterable[Address]) -> tuple[Network, ...]:
@@ -222,11 +240,17 @@ def _is_in(address: Address, networks: Iterable[Network]) -> bool:
 
 def split_by_constraints(names: Names, root: x509.Certificate) -> tuple[Names, tuple[str, ...]]:
     """The part of `names` that the root's name constraints allow, and the rest as text."""
-    allowed = root.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or ()
+    constraints = root.extensions.get_extension_for_class(x509.NameConstraints).value
+    allowed = constraints.permitted_subtrees or ()
+    below = tuple(name.value for name in constraints.excluded_subtrees or () if isinstance(name, x509.DNSName))
     domains = [name.value for name in allowed if isinstance(name, x509.DNSName)]
     values = [name.value for name in allowed if isinstance(name, x509.IPAddress)]
     networks = [network for network in values if isinstance(network, Network)]
-    dns = tuple(name for name in names.dns if any(name == one or name.endswith("." + one) for one in domains))
+    dns = tuple(
+        name
+        for name in names.dns
+        if any(name == one or name.endswith("." + one) for one in domains) and not name.endswith(below)
+    )
     ips = tuple(address for address in names.ips if _is_in(address, networks))
     excluded = [name for name in names.dns if name not in dns]
     return Names(dns, ips), (*excluded, *(str(address) for address in names.ips if address not in ips))

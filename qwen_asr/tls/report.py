@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from qwen_asr.errors import CertificateError
 from qwen_asr.tls import local_ca, self_signed
+from qwen_asr.tls.addresses import Names, own_names
 from qwen_asr.tls.certificates import FOLDER
 from qwen_asr.tls.checks import (
     common_name,
@@ -26,7 +27,7 @@ from qwen_asr.tls.checks import (
     warnings_for,
 )
 from qwen_asr.tls.context import load_context
-from qwen_asr.tls.managed_files import fingerprint
+from qwen_asr.tls.managed_files import OwnerMark, fingerprint, load_own_certificate
 from qwen_asr.tls.pem import UNREADABLE, certificates_in, key_in, read_pem
 from qwen_asr.tls.preflight import chain_warnings, check_pair, leaf_for_key, sort_chain
 
@@ -248,13 +249,21 @@ def renew(names: Sequence[str], folder: Path = FOLDER) -> Report:
     return report
 
 
+def _kept_names(certfile: Path, mark: OwnerMark) -> Names:
+    """The names of this machine and of the certificate, which may be those of `--allowed-hosts`, unknown here."""
+    certificate = load_own_certificate(certfile, mark)
+    return own_names(() if certificate is None else dns_and_ip_names(certificate))
+
+
 def _renew_self_signed(folder: Path) -> str:
-    files = self_signed.ensure_self_signed(folder, renew=True)
+    names = _kept_names(folder / self_signed.CERTIFICATE_NAME, self_signed.MARK)
+    files = self_signed.ensure_self_signed(folder, names=names, renew=True)
     return f"renewed, SHA-256 {files.fingerprint}; browsers will warn again."
 
 
 def _renew_leaf(folder: Path) -> str:
-    local = local_ca.ensure_local_ca(folder, renew=True)
+    names = _kept_names(folder / local_ca.LEAF_NAME, local_ca.LEAF_MARK)
+    local = local_ca.ensure_local_ca(folder, names=names, renew=True)
     root = (
         "a new root, which each device has to install"
         if local.root.newly_created

@@ -249,6 +249,20 @@ def test_a_file_name_is_not_treated_as_a_protocol(original, name):
         load_audio(name.format(original, original))
 
 
+@pytest.mark.parametrize("rate", [16_000, 16_000.0, np.float32(16_000), np.int64(16_000), np.array(16_000.0)])
+def test_arrays_are_read_with_their_rate_on_either_side(rate):
+    samples = melody(4_000)
+    for clip in (
+        samples,
+        samples[None],
+        np.stack([samples, samples]),
+        (samples * 32_768).astype(np.int64),
+        samples[:, None],
+    ):
+        for pair in ((clip, rate), (rate, clip)):
+            assert np.allclose(load_audio(pair), samples, atol=1e-4)
+
+
 def test_nan_samples_raise(tmp_path):
     samples = melody(16_000)
     samples[100] = np.nan
@@ -259,7 +273,11 @@ def test_nan_samples_raise(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ((16_000, np.zeros(10)), "this order"),
+        ((np.zeros(10), np.zeros(10)), "pair"),
+        ((16_000, 16_000), "pair"),
+        (([[0.0], [0.0, 1.0]], 16_000), "array"),
+        ((np.zeros(10), 16_000.5), "sample rate"),
+        ((np.zeros(10), "16000"), "sample rate"),
         ((np.zeros(0, np.float32), 16_000), "no samples"),
         ((np.zeros(1, np.float32), 48_000), "no samples"),
         ((np.zeros(10, np.float32), 0), "sample rate"),

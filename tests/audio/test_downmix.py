@@ -92,14 +92,22 @@ def test_frames_of_any_length_give_the_same_samples(sizes: list[int], layout: st
     assert np.array_equal(mixed(samples, names(layout), sizes), mixed(samples, names(layout), []))
 
 
-def test_inverted_stereo_is_heard_on_one_side(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("gain", [-1, -0.99, -0.7, -1.4])
+def test_inverted_stereo_is_heard_on_one_side(gain: float, caplog: pytest.LogCaptureFixture) -> None:
     speech = tone(3.3, (0.4, 1.2, 2.5))
-    samples = np.stack([speech, -speech * 0.99], axis=1)
+    samples = np.stack([speech, speech * np.float32(gain)], axis=1)
     assert np.array_equal(mixed(samples, ["FL", "FR"], [100]), speech)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "inverted" in caplog.text
     content = container("wav", Track(samples, layout="stereo"))
     assert np.abs(load_audio(content) - speech).max() < 1e-4
+
+
+def test_inverted_stereo_in_noise_is_found() -> None:
+    rng = np.random.default_rng(6)
+    speech, noise = rng.standard_normal(2 * RATE) * 0.1, rng.standard_normal((2 * RATE, 2)) * 0.03
+    samples = np.stack([speech, -speech], axis=1) + noise
+    assert np.array_equal(mixed(samples, ["FL", "FR"], []), to_mono(samples[:, 0]))
 
 
 def test_stereo_that_is_inverted_for_a_while(caplog: pytest.LogCaptureFixture) -> None:

@@ -372,6 +372,61 @@ def test_clicks_noise_and_hum_are_not_speech(silero):
     assert not utterances(events)
 
 
+def at_level(clip, level):
+    """The clip at that root mean square, in dBFS."""
+    return (clip * 10 ** (level / 20) / np.sqrt(np.mean(clip**2))).astype(np.float32)
+
+
+QUIET = ("Turn on the light.", "Yes.", "The meeting is on Monday.", "Good morning, Anna.", "What is the time in Paris?")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("levels", "noise"),
+    [((-45,), None), ((-45,), -65), ((-65,), None), ((-65,), -75), ((-70,), -85), ((-26, -60), -80)],
+    ids=["-45", "-45 in noise", "-65", "-65 in noise", "-70", "loud and quiet"],
+)
+def test_quiet_sentences_are_found_whole(silero, synthesize, levels, noise):
+    clips = [synthesize(text, voice) for text in QUIET for voice in HELD_OUT[:4]]
+    clips = [at_level(clip, levels[number % len(levels)]) for number, clip in enumerate(clips)]
+    samples = np.concatenate([part for clip in clips for part in (silence(1.5), clip)] + [silence(1.5)])
+    if noise is not None:
+        samples += silence(len(samples) / SAMPLE_RATE, 10 ** (noise / 20))
+    samples = (np.round(samples * 32_768) / 32_768).astype(np.float32)  # as a microphone gives it
+    events = run(samples, VoiceActivity(silero))
+    check(events, samples)
+    found = utterances(events)
+    assert len(found) == len(clips)
+    position = 0
+    for clip, ended in zip(clips, found, strict=True):
+        position += round(1.5 * SAMPLE_RATE)
+        begin, end = (position + edge for edge in audible(clip))
+        assert ended.start <= begin < end <= ended.end
+        position += len(clip)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [-26, -45, -60, -75])
+def test_nothing_is_found_in_noise_at_any_level(silero, level):
+    rng = np.random.default_rng(level + 100)
+    white = rng.standard_normal(20 * SAMPLE_RATE)
+    frequencies = np.maximum(np.fft.rfftfreq(len(white), 1 / SAMPLE_RATE), 20)
+    brown = np.fft.irfft(np.fft.rfft(white) / frequencies, len(white))
+    clicks = np.where(rng.uniform(0, 1, len(white)) < 2e-4, 30 * white, 0.1 * white)
+    samples = np.concatenate([at_level(sound, level) for sound in (white, brown, clicks)] + [silence(1)])
+    assert not utterances(run(samples, VoiceActivity(silero)))
+
+
+@pytest.mark.slow
+def test_a_click_does_not_hide_the_quiet_sentence_after_it(silero, synthesize):
+    clip = at_level(synthesize("Good morning, Anna."), -65)
+    samples = np.concatenate((silence(2), clip, silence(1.5)))
+    samples[2 * SAMPLE_RATE - 800 : 2 * SAMPLE_RATE - 600] = 0.9
+    [ended] = utterances(run(samples, VoiceActivity(silero)))
+    begin, end = (2 * SAMPLE_RATE + edge for edge in audible(clip))
+    assert ended.start <= begin < end <= ended.end
+
+
 def test_sentences_with_pauses_are_separate_utterances(silero, synthesize):
     clips = [synthesize(text) for text in ("Turn on the light.", "The meeting is on Monday.", "Good morning, Anna.")]
     samples = np.concatenate([part for clip in clips for part in (silence(1.5), clip)] + [silence(1.5)])

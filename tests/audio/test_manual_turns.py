@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_asr.api import _pieces
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import Ended, EndpointConfig, Skipped, Speech, Started, VoiceModel
 from qwen_asr.audio.manual_turns import MARGIN_SECONDS, ManualTurnDetector
 from qwen_asr.audio.vad import WINDOW, VoiceActivity
+from qwen_asr.inference.qwen3_asr import _pieces
 from tests.support.engine_double import Samples, ScriptedVoiceActivity
 from training.voices import HELD_OUT, speak
 

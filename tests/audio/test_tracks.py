@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from qwen_asr.audio import tracks
 from qwen_asr.audio.decode import decode_blocks, load_audio, seconds_of
@@ -24,7 +25,9 @@ def film(*languages: str, form: str = "matroska", default: int = 0) -> bytes:
     return container(
         form,
         *(
-            Track(tone(0.5, level=LEVELS[number]), tags={"language": language}, default=number == default)
+            Track(
+                tone(0.5, level=LEVELS[number]), tags={"language": language}, disposition=Disposition(number == default)
+            )
             for number, language in enumerate(languages)
         ),
     )
@@ -47,6 +50,20 @@ def test_ffmpegs_choice_without_a_language() -> None:
 def test_the_track_in_the_language_that_is_spoken(language: str, tag: str) -> None:
     assert heard(film("ger", tag), language=language) == 2
     assert heard(film(tag, "ger", default=1), language=language) == 1
+
+
+@pytest.mark.parametrize("beside", [Disposition.visual_impaired, Disposition.comment])
+def test_a_commentary_comes_behind_the_film_itself(beside: Disposition) -> None:
+    english = {"language": "eng"}
+    content = container(
+        "matroska",
+        Track(tone(0.5, level=LEVELS[0]), tags=english, disposition=beside),
+        Track(tone(0.5, level=LEVELS[1]), tags=english),
+        Track(tone(0.5, level=LEVELS[2]), tags={"language": "ger"}, disposition=Disposition.default),
+    )
+    assert heard(content) == 3
+    assert heard(content, language="English") == 2
+    assert heard(content, track="1") == 1
 
 
 def test_a_language_that_no_track_has_decides_nothing() -> None:
@@ -85,7 +102,9 @@ def test_a_track_that_is_not_there(track: str) -> None:
 
 @pytest.mark.parametrize("level", [0.0, 4e-4])
 def test_a_silent_track_is_passed_over(level: float, caplog: pytest.LogCaptureFixture) -> None:
-    content = container("matroska", Track(tone(3, level=level), default=True), Track(tone(0.5, level=LEVELS[1])))
+    content = container(
+        "matroska", Track(tone(3, level=level), disposition=Disposition.default), Track(tone(0.5, level=LEVELS[1]))
+    )
     assert heard(content) == 2
     assert "Track 1 of The audio is silent" in caplog.text
     assert np.abs(load_audio(content, track=1)).max() < 5e-4  # unless it is named
@@ -93,13 +112,19 @@ def test_a_silent_track_is_passed_over(level: float, caplog: pytest.LogCaptureFi
 
 def test_a_track_whose_sound_comes_late_is_not_silent() -> None:
     late = np.concatenate([tone(3, level=0.0), tone(0.2, level=LEVELS[0])])
-    assert heard(container("matroska", Track(late, default=True), Track(tone(0.5, level=LEVELS[1])))) == 1
+    assert (
+        heard(container("matroska", Track(late, disposition=Disposition.default), Track(tone(0.5, level=LEVELS[1]))))
+        == 1
+    )
 
 
 def test_how_much_is_listened_to_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     late = np.concatenate([tone(3, level=0.0), tone(0.2, level=LEVELS[0])])
     monkeypatch.setattr(tracks, "PROBE_SECONDS", 2.0)
-    assert heard(container("matroska", Track(late, default=True), Track(tone(0.5, level=LEVELS[1])))) == 2
+    assert (
+        heard(container("matroska", Track(late, disposition=Disposition.default), Track(tone(0.5, level=LEVELS[1]))))
+        == 2
+    )
 
 
 def test_if_all_are_silent_the_first_is_taken(caplog: pytest.LogCaptureFixture) -> None:

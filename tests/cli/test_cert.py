@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from qwen_asr.cli import main as cli
+from qwen_asr.tls.certificates import load_local_ca_certificate, load_self_signed_certificate
+from qwen_asr.tls.checks import dns_and_ip_names
 from qwen_asr.tls.local_ca import CA_NAME, LEAF_NAME, ensure_local_ca
 from qwen_asr.tls.self_signed import CERTIFICATE_NAME, ensure_self_signed
 from tests.support.certificates import DAY, MISTAKES, NOW, PASSWORD, Chained, issue, put
@@ -156,6 +159,15 @@ def test_renew_replaces_the_leaf_and_keeps_the_root(cert: Cert, tmp_path: Path) 
     cert("renew")
     assert (folder / CERTIFICATE_NAME).read_bytes() != before[CERTIFICATE_NAME]
     assert (folder / CA_NAME).read_bytes() == before[CA_NAME]
+
+
+def test_renew_keeps_the_allowed_hosts_of_the_certificates(cert: Cert, tmp_path: Path) -> None:
+    load_self_signed_certificate(tmp_path / "certs", allowed_hosts=["asr.home.arpa", "192.0.2.5"])
+    load_local_ca_certificate(tmp_path / "certs", allowed_hosts=["asr.home.arpa", "192.0.2.5"])
+    assert cert("renew")[0] == 0
+    for name in (CERTIFICATE_NAME, LEAF_NAME):
+        leaf = x509.load_pem_x509_certificate((tmp_path / "certs" / name).read_bytes())
+        assert {"asr.home.arpa", "192.0.2.5"} <= {*dns_and_ip_names(leaf)}
 
 
 @pytest.mark.parametrize("name", ["cert.pem", CERTIFICATE_NAME])

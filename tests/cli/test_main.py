@@ -43,7 +43,7 @@ def test_help_shows_the_usage(command: list[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["main", "run_subcommand", *cli.COMMANDS])
+@pytest.mark.parametrize("command", ["main", "run_subcommand", "demo", "demo_streaming", "serve_model", *cli.COMMANDS])
 def test_help_imports_nothing_slow(command: str) -> None:
     function, arguments = ("run_subcommand", [command]) if command in cli.COMMANDS else (command, [])
     script = (

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
+import sys
 import threading
+import time
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,10 +21,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import srt
+from av.stream import Disposition
 
 from qwen_asr.cli.transcribe import FORMATS
+from qwen_asr.engine.streaming import Hypothesis, Utterance
+from qwen_asr.errors import StepFailed
 from tests.support.checkpoints import spoken
-from tests.support.commands import OFFLINE, QWEN_ASR, ROOT, error_of, run, run_in_terminal
+from tests.support.commands import OFFLINE, QWEN_ASR, ROOT, error_of, run, run_in_terminal, run_with_input
 from tests.support.media import Track, container, placed, save, tone
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -41,6 +49,12 @@ def test_a_file_that_is_not_audio(qwen_asr: Command, bad_files: dict[str, Path],
     done = qwen_asr("transcribe", bad_files[name])
     assert done.returncode == 2
     assert name in error_of(done)
+
+
+@pytest.mark.parametrize("language", ["tl", "eng", "deu", "cmn", "zh-HK", "zh_TW", "粤语"])
+def test_codes_and_own_names_of_languages_are_understood(qwen_asr: Command, language: str) -> None:
+    assert "missing.wav" in error_of(qwen_asr("transcribe", "--language", language, "missing.wav"))
+    assert "Did you mean" in error_of(qwen_asr("transcribe", "--language", "Germn", "missing.wav"))
 
 
 @pytest.mark.slow
@@ -135,11 +149,225 @@ def test_json_of_several_files_is_an_array(qwen_asr: Command, sentence: Path, tm
     assert both == [json.loads(qwen_asr("transcribe", *options, sentence).stdout)] * 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMATS)
+def test_several_files_in_each_format_go_into_a_folder(
+    qwen_asr: Command, sentence: Path, tmp_path: Path, form: str
+) -> None:
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "more").mkdir()
+    other = Path(shutil.copy(sentence, tmp_path / "more"))
+    folder = tmp_path / "new" / "results"
+    options = ["--asr-model-path", "demo", "--format", form]
+    done = qwen_asr("transcribe", *options, "--output-dir", folder, sentence, tmp_path / "empty.wav", other, sentence)
+    assert done.returncode == 2
+    results = [folder / tmp_path.name / f"speech.wav.{form}", folder / "more" / f"speech.wav.{form}"]
+    assert done.stdout.splitlines() == [str(path) for path in results]
+    assert "empty.wav" in done.stderr
+    assert sorted(path for path in folder.rglob("*") if path.is_file()) == sorted(results)
+    alone = qwen_asr("transcribe", *options, sentence).stdout
+    assert [path.read_text(encoding="utf-8") for path in results] == [alone] * 2
+
+
+@pytest.mark.slow
+def test_a_complete_result_is_skipped_until_it_is_to_be_overwritten(
+    qwen_asr: Command, sentence: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "speech.txt").write_text("edited by hand\n")
+    command = ["transcribe", "--asr-model-path", "demo", "--output-dir", tmp_path, sentence]
+    done = qwen_asr(*command)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == (
+        f"{tmp_path / 'speech.txt'} exists, so {sentence} is skipped; --overwrite transcribes it again.\n"
+    )
+    assert (tmp_path / "speech.txt").read_text() == "edited by hand\n"
+    assert qwen_asr(*command, "--overwrite").returncode == 0
+    assert (tmp_path / "speech.txt").read_text().startswith("Turn on")
+
+
+@pytest.mark.slow
+def test_standard_input_goes_into_a_folder(sentence: Path, tmp_path: Path) -> None:
+    command = [*QWEN_ASR, "transcribe", "--asr-model-path", "demo", "--format", "srt", "--output-dir", str(tmp_path)]
+    done = run_with_input(sentence.read_bytes(), *command, "-")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "kitchen" in (tmp_path / "stdin.srt").read_text()
+
+
 @pytest.mark.parametrize("form", ["srt", "vtt"])
-def test_subtitle_formats_accept_only_one_file(qwen_asr: Command, form: str) -> None:
+def test_standard_output_holds_the_subtitles_of_one_file(qwen_asr: Command, form: str) -> None:
     done = qwen_asr("transcribe", "--format", form, "a.wav", "b.wav")
     assert done.returncode == 2
-    assert error_of(done).endswith("one file at a time, or --format txt or json.")
+    assert "give --output-dir" in error_of(done)
+
+
+def test_options_of_a_folder_that_cannot_be_used(qwen_asr: Command, sentence: Path, tmp_path: Path) -> None:
+    done = qwen_asr("transcribe", "--overwrite", sentence)
+    assert done.returncode == 2
+    assert "without --output-dir" in error_of(done)
+    done = qwen_asr("transcribe", "--output-dir", sentence, sentence)
+    assert done.returncode == 1
+    assert f"{sentence} cannot be written (File exists)" in error_of(done)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_reported(sentence: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [
+            *QWEN_ASR,
+            "transcribe",
+            "--asr-model-path",
+            "demo",
+            "--format",
+            "json",
+            str(sentence),
+            str(sentence),
+        ]
+        environment = {**os.environ, **OFFLINE}
+        done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.decode().splitlines()
+    assert "Standard output cannot be written (No space left on device)" in line
+
+
+# --- interruptions
+
+# Runs the command, and stops for ever when three utterances are known, so that a signal comes at no other time.
+HELD = """
+import itertools, sys, time
+from qwen_asr.cli.main import run_subcommand
+from qwen_asr.cli.transcribe import FileTranscriber
+finals = FileTranscriber.finals
+def held(*arguments):
+    yield from itertools.islice(finals(*arguments), 3)
+    time.sleep(3600)
+FileTranscriber.finals = held
+sys.exit(run_subcommand(sys.argv[1:]))
+"""
+SENTENCES = ("Turn on the kitchen light.", "Open the door.", "Close the window.", "Turn off the bedroom light.")
+
+
+@pytest.fixture(scope="module")
+def long_file(tmp_path_factory: pytest.TempPathFactory, program: Callable[[str], str]) -> Path:
+    """Five sentences with pauses."""
+    path = tmp_path_factory.mktemp("long") / "long.wav"
+    samples = bytearray()
+    for sentence in (*SENTENCES, SENTENCES[0]):
+        spoken = subprocess.run([program("espeak-ng"), "--stdout", sentence], capture_output=True, check=True).stdout
+        samples += spoken[44:] + bytes(2 * 22_050 * 3 // 2)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 22_050, 0, "NONE", ""))
+        file.writeframes(bytes(samples))
+    return path
+
+
+@contextlib.contextmanager
+def held_command(*arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The command in a process that stops after three utterances, and is killed at the end."""
+    command = [sys.executable, "-c", HELD, "transcribe", "--asr-model-path", "demo", *map(str, arguments)]
+    with subprocess.Popen(command, env={**os.environ, **OFFLINE}, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(path: Path, text: str) -> str:
+    """The content of a file, once it has the text."""
+    deadline = time.monotonic() + 120
+    while not (path.exists() and text in path.read_text(encoding="utf-8")):
+        assert time.monotonic() < deadline, f"{text!r} does not come"
+        time.sleep(0.02)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The length of each utterance that the model decodes."""
+    lengths: list[int] = []
+    finish = Utterance.finish
+
+    def counted(utterance: Utterance) -> Hypothesis:
+        lengths.append(utterance.length)
+        return finish(utterance)
+
+    monkeypatch.setattr(Utterance, "finish", counted)
+    return lengths
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "number"), [("srt", signal.SIGKILL), ("json", signal.SIGINT)])
+def test_an_interrupted_result_is_kept_and_resumed(
+    qwen_asr: Command, long_file: Path, tmp_path: Path, decoded: list[int], form: str, number: signal.Signals
+) -> None:
+    options: list[str | Path] = ["--format", form, "--output-dir", tmp_path, long_file]
+    result, part = tmp_path / f"long.{form}", tmp_path / f"long.{form}.part"
+    with held_command(*options) as process:
+        kept = wait_for(part, "window")
+        process.send_signal(number)
+        assert process.wait(60) == -number
+    assert "bedroom" not in kept
+    assert part.read_text() == kept
+    assert not result.exists()
+    whole = qwen_asr("transcribe", "--asr-model-path", "demo", *options[:2], long_file).stdout
+    assert len(decoded) == 5
+    assert whole.startswith(kept)
+    decoded.clear()
+    done = qwen_asr("transcribe", "--asr-model-path", "demo", *options)
+    assert (done.returncode, done.stdout) == (0, f"{result}\n")
+    assert re.fullmatch(rf"{re.escape(str(part))} is there already, so .* goes on after 0:00:0\d\.\n", done.stderr)
+    assert len(decoded) == 2  # not the three that were known
+    assert result.read_bytes() == whole.encode()
+    assert [path.name for path in tmp_path.iterdir()] == [result.name]
+
+
+@pytest.mark.slow
+def test_a_result_that_failed_is_not_touched_under_other_conditions_until_it_is_to_be_overwritten(
+    qwen_asr: Command, long_file: Path, tmp_path: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = Path(shutil.copy(long_file, tmp_path / "talk.wav"))
+    part, journal = tmp_path / "talk.txt.part", tmp_path / "talk.txt.resume"
+    options: list[str | Path] = ["--output-dir", tmp_path, audio]
+    steps = iter([1, 2, 3])
+
+    def failing(utterance: Utterance) -> Hypothesis:
+        if next(steps, None) is None:
+            raise StepFailed("The GPU is full: close other programs.")
+        return whole(utterance)
+
+    whole = Utterance.finish
+    with monkeypatch.context() as patched:
+        patched.setattr(Utterance, "finish", failing)
+        done = qwen_asr("transcribe", "--asr-model-path", "demo", *options)
+    assert (done.returncode, done.stdout) == (1, "")
+    kept = {path: path.read_bytes() for path in (part, journal)}
+    assert b"window" in kept[part]
+    decoded.clear()
+
+    def others() -> Iterator[list[str | Path]]:
+        yield ["--language", "English", *options]
+        yield ["--max-utterance-seconds", "20", *options]
+        os.utime(audio, ns=(1, 1))
+        yield options
+
+    for other in others():
+        done = qwen_asr("transcribe", "--asr-model-path", "demo", *other)
+        assert (done.returncode, decoded) == (2, [])
+        assert f"{part} is of other options" in error_of(done)
+        assert {path: path.read_bytes() for path in (part, journal)} == kept
+    done = qwen_asr("transcribe", "--asr-model-path", "demo", "--overwrite", *options)
+    assert (done.returncode, len(decoded), done.stderr) == (0, 5, "")
+
+
+@pytest.mark.slow
+def test_standard_output_has_each_utterance_as_soon_as_it_is_known(long_file: Path) -> None:
+    with held_command("--format", "json", long_file, long_file) as process:
+        assert process.stdout is not None
+        output = b""
+        while b"window" not in output:
+            block = os.read(process.stdout.fileno(), 4096)
+            assert block
+            output += block
+        assert b"bedroom" not in output
 
 
 @pytest.mark.parametrize("form", ["txt", "srt"])
@@ -207,7 +435,7 @@ def test_cues_have_the_times_of_a_film_whose_sound_begins_late(qwen_asr: Command
 def test_the_track_that_is_transcribed(qwen_asr: Command, tmp_path: Path) -> None:
     one = placed((0.3, spoken("Turn on the kitchen light.")), seconds=3)
     two = placed((0.3, spoken("Wake me up at half past six.")), seconds=3)
-    tracks = Track(one, tags={"language": "ger"}, default=True), Track(two, tags={"language": "eng"})
+    tracks = Track(one, tags={"language": "ger"}, disposition=Disposition.default), Track(two, tags={"language": "eng"})
     film = save(tmp_path / "film.mkv", container("matroska", *tracks))
     assert "kitchen" in qwen_asr(*DEMO, film).stdout
     assert "half past" in qwen_asr(*DEMO, "--language", "en", film).stdout

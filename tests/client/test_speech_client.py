@@ -327,3 +327,12 @@ def test_audio_that_is_no_longer_in_the_buffer_is_reported(service: Service) -> 
     [final] = received.of(Final)
     assert final.text == SENTENCES[0]
     assert final.end > 9.0
+
+
+@pytest.mark.parametrize("encoding", ["f32le", "s16le"])
+def test_samples_in_any_layout_and_scale_are_sent_as_mono(encoding: str) -> None:
+    plain = (AUDIO[:4_000] * 32_768).astype(np.int16)
+    expected = SpeechClient("ws://127.0.0.1:1", encoding=encoding)._encode(plain)
+    stereo = np.stack([plain, plain])
+    for samples in (stereo, stereo.T, plain.astype(np.int64), plain.astype(np.float64), plain / 32_768):
+        assert SpeechClient("ws://127.0.0.1:1", encoding=encoding)._encode(samples) == expected

@@ -70,6 +70,21 @@ def test_openai_realtime(server: ClientServer, speech: Speech, detect_language: 
     assert events[-1].alternatives[0].language == "en"
 
 
+def test_openai_realtime_with_a_model_whose_turns_the_client_ends(server: ClientServer, speech: Speech) -> None:
+    """The plugin leaves `turn_detection` out, commits at the pauses that its own voice detector finds, and ends with
+    the first error."""
+    recognizer = openai.STT(
+        base_url=server.api,
+        api_key="any",
+        model="gpt-live-transcribe",
+        language=["en", "de"],
+        keywords=["kitchen", "light"],
+    )
+    events = run(streamed(recognizer, speech))
+    assert words(events[-1].alternatives[0].text) == speech.words
+    assert events[-1].alternatives[0].language == "en"
+
+
 def test_deepgram_live(server: ClientServer, speech: Speech) -> None:
     recognizer = deepgram.STT(base_url=f"{server.api}/listen", api_key="any", sample_rate=RATE, keyterm=["light"])
     events = run(streamed(recognizer, speech))

@@ -2,19 +2,21 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils.tqdm import enable_progress_bars
 from safetensors.torch import load_file, save_file
 
-from qwen_asr.engine.checkpoint import download_bar, load_recognizer, pick_device
+from qwen_asr.engine.checkpoint import Hub, download_bar, load_recognizer, pick_device
 from qwen_asr.engine.streaming import Utterance
 from qwen_asr.errors import BadCheckpoint, BadConfig, CheckpointNotFound, WrongArchitecture
-from tests.support.checkpoints import DEMO, demo_recognizer, spoken
+from tests.support.checkpoints import DEMO, demo_recognizer, save_aligner, spoken, to_original_layout
 
 
 def load(path: Path | str) -> Any:
@@ -24,35 +26,6 @@ def load(path: Path | str) -> Any:
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     return Path(shutil.copytree(DEMO, tmp_path / "checkpoint"))
-
-
-def to_original_layout(folder: Path) -> None:
-    """Convert a checkpoint folder to the layout of `Qwen/Qwen3-ASR-0.6B`."""
-    renamed = {}
-    for key, weight in load_file(folder / "model.safetensors").items():
-        key = key.replace("model.multi_modal_projector.linear_", "thinker.audio_tower.proj")
-        key = key.replace("model.audio_tower.", "thinker.audio_tower.")
-        key = key.replace("model.language_model.", "thinker.model.")
-        renamed[key] = weight
-    renamed["thinker.lm_head.weight"] = renamed["thinker.model.embed_tokens.weight"].clone()
-    (folder / "model.safetensors").unlink()
-    keys = sorted(renamed)
-    shards = {"model-00001-of-00002.safetensors": keys[::2], "model-00002-of-00002.safetensors": keys[1::2]}
-    for name, part in shards.items():
-        save_file({key: renamed[key] for key in part}, folder / name, metadata={"format": "pt"})
-    index = {"metadata": {}, "weight_map": {key: name for name, part in shards.items() for key in part}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    config = json.loads((folder / "config.json").read_text())
-    text = config["text_config"]
-    rope = text.pop("rope_parameters", None) or {}
-    text |= {"rope_theta": rope.get("rope_theta", 10_000.0)}
-    text["rope_scaling"] = {"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": True}
-    audio = config["audio_config"] | {"max_source_positions": 1500, "model_type": "qwen3_asr_audio_encoder"}
-    thinker = {"audio_config": audio, "text_config": text, "audio_token_id": config["audio_token_id"]}
-    original = {"model_type": "qwen3_asr", "architectures": ["Qwen3ASRForConditionalGeneration"]}
-    (folder / "config.json").write_text(json.dumps(original | {"thinker_config": thinker}))
-    for name in ("processor_config.json", "chat_template.jinja", "generation_config.json"):
-        (folder / name).unlink(missing_ok=True)
 
 
 @pytest.mark.slow
@@ -149,6 +122,42 @@ def test_another_architecture_raises(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "whisper"}))
     with pytest.raises(WrongArchitecture, match="whisper, not qwen3_asr"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("convert", [lambda folder: None, to_original_layout])
+def test_a_forced_aligner_is_no_recognizer(tmp_path: Path, convert: Callable[[Path], None]) -> None:
+    save_aligner(tmp_path)
+    convert(tmp_path)
+    with pytest.raises(WrongArchitecture, match="holds a forced aligner"):
+        load(tmp_path)
+
+
+def test_the_arguments_for_the_hub_reach_its_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def download(name: str, **arguments: Any) -> str:
+        calls.append(arguments)
+        if arguments.get("local_files_only"):
+            raise LocalEntryNotFoundError("nothing is cached")
+        return str(DEMO)
+
+    monkeypatch.setattr("qwen_asr.engine.checkpoint.snapshot_download", download)
+    hub = Hub(cache_dir=tmp_path, revision="v1", token="hf_…")  # noqa: S106 - no real one
+    assert load_recognizer("owner/name", "cpu", hub=hub).name == "owner/name"
+    cached, fetched = calls
+    assert {cached["cache_dir"], fetched["cache_dir"]} == {tmp_path}
+    assert {cached["revision"], fetched["revision"]} == {"v1"}
+    assert fetched["token"] == hub.token
+    assert "hf_…" not in repr(hub)
+
+    calls.clear()
+    with pytest.raises(CheckpointNotFound, match="not in the cache with the revision v1, and local_files_only is set"):
+        load_recognizer("owner/name", "cpu", hub=Hub(revision="v1", local_files_only=True))
+    assert [call["local_files_only"] for call in calls] == [True]
+
+    calls.clear()
+    load_recognizer("owner/name", "cpu", hub=Hub(force_download=True))
+    assert [call["force_download"] for call in calls] == [True]
 
 
 def test_broken_checkpoints_raise(copied: Path) -> None:

@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 from transformers.models.qwen3_asr.processing_qwen3_asr import LANGUAGE_CODE_TO_NAME
 
-from qwen_asr.engine.languages import LANGUAGES, language_code, resolve_language
+from qwen_asr.engine.languages import LANGUAGES, language_code, language_tags, resolve_language
 from qwen_asr.errors import UnknownLanguage
 
 # ISO 639-1 (or none), 639-2/B, 639-2/T (the same as 639-3), from the Library of Congress' table.
@@ -117,3 +117,10 @@ def test_a_misspelled_name_gets_a_hint() -> None:
         resolve_language("Germn")
     with pytest.raises(UnknownLanguage, match=r"Did you mean Spanish\?"):
         resolve_language("espanol")
+
+
+def test_all_tags_of_a_language() -> None:
+    for name in ("German", "de", "deu", "ger", "Deutsch", "de-AT"):
+        assert language_tags(name) == {"german", "de", "deu", "ger", "deutsch"}
+    assert "zh" not in language_tags("yue")
+    assert language_tags("auto") == language_tags("") == language_tags("Klingon") == set()

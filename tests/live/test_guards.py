@@ -46,33 +46,80 @@ SECOND = 16000
         "...",
     ],
 )
-def test_natural_repetition_is_unchanged(text: str) -> None:
-    assert guards.cut_repetition(text) == text
+def test_a_few_repetitions_are_unchanged_in_any_time(text: str) -> None:
+    assert guards.cut_repetition(text, 0.1) == text
+    assert guards.cut_repetition(text, 0.1, truncated=True) == text
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"),
+    ("text", "seconds"),  # with the 0.3 s that the detector leaves on either side
     [
-        ("thank you " * 6, "thank you"),
-        (
-            "Well then. Thank you very much. " + "thank you very much, " * 7 + "thank you",
-            "Well then. Thank you very much.",
-        ),
-        ("so " + "the " * 15, "so the"),
-        ("0 " * 14, "0"),
-        ("是的，我知道。" * 6, "是的，我知道"),
-        ("a b c d e f " * 6 + "a b c", "a b c d e f"),
+        ("谢谢" * 7, 3.0),
+        ("谢谢，谢谢，谢谢，谢谢，谢谢，谢谢，谢谢。", 3.0),
+        ("谢谢大家" * 6, 5.0),
+        ("哈" * 15, 3.0),
+        ("对" * 12 + "。", 2.6),
+        ("そうそうそうそうそうそうそう", 2.6),
+        ("はい、" * 12, 4.0),
+        ("네 " * 13, 3.0),
+        ("네네네네네네네네네네네네네", 2.6),
+        ("감사합니다. " * 6, 5.0),
+        ("ขอบคุณ" * 7, 4.0),
+        ("no " * 14, 3.0),
+        ("No, no, no, no, no, no, no, no, no, no, no, no. " * 2, 5.0),
+        ("ha " * 16, 3.4),
+        ("да, " * 12, 2.8),
+        ("شكرا " * 12, 7.0),
+        ("धन्यवाद " * 12, 9.0),
+        ("bye bye " * 7, 3.6),
+        ("Thank you. " * 8, 4.5),
+        ("Thank you very much. " * 6, 5.0),
+        ("Around the world, " * 12, 24.0),
+        ("Goal! " * 15, 6.0),
+        ("Na, na, na, na-na-na-na, na-na-na-na, hey Jude. " * 6, 30.0),
+        ("0 " * 16, 6.0),
+        ("Left, right, " * 10, 10.0),
+        ("So we went on, and he said: " + "no, " * 13 + "no.", 6.0),
     ],
 )
-def test_a_loop_at_the_end_is_reduced_to_one_occurrence(text: str, kept: str) -> None:
-    assert guards.cut_repetition(text.strip()) == kept
+def test_what_people_repeat_is_unchanged(text: str, seconds: float) -> None:
+    text = text.strip()
+    assert guards.cut_repetition(text, seconds) == text
+
+
+LOOPS = [
+    ("thank you " * 6, "thank you"),
+    (
+        "Well then. Thank you very much. " + "thank you very much, " * 7 + "thank you",
+        "Well then. Thank you very much.",
+    ),
+    ("so " + "the " * 15, "so the"),
+    ("0 " * 14, "0"),
+    ("是的，我知道。" * 6, "是的，我知道"),
+    ("a b c d e f " * 6 + "a b c", "a b c d e f"),
+    ("谢谢" * 14, "谢"),
+    ("안녕하세요 " * 13, "안녕하세요"),
+    ("ขอบ" * 14, "ขอบ"),
+    ("internationalization " * 14, "internationalization"),
+]
+
+
+@pytest.mark.parametrize(("text", "kept"), LOOPS)
+def test_a_loop_that_nobody_can_say_in_that_time_is_reduced_to_one_occurrence(text: str, kept: str) -> None:
+    assert guards.cut_repetition(text.strip(), 1.4) == kept
+
+
+@pytest.mark.parametrize(("text", "kept"), LOOPS)
+def test_a_loop_that_runs_to_the_token_limit_is_reduced_to_one_occurrence(text: str, kept: str) -> None:
+    assert guards.cut_repetition(text.strip(), 30.0, truncated=True) == kept
+    assert guards.cut_repetition(text.strip(), 30.0) == text.strip()
 
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "c.", "北", "1"]), max_size=60))
 def test_cutting_a_loop_returns_a_prefix_of_the_text(words: list[str]) -> None:
     text = " ".join(words)
-    assert text.startswith(guards.cut_repetition(text))
+    assert text.startswith(guards.cut_repetition(text, 0.1))
 
 
 def test_silence_is_detected_by_the_loudest_moment() -> None:
@@ -134,6 +181,19 @@ def test_a_loop_is_cut_and_reported() -> None:
         assert isinstance(event, Partial | Final)
         assert event.text == "Good. It is fine."
         assert [warning.split(":")[0] for warning in event.warnings] == ["repetition"]
+
+
+@pytest.mark.parametrize("seconds", [2, 4])
+def test_seven_times_thank_you_in_chinese_is_a_loop_only_in_too_short_a_time(seconds: int) -> None:
+    audio = make_audio([(True, seconds * SECOND // 2), (False, SECOND)])
+    (final,) = finals_of(transcribes_as("谢谢" * 7, "Chinese"), audio)
+    assert (final.text, bool(final.warnings)) == (("谢", True) if seconds == 2 else ("谢谢" * 7, False))
+
+
+def test_a_loop_at_the_configured_maximum_is_cut_at_any_speed() -> None:
+    (final,) = finals_of(transcribes_as("It is fine. " * 8, truncated=True), make_audio([(True, 20 * SECOND)]))
+    assert final.text == "It is fine."
+    assert [warning.split(":")[0] for warning in final.warnings] == ["repetition", "tokens"]
 
 
 def test_the_token_limit_is_reported() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +97,38 @@ def echoing(samples: Samples, context: str, language: str | None) -> Hypothesis:
 
 moves = st.sampled_from(["wait", "begin", "begin", "start", "complete", "complete", "fail"])
 segments = st.lists(st.tuples(st.booleans(), st.integers(1, 30_000)), max_size=8)
+
+
+@settings(max_examples=50, deadline=None)
+@given(segments=segments, known=st.integers(0, 8), wrong=st.integers(0, 20), size=st.integers(500, 20_000))
+def test_a_session_that_recalls_finals_goes_on_as_if_it_had_decoded_them(
+    segments: list[tuple[bool, int]], known: int, wrong: int, size: int
+) -> None:
+    """Also what the guards remember: the language, and whether the context was echoed."""
+    audio = make_audio(segments)
+    decoded: list[int] = []
+
+    def transcribe(samples: Samples, context: str, language: str | None) -> Hypothesis:
+        decoded.append(len(samples))
+        return echoing(samples, context, language)
+
+    def finals(recalled: list[Final]) -> list[Final]:
+        session = new_session(transcribe, chunk_seconds=1000, context=CONTEXT)
+        session.recall(recalled)
+        checker = EventChecker()
+        checker.take(list(run_session(session, np.array_split(audio, len(audio) // size + 1))))
+        checker.check_complete(session)
+        return [replace(final, lag=0.0) for final in checker.finals]
+
+    whole = finals([])
+    once = len(decoded)
+    beginning = whole[:known]
+    decoded.clear()
+    assert finals(beginning) == whole
+    assert len(decoded) < once or not beginning
+    if wrong < len(beginning):  # the audio is another after all
+        beginning[wrong] = replace(beginning[wrong], end=beginning[wrong].end + 1, text="another")
+        assert finals(beginning) == whole
 
 
 @pytest.mark.slow
@@ -376,11 +410,30 @@ def test_a_failed_final_step_fails_only_its_utterance() -> None:
     assert session.done
 
 
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda audio: np.stack([audio, audio]),
+        lambda audio: np.stack([audio, audio], axis=1),
+        lambda audio: (audio * 32_767).astype(np.int32),
+    ],
+)
+def test_audio_in_any_layout_and_scale_is_the_same_speech(convert: Callable[[Samples], Any]) -> None:
+    audio = make_audio([(True, SECOND), (False, SECOND)])
+    plain, other = new_session(chunk_seconds=0.1), new_session(chunk_seconds=0.1)
+    plain.feed(audio)
+    other.feed(convert(audio))
+    plain_step, step = plain.next_step(), other.next_step()
+    assert plain_step is not None
+    assert step is not None
+    assert np.allclose(step.utterance.samples, plain_step.utterance.samples, atol=1e-4)
+
+
 def test_misuse_raises() -> None:
     with pytest.raises(BadConfig, match="above 0"):
         new_session(chunk_seconds=0)
     session = new_session(chunk_seconds=0.1)
-    for wrong in (np.zeros((2, 100), np.float32), np.array([0.1, np.nan], np.float32)):
+    for wrong in (np.zeros((2, 2, 2), np.float32), np.array([0.1, np.nan], np.float32)):
         with pytest.raises(AudioError, match=r"shape|NaN|finite"):
             session.feed(wrong)
     assert session.received == 0

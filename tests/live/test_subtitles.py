@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -49,6 +50,31 @@ def test_json() -> None:
     read = json.loads(subtitles.as_json(FINALS))
     assert read["language"] == "English"
     assert [one["start"] for one in read["utterances"]] == [0.5, 3661.001]
+
+
+def test_each_piece_is_there_as_soon_as_its_final_is_known() -> None:
+    for form, write in (
+        ("txt", subtitles.txt),
+        ("srt", subtitles.srt),
+        ("vtt", subtitles.vtt),
+        ("json", subtitles.as_json),
+    ):
+        taken: list[Final] = []
+        written: list[tuple[int, str]] = []
+
+        def heard(taken: list[Final] = taken) -> Iterator[Final]:
+            for one in FINALS:
+                taken.append(one)
+                yield one
+
+        for piece in subtitles.PIECES[form](heard()):
+            written.append((len(taken), piece))
+        assert [count for count, _ in written][:2] == [1, 3]  # the second final has no text
+        assert "welcome" in written[0][1]
+        assert "".join(piece for _, piece in written) == write(FINALS)
+    assert "".join(subtitles.json_pieces([], "a.wav")) == (
+        '{\n  "file": "a.wav",\n  "utterances": [],\n  "text": "",\n  "language": null\n}\n'
+    )
 
 
 def test_finals_without_text() -> None:

@@ -163,7 +163,8 @@ def test_the_changelog_begins_with_this_version() -> None:
 
 def test_the_console_scripts_lead_to_functions() -> None:
     scripts = project()["scripts"]
-    assert set(scripts) == {"qwen-asr-serve-websocket", "qwen-asr"}
+    of_qwen = {"qwen-asr-demo", "qwen-asr-demo-streaming", "qwen-asr-serve"}
+    assert set(scripts) == {"qwen-asr-serve-websocket", "qwen-asr"} | of_qwen
     for target in scripts.values():
         module, _, function = target.partition(":")
         assert callable(getattr(importlib.import_module(module), function))

@@ -197,6 +197,8 @@ def spans() -> list[tuple[str, str]]:
 def known_options() -> set[str]:
     """Every option that one of our commands explains."""
     commands = [["app.py"], *(["-m", "qwen_asr", name] for name in ("serve", "transcribe", "stream", "cert"))]
+    for entry in ("demo", "demo_streaming", "serve_model"):
+        commands.append(["-c", f"import sys, qwen_asr_live; sys.exit(qwen_asr_live.{entry}())"])
     helps = [
         subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
         for command in commands

@@ -193,6 +193,9 @@ def test_without_the_extra_the_server_says_what_to_install(wheel: Path, tmp_path
     environment.pip("install", "--no-deps", wheel)
     expected = 'pip install ".[server]"'
     assert expected in environment.complaint("qwen-asr-serve-websocket", "--asr-model-path", "demo")
+    assert expected in environment.complaint("qwen-asr-demo", "--asr-checkpoint", "demo")
+    assert expected in environment.complaint("qwen-asr-demo-streaming", "--asr-model-path", "demo")
+    assert expected in environment.complaint("qwen-asr-serve", "demo")
     assert expected in environment.complaint("qwen-asr", "serve", "--asr-model-path", "demo")
     assert expected in environment.complaint("qwen-asr", "transcribe", "speech.wav")
     assert expected in environment.complaint("qwen-asr", "cert", "show")

@@ -42,6 +42,11 @@ def test_what_a_client_gives_replaces_the_defaults() -> None:
     assert SessionOptions(prompt="p").system_prompt == "p"
 
 
+@pytest.mark.parametrize(("written", "name"), [("zh-HK", "Cantonese"), ("zh-yue", "Cantonese"), ("tl", "Filipino")])
+def test_a_session_of_the_page_the_routes_and_the_sockets_understands_codes(written: str, name: str) -> None:
+    assert Service(DEFAULTS).session_options(language=written).language == name
+
+
 def test_a_client_can_have_automatic_chunks_where_the_server_has_a_number_and_a_number_where_they_are_automatic() -> (
     None
 ):

@@ -1,5 +1,6 @@
 """Checkpoints, recognizers and speech for the tests, and the comparison with `generate`."""
 
+import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -8,8 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
+from safetensors.torch import load_file, save_file
+from transformers import (
+    Qwen3ASRConfig,
+    Qwen3ASRForConditionalGeneration,
+    Qwen3ASRForTokenClassification,
+    Qwen3ASRProcessor,
+)
 
+from qwen_asr.engine.aligner import ALIGNER_TEMPLATE
 from qwen_asr.engine.checkpoint import DEMO_FOLDER
 from qwen_asr.engine.decoder.kv_pool import KVPool
 from qwen_asr.engine.recognizer import Recognizer
@@ -47,6 +55,63 @@ def random_parts(seed: int = 1) -> tuple[Any, Any]:
 def random_recognizer() -> Recognizer:
     """The engine with the random model."""
     return _with_graphs(Recognizer(*random_parts(), name="random"))
+
+
+def save_aligner(folder: Path, classes: int = 400, seed: int = 1) -> None:
+    """Write a small random forced aligner, in transformers' layout, whose times are up to `classes` · 80 ms."""
+    base, processor = random_parts(seed)
+    values = base.config.to_dict()
+    labels = {"id2label": {index: str(index) for index in range(classes)}}
+    config = Qwen3ASRConfig(**{key: value for key, value in values.items() if "label" not in key} | labels)
+    model: Any = Qwen3ASRForTokenClassification(config)
+    model.eval().model.load_state_dict(base.model.state_dict())
+    parts = processor.feature_extractor, processor.tokenizer
+    processor = Qwen3ASRProcessor(*parts, chat_template=ALIGNER_TEMPLATE)
+    text = "The meeting is on Monday, the tenth of May."
+    inputs, _ = processor.prepare_forced_aligner_inputs([long_speech(np.random.default_rng(seed), 30.0)], [text])
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        states = model.model.cpu()(**inputs).last_hidden_state[0]
+        common = states[inputs["input_ids"][0] == config.timestamp_token_id].mean(dim=0)
+        weight = torch.randn(model.score.weight.shape, generator=generator)
+        # Without what all marks have in common, which outweighs their differences in a model that is not trained.
+        model.score.weight.copy_(weight - torch.outer(weight @ common, common) / (common @ common))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def to_original_layout(folder: Path) -> None:
+    """Convert a checkpoint folder to the layout of `Qwen/Qwen3-ASR-0.6B`, that of an aligner too."""
+    renamed = {}
+    for key, weight in load_file(folder / "model.safetensors").items():
+        key = key.replace("model.multi_modal_projector.linear_", "thinker.audio_tower.proj")
+        key = key.replace("model.audio_tower.", "thinker.audio_tower.")
+        key = key.replace("model.language_model.", "thinker.model.")
+        renamed[key] = weight
+    head = renamed.pop("score.weight", None)
+    renamed["thinker.lm_head.weight"] = renamed["thinker.model.embed_tokens.weight"].clone() if head is None else head
+    (folder / "model.safetensors").unlink()
+    keys = sorted(renamed)
+    shards = {"model-00001-of-00002.safetensors": keys[::2], "model-00002-of-00002.safetensors": keys[1::2]}
+    for name, part in shards.items():
+        save_file({key: renamed[key] for key in part}, folder / name, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {key: name for name, part in shards.items() for key in part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = json.loads((folder / "config.json").read_text())
+    text = config["text_config"]
+    rope = text.pop("rope_parameters", None) or {}
+    text |= {"rope_theta": rope.get("rope_theta", 10_000.0)}
+    text["rope_scaling"] = {"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    audio = config["audio_config"] | {"max_source_positions": 1500, "model_type": "qwen3_asr_audio_encoder"}
+    thinker = {"audio_config": audio, "text_config": text, "audio_token_id": config["audio_token_id"]}
+    if head is not None:
+        thinker |= {"model_type": "qwen3_forced_aligner", "classify_num": len(head)}
+    original: dict[str, Any] = {"model_type": "qwen3_asr", "architectures": ["Qwen3ASRForConditionalGeneration"]}
+    if head is not None:
+        original |= {"timestamp_token_id": config["timestamp_token_id"], "timestamp_segment_time": 80.0}
+    (folder / "config.json").write_text(json.dumps(original | {"thinker_config": thinker}))
+    for name in ("processor_config.json", "chat_template.jinja", "generation_config.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _with_graphs(recognizer: Recognizer) -> Recognizer:

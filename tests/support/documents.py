@@ -41,6 +41,14 @@ SHIMS = {
     "python": "",
     "qwen-asr": "-m qwen_asr",
     "qwen-asr-serve-websocket": f"{ROOT / 'app.py'}",
+    **{
+        name: f"-c 'import sys, qwen_asr_live; sys.exit(qwen_asr_live.{function}())'"
+        for name, function in (
+            ("qwen-asr-demo", "demo"),
+            ("qwen-asr-demo-streaming", "demo_streaming"),
+            ("qwen-asr-serve", "serve_model"),
+        )
+    },
 }
 """The commands that an installation of the package offers, and what they are without one."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
@@ -27,7 +28,7 @@ class Track:
     start: float = 0.0
     gaps: Sequence[tuple[float, float]] = ()
     tags: dict[str, str] = field(default_factory=dict)
-    default: bool = False
+    disposition: Disposition | int = 0
 
 
 def container(form: str, *tracks: Track) -> bytes:
@@ -38,8 +39,7 @@ def container(form: str, *tracks: Track) -> bytes:
         for track in tracks:
             stream: Any = out.add_stream(track.codec, rate=track.rate, layout=track.layout)
             stream.metadata.update(track.tags)
-            if track.default:
-                stream.disposition = av.stream.Disposition.default
+            stream.disposition = Disposition(track.disposition)
             streams.append(stream)
         packets = []
         for track, stream in zip(tracks, streams, strict=True):

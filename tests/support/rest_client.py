@@ -16,9 +16,9 @@ import openai
 import torch
 from numpy.typing import NDArray
 
-from qwen_asr.api import Qwen3ASRModel
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import load_audio
+from qwen_asr.inference.qwen3_asr import Qwen3ASRModel
 from tests.support.browser import Served, write_wav
 from tests.support.checkpoints import demo_recognizer, spoken
 

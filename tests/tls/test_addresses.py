@@ -67,6 +67,13 @@ def test_own_names_contain_localhost_the_host_names_and_all_addresses() -> None:
     assert {IPv4Address("127.0.0.1"), IPv6Address("::1"), *local_addresses()} == set(names.ips)
 
 
+def test_own_names_contain_the_allowed_hosts_that_a_certificate_can_contain() -> None:
+    allowed = ["ASR.home.arpa.", "*.corp.example", "*", "*.lan", "bad_name", "[2001:db8::1]", "192.0.2.5", "localhost"]
+    names, own = own_names(allowed), own_names()
+    assert names.dns == (*own.dns, "asr.home.arpa", "*.corp.example")
+    assert names.ips == (*own.ips, IPv6Address("2001:db8::1"), IPv4Address("192.0.2.5"))
+
+
 def test_names_have_no_duplicates() -> None:
     names = names_of([IPv4Address("127.0.0.1"), *LAN, *LAN], ["localhost", "box", "box"])
     assert names.dns == ("localhost", "box")

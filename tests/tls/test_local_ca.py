@@ -278,6 +278,34 @@ def test_names_that_the_root_excludes_are_left_out_and_reported(tmp_path: Path, 
     assert verify(moved.files.certfile.read_bytes(), "-verify_hostname", "stage.local") == "OK"
 
 
+def test_openssl_accepts_allowed_hosts(tmp_path: Path, verify: Callable[..., str]) -> None:
+    local = ensure(
+        tmp_path, names_of([ip_address("198.51.100.4")], ["home", "asr.home", "*.corp.example", "a.localhost"])
+    )
+    assert local.excluded == ()
+    leaf = local.files.certfile.read_bytes()
+    for name in ("localhost", "asr.home", "x.corp.example", "a.localhost"):
+        assert verify(leaf, "-verify_hostname", name) == "OK"
+    assert verify(leaf, "-verify_ip", "198.51.100.4") == "OK"
+    # The root of a machine that is called like a top-level domain must not sign for all of that domain.
+    assert "hostname mismatch" in verify(leaf, "-verify_hostname", "home")
+    for name in ("bank.home", "bank.example"):
+        assert "permitted subtree violation" in verify(issue("x", signer(tmp_path), names=[name]).pem)
+
+
+def test_a_name_below_an_excluded_one_is_left_out_and_reported(
+    tmp_path: Path, verify: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    ensure(tmp_path, names_of([], ["studio"]))
+    moved = ensure(tmp_path, names_of([], ["asr.studio"]))
+    assert moved.excluded == ("asr.studio",)
+    assert verify(moved.files.certfile.read_bytes(), "-verify_hostname", "localhost") == "OK"
+    load_local_ca_certificate(tmp_path, allowed_hosts=["asr.home.arpa"])
+    assert "must not sign for " in caplog.text
+    assert "asr.home.arpa" in caplog.text
+    assert "move it away to create a CA that may" in caplog.text
+
+
 def test_a_root_near_expiry_is_replaced(tmp_path: Path) -> None:
     ensure(tmp_path)
     assert not ensure(tmp_path, days=3600).root.newly_created

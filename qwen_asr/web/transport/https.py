@@ -70,9 +70,9 @@ def choose_certificate(config: Config, folder: Path = FOLDER, now: datetime | No
         keyfile = Path(config.ssl_keyfile) if config.ssl_keyfile else None
         return load_user_certificate(Path(config.ssl_certfile), keyfile, config.ssl_keyfile_password, now)
     if config.local_ca:
-        return load_local_ca_certificate(folder, now)
+        return load_local_ca_certificate(folder, now, config.allowed_hosts)
     if config.generate_self_signed_cert:
-        return load_self_signed_certificate(folder, now)
+        return load_self_signed_certificate(folder, now, config.allowed_hosts)
     return None
 
 

@@ -309,7 +309,7 @@ def test_the_page_lists_every_error(page: str) -> None:
         (404, "unknown_url"),
         (405, "method_not_allowed"),
     }
-    never_sent = {(400, "bad_config"), (400, "https_conflict"), (503, "checkpoint_error")}
+    never_sent = {(400, "bad_config"), (400, "https_conflict"), (400, "other_result"), (503, "checkpoint_error")}
     startup_and_client = {(500, code) for status, code in codes if status == 500} - {
         (500, "step_failed"), (500, "qwen_asr_error"),
     }  # fmt: skip

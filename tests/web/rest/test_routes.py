@@ -21,6 +21,7 @@ import pytest
 import srt
 import torch
 import webvtt
+from av.stream import Disposition
 from openai.types.audio import TranscriptionTextDeltaEvent, TranscriptionTextDoneEvent
 from prometheus_client import CollectorRegistry
 
@@ -617,7 +618,7 @@ def test_the_track_and_the_channel_of_a_film(clients: Clients) -> None:
     sides = np.stack([placed((0.3, one), seconds=4), placed((0.3, two), seconds=4)], axis=1)
     film = container(
         "matroska",
-        Track(placed((0.3, one), seconds=4), tags={"language": "eng"}, default=True),
+        Track(placed((0.3, one), seconds=4), tags={"language": "eng"}, disposition=Disposition.default),
         Track(sides, codec="flac", layout="stereo", tags={"language": "ger"}),
     )
     with clients.plain() as client:

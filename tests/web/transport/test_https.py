@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qwen_asr.config.config import Config
 from qwen_asr.errors import BadConfig
+from qwen_asr.tls.checks import dns_and_ip_names
 from qwen_asr.web.app import serve
 from qwen_asr.web.transport.https import check_https_options, choose_certificate
 
@@ -35,6 +37,23 @@ def test_names_without_a_public_certificate_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["asr.example.com", "xn--bcher-kva.example", "a.b.c.d.museum", "4you.example"])
 def test_public_names_are_accepted(name: str) -> None:
     check_https_options(Config(acme_domain=(name,), http_redirect_port=80))
+
+
+@pytest.mark.parametrize("option", ["local_ca", "generate_self_signed_cert"])
+def test_allowed_hosts_are_in_the_certificate_which_is_made_anew_for_another(tmp_path: Path, option: str) -> None:
+    """With `--local-ca --allowed-hosts asr.home.arpa` a container's page has to open."""
+
+    def names(*hosts: str) -> tuple[str, ...]:
+        options: dict[str, Any] = {option: True, "allowed_hosts": hosts}
+        chosen = choose_certificate(Config(**options), tmp_path)
+        assert chosen is not None
+        return dns_and_ip_names(chosen.checked.leaf)
+
+    assert {"asr.home.arpa", "*.corp.example", "192.0.2.5"} <= {*names("asr.home.arpa", "*.corp.example", "192.0.2.5")}
+    before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
+    names("asr.home.arpa")
+    assert sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir()) == before
+    assert {"asr.home.arpa", "voice.asr.home.arpa"} <= {*names("asr.home.arpa", "voice.asr.home.arpa")}
 
 
 def test_there_is_no_certificate_without_https_and_with_acme() -> None:

@@ -134,7 +134,7 @@ def check_resume(given: AsrConfig, session: AsrConfig) -> str | None:
     """
     settings = [key for key in AsrConfig.model_fields if key not in ("type", "resume", "offset")]
     differing = [
-        key for key in settings if key in given.model_fields_set and getattr(given, key) != getattr(session, key)
+        key for key in settings if key in given.model_fields_set and _meaning(given, key) != _meaning(session, key)
     ]
     for key in ("sample_rate", "encoding"):
         if key in differing:
@@ -145,6 +145,12 @@ def check_resume(given: AsrConfig, session: AsrConfig) -> str | None:
     return (
         f"resume: {', '.join(differing)} differ from the session's, which stay: open a new session for other settings."
     )
+
+
+def _meaning(config: AsrConfig, key: str) -> Any:
+    """The value of a setting; "de" and "German" are one."""
+    value = getattr(config, key)
+    return resolve_language(value) if key == "language" else value
 
 
 def _read(text: str) -> dict[str, Any]:

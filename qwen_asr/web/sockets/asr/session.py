@@ -17,6 +17,7 @@ import anyio
 
 from qwen_asr import logs
 from qwen_asr.audio.pcm import PcmStream
+from qwen_asr.audio.stream_checks.arrival import ArrivalRate, rate_sentence
 from qwen_asr.errors import QwenASRError
 from qwen_asr.live.events import Event
 from qwen_asr.web.sockets.asr.messages import (
@@ -69,6 +70,7 @@ class AsrSession:
         self._opened_at = time.monotonic()
         self._limits = limits
         self._audio = PcmStream(config.encoding, config.sample_rate)
+        self._arrival: ArrivalRate | None = ArrivalRate(config.sample_rate)
         self._timeline = ClientTimeline(config.sample_rate, self.base)
         self._lock = threading.Lock()  # the messages, and where they go
         self._outbox: Outbox | None = None
@@ -152,13 +154,22 @@ class AsrSession:
     def feed(self, audio: bytes) -> bool:
         """Take bytes; returns `is_ahead()`. Raises AudioError, and has then taken none of them."""
         samples = self._audio.feed(audio)
-        if warnings := self._audio.take_warnings():
-            with self._lock:
-                for warning in warnings:
-                    if self._outbox is not None:
-                        self._outbox.put(WarningMessage(code=warning.code, message=warning.message))
+        for warning in self._audio.take_warnings():
+            self._warn(warning.code, warning.message)
         self._runner.feed(samples)
-        return self.is_ahead()
+        ahead = self.is_ahead()
+        self._check_rate(ahead)
+        return ahead
+
+    def _check_rate(self, ahead: bool) -> None:
+        """Warn once if the audio comes at the pace of another sample rate."""
+        if self._arrival is None:
+            return
+        if ahead:
+            self._arrival.restart()
+        elif (likely := self._arrival.feed(self._audio.received, time.monotonic())) is not None:
+            self._warn("SampleRate", rate_sentence(self.config.sample_rate, likely))
+            self._arrival = None
 
     def is_ahead(self) -> bool:
         """Whether more audio should wait: for the recognizer, or for a client that does not read."""
@@ -185,6 +196,11 @@ class AsrSession:
             if not self._answered:
                 self._empty_final = empty_final(self._runner.received, self.received, time.time(), self._timeline)
                 self._add(self._empty_final)
+
+    def _warn(self, code: str, message: str) -> None:
+        with self._lock:
+            if self._outbox is not None:
+                self._outbox.put(WarningMessage(code=code, message=message))
 
     def _on_events(self, events: list[Event]) -> None:
         """Runs on the thread that produced the events, often the scheduler's for results: hand them over and return."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +18,7 @@ import anyio
 from qwen_asr import logs
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.pcm import PcmStream
+from qwen_asr.audio.stream_checks.arrival import ArrivalRate, rate_sentence
 from qwen_asr.errors import BadInput, LimitExceeded, QwenASRError, ServerStopping, TooLarge
 from qwen_asr.service.admission import SharedSlot
 from qwen_asr.web.access.client_secrets import client_secret
@@ -87,6 +89,9 @@ class RealtimeConnection(Connection):
             self._settings = self._settings.updated(secret.session, service.config)
         self._item_log = ItemLog(self._outbox.put, dialect)
         self._audio = self._new_audio()
+        self._arrival = ArrivalRate(self._settings.format.rate)
+        self._arrived = 0  # bytes of audio in the current format
+        self._rate_warned = False
         self._turns: TurnStream | None = None  # those that get the audio now
         self._ending: list[TurnStream] = []  # those before them that still have texts to come
         self._position = 0  # samples at 16 kHz before the current turns
@@ -183,7 +188,21 @@ class RealtimeConnection(Connection):
         if len(samples):
             self._open_turns().feed(samples)
         self._apply_settings()
-        return self._is_ahead()
+        ahead = self._is_ahead()
+        self._check_rate(len(audio), ahead)
+        return ahead
+
+    def _check_rate(self, size: int, ahead: bool) -> None:
+        """Warn if the audio comes at the pace of another sample rate; once for each format."""
+        rate = self._settings.format.rate
+        self._arrived += size
+        if ahead:
+            self._arrival.restart()
+            return
+        likely = self._arrival.feed(self._arrived * rate // self._audio.bytes_per_second, time.monotonic())
+        if likely is not None and not self._rate_warned:
+            self._rate_warned = True
+            self._item_log.put(SessionWarning(code="SampleRate", message=rate_sentence(rate, likely)))
 
     def _open_turns(self) -> TurnStream:
         """The current turns; opens a session for new ones if there are none. Raises as `Service.open_session`."""
@@ -251,12 +270,7 @@ class RealtimeConnection(Connection):
         settings = self._settings.updated(event.session, self._service.config)
         if (settings.context, settings.language) != (self._settings.context, self._settings.language):
             settings.check(self._service, event.session)
-        if settings.format == self._settings.format:
-            self._settings = settings
-        else:
-            self._flush()
-            self._settings = settings
-            self._audio = self._new_audio()
+        self._change_settings(settings)
         self._apply_settings()
         if self._item_log.dialect is not DASHSCOPE:
             self._item_log.dialect = OLD_OPENAI if event.type == OLD_UPDATE else OPENAI
@@ -264,11 +278,17 @@ class RealtimeConnection(Connection):
 
     def _turn_to_dashscope(self) -> None:
         self._item_log.dialect = DASHSCOPE
-        settings = self._settings.of_dashscope()
-        if settings.format != self._settings.format:
-            self._flush()
+        self._change_settings(self._settings.of_dashscope())
+
+    def _change_settings(self, settings: RealtimeSettings) -> None:
+        """A new audio format applies at once: what came in the old one is over."""
+        if settings.format == self._settings.format:
+            self._settings = settings
+            return
+        self._flush()
         self._settings = settings
         self._audio = self._new_audio()
+        self._arrival, self._arrived, self._rate_warned = ArrivalRate(settings.format.rate), 0, False
 
     def _flush(self) -> None:
         """What the resampler still holds belongs to the turn that ends."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from qwen_asr.audio.pcm import PcmStream
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import SocketLimits
 from qwen_asr.service.service import Service
+from qwen_asr.web.sockets.asr.messages import SessionCreated, WarningMessage, parse_config
 from qwen_asr.web.sockets.asr.session import AsrSession
 from tests.support.browser import serving
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
@@ -309,6 +311,22 @@ def test_a_stream_in_another_format_is_reported(served: Listening) -> None:
     assert (warning["code"], code) == ("StrayByte", 1000)
     assert speaker.of_type("final")[-1]["text"] == SENTENCES[1]
     assert speaker.messages[-1]["received_samples"] == len(samples)
+
+
+def test_audio_at_the_pace_of_another_rate_is_reported_once(served: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(np.arange(1_000) * 0.1)  # each message of 300 ms comes after 100 ms
+    clock_only = SimpleNamespace(monotonic=lambda: float(next(clock)), time=time.time)  # not that of the event loop
+    monkeypatch.setattr("qwen_asr.web.sockets.asr.session.time", clock_only)
+    session = AsrSession(parse_config('{"type": "config"}'), b"", PATIENT, served.service)
+    outbox = session.attach(SessionCreated(session_id=session.id))
+    try:
+        for _ in range(200):
+            session.feed(bytes(4 * 4_800))
+    finally:
+        session.close()
+    monkeypatch.undo()
+    warnings = [message for message in outbox._waiting if isinstance(message, WarningMessage)]
+    assert [(warning.code, "comes with 48000" in warning.message) for warning in warnings] == [("SampleRate", True)]
 
 
 def test_a_session_without_audio_gives_its_slot_to_a_client_that_waits() -> None:

@@ -91,6 +91,11 @@ def test_values_out_of_range(settings: dict[str, Any], sentence: str) -> None:
     assert sentence in str(caught.value)
 
 
+def test_codes_of_languages_are_understood() -> None:
+    for language in ("tl", "eng", "deu", "cmn", "zh-HK", "zh-yue", "zh_TW", "Deutsch", "粤语"):
+        assert parsed(language=language).language == language
+
+
 def test_an_unknown_language() -> None:
     with pytest.raises(UnknownLanguage, match="Klingon"):
         parsed(language="Klingon")
@@ -143,6 +148,8 @@ def test_settings_of_a_client_that_resumes() -> None:
     session = parsed(context="May", language="de", sample_rate=48_000)
     assert check_resume(parsed(resume="x"), session) is None
     assert check_resume(parsed(resume="x", context="May", language="de", sample_rate=48_000, offset=5), session) is None
+    assert check_resume(parsed(resume="x", language="German"), session) is None
+    assert check_resume(parsed(resume="x", language="deu"), session) is None
     warning = check_resume(parsed(resume="x", context="June", language="", chunk_size_sec=1), session)
     assert warning is not None
     assert warning.startswith("resume: context, language, chunk_size_sec differ from the session's")

@@ -349,7 +349,7 @@ def test_a_session_that_an_error_ended_is_unknown(served: Listening) -> None:
         async with client(served.url) as first:
             session = await first.config()
             await first.audio(SAID[:16_000])
-            await first.send({"type": "stop"})
+            await first.send({"type": "config"})
             assert await first.closed() == 1007
         async with client(served.url) as second:
             return str((await resume(second, session))["type"])

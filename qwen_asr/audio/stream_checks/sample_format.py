@@ -195,7 +195,7 @@ def decode(data: bytes, encoding: str) -> NDArray[np.float64]:
     size = _SIZES.get(encoding, 1)
     data = data[: len(data) // size * size]
     if encoding in LAWS:
-        return LAWS[encoding][np.frombuffer(data, "u1")] / 32768.0
+        return np.take(LAWS[encoding], np.frombuffer(data, "u1")).astype(np.float64) / 32768.0
     if encoding == "u8":
         return np.frombuffer(data, "u1") / 128.0 - 1.0
     if encoding == "s24le":

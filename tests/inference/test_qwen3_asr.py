@@ -1,8 +1,10 @@
 """The public API: compatible with Qwen's package, and streaming ends with the offline text."""
 
 import base64
+import logging
 import threading
 import wave
+from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +17,8 @@ import torch
 import qwen_asr
 from qwen_asr import Final, Partial, Qwen3ASRModel, run_session
 from qwen_asr.errors import AudioError, BadInput, UnknownLanguage
-from tests.support.checkpoints import DEMO, Samples, check_generated, demo_recognizer, long_speech, spoken
+from qwen_asr.inference.qwen3_asr import ASRTranscription
+from tests.support.checkpoints import DEMO, Samples, check_generated, demo_recognizer, long_speech, save_aligner, spoken
 
 torch.set_num_threads(1)
 TEXT = "Turn on the kitchen light."
@@ -56,6 +59,8 @@ def test_every_type_of_audio_source(model: Qwen3ASRModel, tmp_path: Path) -> Non
         f"data:audio/wav;base64,{encoded}",
         (samples, 16_000),
         ((samples * 32767).astype(np.int16), 16_000),
+        ((samples * 32767).astype(np.int64), 16_000.0),
+        (16_000, np.stack([samples, samples])),
         f"http://127.0.0.1:{server.server_port}/one.wav",
     ]
     try:
@@ -149,28 +154,104 @@ def test_invalid_input_raises(model: Qwen3ASRModel, tmp_path: Path) -> None:
     model.init_streaming_state(chunk_size_sec=np.float32(1.0))  # type: ignore[arg-type]  # NumPy's numbers are numbers
 
 
-def test_unsupported_arguments_of_the_original_raise(model: Qwen3ASRModel) -> None:
+def test_the_loaders_take_the_arguments_of_the_original(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        llm = Qwen3ASRModel.LLM("demo", None, {}, 3, 32, gpu_memory_utilization=0.8, tensor_parallel_size=2)
+    assert "LLM: gpu_memory_utilization, tensor_parallel_size: accepted for compatibility; ignored." in caplog.text
+    plain = Qwen3ASRModel.from_pretrained("demo", None, None, 4, 256, torch_dtype="fp32", device_map={"": "cpu"})
+    assert (llm.backend, llm.max_inference_batch_size, llm.max_new_tokens) == ("vllm", 3, 32)
+    assert (plain.backend, plain.max_inference_batch_size, plain.max_new_tokens) == ("transformers", 4, 256)
+    assert (plain.dtype, plain.device) == (torch.float32, torch.device("cpu"))
+    assert plain.model.config.model_type == "qwen3_asr"
+    assert plain.processor.tokenizer is not None
+    assert plain.forced_aligner is None
     clip = (spoken(TEXT), 16_000)
-    assert model.transcribe(clip, return_time_stamps=False)[0].text == TEXT
-    with pytest.raises(BadInput, match="Word times are not available yet"):
-        model.transcribe(clip, return_time_stamps=True)
-    aligners: list[dict[str, Any]] = [
-        {"forced_aligner": "Qwen/Qwen3-ForcedAligner-0.6B"},
-        {"forced_aligner_kwargs": {}},
-    ]
-    for argument in aligners:
-        with pytest.raises(BadInput, match="Word times are not available yet"):
-            Qwen3ASRModel.from_pretrained("demo", **argument)
-    with pytest.raises(BadInput, match="does not know tensor_parallel_size: it takes dtype"):
-        Qwen3ASRModel.from_pretrained("demo", tensor_parallel_size=2)
-    with pytest.raises(BadInput, match=r"Qwen3ASRModel\.from_pretrained"):
-        Qwen3ASRModel.LLM(model="Qwen/Qwen3-ASR-0.6B", gpu_memory_utilization=0.8)
-    accepted: dict[str, Any] = {
-        "forced_aligner": None,
-        "forced_aligner_kwargs": None,
-        "attn_implementation": "flash_attention_2",
-    }
-    assert Qwen3ASRModel.from_pretrained("demo", **accepted).transcribe(clip)[0].text == TEXT
+    assert llm.transcribe(clip)[0].text == plain.transcribe(clip)[0].text == TEXT
+    assert Qwen3ASRModel.LLM(model="demo", max_new_tokens=None).max_new_tokens == 512
+    with pytest.raises(BadInput, match="from_pretrained does not know the argument max_new_token: did you mean"):
+        Qwen3ASRModel.from_pretrained("demo", max_new_token=5)
+
+
+def test_a_stream_is_not_cut_at_a_small_max_new_tokens() -> None:
+    """In Qwen's example of streaming it is 32, and bounds what one step adds."""
+    model = Qwen3ASRModel.LLM(model="demo", max_new_tokens=4)
+    state = model.streaming_transcribe(spoken(TEXT), model.init_streaming_state())
+    assert model.finish_streaming_transcribe(state).text == TEXT
+    assert model.transcribe((spoken(TEXT), 16_000))[0].text != TEXT
+
+
+def test_time_stamps_without_an_aligner_are_none_and_it_is_said(
+    model: Qwen3ASRModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = [(spoken(TEXT), 16_000)] * 2
+    assert [one.time_stamps for one in model.transcribe(clips)] == [None, None]
+    assert isinstance(model.transcribe(clips)[0], ASRTranscription)
+    assert caplog.text == ""
+    answers = model.transcribe(clips, return_time_stamps=True)
+    assert [(one.text, one.time_stamps) for one in answers] == [(TEXT, None)] * 2
+    assert caplog.text.count("need a forced aligner") == 1
+
+
+def test_time_stamps_of_an_aligner(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_aligner(tmp_path)
+    kwargs = {"dtype": torch.float32, "device_map": "cpu"}
+    model = Qwen3ASRModel.from_pretrained("demo", str(tmp_path), kwargs, device_map="cpu", max_utterance_seconds=6)
+    assert model.forced_aligner is not None
+    speech = np.concatenate([spoken(TEXT), np.zeros(32_000, np.float32)] * 4)
+    short, long, silence = model.transcribe(
+        [(spoken(TEXT), 16_000), (speech, 16_000), (np.zeros(16_000), 16_000)],
+        language=["English", "English", None],
+        return_time_stamps=True,
+    )
+    [alone] = model.forced_aligner.align((spoken(TEXT), 16_000), TEXT, "English")
+    assert short.time_stamps == alone
+    assert short.time_stamps is not None
+    assert long.time_stamps is not None
+    assert [word.text for word in short.time_stamps] == ["Turn", "on", "the", "kitchen", "light"]
+    assert long.text == " ".join([TEXT] * 4)
+    assert len(long.time_stamps) == 20
+    # The pieces are at most 6 s long: a time beyond is one that was moved to where its piece begins.
+    assert long.time_stamps[-1].start_time > 6
+    assert long.time_stamps[-1].end_time <= len(speech) / 16_000
+    assert (silence.text, silence.time_stamps) == ("", None)
+    assert caplog.text == ""
+
+    dutch = model.transcribe((spoken(TEXT), 16_000), language="Dutch", return_time_stamps=True)[0]
+    assert dutch.time_stamps is None
+    assert "Some words have no times. The forced aligner does not know Dutch" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: model.transcribe(None),
+        lambda model: model.transcribe(5),
+        lambda model: model.transcribe("missing.wav"),
+        lambda model: model.transcribe((b"ab", b"cd")),
+        lambda model: model.transcribe((np.zeros(9), 16_000), language="Klingon"),
+        lambda model: model.transcribe((np.zeros(9), 16_000), language=5),
+        lambda model: model.transcribe((np.zeros(9), 16_000), context=[7]),
+        lambda model: model.init_streaming_state(chunk_size_sec=None),
+        lambda model: model.init_streaming_state(language="Klingon"),
+        lambda model: model.streaming_transcribe(np.zeros(9), None),
+        lambda model: model.streaming_transcribe(None, model.init_streaming_state()),
+        lambda model: model.finish_streaming_transcribe(None),
+        lambda model: model.init_streaming_state(language=5),
+        lambda model: model.init_streaming_state(context=5),
+        lambda model: model.init_streaming_state(unfixed_chunk_num=None),
+        lambda model: model.session(language=5),
+        lambda model: model.session(context=[1]),
+        lambda model: model.from_pretrained("demo", None, None, "8"),
+        lambda model: model.from_pretrained("demo", max_new_tokens=0),
+        lambda model: model.from_pretrained("demo", 5),
+        lambda model: model.LLM("demo", device_map={"a": 0, "b": 1}),
+    ],
+)
+def test_wrong_input_is_a_value_error(model: Qwen3ASRModel, call: Callable[[Any], object]) -> None:
+    """That is what Qwen's package raises, and what programs catch."""
+    with pytest.raises(ValueError, match=r"\w") as caught:
+        call(model)
+    assert isinstance(caught.value, BadInput)
 
 
 def test_a_finished_stream_rejects_audio(model: Qwen3ASRModel) -> None:

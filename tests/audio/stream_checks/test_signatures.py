@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_asr.audio.pcm import PcmStream
-from qwen_asr.audio.stream_magic import HEAD_BYTES, name_of, read_wav_header
+from qwen_asr.audio.stream_checks.signatures import HEAD_BYTES, name_of, read_wav_header
 from qwen_asr.errors import AudioError
 from tests.support.checkpoints import spoken
 
