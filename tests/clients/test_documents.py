@@ -15,7 +15,6 @@ PAGE = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(
     r"^<!-- not run: scripts/clients runs it, with its own packages -->\n```python\n(.*?)^```$", PAGE, re.M | re.S
 )
-ROWS = re.findall(r"^\| \[([\w -]+)\]\(\S+\)(, Node)?.*? \| ([\d.]+) \|", PAGE, re.M)
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.split()[1])
@@ -29,15 +28,5 @@ def test_a_program_runs(program: str, server: ClientServer, speech: Speech, tmp_
     assert words(done.stdout) == speech.words * program.count("print(")
 
 
-def test_the_page_names_the_versions_that_run() -> None:
+def test_all_programs_are_found() -> None:
     assert len(PROGRAMS) == 4
-    assert len(ROWS) == 11
-    pinned = (ROOT / "requirements-clients.txt").read_text(encoding="utf-8").lower().replace("_", "-")
-    packages = (ROOT / "tests" / "clients" / "node" / "package.json").read_text(encoding="utf-8")
-    for name, node, version in ROWS:
-        if node or name == "AI SDK":
-            assert f'"{"openai" if node else "ai"}": "{version}"' in packages
-        else:
-            assert re.search(rf"^{name.lower().replace('_', '-')}(\[[\w,]+\])?=={re.escape(version)} ", pinned, re.M), (
-                name
-            )

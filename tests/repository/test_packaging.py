@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import json
 import re
 import sys
 import tomllib
@@ -188,3 +189,28 @@ def test_the_image_holds_what_the_app_needs_and_nothing_else() -> None:
     passed_on = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert [line.removeprefix("!") for line in passed_on if line.startswith("!")] == copied
     assert "*" in passed_on
+
+
+IN_README = {
+    "openai": "openai {} (Python)",
+    "openai, Node": "{} (Node)",
+    "pipecat-ai": "pipecat {}",
+    "speechrecognition": "SpeechRecognition {}",
+    "huggingface-hub": "huggingface_hub {}",
+}
+"""How the README names a client, where it is not as docs/clients.md does."""
+
+
+def test_the_docs_name_the_versions_of_the_clients_that_run() -> None:
+    package = json.loads((ROOT / "tests" / "clients" / "node" / "package.json").read_text(encoding="utf-8"))
+    node = package["dependencies"]
+    pinned = requirements(CLIENTS) | {"AI SDK": node["ai"], "openai, Node": node["openai"]}
+    page = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    rows = re.findall(r"^\| \[([\w -]+)\]\(\S+?\)(, Node)?.*? \| ([\d.]+) \|", page, re.M)
+    assert len(rows) == 11
+    for title, on_node, version in rows:
+        name = title + on_node if title + on_node in pinned else canonicalize_name(title)
+        assert pinned[name] == version
+        parts = 1 if title == "AI SDK" else 2
+        assert IN_README.get(name, f"{name} {{}}").format(".".join(version.split(".")[:parts])) in readme
