@@ -233,7 +233,8 @@ def test_a_full_disk_is_reported(sentence: Path) -> None:
 
 # Runs the command, and stops for ever when three utterances are known, so that a signal comes at no other time.
 HELD = """
-import itertools, sys, time
+import itertools, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from qwen_asr.cli.main import run_subcommand
 from qwen_asr.cli.transcribe import FileTranscriber
 finals = FileTranscriber.finals
