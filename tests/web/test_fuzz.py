@@ -197,6 +197,38 @@ def test_asr_socket(running: RunningServer, log: Path) -> None:
     fuzz(running, log, FRAMES // FRAMES_A_CONNECTION, send, asr_exchanges)
 
 
+# --- /v1/listen
+
+listen_messages = st.one_of(st.sampled_from(["KeepAlive", "Finalize", "CloseStream"]), values).map(
+    lambda kind: json.dumps({"type": kind})
+)
+listen_exchanges = st.tuples(
+    st.lists(
+        st.one_of(texts(listen_messages), st.binary(max_size=6_000), st.just(SPEECH), st.sampled_from(STREAMS)),
+        min_size=1,
+        max_size=2 * FRAMES_A_CONNECTION,
+    ),
+    st.sampled_from(["linear16", "linear32", "mulaw"]),
+    st.sampled_from(['{"type": "CloseStream"}', "", None]),
+)
+
+
+def test_listen_socket(running: RunningServer, log: Path) -> None:
+    def send(exchanged: tuple[list[str | bytes], str, str | None]) -> None:
+        frames, encoding, end = exchanged
+        url = running.url.replace("/ws/asr", f"/v1/listen?encoding={encoding}&sample_rate=16000")
+        code, answers = asyncio.run(exchange(url, frames, end))
+        assert code in ({1006} if end is None else set()) | DOCUMENTED_CLOSES
+        for answer in answers:
+            if answer["type"] == "Error":
+                assert answer["variant"]
+                assert answer["description"].endswith(".")
+        if answers:  # the last word is about the whole, or why there is none
+            assert answers[-1]["type"] in ("Metadata", "Error")
+
+    fuzz(running, log, FRAMES // FRAMES_A_CONNECTION, send, listen_exchanges)
+
+
 # --- REST
 
 

@@ -11,7 +11,7 @@ from qwen_asr.errors import BadField
 from qwen_asr.web.validation import expects, first_error
 
 Fields = Mapping[str, Sequence[str]]
-"""A received form: name → the values in the order in which they came."""
+"""A received form: name → the values in the order in which they came; none for an empty list in JSON."""
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 _SCORED_FORMATS = ("json", "text")  # text has them in the events of a stream
 
@@ -100,7 +100,7 @@ def parse_request(fields: Fields) -> TranscriptionRequest:
     """
     values: dict[str, Any] = {}
     for name, given in fields.items():
-        if value := given[-1].strip():
+        if given and (value := given[-1].strip()):
             values[name] = value
     for name in ("timestamp_granularities", "include", "languages", "keywords"):
         values[f"{name}[]"] = _list(fields, name)
