@@ -120,7 +120,12 @@ class PcmStream:
 
     def _refuse(self, found: str) -> NoReturn:
         rate, size = self._resampler.rate, self._type.itemsize
-        remedy = "send text in text messages" if found == "JSON" else "decode it first, or announce what it holds"
+        if found == "JSON":
+            remedy = "send text in text messages"
+        elif found.startswith("a WAV file"):
+            remedy = "announce this format, or convert the file"
+        else:
+            remedy = "decode it first, or send the file to /v1/audio/transcriptions"
         self._refusal = (
             f"The audio is {found}; expected raw samples as announced, {self._encoding} at {rate} Hz with one channel "
             f"({size} byte{'s' if size > 1 else ''} each): {remedy}."

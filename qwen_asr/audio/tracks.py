@@ -95,8 +95,8 @@ def chosen_track(container: InputContainer, file: BinaryIO, name: str, choice: S
         peak = _peak(file, track.index, name)
         if peak is not None and peak > SILENT_PEAK:
             return track
-        what = "cannot be decoded" if peak is None else f"is silent in its first {PROBE_SECONDS:g} seconds"
-        log.warning("%s of %s %s", _described(track, tracks), name, what)
+        what = "cannot be decoded" if peak is None else f"is silent, as far as its first {PROBE_SECONDS:g} seconds go"
+        log.warning("%s of %s %s: looking for another one", _described(track, tracks), name, what)
         if peak is not None:
             silent.append(track)
     return (silent or decodable)[0]

@@ -91,6 +91,10 @@ class ArrayReader:
 
 def as_array(samples: Any) -> NDArray[Any]:
     """The samples as an array of NumPy. Raises `AudioError` where that is not possible."""
+    if isinstance(samples, bytes | bytearray | memoryview):
+        raise AudioError(
+            f"The samples are {type(samples).__name__}; expected an array, such as np.frombuffer(data, np.int16)."
+        )
     try:
         return np.asarray(samples)
     except (TypeError, ValueError, RuntimeError) as problem:  # lists of different lengths; a tensor on a GPU
@@ -133,7 +137,7 @@ def _scaled(samples: NDArray[Any]) -> NDArray[np.float32]:
     if samples.dtype.kind == "i":
         # The divisor is a power of two, so the division is exact before or after the rounding to float32.
         return samples.astype(np.float32) / np.float32(2.0 ** (8 * samples.dtype.itemsize - 1))
-    raise AudioError(f"The samples are of type {samples.dtype}; expected float32, float64, int16, int32 or uint8.")
+    raise AudioError(f"The samples are of type {samples.dtype}; expected float16 to float64, int8 to int64, or uint8.")
 
 
 def _check_level(mono: NDArray[np.float32]) -> None:

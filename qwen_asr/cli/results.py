@@ -114,7 +114,9 @@ def _safe(part: str) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Creates a folder for results. Raises `StorageError`."""
+    """Creates a folder for results. Raises `BadConfig` if it is a file, and `StorageError`."""
+    if folder.is_file():
+        raise BadConfig(f"{folder} is a file, not a folder: give another --output-dir.")
     with _storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -164,7 +166,7 @@ class ResultFile:
                 self._ends.append(len(before))  # so that it is kept
                 raise OtherResult(
                     f"{self.part} is of other options, another model or version, or a file that has changed since: "
-                    "give the options of then to go on with it, or --overwrite to begin again."
+                    "give the options that it was begun with to go on, or --overwrite to begin again."
                 )
             else:
                 self._cut(0)

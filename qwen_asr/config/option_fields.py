@@ -210,4 +210,4 @@ def _expected(field: dataclasses.Field[Any]) -> str:
     names[tuple] = "a tuple of texts"
     text = names[_kind(field)]
     low, high, none = (field.metadata[key] for key in ("low", "high", "none"))
-    return (text if low is None else f"{text} from {low:g} to {high:g}") + (f", or {none}" if none else "")
+    return (text if low is None else f"{text} from {low:.10g} to {high:.10g}") + (f", or {none}" if none else "")

@@ -285,6 +285,9 @@ def _announce(config: Config, port: int, chosen: ServerCertificate | None = None
     urls = tuple(url for host in hosts for url in page_urls(host, port, config.tls))
     if chosen is not None and not chosen.own:
         urls = certified_urls(chosen.checked.names, port, urls)
+    elif chosen is not None:  # it has the allowed hosts among its names
+        named = (host for host in config.allowed_hosts if not host.startswith("*"))
+        urls = tuple(dict.fromkeys((*urls, *(url for host in named for url in page_urls(host, port, True)))))
     for url in urls:
         say(f"  {url}")
     if not config.tls and not config.on_space and any("//localhost" not in url for url in urls):

@@ -14,9 +14,11 @@ from starlette.responses import JSONResponse, Response
 
 from qwen_asr.config.limits import RETRY_AFTER_SECONDS
 from qwen_asr.errors import AudioError, BadField, LimitExceeded, NotReady, QwenASRError, UnknownLanguage
+from qwen_asr.web.access.route_table import SOCKETS, route_path
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.types import Scope
     from starlette.websockets import WebSocket
 
 log = logging.getLogger(__name__)
@@ -91,17 +93,27 @@ async def unknown_path_response(request: Request, error: Exception) -> Response:
 
     if isinstance(error, HTTPException) and error.detail != HTTPStatus.NOT_FOUND.phrase:
         return await http_exception_handler(request, error)
-    return unknown_path(request.url.path)
+    return unknown_path(request.scope)
 
 
 async def refuse_unknown_path(websocket: WebSocket) -> None:
     """Refuses the handshake of a WebSocket at a path at which there is none. Starlette itself would say 403."""
-    await websocket.send_denial_response(unknown_path(websocket.url.path))
+    await websocket.send_denial_response(unknown_path(websocket.scope))
 
 
-def unknown_path(path: str) -> JSONResponse:
-    """The response for a path at which there is nothing."""
-    message = f"There is no {path} here. The page is at /, and /openapi.json describes the API."
+def unknown_path(scope: Scope) -> JSONResponse:
+    """The response for a path at which there is nothing of the kind that was asked for."""
+    path = route_path(scope)
+    if scope["type"] == "websocket":
+        message = f"There is no WebSocket at {path}; there are {', '.join(SOCKETS)}."
+    elif path in SOCKETS:
+        message = (
+            f"{path} is a WebSocket: connect with ws:// or wss://. If that is what was done, a proxy in front of the "
+            "server does not pass on the header Upgrade."
+        )
+        return status_response(426, message, code="upgrade_required", headers={"Upgrade": "websocket"})
+    else:
+        message = f"There is no {path} here. The page is at /, and /openapi.json describes the API."
     return status_response(404, message, code="unknown_url")
 
 

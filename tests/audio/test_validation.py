@@ -158,3 +158,8 @@ def test_floats_of_no_known_scale_raise(samples):
 def test_what_is_no_array_raises(samples):
     with pytest.raises(AudioError, match="samples"):
         ArrayReader().read(samples)
+
+
+def test_bytes_are_no_array() -> None:
+    with pytest.raises(AudioError, match=r"The samples are bytes; expected an array, such as np.frombuffer"):
+        ArrayReader().read(bytes(640))

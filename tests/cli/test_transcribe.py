@@ -205,8 +205,8 @@ def test_options_of_a_folder_that_cannot_be_used(qwen_asr: Command, sentence: Pa
     assert done.returncode == 2
     assert "without --output-dir" in error_of(done)
     done = qwen_asr("transcribe", "--output-dir", sentence, sentence)
-    assert done.returncode == 1
-    assert f"{sentence} cannot be written (File exists)" in error_of(done)
+    assert done.returncode == 2
+    assert f"{sentence} is a file, not a folder" in error_of(done)
 
 
 @pytest.mark.slow

@@ -105,6 +105,15 @@ def test_it_serves_https_and_stops_cleanly(tmp_path: Path, repository: Path) -> 
     assert "Traceback" not in said
 
 
+def test_allowed_hosts_are_announced_where_the_certificate_has_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Config(generate_self_signed_cert=True, host="127.0.0.1", allowed_hosts=("asr.home.arpa", "*.example.org"))
+    _announce(config, 8000, choose_certificate(config, tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["The page is at:", "  https://localhost:8000", "  https://asr.home.arpa:8000"]
+
+
 def test_plain_http_on_all_addresses_announces_that_browsers_need_https(capsys: pytest.CaptureFixture[str]) -> None:
     outputs = []
     for config in (Config(host="192.0.2.7"), Config(), Config(host="192.0.2.7", generate_self_signed_cert=True)):

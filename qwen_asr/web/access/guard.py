@@ -124,7 +124,7 @@ class AccessGuard:
         self._hosts.check(headers)
         is_http_only = rule is not None and rule.methods is not None and scope["type"] == "websocket"
         if rule is None or is_http_only or (route_path(scope) in (LOGIN, LOGOUT) and not self._users):
-            return unknown_path(route_path(scope)), None
+            return unknown_path(scope), None
         if rule.methods is not None and scope["method"] not in rule.methods:
             return _wrong_method(rule, scope), None
         is_foreign = self._origins.check(scope, api=rule.access is Access.API)

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from qwen_asr.web.access.route_table import route_path
+from qwen_asr.web.access.route_table import LISTEN, SOCKETS, route_path
 from qwen_asr.web.early_answer import Body, answer_early
-from qwen_asr.web.error_response import status_response
+from qwen_asr.web.error_response import status_response, unknown_path
 from qwen_asr.web.rest.answers import Transcription, VerboseTranscription
 from qwen_asr.web.rest.api_route import ApiRoute
 from qwen_asr.web.rest.chat import ChatChunk, ChatCompletion, ChatRequest, chat_job
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 TRANSLATIONS = "/v1/audio/translations"
 CHAT = "/v1/chat/completions"
-LISTEN = "/v1/listen"
 
 
 def add_routes(app: FastAPI, service: Service) -> Transcriptions:
@@ -272,6 +271,8 @@ def _path(scope: Scope) -> str:
 
 
 def _unknown(scope: Scope) -> Response:
+    if route_path(scope) in SOCKETS:
+        return unknown_path(scope)
     message = (
         f"There is no {_path(scope)} here; there are POST {TRANSCRIPTIONS}, POST {CHAT}, POST {LISTEN} and GET "
         "/v1/models."

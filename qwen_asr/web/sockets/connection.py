@@ -272,29 +272,27 @@ class Connection(ABC):
         while True:
             now = anyio.current_time()
             alive_at = max(alive_at, last_sign_of_life(self._websocket.scope))
+            is_idle = now >= alive_at + limits.idle_seconds
+            # Checked before each message too: keepalives must not put it off.
+            is_in_the_way = now >= self._audio_at + limits.pause_seconds and self._service.admission.is_wanted(
+                self.address
+            )
+            if is_idle or is_in_the_way:
+                if await self._is_busy():
+                    alive_at = now
+                elif is_idle:
+                    raise TimedOut(
+                        f"Nothing came for {limits.idle_seconds:g} seconds, not even a pong: reconnect to continue."
+                    )
+                else:
+                    raise LimitExceeded(
+                        f"No audio came for {limits.pause_seconds:g} seconds, and others wait for this session's slot: "
+                        "reconnect to continue."
+                    )
             pause_left = max(self._audio_at + limits.pause_seconds - now, limits.pause_poll_seconds)
             message = await self._receive_within(min(alive_at + limits.idle_seconds - now, pause_left))
             if message is not None:
                 return message
-            now = anyio.current_time()
-            alive_at = max(alive_at, last_sign_of_life(self._websocket.scope))
-            is_idle = now >= alive_at + limits.idle_seconds
-            is_in_the_way = now >= self._audio_at + limits.pause_seconds and self._service.admission.is_wanted(
-                self.address
-            )
-            if not (is_idle or is_in_the_way):
-                continue
-            if await self._is_busy():
-                alive_at = now
-            elif is_idle:
-                raise TimedOut(
-                    f"Nothing came for {limits.idle_seconds:g} seconds, not even a pong: reconnect to continue."
-                )
-            else:
-                raise LimitExceeded(
-                    f"No audio came for {limits.pause_seconds:g} seconds, and others wait for this session's slot: "
-                    "reconnect to continue."
-                )
 
     async def _receive_within(self, seconds: float) -> str | bytes | None:
         """The next message; None after `seconds`. Raises WebSocketDisconnect, and ServerStopping."""

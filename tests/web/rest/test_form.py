@@ -10,7 +10,8 @@ from qwen_asr.web.rest.form import TranscriptionRequest, form_schema, parse_requ
 
 def test_an_empty_form_has_the_defaults() -> None:
     assert parse_request({}) == TranscriptionRequest()
-    assert parse_request({"language": [" "], "temperature": [""], "prompt": [], "include[]": [""]}) == TranscriptionRequest()
+    empty = {"language": [" "], "temperature": [""], "prompt": [], "include[]": [""]}
+    assert parse_request(empty) == TranscriptionRequest()
 
 
 def test_the_last_value_counts_and_is_stripped() -> None:

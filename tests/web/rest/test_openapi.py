@@ -25,10 +25,11 @@ from qwen_asr.config.limits import GuardLimits, Limits, UploadLimits
 from qwen_asr.errors import BadField
 from qwen_asr.service.service import Service
 from qwen_asr.web.access.guard import AccessGuard
+from qwen_asr.web.access.route_table import LISTEN
 from qwen_asr.web.error_response import error_body
 from qwen_asr.web.rest.form import ResponseFormat
 from qwen_asr.web.rest.openapi import openapi_document
-from qwen_asr.web.rest.routes import CHAT, LISTEN, TRANSCRIPTIONS, add_routes
+from qwen_asr.web.rest.routes import CHAT, TRANSCRIPTIONS, add_routes
 from tests.support.checkpoints import demo_recognizer
 from tests.support.faults import before_each_decoding
 from tests.support.rest_client import form, speech

@@ -301,6 +301,16 @@ def test_an_unknown_path_is_an_error_that_the_openai_package_understands(clients
     assert "no /nowhere here. The page is at /" in answer.json()["error"]["message"]
 
 
+def test_the_path_of_a_websocket_says_that_it_is_one(clients: Clients) -> None:
+    """A proxy that drops the header Upgrade makes an ordinary GET of a handshake."""
+    with clients.plain() as client:
+        for path in ("/ws/asr", "/v1/realtime", "/api-ws/v1/realtime"):
+            answer = client.get(path)
+            assert answer.status_code == 426, path
+            assert answer.headers["Upgrade"] == "websocket"
+            assert "a proxy in front" in answer.json()["error"]["message"]
+
+
 def test_a_translation_is_refused_with_what_to_do_instead(clients: Clients) -> None:
     with clients.sync() as client, pytest.raises(openai.BadRequestError, match="send the same request to") as failure:
         client.audio.translations.create(file=("a.wav", speech()), model="any")

@@ -107,7 +107,7 @@ def parse_control(text: str) -> Literal["finalize", "keepalive"] | WarningMessag
 
     Raises `BadInput` for a second config, and `BadConfig` for anything but a JSON object.
     """
-    kind = _read(text).get("type")
+    kind = _read(text, 'a JSON object such as {"type": "finalize"}, or audio in binary messages').get("type")
     if kind == "config":
         raise BadInput("A second config came; a session has one: open another connection for other settings.")
     if kind == "finalize":
@@ -153,10 +153,10 @@ def _meaning(config: AsrConfig, key: str) -> Any:
     return resolve_language(value) if key == "language" else value
 
 
-def _read(text: str) -> dict[str, Any]:
-    """The JSON object in a text message. Raises `BadConfig`."""
+def _read(text: str, expected: str = 'a JSON object such as {"type": "config"}') -> dict[str, Any]:
+    """The JSON object in a text message. Raises `BadConfig`, which says what was expected."""
     try:
-        return read_object(text, 'a JSON object such as {"type": "config"}')
+        return read_object(text, expected)
     except ValueError as error:
         raise BadConfig(str(error)) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qwen_asr.web.access.route_table import ASR
 from qwen_asr.web.sockets.asr.connection import AsrConnection
 from qwen_asr.web.sockets.asr.registry import ResumableSessions
 from qwen_asr.web.sockets.route import SocketRoute
@@ -22,7 +23,7 @@ class AsrRoute(SocketRoute[AsrConnection]):
     A client needs a slot only once its config is known: one that resumes a session already has a slot.
     """
 
-    path = "/ws/asr"
+    path = ASR
 
     def __init__(self, service: Service, limits: SocketLimits) -> None:
         super().__init__(service, limits)

@@ -10,6 +10,7 @@ from qwen_asr.audio.pcm import PcmStream
 from qwen_asr.errors import AudioError, BadField, BadInput
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.access.credentials import KEY_PROTOCOLS
+from qwen_asr.web.access.route_table import LISTEN
 from qwen_asr.web.sockets.deepgram.connection import ListenConnection, session_options
 from qwen_asr.web.sockets.deepgram.query import LiveQuery
 from qwen_asr.web.sockets.route import SocketRoute
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class ListenRoute(SocketRoute[ListenConnection]):
     """The route."""
 
-    path = "/v1/listen"
+    path = LISTEN
 
     async def _accept(self, websocket: WebSocket) -> ListenConnection:
         query = LiveQuery.of(websocket.query_params)
