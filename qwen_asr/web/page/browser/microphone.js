@@ -112,7 +112,8 @@ class MicrophonePage {
   // Until the server is ready or has failed; again after it was lost.
   async watchServer() {
     for (;;) {
-      const reply = await Promise.race([this.server.server_state(null), sleep(SERVER_TIMEOUT_MS)]).catch(() => undefined);
+      const call = this.server.server_state(null);
+      const reply = await Promise.race([call, sleep(SERVER_TIMEOUT_MS)]).catch(() => undefined);
       if (reply) {
         this.serverState = reply;
         this.refresh();
