@@ -297,7 +297,7 @@ def test_the_page_lists_every_error(page: str) -> None:
     table = page.partition("## Errors")[2]
     rows = re.findall(r"^\| (\d{3}) \| (.+?) \|", table, re.MULTILINE)
     documented = {int(status) for method, path, status in ERRORS if path.startswith("/v1/")}
-    assert {int(status) for status, _ in rows} == documented | {405}
+    assert {int(status) for status, _ in rows} == documented | {405, 426}
     listed = {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
     classes: list[type[qwen_asr.errors.QwenASRError]]
     classes = [kind for kind in vars(qwen_asr.errors).values() if isinstance(kind, type)]
@@ -309,6 +309,7 @@ def test_the_page_lists_every_error(page: str) -> None:
         (404, "model_not_found"),
         (404, "unknown_url"),
         (405, "method_not_allowed"),
+        (426, "upgrade_required"),
     }
     never_sent = {(400, "bad_config"), (400, "https_conflict"), (400, "other_result"), (503, "checkpoint_error")}
     startup_and_client = {(500, code) for status, code in codes if status == 500} - {

@@ -22,6 +22,7 @@ from qwen_asr.config.limits import SocketLimits
 from qwen_asr.service.service import Service
 from qwen_asr.web.sockets.realtime.route import RealtimeRoute
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
+from tests.support.processes import until as sync_until
 from tests.support.realtime_fuzz import fuzz
 from tests.support.sockets import PATIENT, Client, Listening, client_of, listening, silence, until
 
@@ -649,7 +650,7 @@ def test_a_client_in_the_queue_gets_its_position_and_loses_no_audio(service: Ser
         listening(full, route=RealtimeRoute) as server,
     ):
         third = asyncio.run(speak(server))
-        assert full.admission.admitted == full.admission.waiting == 0
+        assert sync_until(lambda: full.admission.admitted == full.admission.waiting == 0)
     [completed] = third.of_type("conversation.item.input_audio_transcription.completed")
     assert completed["transcript"] == offline(samples)
 
