@@ -15,18 +15,8 @@ ALL_NETWORKS = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 _API_PATHS = ("v1", "ws", "api-ws", "healthz", "readyz", "metrics", "trust", "ca.pem")
 _GRADIO_PATHS = (
-    *(
-        "gradio_api",
-        "gradio_client",
-        "assets",
-        "static",
-        "svelte",
-        "config",
-        "login",
-        "logout",
-        "monitoring",
-        "theme.css",
-    ),
+    *("gradio_api", "gradio_client", "assets", "static", "svelte", "config", "login", "logout", "monitoring"),
+    "theme.css",
     *("robots.txt", "favicon.ico", "pwa_icon", "manifest.json", "openapi.json"),
 )
 OWN_PATHS = frozenset(_API_PATHS + _GRADIO_PATHS)

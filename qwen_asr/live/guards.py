@@ -35,10 +35,8 @@ WORD_REPEATS = 12
 # language is spoken with more than 8 on average (Pellegrino, Coupé and Marsico 2011: Japanese 7.8, English 6.2).
 SYLLABLES_PER_SECOND = 8
 _HANGUL = ("\uac00", "\ud7a3")
-_THAI_TO_KHMER = (
-    "\u0e00",
-    "\u17ff",
-)  # Thai, Lao, Myanmar, Khmer; none of the thirty languages is written with the rest
+# Thai, Lao, Myanmar, Khmer. None of the thirty languages is written with the rest.
+_THAI_TO_KHMER = ("\u0e00", "\u17ff")
 MARKER = "<asr_text>"  # separates the language from the text in the model's output; not part of the text
 # One second of speech with the pre-roll and the hang-over (0.3 s each) that the detector adds.
 SHORT_SAMPLES = int(1.6 * SAMPLE_RATE)

@@ -9,10 +9,52 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.live.events import Final
 from qwen_asr.live.transcript import Transcript, utterance_as_dict
+
+VTT_HEADER = "WEBVTT\n\n"
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A cue of subtitles, numbered from 1. Times are in milliseconds; the text is one line."""
+
+    number: int
+    start: int
+    end: int
+    text: str
+
+
+class Cues:
+    """Makes the cues of finals that come in order. No cue begins before the one before it has ended."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._latest = 0
+
+    def add(self, final: Final) -> Cue | None:
+        """The cue of the next final; None if it has no text."""
+        text = _one_line(final.text)
+        if not text:
+            return None
+        start = max(self._latest, _milliseconds(final.start))
+        self._latest = max(start + 1, _milliseconds(final.end))
+        self._count += 1
+        return Cue(self._count, start, self._latest, text)
+
+
+def srt_cue(cue: Cue) -> str:
+    """A cue of SubRip."""
+    text = cue.text.replace("-->", "->")
+    return f"{cue.number}\n{_time(cue.start, ',')} --> {_time(cue.end, ',')}\n{text}\n\n"
+
+
+def vtt_cue(cue: Cue) -> str:
+    """A cue of WebVTT."""
+    return f"{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n{_escaped(cue.text)}\n\n"
 
 
 def srt(finals: Iterable[Final]) -> str:
@@ -22,8 +64,7 @@ def srt(finals: Iterable[Final]) -> str:
 
 def srt_pieces(finals: Iterable[Final]) -> Iterator[str]:
     """SubRip, a piece for each cue."""
-    for number, (start, end, text) in enumerate(_cues(finals), 1):
-        yield f"{number}\n{_time(start, ',')} --> {_time(end, ',')}\n{text.replace('-->', '->')}\n\n"
+    return map(srt_cue, _cues(finals))
 
 
 def vtt(finals: Iterable[Final]) -> str:
@@ -33,9 +74,9 @@ def vtt(finals: Iterable[Final]) -> str:
 
 def vtt_pieces(finals: Iterable[Final]) -> Iterator[str]:
     """WebVTT, a piece for each cue; the first begins with the header."""
-    header = "WEBVTT\n\n"
-    for start, end, text in _cues(finals):
-        yield f"{header}{_time(start, '.')} --> {_time(end, '.')}\n{_escaped(text)}\n\n"
+    header = VTT_HEADER
+    for cue in _cues(finals):
+        yield header + vtt_cue(cue)
         header = ""
     if header:
         yield header
@@ -48,7 +89,7 @@ def txt(finals: Iterable[Final]) -> str:
 
 def txt_pieces(finals: Iterable[Final]) -> Iterator[str]:
     """Plain text, a piece for each line."""
-    return (f"{text}\n" for _, _, text in _cues(finals))
+    return (f"{cue.text}\n" for cue in _cues(finals))
 
 
 def as_json(finals: Iterable[Final]) -> str:
@@ -88,15 +129,9 @@ def _in_order(finals: Iterable[Final]) -> list[Final]:
     return sorted(finals, key=lambda final: (final.start, final.end))
 
 
-def _cues(finals: Iterable[Final]) -> Iterator[tuple[int, int, str]]:
-    """Yields (start, end, text), without overlaps, of finals in order. Times are in milliseconds; text is one line."""
-    latest = 0
-    for final in finals:
-        text = _one_line(final.text)
-        if text:
-            start = max(latest, _milliseconds(final.start))
-            latest = max(start + 1, _milliseconds(final.end))
-            yield start, latest, text
+def _cues(finals: Iterable[Final]) -> Iterator[Cue]:
+    cues = Cues()
+    return (cue for final in finals if (cue := cues.add(final)) is not None)
 
 
 def _one_line(text: str) -> str:

@@ -23,6 +23,21 @@ class ArrivalRate:
     def __init__(self, rate: int) -> None:
         self._rate = rate
         self._points = deque[tuple[float, int]]()  # when, and how many samples had come
+        self._warned = False
+
+    def warning(self, received: int, now: float, waited: bool) -> str | None:
+        """What to tell the client about the audio that came until `now`, once; None if it is as announced.
+
+        `waited`: the client waits for the server, so the pace of what follows says nothing.
+        """
+        if self._warned:
+            return None
+        if waited:
+            self.restart()
+            return None
+        likely = self.feed(received, now)
+        self._warned = likely is not None
+        return rate_sentence(self._rate, likely) if likely is not None else None
 
     def feed(self, received: int, now: float) -> int | None:
         """`received` samples have come until `now`, in seconds. The likely sample rate in Hz, where it is another.

@@ -164,6 +164,12 @@ def logprobs(finals: Iterable[Final], before: str = "") -> list[Logprob]:
     return scores
 
 
+def token_counts(finals: Iterable[Final]) -> tuple[int, int]:
+    """How many tokens the model read and how many it wrote."""
+    counts = [(final.prompt_tokens, final.written_tokens) for final in finals]
+    return sum(read for read, _ in counts), sum(wrote for _, wrote in counts)
+
+
 def compression_ratio(text: str) -> float:
     """Bytes of the text divided by its bytes after zlib.
 

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 from qwen_asr.errors import BadField
 from qwen_asr.live.transcript import Transcript, join_texts
-from qwen_asr.web.rest.answers import Answer, absent
+from qwen_asr.web.rest.answers import Answer, absent, token_counts
 from qwen_asr.web.rest.transcriptions import Job
 from qwen_asr.web.rest.upload import Upload, decoded_audio
 from qwen_asr.web.validation import first_error
@@ -262,8 +262,7 @@ def raw_content(language: str | None, text: str) -> str:
 
 def usage(finals: Iterable[Final]) -> ChatUsage:
     """The tokens of all utterances."""
-    counts = [(final.prompt_tokens, final.written_tokens) for final in finals]
-    read, wrote = sum(read for read, _ in counts), sum(wrote for _, wrote in counts)
+    read, wrote = token_counts(finals)
     return ChatUsage(prompt_tokens=read, completion_tokens=wrote, total_tokens=read + wrote)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from qwen_asr.live.events import Final
-from qwen_asr.live.subtitles import srt, vtt
+from qwen_asr.live.subtitles import VTT_HEADER, Cues, srt_cue, vtt_cue
 from qwen_asr.live.transcript import join_texts
 from qwen_asr.web.error_response import ErrorBody
 from qwen_asr.web.rest.answers import (
@@ -21,6 +20,7 @@ from qwen_asr.web.rest.answers import (
     languages,
     logprobs,
     segment_fields,
+    token_counts,
 )
 from qwen_asr.web.rest.form import TranscriptionRequest
 
@@ -76,13 +76,12 @@ class EventStream:
         self._finals: list[Final] = []
         self._text = ""
         self._segments = 0
-        self._write = {"srt": srt, "vtt": vtt}.get(request.response_format)
-        self._last: list[Final] = []  # the one with the last cue
-        self._cues = 0
+        self._write = {"srt": srt_cue, "vtt": vtt_cue}.get(request.response_format)
+        self._cues = Cues()
 
     def begin(self) -> bytes:
         """The events before the first final."""
-        self._text = self._write([]) if self._write else ""
+        self._text = VTT_HEADER if self._request.response_format == "vtt" else ""
         return event(TextDelta(delta=self._text)) if self._text else b""
 
     def add(self, final: Final) -> bytes:
@@ -92,7 +91,8 @@ class EventStream:
             return b""
         scores = logprobs([final], before=self._text) if self._request.with_logprobs else None
         if self._write:
-            added = self._cues_of(final, self._write)
+            cue = self._cues.add(final)
+            added = self._write(cue) if cue is not None else ""  # a file has no cue for a space
         else:
             added = join_texts([self._text[-1:], final.text])[len(self._text[-1:]) :]
         self._text += added
@@ -105,8 +105,7 @@ class EventStream:
 
     def end(self) -> bytes:
         """The last event."""
-        read = sum(final.prompt_tokens for final in self._finals)
-        wrote = sum(final.written_tokens for final in self._finals)
+        read, wrote = token_counts(self._finals)
         done = TextDone(
             text=self._text,
             languages=languages(self._finals),
@@ -118,18 +117,6 @@ class EventStream:
     def failure(self, error: ErrorBody) -> bytes:
         """The event for an error, which is then the last."""
         return event(error)
-
-    def _cues_of(self, final: Final, write: Callable[[Iterable[Final]], str]) -> str:
-        """What the next final adds to the file. Only the cue before it matters for it, besides its number."""
-        added = write([*self._last, final])[len(write(self._last)) :]
-        if not added:
-            return ""  # a file has no cue for a space
-        self._last = [final]
-        if self._request.response_format == "vtt":
-            return added
-        cues = [cue.partition("\n")[2] for cue in added.removesuffix("\n\n").split("\n\n")]
-        first, self._cues = self._cues + 1, self._cues + len(cues)
-        return "".join(f"{number}\n{cue}\n\n" for number, cue in enumerate(cues, first))
 
 
 def event(data: BaseModel) -> bytes:

@@ -147,13 +147,13 @@ class Transcriptions:
         self._service = service
         self._limits = service.limits.upload
         self._bytes = Shares(self._limits.address_bytes, "The files from your address have {most} bytes")
-        seconds = max(self._limits.address_seconds, service.config.max_file_seconds)
         self._held = Shares(
             self._limits.json_bytes_per_address,
             "The requests in JSON from your address have {most} bytes",
             self._limits.json_bytes_in_all,
             "All requests in JSON have {most} bytes",
         )
+        seconds = max(self._limits.address_seconds, service.config.max_file_seconds)
         self._samples = Shares(seconds * SAMPLE_RATE, f"The files from your address have {seconds:g} seconds of audio")
         self._aborting = asyncio.Event()
         self.unfinished = 0

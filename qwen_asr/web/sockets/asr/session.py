@@ -17,7 +17,7 @@ import anyio
 
 from qwen_asr import logs
 from qwen_asr.audio.pcm import PcmStream
-from qwen_asr.audio.stream_checks.arrival import ArrivalRate, rate_sentence
+from qwen_asr.audio.stream_checks.arrival import ArrivalRate
 from qwen_asr.errors import QwenASRError
 from qwen_asr.live.events import Event
 from qwen_asr.web.sockets.asr.messages import (
@@ -70,7 +70,7 @@ class AsrSession:
         self._opened_at = time.monotonic()
         self._limits = limits
         self._audio = PcmStream(config.encoding, config.sample_rate)
-        self._arrival: ArrivalRate | None = ArrivalRate(config.sample_rate)
+        self._arrival = ArrivalRate(config.sample_rate)
         self._timeline = ClientTimeline(config.sample_rate, self.base)
         self._lock = threading.Lock()  # the messages, and where they go
         self._outbox: Outbox | None = None
@@ -158,18 +158,9 @@ class AsrSession:
             self._warn(warning.code, warning.message)
         self._runner.feed(samples)
         ahead = self.is_ahead()
-        self._check_rate(ahead)
+        if (sentence := self._arrival.warning(self._audio.received, time.monotonic(), ahead)) is not None:
+            self._warn("SampleRate", sentence)
         return ahead
-
-    def _check_rate(self, ahead: bool) -> None:
-        """Warn once if the audio comes at the pace of another sample rate."""
-        if self._arrival is None:
-            return
-        if ahead:
-            self._arrival.restart()
-        elif (likely := self._arrival.feed(self._audio.received, time.monotonic())) is not None:
-            self._warn("SampleRate", rate_sentence(self.config.sample_rate, likely))
-            self._arrival = None
 
     def is_ahead(self) -> bool:
         """Whether more audio should wait: for the recognizer, or for a client that does not read."""

@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from qwen_asr.audio import g711
+from qwen_asr.audio import SAMPLE_RATE, g711
 from qwen_asr.config.config import Config
 from qwen_asr.engine.languages import resolve_language
 from qwen_asr.errors import BadField, UnknownLanguage
@@ -164,4 +164,4 @@ class LiveQuery(ListenQuery):
     @property
     def pause_samples(self) -> int | None:
         """After how many quiet samples at 16 kHz `UtteranceEnd` comes, or None."""
-        return None if self.utterance_end_ms is None else self.utterance_end_ms * 16
+        return None if self.utterance_end_ms is None else self.utterance_end_ms * SAMPLE_RATE // 1000

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import Detector, DetectorEvent, Ended, EndpointConfig, Started, UtteranceDetector
 from qwen_asr.audio.vad import Silero, VoiceActivity
 from qwen_asr.errors import StepFailed
@@ -111,7 +112,7 @@ class Segment:
     def detector(self, silero: Silero, endpoints: EndpointConfig) -> Detector:
         """`SessionOptions.detector`."""
         detector = UtteranceDetector(self._query.endpoints(endpoints), VoiceActivity(silero))
-        self._hang_over = round(min(detector.config.hang_over_seconds, detector.config.silence_seconds) * 16_000)
+        self._hang_over = round(min(detector.config.hang_over_seconds, detector.config.silence_seconds) * SAMPLE_RATE)
         return ObservedDetector(detector, self._on_detected)
 
     def _on_detected(self, events: Sequence[DetectorEvent]) -> None:

@@ -18,7 +18,7 @@ import anyio
 from qwen_asr import logs
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.pcm import PcmStream
-from qwen_asr.audio.stream_checks.arrival import ArrivalRate, rate_sentence
+from qwen_asr.audio.stream_checks.arrival import ArrivalRate
 from qwen_asr.errors import BadInput, LimitExceeded, QwenASRError, ServerStopping, TooLarge
 from qwen_asr.service.admission import SharedSlot
 from qwen_asr.web.access.client_secrets import client_secret
@@ -91,7 +91,6 @@ class RealtimeConnection(Connection):
         self._audio = self._new_audio()
         self._arrival = ArrivalRate(self._settings.format.rate)
         self._arrived = 0  # bytes of audio in the current format
-        self._rate_warned = False
         self._turns: TurnStream | None = None  # those that get the audio now
         self._ending: list[TurnStream] = []  # those before them that still have texts to come
         self._position = 0  # samples at 16 kHz before the current turns
@@ -194,15 +193,10 @@ class RealtimeConnection(Connection):
 
     def _check_rate(self, size: int, ahead: bool) -> None:
         """Warn if the audio comes at the pace of another sample rate; once for each format."""
-        rate = self._settings.format.rate
         self._arrived += size
-        if ahead:
-            self._arrival.restart()
-            return
-        likely = self._arrival.feed(self._arrived * rate // self._audio.bytes_per_second, time.monotonic())
-        if likely is not None and not self._rate_warned:
-            self._rate_warned = True
-            self._item_log.put(SessionWarning(code="SampleRate", message=rate_sentence(rate, likely)))
+        received = self._arrived * self._settings.format.rate // self._audio.bytes_per_second
+        if (warning := self._arrival.warning(received, time.monotonic(), ahead)) is not None:
+            self._item_log.put(SessionWarning(code="SampleRate", message=warning))
 
     def _open_turns(self) -> TurnStream:
         """The current turns; opens a session for new ones if there are none. Raises as `Service.open_session`."""
@@ -288,7 +282,7 @@ class RealtimeConnection(Connection):
         self._flush()
         self._settings = settings
         self._audio = self._new_audio()
-        self._arrival, self._arrived, self._rate_warned = ArrivalRate(settings.format.rate), 0, False
+        self._arrival, self._arrived = ArrivalRate(settings.format.rate), 0
 
     def _flush(self) -> None:
         """What the resampler still holds belongs to the turn that ends."""
