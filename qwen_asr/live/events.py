@@ -1,15 +1,18 @@
-"""The events of a session: `Partial`, `Final` and `Failed`.
+"""The events of a session: `Partial`, `Final`, `Failed` and `Aligned`.
 
-Each utterance has any number of `Partial` events, then exactly one `Final` or `Failed`. All events of an utterance come
-before those of the next. `start` and `end` are samples at 16 kHz since the session began; `end` is exclusive. `lag` is
-`Session.lag` (seconds) at the time of the event. Each of the `warnings` is a sentence after a prefix that programs can
-test for: `repetition:`, `tokens:`, `silence:`, `marker:`, `context:`, `language:` or `step:`.
+Each utterance has any number of `Partial` events, then exactly one `Final` or `Failed`. These of an utterance come
+before those of the next. An `Aligned` may follow its `Final` at any distance. `start` and `end` are samples at 16 kHz
+since the session began; `end` is exclusive. `lag` is `Session.lag` (seconds) at the time of the event. Each of the
+`warnings` is a sentence after a prefix that programs can test for: `repetition:`, `tokens:`, `silence:`, `marker:`,
+`context:`, `language:` or `step:`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean
+
+from qwen_asr.engine.words import Word
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Final:
     if the session is `scored`: their bytes, joined, are `text`. They are empty where no tokens spell the text, because
     a guard has changed it. `prompt_tokens` are those that the model read for the utterance, its audio included, and
     `written_tokens` those that it wrote, the language included; of the last decoding, if there were several.
+
+    `words` are those of the text with their times within the session, if the session asks for them and they are known.
     """
 
     utterance: int
@@ -61,6 +66,7 @@ class Final:
     tokens: tuple[Token, ...] = ()
     prompt_tokens: int = 0
     written_tokens: int = 0
+    words: tuple[Word, ...] = ()
 
     @property
     def avg_logprob(self) -> float | None:
@@ -77,6 +83,14 @@ class Failed:
     end: int
     message: str
     lag: float
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """The `words` of a `Final` that was sent without them, because finding their times takes long on this device."""
+
+    utterance: int
+    words: tuple[Word, ...]
 
 
 Event = Partial | Final | Failed
