@@ -15,7 +15,10 @@ const rules = {
 };
 
 // Modules without access to the browser: what they need is passed to them, so that Node can test them.
-const PURE = ["byte_queue", "errors", "recording", "recording_state", "status", "transcript"];
+const PURE = [
+  "live/byte_queue", "live/recording", "live/recording_state", "live/status", "shared/chinese", "shared/errors",
+  "shared/format", "shared/text", "shared/transcript",
+];
 const withoutBrowser = Object.fromEntries(Object.keys(globals.browser).map((name) => [name, "off"]));
 const pureGlobals = { btoa: "readonly", console: "readonly" };
 const FOLDER = "qwen_asr/web/page/browser";
@@ -23,11 +26,11 @@ const FOLDER = "qwen_asr/web/page/browser";
 export default [
   { ignores: [".venv/**", ".venv-clients/**", "**/node_modules/**"] },
   { files: ["**/*.js", "**/*.mjs"], rules, linterOptions: { reportUnusedDisableDirectives: "error" } },
-  { files: [`${FOLDER}/*.js`], languageOptions: { ecmaVersion: 2022, globals: globals.browser } },
+  { files: [`${FOLDER}/**/*.js`], languageOptions: { ecmaVersion: 2022, globals: globals.browser } },
   {
     files: PURE.map((name) => `${FOLDER}/${name}.js`),
     languageOptions: { globals: { ...withoutBrowser, ...pureGlobals } },
   },
-  { files: [`${FOLDER}/worklet.js`], languageOptions: { globals: globals.audioWorklet } },
+  { files: [`${FOLDER}/live/worklet.js`], languageOptions: { globals: globals.audioWorklet } },
   { files: ["tests/**/*.mjs", "*.mjs"], languageOptions: { ecmaVersion: 2022, globals: globals.node } },
 ];

@@ -9,8 +9,10 @@ becomes a function of its own, so its names stay private:
 
 Two forms of import and export are enough for that, and others are refused:
 
-    import { a, b } from "./module.js";
+    import { a, b } from "./module.js";  (or "../folder/module.js")
     export class | function | const name
+
+The modules of one script have different names, whatever folder they are in.
 """
 
 from __future__ import annotations
@@ -18,32 +20,37 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_IMPORT = re.compile(r'^import \{ ([\w, ]+) \} from "\./(\w+)\.js";$', re.MULTILINE)
+_IMPORT = re.compile(r'^import \{ ([\w, ]+) \} from "(\.{1,2}/(?:\w+/)*(\w+)\.js)";$', re.MULTILINE)
 _EXPORT = re.compile(r"^export ((?:async function|function|class|const) (\w+))", re.MULTILINE)
 _UNSUPPORTED = re.compile(r"^\s*(?:import|export)\b.*", re.MULTILINE)
 
 
-def bundle(folder: Path, entry: str) -> str:
-    """The module `entry` (a name without ".js") and all that it imports, each before those that import it.
+def bundle(entry: Path) -> str:
+    """The module `entry` and all that it imports, each before those that import it.
 
-    The result is the beginning of a function's body. Behind it, `modules.NAME` holds the exports of each module. Raises
-    ValueError for a circle of imports, and for a form of import or export that is not listed above.
+    The result is the beginning of a function's body. Behind it, `modules.NAME` holds the exports of each module, by its
+    file's name without ".js". Raises ValueError for a circle of imports, for two modules of one name, and for a form of
+    import or export that is not listed above.
     """
-    parts: dict[str, str] = {}
-    _add(folder, entry, parts, ())
+    parts: dict[Path, str] = {}
+    _add(entry.resolve(), parts, ())
+    names = [path.stem for path in parts]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"Two modules have the name {min(twice)}.")
     return "\n".join(['"use strict";', "const modules = {};", *parts.values()])
 
 
-def _add(folder: Path, name: str, parts: dict[str, str], importers: tuple[str, ...]) -> None:
-    if name in importers:
-        raise ValueError(f"The modules import each other in a circle: {' → '.join((*importers, name))}.")
-    if name in parts:
+def _add(path: Path, parts: dict[Path, str], importers: tuple[Path, ...]) -> None:
+    if path in importers:
+        circle = " → ".join(module.stem for module in (*importers, path))
+        raise ValueError(f"The modules import each other in a circle: {circle}.")
+    if path in parts:
         return
-    source = (folder / f"{name}.js").read_text(encoding="utf-8")
-    for _, imported in _IMPORT.findall(source):
-        _add(folder, imported, parts, (*importers, name))
+    source = path.read_text(encoding="utf-8")
+    for _, imported, _ in _IMPORT.findall(source):
+        _add((path.parent / imported).resolve(), parts, (*importers, path))
     exports = [found[1] for found in _EXPORT.findall(source)]
-    body = _EXPORT.sub(r"\1", _IMPORT.sub(r"const { \1 } = modules.\2;", source))
+    body = _EXPORT.sub(r"\1", _IMPORT.sub(r"const { \1 } = modules.\3;", source))
     if unsupported := _UNSUPPORTED.search(body):
-        raise ValueError(f"{name}.js has a line that the bundle does not support: {unsupported[0].strip()!r}.")
-    parts[name] = f"modules.{name} = (() => {{\n{body}\nreturn {{ {', '.join(exports)} }};\n}})();"
+        raise ValueError(f"{path.name} has a line that the bundle does not support: {unsupported[0].strip()!r}.")
+    parts[path] = f"modules.{path.stem} = (() => {{\n{body}\nreturn {{ {', '.join(exports)} }};\n}})();"

@@ -176,12 +176,12 @@ def streaming_microphone(
 
     # Not a subclass of gr.HTML: Gradio writes a .pyi file beside the source of every class that is derived from it.
     return gr.HTML(
-        html_template=_text("microphone.html"),
-        js_on_load=bundle(BROWSER, "microphone") + START,
+        html_template=_text("live/microphone.html"),
+        js_on_load=bundle(BROWSER / "live" / "microphone.js") + START,
         server_functions=[exchange, server_state, leave],
         apply_default_css=False,
         elem_id=elem_id,
-        worklet=_text("worklet.js"),
+        worklet=_text("live/worklet.js"),
         backlog_seconds=limits.backlog_seconds,
         has_login=has_login,
         stock_recording=STOCK_RECORDING,

@@ -1,10 +1,9 @@
-"""The page: Gradio Blocks with language, context, the streaming microphone and a fallback recorder."""
+"""The page: Gradio Blocks with language and context, and a tab for live speech."""
 
 from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -15,11 +14,11 @@ from qwen_asr.config.limits import PageLimits
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import QwenASRError
 from qwen_asr.service.rate_limit import sender
-from qwen_asr.web.page.microphone import STOCK_RECORDING, State, streaming_microphone
+from qwen_asr.web.page.microphone import BROWSER, STOCK_RECORDING, State, streaming_microphone
 from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
 from qwen_asr.web.page.uploads import opened_upload
 
-CSS = Path(__file__).parent / "browser" / "page.css"
+CSS = [BROWSER / "page.css", BROWSER / "live" / "live.css"]
 AUTOMATIC = "Automatic"
 TITLE = "Qwen3-ASR live"
 LOG_OUT = "<form class='log-out' method='post' action='logout'><button>Log out</button></form>"
@@ -90,8 +89,10 @@ def build_page(
                 min_width=240,
                 scale=3,
             )
-        streaming_microphone(recordings, state, limits=limits, has_login=has_login)
-        _add_fallback_recorder(recordings, state, language_input, context_input, limits)
+        with gr.Tabs(elem_id="tabs"):
+            with _tab("Live"):
+                streaming_microphone(recordings, state, limits=limits, has_login=has_login)
+                _add_fallback_recorder(recordings, state, language_input, context_input, limits)
         page.load(None, js=SELECT_JS, api_visibility="private")
         gr.on(
             [page.load, language_input.change, context_input.change],
@@ -101,6 +102,11 @@ def build_page(
             api_visibility="private",
         )
     return page
+
+
+def _tab(name: str) -> gr.Tab:
+    """A tab whose element has the name in lower case as its id."""
+    return gr.Tab(name, id=name.lower(), elem_id=name.lower())
 
 
 def _add_fallback_recorder(

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { ByteQueue, toBase64 } from "../../../qwen_asr/web/page/browser/byte_queue.js";
+import { ByteQueue, toBase64 } from "../../../qwen_asr/web/page/browser/live/byte_queue.js";
 import { Random } from "./random.mjs";
 
 function queueOf(...blocks) {

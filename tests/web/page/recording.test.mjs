@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { UserError } from "../../../qwen_asr/web/page/browser/errors.js";
-import { Recording, backOffMs } from "../../../qwen_asr/web/page/browser/recording.js";
-import { RecordingState } from "../../../qwen_asr/web/page/browser/recording_state.js";
+import { UserError } from "../../../qwen_asr/web/page/browser/shared/errors.js";
+import { Recording, backOffMs } from "../../../qwen_asr/web/page/browser/live/recording.js";
+import { RecordingState } from "../../../qwen_asr/web/page/browser/live/recording_state.js";
 import { Random } from "./random.mjs";
 import { ServerDouble } from "./server_double.mjs";
 

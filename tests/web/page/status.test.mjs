@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import {
-  SILENCE, adviceText, backlogMessage, formatTime, pageState, statusText,
-} from "../../../qwen_asr/web/page/browser/status.js";
+  SILENCE, adviceText, backlogMessage, pageState, statusText,
+} from "../../../qwen_asr/web/page/browser/live/status.js";
+import { formatTime } from "../../../qwen_asr/web/page/browser/shared/format.js";
 
 const READY = { state: "ready", text: "Ready" };
 
@@ -17,8 +18,8 @@ function recording(phase, values = {}) {
   return { phase, reason: "", position: 0, failures: phase === "reconnecting" ? 1 : 0, duration: 0, ...values };
 }
 
-test("times are in minutes and seconds", () => {
-  assert.deepEqual([0, 9.99, 75, 3600].map(formatTime), ["0:00", "0:09", "1:15", "60:00"]);
+test("times are in hours, minutes and seconds", () => {
+  assert.deepEqual([0, 9.99, 75, 3600, 36610].map(formatTime), ["0:00", "0:09", "1:15", "1:00:00", "10:10:10"]);
 });
 
 for (const [text, state, values] of [

@@ -28,7 +28,7 @@ def test_modules_come_before_those_that_import_them(tmp_path: Path, program: Cal
         top='import { one, Two } from "./base.js";\nimport { three } from "./middle.js";\n'
         "export async function start(more) { return [one, typeof Two, three(), typeof secret, more]; }\n",
     )
-    script = f'{bundle(folder, "top")}\nmodules.top.start("x").then((it) => console.log(JSON.stringify(it)));'
+    script = f'{bundle(folder / "top.js")}\nmodules.top.start("x").then((it) => console.log(JSON.stringify(it)));'
     done = subprocess.run([program("node"), "-e", script], capture_output=True, text=True, check=True)
     once, result = done.stdout.splitlines()
     assert once == "base"  # imported twice, run once
@@ -36,12 +36,11 @@ def test_modules_come_before_those_that_import_them(tmp_path: Path, program: Cal
 
 
 def test_the_page_is_one_script_that_node_can_read(program: Callable[[str], str]) -> None:
-    script = bundle(BROWSER, "microphone") + START
+    script = bundle(BROWSER / "live" / "microphone.js") + START
     assert not re.search(r"^\s*(import|export)\b", script, re.MULTILINE)
     joined = re.findall(r"^modules\.(\w+) = ", script, re.MULTILINE)
-    assert set(joined) == {path.stem for path in BROWSER.glob("*.js")} - {
-        "worklet"
-    }  # the worklet is a thread of its own
+    files = {path.stem for folder in ("live", "shared") for path in (BROWSER / folder).glob("*.js")}
+    assert set(joined) >= files - {"worklet", "settings"}  # the worklet is a thread of its own
     run = f"new Function('element', 'props', 'server', {json.dumps(script)})"
     subprocess.run([program("node"), "-e", run], check=True)
 
@@ -60,7 +59,7 @@ def test_the_page_is_one_script_that_node_can_read(program: Callable[[str], str]
 )
 def test_other_forms_of_import_and_export_are_refused(line: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"top\.js has a line that the bundle does not support"):
-        bundle(folder_with(tmp_path, top=line), "top")
+        bundle(folder_with(tmp_path, top=line) / "top.js")
 
 
 def test_a_circle_of_imports_is_refused(tmp_path: Path) -> None:
@@ -68,4 +67,27 @@ def test_a_circle_of_imports_is_refused(tmp_path: Path) -> None:
         tmp_path, one='import { b } from "./two.js";\n', two='import { a } from "./one.js";\nexport const b = 1;\n'
     )
     with pytest.raises(ValueError, match="one → two → one"):
-        bundle(folder, "one")
+        bundle(folder / "one.js")
+
+
+def test_modules_of_other_folders(tmp_path: Path, program: Callable[[str], str]) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "live").mkdir()
+    folder_with(tmp_path / "shared", text="export const word = 1;\n", base="export const two = 2;\n")
+    folder_with(
+        tmp_path / "live",
+        own='import { two } from "../shared/base.js";\nexport const four = two + two;\n',
+        top='import { word } from "../shared/text.js";\nimport { four } from "./own.js";\n'
+        "export function start() { return word + four; }\n",
+    )
+    script = bundle(tmp_path / "live" / "top.js") + "\nconsole.log(modules.top.start());"
+    assert subprocess.run([program("node"), "-e", script], capture_output=True, text=True, check=True).stdout == "5\n"
+
+
+def test_two_modules_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    folder_with(tmp_path / "shared", text="export const a = 1;\n")
+    folder_with(tmp_path, text="export const b = 1;\n")
+    top = 'import { a } from "./shared/text.js";\nimport { b } from "./text.js";\n'
+    with pytest.raises(ValueError, match="Two modules have the name text"):
+        bundle(folder_with(tmp_path, top=top) / "top.js")

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Transcript, lineView } from "../../../qwen_asr/web/page/browser/transcript.js";
+import { Transcript, lineView } from "../../../qwen_asr/web/page/browser/shared/transcript.js";
 
 const line = (values = {}) => ({
   number: 0, settled: "Turn on", tentative: " the light", start: 1.25, end: 3, final: false, error: null, ...values,

@@ -1,14 +1,18 @@
 // The page: the button, the status, the transcript, and what happens when they are used. microphone.py starts it once
 // in each tab.
 
-import { BUSY, Capture, INSECURE, findObstacle } from "./capture.js";
-import { messageFor } from "./errors.js";
+import { messageFor } from "../shared/errors.js";
+import { formatTime } from "../shared/format.js";
+import { preferredLanguage, setLanguage, t, translate } from "../shared/text.js";
+import { Transcript, setText } from "../shared/transcript.js";
+import { Capture, busy, findObstacle, insecure } from "./capture.js";
 import { Recording } from "./recording.js";
 import { FallbackState, RecordingState } from "./recording_state.js";
-import { SILENCE, adviceText, backlogMessage, formatTime, pageState, statusText } from "./status.js";
-import { Transcript, setText } from "./transcript.js";
+import { SILENCE, adviceText, backlogMessage, pageState, statusText } from "./status.js";
 
-const LOGIN_ENDED = "Your login has ended. Log in again in another tab: nothing is lost, and the recording goes on here.";
+const loginEnded = () => t(
+  "Your login has ended. Log in again in another tab: nothing is lost, and the recording goes on here.",
+);
 const SERVER_TIMEOUT_MS = 15000;  // for the server's state
 const SERVER_POLL_MS = 500;       // while it loads
 const REFRESH_MS = 250;           // of the clock and the lag
@@ -16,7 +20,7 @@ const FALLBACK_POLL_MS = 100;
 const FALLBACK_STOP_MS = 1500;    // the last block of Gradio's recorder is still on its way
 const COPIED_MS = 1500;
 const SMALL_SCREEN = "(max-width: 560px), (max-height: 480px)";
-const FAILED = "The page failed; reload it. The text stays until then.";
+const failed = () => t("The page failed; reload it. The text stays until then.");
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const toHex = (buffer) => Array.from(new Uint8Array(buffer), (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -54,6 +58,8 @@ class MicrophonePage {
   }
 
   start() {
+    setLanguage(preferredLanguage(null, navigator.languages));
+    translate(this.element);
     const actions = {
       record: () => this.capture ? this.stop() : this.record(),
       copy: () => this.copy(),
@@ -74,7 +80,7 @@ class MicrophonePage {
     addEventListener("pagehide", () => { if (this.recording) this.leave(); });
     setInterval(() => { if (this.recording) this.refresh(); }, REFRESH_MS);
     // Gradio's recorder would meet the same obstacle without a message. A rule, because Gradio may add it later.
-    if (findObstacle() === INSECURE) {
+    if (findObstacle() === insecure()) {
       document.head.appendChild(document.createElement("style")).textContent = "#stock { display: none }";
     }
     this.watchServer();
@@ -96,11 +102,11 @@ class MicrophonePage {
     root.dataset.listening = Boolean(recording && recording.total === null);
     setText(this.find("#status"), statusText(view));
     setText(this.find("#advice"), adviceText(view, capture && this.microphone, performance.now()));
-    setText(this.find(".record .name"), capture ? "Stop" : "Record");
+    setText(this.find(".record .name"), capture ? t("Stop") : t("Record"));
     this.enable(".record", !this.opening && (recording ? capture && !capture.closing : idle));
     this.enable("[data-do=copy]", this.transcript.hasText);
     this.enable("[data-do=clear]", !this.transcript.isEmpty);
-    setText(this.find("#lag"), recording ? `${recording.behind.toFixed(1)} s behind` : "");
+    setText(this.find("#lag"), recording ? t("{seconds} s behind", { seconds: recording.behind.toFixed(1) }) : "");
     setText(this.find("#clock"), recording ? formatTime(this.recordedSeconds + recording.duration) : "");
     const { model, note } = this.serverState;
     setText(this.find("#model"), model ? `${model}.${note ? ` ${note}` : ""}` : "");
@@ -152,7 +158,7 @@ class MicrophonePage {
       });
     } catch (error) {
       this.opening = false;
-      this.problem = messageFor(error, BUSY);
+      this.problem = messageFor(error, busy());
       this.refresh();
       return;
     }
@@ -204,7 +210,7 @@ class MicrophonePage {
     const reply = await this.server.exchange(message);
     if (reply || !this.props.has_login) return reply;
     const login = await fetch("login", { method: "HEAD", redirect: "manual" }); // leads to the page while logged in
-    return login.status === 200 ? { retry: LOGIN_ENDED } : undefined;
+    return login.status === 200 ? { retry: loginEnded() } : undefined;
   }
 
   // Runs a recording to its end. `onDone(reply)` gets the server's last reply.
@@ -213,7 +219,7 @@ class MicrophonePage {
     try {
       await onDone(await recording.run());
     } catch (error) {
-      await this.stop(messageFor(error, FAILED));
+      await this.stop(messageFor(error, failed()));
     }
     this.recordedSeconds += recording.state.duration;
     this.recording = null;
@@ -292,12 +298,12 @@ class MicrophonePage {
     const button = this.find("[data-do=copy]");
     try {
       await navigator.clipboard.writeText(this.transcript.text);
-      setText(button, "Copied");
+      setText(button, t("Copied"));
     } catch { // there is no clipboard without https: select the text, so that one key copies it
       getSelection().selectAllChildren(this.transcript.container);
-      setText(button, "Selected");
+      setText(button, t("Selected"));
     }
-    setTimeout(() => setText(button, "Copy"), COPIED_MS);
+    setTimeout(() => setText(button, t("Copy")), COPIED_MS);
   }
 
   clear() {

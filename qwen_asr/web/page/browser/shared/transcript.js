@@ -2,7 +2,7 @@
 //
 // All text goes into the page through textContent, so nothing that is said or recognized can become markup.
 
-import { formatTime } from "./status.js";
+import { formatTime } from "./format.js";
 
 // How an utterance is shown: `line` comes from the server (TranscriptLine.to_json), its part began `offset` seconds in.
 export function lineView(line, offset) {

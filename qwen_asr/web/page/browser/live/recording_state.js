@@ -7,7 +7,8 @@
 // server, from the first byte whose text is not final. Bytes are therefore kept until their text is final.
 
 import { ByteQueue, toBase64 } from "./byte_queue.js";
-import { UserError } from "./errors.js";
+import { UserError } from "../shared/errors.js";
+import { t } from "../shared/text.js";
 
 const BYTES_PER_SAMPLE = 2;
 
@@ -156,11 +157,11 @@ export class FallbackState extends RecordingState {
 
   // The server has no audio yet, or has lost the recording.
   restart() {
-    if (this.seen) throw new UserError("The server lost this recording. Its text stays; record again to continue.");
-    if (this.total !== null) throw new UserError("No sound came from the simple recorder. Try another browser.");
+    if (this.seen) throw new UserError(t("The server lost this recording. Its text stays; record again to continue."));
+    if (this.total !== null) throw new UserError(t("No sound came from the simple recorder. Try another browser."));
     if (this.now() - this.startedAt > FIRST_SOUND_MS) {
       throw new UserError(
-        "No sound came from the simple recorder. Stop it there, allow the microphone, and record again.",
+        t("No sound came from the simple recorder. Stop it there, allow the microphone, and record again."),
       );
     }
   }

@@ -1,18 +1,25 @@
 // The microphone: blocks of int16 at its native rate, and a clear message for everything that can be wrong with it.
 
-import { UserError } from "./errors.js";
+import { UserError } from "../shared/errors.js";
+import { t } from "../shared/text.js";
 
-export const INSECURE =
+export const insecure = () => t(
   "Browsers allow the microphone only on pages that came over https://. Open the https:// address of this page" +
-  " (the server prints it; it has one when started with --generate-self-signed-cert).";
-const DENIED =
-  "The browser does not let this page use the microphone. Allow it in the site settings beside the address, then press Record.";
-const MISSING = "No microphone was found. Plug one in or switch it on, then press Record.";
-export const BUSY = "The microphone could not be opened: another program may be using it. Close that program, then press Record.";
-const OLD = "This browser cannot record here. Use the simple recorder below.";
-const BLOCKED = "A content security policy blocks the recorder (it needs blob: in script-src). Use the simple recorder below.";
-const UNPLUGGED = "The microphone was unplugged. The text so far is below; plug it in again, then press Record.";
-const PAUSED = "The device has paused the microphone. Tap the page to continue.";
+  " (the server prints it; it has one when started with --generate-self-signed-cert).",
+);
+const denied = () => t(
+  "The browser does not let this page use the microphone. Allow it in the site settings beside the address, then press Record.",
+);
+const missing = () => t("No microphone was found. Plug one in or switch it on, then press Record.");
+export const busy = () => t(
+  "The microphone could not be opened: another program may be using it. Close that program, then press Record.",
+);
+const old = () => t("This browser cannot record here. Use the simple recorder below.");
+const blocked = () => t(
+  "A content security policy blocks the recorder (it needs blob: in script-src). Use the simple recorder below.",
+);
+const unplugged = () => t("The microphone was unplugged. The text so far is below; plug it in again, then press Record.");
+const paused = () => t("The device has paused the microphone. Tap the page to continue.");
 
 const STOP_DELAY_MS = 200;     // the last sound is still in the browser's buffers when Stop is pressed
 const WORKLET_TIMEOUT_MS = 1000; // a suspended audio thread may never answer
@@ -20,15 +27,15 @@ const RESUME_TIMEOUT_MS = 500;
 
 // Why this browser cannot record, or "".
 export function findObstacle() {
-  if (!window.isSecureContext) return INSECURE;
-  return navigator.mediaDevices?.getUserMedia && window.AudioWorkletNode ? "" : OLD;
+  if (!window.isSecureContext) return insecure();
+  return navigator.mediaDevices?.getUserMedia && window.AudioWorkletNode ? "" : old();
 }
 
 // The message for an error of getUserMedia.
 export function microphoneMessage(error) {
-  if (error.name === "NotAllowedError" || error.name === "SecurityError") return DENIED;
-  if (error.name === "NotFoundError" || error.name === "OverconstrainedError") return MISSING;
-  return BUSY;
+  if (error.name === "NotAllowedError" || error.name === "SecurityError") return denied();
+  if (error.name === "NotFoundError" || error.name === "OverconstrainedError") return missing();
+  return busy();
 }
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -53,11 +60,11 @@ export class Capture {
       capture.#release();
       throw error;
     }
-    capture.stream.getAudioTracks()[0].onended = () => onUnplugged(UNPLUGGED);
+    capture.stream.getAudioTracks()[0].onended = () => onUnplugged(unplugged());
     // iOS interrupts the context for a call or another app, and only a touch may resume it.
     capture.context.onstatechange = () => {
       const { state } = capture.context;
-      if (state !== "closed") onInterruption(state === "running" ? "" : PAUSED);
+      if (state !== "closed") onInterruption(state === "running" ? "" : paused());
     };
     return capture;
   }
@@ -94,7 +101,7 @@ export class Capture {
     try {
       await this.context.audioWorklet.addModule(url);
     } catch {
-      throw new UserError(BLOCKED);
+      throw new UserError(blocked());
     } finally {
       URL.revokeObjectURL(url);
     }
