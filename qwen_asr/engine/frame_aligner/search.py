@@ -17,8 +17,8 @@ Scores = NDArray[np.float32]
 ANY_SOUND = CLASSES
 """The class of a character that is no letter."""
 LEAST = -6.0
-"""A log-probability counts as at least this. So a word that is in the text but not in the audio, or the other way round,
-moves the words beside it and no others."""
+"""A log-probability counts as at least this. So a word that is only in the text or only in the audio moves the words
+beside it and no others."""
 ANY_SOUND_COST = 2.0
 """How much less its log-probability is than that of any sound: more than that of the right letter usually is, and less
 than that of a wrong one, so that the letters beside it keep their parts."""
