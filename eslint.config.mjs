@@ -16,7 +16,7 @@ const rules = {
 
 // Modules without access to the browser: what they need is passed to them, so that Node can test them.
 const PURE = [
-  "live/byte_queue", "live/recording", "live/recording_state", "live/status", "shared/chinese", "shared/errors",
+  "live/byte_queue", "live/recording", "live/recording_state", "live/status", "phone/chinese_phone", "shared/chinese", "shared/errors",
   "shared/format", "shared/text", "shared/transcript",
 ];
 const withoutBrowser = Object.fromEntries(Object.keys(globals.browser).map((name) => [name, "off"]));

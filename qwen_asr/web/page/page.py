@@ -15,12 +15,12 @@ from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import QwenASRError
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.page.microphone import BROWSER, STOCK_RECORDING, State, streaming_microphone
+from qwen_asr.web.page.phone import TITLE, phone_section
 from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
 from qwen_asr.web.page.uploads import opened_upload
 
-CSS = [BROWSER / "page.css", BROWSER / "live" / "live.css"]
+CSS = [BROWSER / "page.css", BROWSER / "live" / "live.css", BROWSER / "phone" / "phone.css"]
 AUTOMATIC = "Automatic"
-TITLE = "Qwen3-ASR live"
 LOG_OUT = "<form class='log-out' method='post' action='logout'><button>Log out</button></form>"
 LATE_BLOCK_SECONDS = 3.0
 """A block of the fallback recorder that comes this soon after the end of its recording still belongs to it."""
@@ -58,9 +58,10 @@ def build_page(
     context: str = "",
     limits: PageLimits | None = None,
     has_login: bool = False,
+    host: str = "",
 ) -> gr.Blocks:
     """The whole page. `language` (an English name) and `context` are the first values of the inputs. `has_login` adds a
-    button to log out.
+    button to log out. `host` is the address that the server listens on.
 
     Mount the page with `theme()` and `CSS`.
     """
@@ -93,6 +94,8 @@ def build_page(
             with _tab("Live"):
                 streaming_microphone(recordings, state, limits=limits, has_login=has_login)
                 _add_fallback_recorder(recordings, state, language_input, context_input, limits)
+                with gr.Accordion("Use it on a phone", open=False, elem_id="on-a-phone"):
+                    phone_section(host)
         page.load(None, js=SELECT_JS, api_visibility="private")
         gr.on(
             [page.load, language_input.change, context_input.change],

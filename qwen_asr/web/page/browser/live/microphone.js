@@ -5,6 +5,7 @@ import { messageFor } from "../shared/errors.js";
 import { formatTime } from "../shared/format.js";
 import { preferredLanguage, setLanguage, t, translate } from "../shared/text.js";
 import { Transcript, setText } from "../shared/transcript.js";
+import { prepareInstall } from "./install.js";
 import { Capture, busy, findObstacle, insecure } from "./capture.js";
 import { Recording } from "./recording.js";
 import { FallbackState, RecordingState } from "./recording_state.js";
@@ -60,6 +61,7 @@ class MicrophonePage {
   start() {
     setLanguage(preferredLanguage(null, navigator.languages));
     translate(this.element);
+    prepareInstall();
     const actions = {
       record: () => this.capture ? this.stop() : this.record(),
       copy: () => this.copy(),
