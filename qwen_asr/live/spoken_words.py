@@ -11,7 +11,6 @@ from statistics import fmean
 
 from qwen_asr.engine.words import Word
 from qwen_asr.live.events import Final, Token
-from qwen_asr.live.transcript import rounded_seconds
 
 _SPOKEN_SIGNS = "%‰&#@§％＆＃＠"
 """Signs that Unicode counts as punctuation, and people read aloud."""
@@ -22,14 +21,14 @@ class SpokenWord:
     """A word of a final that is more than punctuation.
 
     `text` is as the final has it, `bare` without the punctuation around it; neither is ever empty. `start` and `end`
-    are seconds since the session began, in whole milliseconds. `confidence`: the geometric mean of the probabilities of
-    the tokens that spell it, 0 to 1; 0.0 where the final has no tokens.
+    are those of `Word`. `confidence`: the geometric mean of the probabilities of the tokens that spell it, 0 to 1; 0.0
+    where the final has no tokens.
     """
 
     text: str
     bare: str
-    start: float
-    end: float
+    start: int
+    end: int
     confidence: float
 
 
@@ -48,8 +47,8 @@ def spoken_words(final: Final) -> list[SpokenWord]:
             SpokenWord(
                 text=text,
                 bare=bare(text),
-                start=rounded_seconds(word.start),
-                end=rounded_seconds(word.end),
+                start=word.start,
+                end=word.end,
                 confidence=probabilities.mean(first, first + len(text.encode())),
             )
         )

@@ -100,7 +100,7 @@ class Transcript:
 
 
 def utterance_as_dict(final: Final) -> dict[str, object]:
-    """One of the `utterances` of `Transcript.as_dict`. `start` and `end` are in seconds; `words` only if it has some."""
+    """One of the `utterances` of `Transcript.as_dict`: `start` and `end` in seconds, `words` only if it has some."""
     utterance: dict[str, object] = {
         "utterance": final.utterance,
         "start": final.start / SAMPLE_RATE,

@@ -209,6 +209,10 @@ class Service:
             return "The recognizer's thread has ended."
         return None
 
+    def why_no_words(self, language: str | None = None) -> str | None:
+        """Why text in a language has no times of words, as a sentence; None if it has."""
+        return "This server has no aligner, which finds when each word is said: start it with --aligner-model-path."
+
     @property
     def model_name(self) -> str:
         """The name of the checkpoint. Raises NotReady while none is loaded."""

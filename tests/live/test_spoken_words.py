@@ -39,7 +39,7 @@ def test_the_punctuation_around_a_word_is_stripped(text: str, expected: str) -> 
 def test_punctuation_that_stands_alone_belongs_to_a_word() -> None:
     words = spoken_words(with_words("— Well — no ."))
     assert [(word.text, word.bare) for word in words] == [("— Well —", "Well"), ("no .", "no")]
-    assert [(word.start, word.end) for word in words] == [(0.1, 0.2), (0.3, 0.4)]
+    assert [(word.start, word.end) for word in words] == [(1_600, 3_200), (4_800, 6_400)]
     assert spoken_words(with_words("— …")) == []
     assert spoken_words(final("One.")) == []
 

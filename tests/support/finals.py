@@ -19,9 +19,7 @@ def final(text: str, number: int = 0, **changes: Any) -> Final:
 def with_words(text: str, number: int = 0, step: int = 1_600, **changes: Any) -> Final:
     """The same with a word for each run of characters without a blank, each `step` samples long."""
     start = number * 32_000
-    words = [
-        Word(word, start + index * step, start + (index + 1) * step) for index, word in enumerate(text.split())
-    ]
+    words = [Word(word, start + index * step, start + (index + 1) * step) for index, word in enumerate(text.split())]
     return final(text, number, words=tuple(words), **changes)
 
 
