@@ -93,4 +93,7 @@ class Aligned:
     words: tuple[Word, ...]
 
 
-Event = Partial | Final | Failed
+TextEvent = Partial | Final | Failed
+"""What is told of the text of an utterance."""
+Event = TextEvent | Aligned
+"""There is an `Aligned` only in sessions with `SessionOptions.words`, and only if the words take long."""

@@ -124,6 +124,7 @@ class Service:
         prompt: str = "",
         chunk_seconds: float | Literal["auto"] | None = None,
         detector: DetectorFactory | None = None,
+        words: bool = False,
     ) -> SessionOptions:
         """The options of a session, with the server's defaults for what is empty or None. Raises `UnknownLanguage`.
 
@@ -140,6 +141,7 @@ class Service:
             max_new_tokens=config.max_new_tokens,
             endpoints=endpoints_of(config),
             detector=detector or voice_detector,
+            words=words,
         )
 
     def check_options(self, options: SessionOptions) -> None:

@@ -13,10 +13,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.engine.languages import language_code, resolve_language
 from qwen_asr.live.events import Final
-from qwen_asr.live.spoken_words import spoken_words
 from qwen_asr.live.subtitles import srt, vtt
 from qwen_asr.live.transcript import Transcript, join_texts, rounded_seconds
 from qwen_asr.web.rest.form import TranscriptionRequest
+from qwen_asr.web.spoken_words import spoken_words
 
 WhyNoWords = Callable[[str | None], str | None]
 """Why text in a language (its English name; None: any) has no times of words, as a sentence; None if it has them."""

@@ -12,9 +12,9 @@ from hypothesis import given
 from openai.types.audio import TranscriptionVerbose
 
 from qwen_asr.live.events import Final
-from qwen_asr.live.spoken_words import bare
 from qwen_asr.web.rest.answers import WhyNoWords, whole_answer
 from qwen_asr.web.rest.form import parse_request
+from qwen_asr.web.spoken_words import bare
 from tests.support.finals import SCORED, aligned_finals, final, with_words
 
 VERBOSE: Any = {"response_format": "verbose_json"}

@@ -21,10 +21,10 @@ from starlette.datastructures import QueryParams
 from qwen_asr.config.config import Config
 from qwen_asr.engine.words import Word
 from qwen_asr.live.events import Final
-from qwen_asr.live.spoken_words import bare
 from qwen_asr.service.service import Service
 from qwen_asr.web.rest.listen import FileQuery, whole_answer
 from qwen_asr.web.sockets.deepgram.messages import ResultsMetadata
+from qwen_asr.web.spoken_words import bare
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.finals import SCORED, aligned_finals, final, with_words
 from tests.support.rest_client import wav

@@ -14,9 +14,9 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.engine.languages import language_code
 from qwen_asr.errors import AudioError, BadInput, QwenASRError, TimedOut
 from qwen_asr.live.events import Final, Partial
-from qwen_asr.live.spoken_words import spoken_words
 from qwen_asr.live.transcript import rounded_seconds
 from qwen_asr.web.sockets.messages import ServerMessage, ServerModel, close_reason, read_object
+from qwen_asr.web.spoken_words import spoken_words
 from qwen_asr.web.validation import shown
 
 KEEP_ALIVE, FINALIZE, CLOSE_STREAM = "KeepAlive", "Finalize", "CloseStream"
