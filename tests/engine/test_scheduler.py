@@ -172,6 +172,7 @@ def test_a_step_that_runs_out_of_memory_alone_waits_for_another_to_end() -> None
     def is_large(one: Pass) -> bool:
         if isinstance(one, Predict):
             return one.row.cache is large._cache
+        assert isinstance(one, Transform | Encode)
         return (one.segment.frames if isinstance(one, Transform) else one.windows[0].frames.shape[1]) > 500
 
     def fail(passes: list[Pass]) -> None:
