@@ -21,10 +21,12 @@ from starlette.datastructures import QueryParams
 from qwen_asr.config.config import Config
 from qwen_asr.engine.words import Word
 from qwen_asr.live.events import Final
+from qwen_asr.live.transcript import word_as_dict
 from qwen_asr.service.service import Service
 from qwen_asr.web.rest.listen import FileQuery, whole_answer
 from qwen_asr.web.sockets.deepgram.messages import ResultsMetadata
 from qwen_asr.web.spoken_words import bare
+from tests.support.aligners import EvenAligner, aligned_by, even_words
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.finals import SCORED, aligned_finals, final, with_words
 from tests.support.rest_client import wav
@@ -99,13 +101,31 @@ def test_the_whole_answer(url: str, file: bytes) -> None:
     [alternative] = channel["alternatives"]
     assert alternative["transcript"] == " ".join(SENTENCES)
     assert 0.5 < alternative["confidence"] <= 1
-    assert alternative["words"] == []
     assert channel["detected_language"] == "en"
     assert [utterance["transcript"] for utterance in results["utterances"]] == list(SENTENCES)
     first, second = results["utterances"]
     assert 0 <= first["start"] < first["end"] < second["start"] < second["end"] <= metadata["duration"]
     assert min(first["confidence"], second["confidence"]) <= alternative["confidence"]
     assert alternative["confidence"] <= max(first["confidence"], second["confidence"])
+
+
+@pytest.mark.slow
+def test_the_words_of_a_file(url: str, file: bytes) -> None:
+    for aligner in (EvenAligner(), EvenAligner(is_quick=False), None):
+        with aligned_by(demo_recognizer(), aligner):
+            answered = httpx.post(url, params={"utterances": "true"}, content=file, headers=RIGHT, timeout=TIMEOUT)
+        results = answered.json()["results"]
+        words = results["channels"][0]["alternatives"][0]["words"]
+        assert words == [word for utterance in results["utterances"] for word in utterance["words"]]
+        expected = [
+            word_as_dict(word)
+            for one in results["utterances"]
+            for word in even_words(
+                one["transcript"], round((one["end"] - one["start"]) * 16_000), round(one["start"] * 16_000)
+            )
+        ]
+        timed = [{"word": word["punctuated_word"], "start": word["start"], "end": word["end"]} for word in words]
+        assert timed == (expected if aligner else [])
 
 
 @pytest.mark.slow
