@@ -16,7 +16,7 @@ from qwen_asr.live.events import Final
 from qwen_asr.live.subtitles import srt, vtt
 from qwen_asr.live.transcript import Transcript, join_texts, rounded_seconds
 from qwen_asr.web.rest.form import TranscriptionRequest
-from qwen_asr.web.spoken_words import spoken_words
+from qwen_asr.web.spoken_words import bare, spoken_words
 
 WhyNoWords = Callable[[str | None], str | None]
 """Why text in a language (its English name; None: any) has no times of words, as a sentence; None if it has them."""
@@ -125,16 +125,19 @@ def whole_answer(
         usage=Usage(seconds=seconds),
     )
     if request.response_format == "verbose_json":
-        missing = word_warnings(finals, why_no_words) if request.words else []
         words = transcribed_words(finals) if request.words and why_no_words(None) is None else None
+        is_complete = words is not None and all(final.words or not bare(final.text) for final in finals)
         answer = VerboseTranscription(
             **dict(answer),
             language=(Transcript(finals).language or resolve_language(request.spoken_language) or "").lower(),
             duration=seconds,
             # A client that wants the times of words gets those of the utterances where there are none.
-            segments=segments(finals) if request.segments or words is None or missing else None,
+            segments=None if is_complete and not request.segments else segments(finals),
             words=words,
-            warnings=[*missing, *(warning for final in finals for warning in final.warnings)],
+            warnings=[
+                *(word_warnings(finals, why_no_words) if request.words else []),
+                *(warning for final in finals for warning in final.warnings),
+            ],
         )
     return JSONResponse(answer.model_dump())
 

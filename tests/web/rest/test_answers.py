@@ -127,6 +127,15 @@ def test_a_language_without_words_is_named_once() -> None:
     assert len(body["segments"]) == 4
 
 
+def test_where_an_alignment_failed_the_segments_are_there() -> None:
+    failed = final("Two.", 1, warnings=("words: their times are unknown. The log says why.",))
+    body = answer([with_words("One."), failed], 3.0, words=["word"], **VERBOSE)
+    assert [word["word"] for word in body["words"]] == ["One"]
+    assert body["warnings"] == list(failed.warnings)
+    assert [segment["text"] for segment in body["segments"]] == ["One.", "Two."]
+    assert "segments" not in answer([with_words("One."), final("…", 1)], 3.0, words=["word"], **VERBOSE)
+
+
 @given(aligned_finals())
 def test_the_words_are_in_the_text_in_order_and_never_go_back(finals: list[Final]) -> None:
     body = answer(finals, 9.0, words=["word"], **VERBOSE)
