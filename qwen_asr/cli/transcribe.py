@@ -166,8 +166,8 @@ class FileTranscriber:
         on_status: Callable[[str], None] = log.info,
         on_read: Callable[[int], None] = lambda samples: None,
     ) -> None:
-        """`choice` is the track and the channel of the files. `words`: whether to find the times of words, if the model has
-        an aligner.
+        """`choice` is the track and the channel of the files. `words`: whether to find the times of words, if the model
+        has an aligner.
 
         `on_status` receives sentences while the model is loaded, `on_read` the number of samples (16 kHz) read.
         """

@@ -19,7 +19,7 @@ from qwen_asr.web.rest.form import TranscriptionRequest
 from qwen_asr.web.spoken_words import bare, spoken_words
 
 WhyNoWords = Callable[[str | None], str | None]
-"""Why text in a language (its English name; None: any) has no times of words, as a sentence; None if it has them."""
+"""`Service.why_no_words`."""
 
 
 class Answer(BaseModel):
@@ -125,7 +125,8 @@ def whole_answer(
         usage=Usage(seconds=seconds),
     )
     if request.response_format == "verbose_json":
-        words = transcribed_words(finals) if request.words and why_no_words(None) is None else None
+        has_words = request.words and why_no_words(request.spoken_language) is None
+        words = transcribed_words(finals) if has_words else None
         is_complete = words is not None and all(final.words or not bare(final.text) for final in finals)
         answer = VerboseTranscription(
             **dict(answer),
@@ -135,7 +136,7 @@ def whole_answer(
             segments=None if is_complete and not request.segments else segments(finals),
             words=words,
             warnings=[
-                *(word_warnings(finals, why_no_words) if request.words else []),
+                *(word_warnings(request, why_no_words, finals) if request.words else []),
                 *(warning for final in finals for warning in final.warnings),
             ],
         )
@@ -157,10 +158,10 @@ def transcribed_words(finals: Iterable[Final]) -> list[TranscribedWord]:
     ]
 
 
-def word_warnings(finals: Iterable[Final], why_no_words: WhyNoWords) -> list[str]:
+def word_warnings(request: TranscriptionRequest, why_no_words: WhyNoWords, finals: Iterable[Final]) -> list[str]:
     """Why words are missing, each reason once."""
-    languages = [None, *(final.language for final in finals if final.text and not final.words)]
-    reasons = dict.fromkeys(filter(None, map(why_no_words, languages)))
+    spoken = [final.language for final in finals if final.language and not final.words]
+    reasons = dict.fromkeys(filter(None, map(why_no_words, [request.spoken_language, *spoken])))
     return [f"words: {reason} `segments` has the times of the utterances." for reason in reasons]
 
 

@@ -125,6 +125,9 @@ def test_a_language_without_words_is_named_once() -> None:
     assert [word["word"] for word in body["words"]] == ["One"]
     assert body["warnings"] == ["words: Finnish has no words. `segments` has the times of the utterances."]
     assert len(body["segments"]) == 4
+    body = answer(finals[1:], 7.0, words=["word"], language="Finnish", **VERBOSE)
+    assert "words" not in body
+    assert len(body["warnings"]) == 1
 
 
 def test_where_an_alignment_failed_the_segments_are_there() -> None:

@@ -93,7 +93,6 @@ class AsrSession:
             chunk_seconds=config.chunk_size_sec,
             words=config.words,
         )
-        self._language = options.language
         self._why_no_words = service.why_no_words
         self._runner = service.open_session(options, self._on_events, kind="asr", name=self.id, slot=slot)
 
@@ -150,7 +149,7 @@ class AsrSession:
                     outbox.put(self._partial)
             self._outbox = outbox
             if offset is None:
-                self._explain_missing_words(self._language)
+                self._explain_missing_words(self.config.language or None)
         return outbox
 
     def _repeated(self, offset: int) -> Iterator[ServerMessage]:
@@ -222,7 +221,7 @@ class AsrSession:
                     continue
                 message = event_message(event, self.received, time.time(), self._timeline, with_words=self.config.words)
                 self._add(message)
-                if isinstance(event, Final) and event.text and not event.words:
+                if isinstance(event, Final) and event.language and not event.words:
                     self._explain_missing_words(event.language)
 
     def _add(self, message: PartialMessage | FinalMessage | UtteranceErrorMessage) -> None:

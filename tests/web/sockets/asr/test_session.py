@@ -12,6 +12,7 @@ from hypothesis import given
 
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import SocketLimits
+from qwen_asr.engine.languages import resolve_language
 from qwen_asr.live.events import Aligned, Event, Final
 from qwen_asr.service.service import Service
 from qwen_asr.web.sockets.asr.messages import SessionCreated, SessionResumed, parse_config
@@ -23,7 +24,7 @@ FINNISH = "Words of Finnish have no times: the aligner does not know it."
 
 
 def only_finnish_has_none(language: str | None) -> str | None:
-    return FINNISH if language == "Finnish" else None
+    return FINNISH if resolve_language(language) == "Finnish" else None
 
 
 class Opened:
@@ -133,6 +134,7 @@ def test_a_language_without_words_is_told_when_it_is_spoken_or_set() -> None:
     assert sent[3]["message"] == f"words: {FINNISH}"
     _, warning = Opened(words=True, language="fi").messages()
     assert warning["message"] == f"words: {FINNISH}"
+    assert len(Opened(words=True, language="auto").messages()) == 1
 
 
 @given(aligned_finals())
