@@ -157,6 +157,8 @@ def test_settings_of_a_client_that_resumes() -> None:
     warning = check_resume(parsed(resume="x", context="June", language="", chunk_size_sec=1), session)
     assert warning is not None
     assert warning.startswith("resume: context, language, chunk_size_sec differ from the session's")
+    assert check_resume(parsed(resume="x", words=False), session) is None
+    assert "resume: words differ" in str(check_resume(parsed(resume="x", words=True), session))
     for different in ({"sample_rate": 16_000}, {"encoding": "s16le"}):
         with pytest.raises(BadConfig, match="but the session to resume has"):
             check_resume(parsed(resume="x", **different), session)
