@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qwen_asr.live.events import Final
 from qwen_asr.live.transcript import Transcript, join_texts, split_units, utterance_as_dict
-from tests.support.finals import aligned_finals, with_words
+from tests.support.aligners import aligned_finals, with_words
 
 words = st.text(st.sampled_from("ab .,北京กำ한ナ\n"), max_size=12)
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from qwen_asr.engine.words import Word
 from qwen_asr.live.events import Final
 from qwen_asr.web.spoken_words import bare, spoken_words
-from tests.support.finals import SCORED, aligned_finals, final, with_words
+from tests.support.aligners import aligned_finals, with_words
+from tests.support.finals import SCORED, final
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,11 @@ class TranscriptionRequest(BaseModel):
         return is_verbose and "word" in self.timestamp_granularities
 
     @property
+    def subtitles(self) -> bool:
+        """Whether the answer is a file of subtitles, whose cues are better with the times of words."""
+        return self.response_format in ("srt", "vtt")
+
+    @property
     def segments(self) -> bool:
         """Whether the answer has segments even if it has all words."""
         return "segment" in self.timestamp_granularities

@@ -27,7 +27,7 @@ from qwen_asr.service.rate_limit import sender
 from qwen_asr.service.shares import Shares
 from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import ErrorBody, error_body, error_response
-from qwen_asr.web.rest.answers import WhyNoWords, whole_answer
+from qwen_asr.web.rest.answers import whole_answer
 from qwen_asr.web.rest.event_stream import EventStream
 from qwen_asr.web.rest.form import parse_request
 from qwen_asr.web.rest.models import check_ready
@@ -170,7 +170,7 @@ class Transcriptions:
 
     async def create(self, _: Request) -> Response:
         """The text of the file, as OpenAI's API returns it: at once, or with `stream=true` utterance by utterance."""
-        return self.answering(partial(transcription_job, self._service.why_no_words))
+        return self.answering(partial(transcription_job, self._service))
 
     def answering(self, read: ReadJob) -> Response:
         """The response to a request for the same work that `read` reads."""
@@ -320,7 +320,7 @@ async def begin(work: FileTranscription, context_field: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def transcription_job(why_no_words: WhyNoWords, upload: Upload) -> AsyncIterator[Job]:
+async def transcription_job(service: Service, upload: Upload) -> AsyncIterator[Job]:
     """Reads a request to transcribe one file."""
     async with received_file(upload) as form:
         request = parse_request(form.fields)
@@ -331,10 +331,10 @@ async def transcription_job(why_no_words: WhyNoWords, upload: Upload) -> AsyncIt
             context_field="prompt",
             scored=request.scored,
             events=EventStream(request) if request.stream else None,
-            whole=partial(whole_answer, request, why_no_words),
+            whole=partial(whole_answer, request, service.why_no_words),
             track=request.track,
             channel=request.channel,
-            words=request.words,
+            words=request.words or (request.subtitles and service.has_quick_words),
         )
 
 

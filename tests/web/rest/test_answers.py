@@ -15,7 +15,8 @@ from qwen_asr.live.events import Final
 from qwen_asr.web.rest.answers import WhyNoWords, whole_answer
 from qwen_asr.web.rest.form import parse_request
 from qwen_asr.web.spoken_words import bare
-from tests.support.finals import SCORED, aligned_finals, final, with_words
+from tests.support.aligners import aligned_finals, with_words
+from tests.support.finals import SCORED, final
 
 VERBOSE: Any = {"response_format": "verbose_json"}
 NO_ALIGNER = "This server has no aligner: start it with --aligner-model-path."

@@ -26,9 +26,9 @@ from qwen_asr.service.service import Service
 from qwen_asr.web.rest.listen import FileQuery, whole_answer
 from qwen_asr.web.sockets.deepgram.messages import ResultsMetadata
 from qwen_asr.web.spoken_words import bare
-from tests.support.aligners import EvenAligner, aligned_by, even_words
+from tests.support.aligners import EvenAligner, aligned_by, aligned_finals, even_words, with_words
 from tests.support.checkpoints import demo_recognizer, spoken
-from tests.support.finals import SCORED, aligned_finals, final, with_words
+from tests.support.finals import SCORED, final
 from tests.support.rest_client import wav
 from tests.support.sockets import TIMEOUT, listening, silence
 

@@ -199,6 +199,28 @@ def test_words_with_the_openai_package(clients: Clients) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fields", "is_quick", "clips"),
+    [
+        ({"response_format": "srt"}, True, 3),
+        ({"response_format": "vtt", "stream": True}, True, 3),
+        ({"response_format": "srt"}, False, 0),
+        ({"response_format": "verbose_json"}, True, 0),
+        ({"timestamp_granularities": ["word"]}, True, 0),  # json
+    ],
+)
+def test_words_are_found_only_for_what_uses_them(
+    clients: Clients, fields: dict[str, Any], is_quick: bool, clips: int
+) -> None:
+    aligner = EvenAligner(is_quick)
+    with aligned_by(demo_recognizer(), aligner), clients.sync() as client:
+        answer = ask(client, **fields)
+        if "stream" in fields:
+            list(answer)
+    assert aligner.clips == clips
+
+
+@pytest.mark.slow
 def test_silence_has_no_text(clients: Clients) -> None:
     silence = wav(np.zeros(3 * SAMPLE_RATE, np.float32))
     with clients.sync() as client:

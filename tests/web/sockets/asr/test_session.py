@@ -17,7 +17,8 @@ from qwen_asr.live.events import Aligned, Event, Final
 from qwen_asr.service.service import Service
 from qwen_asr.web.sockets.asr.messages import SessionCreated, SessionResumed, parse_config
 from qwen_asr.web.sockets.asr.session import AsrSession
-from tests.support.finals import aligned_finals, final, with_words
+from tests.support.aligners import aligned_finals, with_words
+from tests.support.finals import final
 
 NO_ALIGNER = "This server has no aligner: start it with --aligner-model-path."
 FINNISH = "Words of Finnish have no times: the aligner does not know it."

@@ -10,7 +10,7 @@ from qwen_asr.web.sockets.deepgram.messages import Results, ResultsMetadata
 from qwen_asr.web.sockets.deepgram.query import LiveQuery
 from qwen_asr.web.sockets.deepgram.segment import Pauses, Segment
 from qwen_asr.web.sockets.messages import ServerMessage
-from tests.support.finals import with_words
+from tests.support.aligners import with_words
 
 
 def pauses(length: int | None) -> tuple[Pauses, list[ServerMessage]]:
