@@ -24,6 +24,7 @@ from qwen_asr.engine.checkpoint import (
     convert_config,
     find_named,
     load_original_parts,
+    load_recognizer,
     load_weights,
     pick_device,
     pick_dtype,
@@ -218,15 +219,31 @@ def _seconds(word: Word) -> tuple[float, float]:
     return round(word.start / SAMPLE_RATE, 3), round(word.end / SAMPLE_RATE, 3)
 
 
-def add_aligner(
-    recognizer: Recognizer, path: str | None = None, dtype: str = "auto", progress: Progress | None = None
-) -> None:
-    """Give the recognizer an aligner: the one at `path`, on the same device; without a path the demo gets its own.
+def load_with_aligner(
+    path: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Progress | None = None,
+    *,
+    aligner_path: str | None = None,
+    quantize: str = "none",
+    allow_demo: bool = True,
+) -> Recognizer:
+    """Load a recognizer with what finds the times of words: the forced aligner at `aligner_path`, a hub id or a folder.
 
-    path, dtype, progress: as in `checkpoint.load_recognizer`, whose errors it raises too.
+    Without a path there is none, but the demo has one of its own. The other arguments are as in
+    `checkpoint.load_recognizer`, whose errors it raises for both.
     """
-    if path is not None:
-        recognizer.aligner = load_aligner(path, str(recognizer.device), dtype, progress)
+    # First, because the recognizer takes a share of the memory that is free then for its KV pool.
+    aligner = None if aligner_path is None else load_aligner(aligner_path, device, dtype, progress)
+    recognizer = load_recognizer(path, device, dtype, progress, quantize=quantize, allow_demo=allow_demo)
+    recognizer.aligner = aligner or own_aligner(recognizer)
+    return recognizer
+
+
+def own_aligner(recognizer: Recognizer) -> WordAligner | None:
+    """The aligner that is bundled with the recognizer: the demo has one."""
+    return None
 
 
 def load_aligner(

@@ -32,7 +32,7 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import load_audio
 from qwen_asr.audio.endpointing import EndpointConfig, cut_point
 from qwen_asr.audio.vad import Silero
-from qwen_asr.engine.aligner import ForcedAlignItem, add_aligner, align_items
+from qwen_asr.engine.aligner import ForcedAlignItem, align_items, own_aligner
 from qwen_asr.engine.checkpoint import load_recognizer
 from qwen_asr.engine.languages import LANGUAGES, resolve_language
 from qwen_asr.engine.recognizer import Recognizer
@@ -211,11 +211,10 @@ class Qwen3ASRModel:
         longest_answer = whole_number(MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens, "max_new_tokens", 1)
         if not isinstance(forced_aligner, str | Path | Qwen3ForcedAligner | None):
             raise BadInput(f"forced_aligner was given {forced_aligner!r}; expected a name, a folder or a loaded one.")
-        recognizer = load_recognizer(str(path), options.device, options.dtype, quantize=quantize, hub=options.hub)
-        if isinstance(forced_aligner, str | Path):
+        if isinstance(forced_aligner, str | Path):  # before the recognizer's KV pool takes a share of the free memory
             forced_aligner = Qwen3ForcedAligner.from_pretrained(forced_aligner, **(forced_aligner_kwargs or {}))
-        if forced_aligner is None:
-            add_aligner(recognizer)
+        recognizer = load_recognizer(str(path), options.device, options.dtype, quantize=quantize, hub=options.hub)
+        recognizer.aligner = own_aligner(recognizer)
         return cls(
             recognizer,
             max_new_tokens=longest_answer,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
 from qwen_asr.audio.vad import WINDOW
 from qwen_asr.engine.streaming import Hypothesis
-from qwen_asr.engine.words import Word
+from qwen_asr.engine.words import Clip, Word
 from qwen_asr.live.events import Aligned, Event, Failed, Final, Partial
 from qwen_asr.live.session import Session
 from qwen_asr.live.session_options import SessionOptions
@@ -123,12 +123,43 @@ class UtteranceDouble:
         return self.feed(np.zeros(0, np.float32))
 
 
+def words_of(text: str, start: int, end: int) -> tuple[Word, ...]:
+    """The words of the aligner's double: they share the samples from `start` to `end` evenly."""
+    words = text.split()
+    bounds = [start + (end - start) * index // len(words) for index in range(len(words) + 1)] if words else []
+    return tuple(Word(*word) for word in zip(words, bounds, bounds[1:], strict=False))
+
+
+class AlignerDouble:
+    """A double of an aligner. It fails on each batch with a text that holds `poison`, and knows no Thai."""
+
+    name = "double"
+
+    def __init__(self, *, is_quick: bool, poison: str | None = None) -> None:
+        self.is_quick = is_quick
+        self.poison = poison
+        self.batches: list[list[Clip]] = []
+
+    def why_not(self, language: str | None) -> str | None:
+        return "The double does not know Thai." if language == "Thai" else None
+
+    def align_words(self, clips: Sequence[Clip]) -> list[tuple[Word, ...]]:
+        self.batches.append(list(clips))
+        if self.poison is not None and any(self.poison in clip.text for clip in clips):
+            raise RuntimeError("poisoned")
+        return [words_of(clip.text, 0, len(clip.samples)) for clip in clips]
+
+
 def new_session(
-    transcribe: Transcribe = transcribe_exactly, endpoints: EndpointConfig = QUICK, **options: Any
+    transcribe: Transcribe = transcribe_exactly,
+    endpoints: EndpointConfig = QUICK,
+    *,
+    aligner: AlignerDouble | None = None,
+    **options: Any,
 ) -> Session:
     """A session on doubles that transcribe with `transcribe`, with loudness as the voice activity."""
     new_utterance: Any = partial(UtteranceDouble, transcribe)
-    return Session(new_utterance, UtteranceDetector(endpoints, Loudness()), SessionOptions(**options))
+    return Session(new_utterance, UtteranceDetector(endpoints, Loudness()), SessionOptions(**options), aligner)
 
 
 class EventChecker:

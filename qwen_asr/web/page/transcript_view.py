@@ -18,9 +18,8 @@ class TranscriptLine:
 
     def with_words(self, aligned: Aligned, revision: int) -> TranscriptLine:
         """The line with the words of its final, which were found later."""
-        if not isinstance(self.event, Final):
-            return self
-        return TranscriptLine(revision, replace(self.event, words=aligned.words))
+        event = replace(self.event, words=aligned.words) if isinstance(self.event, Final) else self.event
+        return TranscriptLine(revision, event)
 
     def to_json(self) -> dict[str, Any]:
         """The utterance for the page: settled and tentative text, start and end in seconds, or an error message.
