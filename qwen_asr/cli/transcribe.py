@@ -265,7 +265,7 @@ class FileTranscriber:
             config.device,
             config.dtype,
             self._on_status,
-            aligner_path=config.aligner_model_path,
+            aligner_path=config.aligner_model_path if self._words else None,
             quantize=config.quantize,
             allow_demo=False,
         )

@@ -32,7 +32,6 @@ from qwen_asr.service.watchdog import Watchdog
 if TYPE_CHECKING:
     from qwen_asr.engine.recognizer import Recognizer
     from qwen_asr.engine.scheduler import Scheduler
-    from qwen_asr.engine.words import WordAligner
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +155,7 @@ class Service:
             raise NotReady(self.text)
         aligner = self._scheduler.recognizer.aligner
         if aligner is None:
-            return "This server has no aligner, which finds the times of words: it takes --aligner-model-path."
+            return "This server has no aligner, which finds the times of words: start it with --aligner-model-path."
         name = resolve_language(language or self.config.default_language)
         return aligner.why_not(name) if name else None
 
@@ -227,21 +226,11 @@ class Service:
             return "The recognizer's thread has ended."
         return None
 
-    def why_no_words(self, language: str | None = None) -> str | None:
-        """Why text in a language has no times of words, as a sentence; None if it has. Without a language: any text."""
-        aligner = self._aligner
-        if aligner is None:
-            return "This server has no aligner, which finds when each word is said: start it with --aligner-model-path."
-        return None if language is None else aligner.why_not(language)
-
     @property
     def has_quick_words(self) -> bool:
-        """Whether finals have the times of their words without waiting for them."""
-        return self._aligner is not None and self._aligner.is_quick
-
-    @property
-    def _aligner(self) -> WordAligner | None:
-        return self._scheduler.recognizer.aligner if self._scheduler else None
+        """Whether finals can have the times of their words at once."""
+        aligner = self._scheduler.recognizer.aligner if self._scheduler else None
+        return aligner is not None and aligner.is_quick
 
     @property
     def model_name(self) -> str:

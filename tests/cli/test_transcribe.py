@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ import srt
 from av.stream import Disposition
 
 from qwen_asr.cli.transcribe import FORMATS, FileTranscriber
+from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import Hypothesis, Utterance
 from qwen_asr.errors import StepFailed
 from qwen_asr.live.transcript import word_as_dict
@@ -134,10 +136,22 @@ def test_json_has_the_words_of_a_model_with_an_aligner(
 def test_a_text_without_times_needs_no_aligner(
     qwen_asr: Command, sentence: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FileTranscriber, "_load_recognizer", lambda _: demo_recognizer())
-    monkeypatch.setattr(EvenAligner, "align_words", lambda *_: pytest.fail("a text has no times"))
-    with aligned_by(demo_recognizer(), EvenAligner()):
-        assert qwen_asr("transcribe", sentence).stdout == "Turn on the kitchen light.\n"
+    paths: list[str | None] = []
+
+    def load(*_: Any, aligner_path: str | None, **__: Any) -> Recognizer:
+        paths.append(aligner_path)
+        return demo_recognizer()
+
+    monkeypatch.setattr("qwen_asr.engine.aligner.load_with_aligner", load)
+    options = ["--aligner-model-path", "aligner", "--format"]
+    aligner = EvenAligner()
+    with aligned_by(demo_recognizer(), aligner):
+        assert qwen_asr("transcribe", *options, "txt", sentence).stdout == "Turn on the kitchen light.\n"
+        assert aligner.clips == 0
+        for form in ("srt", "vtt", "json"):
+            assert "kitchen" in qwen_asr("transcribe", *options, form, sentence).stdout
+    assert aligner.clips == 3
+    assert paths == [None, *["aligner"] * 3]
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
