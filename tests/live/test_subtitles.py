@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from qwen_asr.live import subtitles
 from qwen_asr.live.events import Final
-from qwen_asr.live.transcript import Transcript
-from tests.support.aligners import aligned_finals
 
 SECOND = 16000
 
@@ -46,13 +44,6 @@ def test_vtt() -> None:
 
 def test_txt() -> None:
     assert subtitles.txt(FINALS) == "Hello & <b>welcome</b>.\nAn arrow --> and a blank line.\n"
-
-
-@given(aligned_finals())
-def test_json_has_a_line_for_each_word(finals: list[Final]) -> None:
-    written = subtitles.as_json(finals)
-    assert json.loads(written) == Transcript(finals).as_dict()
-    assert written.count('\n          {"word": ') == sum(len(one.words) for one in finals)
 
 
 def test_json() -> None:

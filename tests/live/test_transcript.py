@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from qwen_asr.engine.words import Word
 from qwen_asr.live.events import Aligned, Final
+from qwen_asr.live.subtitles import as_json
 from qwen_asr.live.transcript import Transcript, join_texts, split_units, utterance_as_dict
 from tests.support.aligners import aligned_finals, with_words
 
@@ -81,3 +83,10 @@ def test_words_that_come_later_are_those_of_their_final() -> None:
     assert [one.text for one in history.finals] == ["One.", "Two.", "Three."]
     history.align(Aligned(7, words))  # of no final
     assert [one.words for one in history.finals] == [(), words, ()]
+
+
+@given(aligned_finals())
+def test_json_is_the_dictionary_with_a_line_for_each_word(finals: list[Final]) -> None:
+    written = as_json(finals)
+    assert json.loads(written) == Transcript(finals).as_dict()
+    assert written.count('\n        {"word": ') == sum(len(one.words) for one in finals)
