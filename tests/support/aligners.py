@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.engine.recognizer import Recognizer
-from qwen_asr.engine.words import Word
+from qwen_asr.engine.words import Word, WordAligner
 from qwen_asr.live.events import Final
 from qwen_asr.live.transcript import word_as_dict
-from tests.support.engine_double import AlignerDouble, words_of
+from tests.support.engine_double import words_of
 from tests.support.finals import final
 
 
@@ -23,7 +23,7 @@ def even_words(text: str, start: float, end: float) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def aligned_by(recognizer: Recognizer, aligner: AlignerDouble | None) -> Iterator[None]:
+def aligned_by(recognizer: Recognizer, aligner: WordAligner | None) -> Iterator[None]:
     """Gives a recognizer, which other tests may share, another aligner for a while."""
     before, recognizer.aligner = recognizer.aligner, aligner
     try:
