@@ -166,6 +166,26 @@ def test_words_are_in_the_finals_or_come_after_them(served: Listening) -> None:
 
 
 @pytest.mark.slow
+def test_a_model_may_name_any_language(served: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def speak() -> Client:
+        async with client(served.url) as speaker:
+            await speaker.config(words=True)
+            await speaker.audio(said(*SENTENCES))
+            assert await speaker.finalize() == 1000
+        return speaker
+
+    recognizer = demo_recognizer()
+    parse = recognizer.parse
+    monkeypatch.setattr(recognizer, "parse", lambda tokens: (parse(tokens)[0], "Klingon", parse(tokens)[2]))
+    monkeypatch.setattr(AlignerDouble, "why_not", lambda _, language: f"No {language}." if language else None)
+    with aligned_by(recognizer, AlignerDouble(is_quick=True)):
+        speaker = asyncio.run(speak())
+    assert [final["text"] for final in speaker.of_type("final")] == list(SENTENCES)
+    [warning] = speaker.of_type("warning")  # once
+    assert warning["message"] == "words: No Klingon."
+
+
+@pytest.mark.slow
 def test_a_client_that_wants_words_learns_that_there_are_none(served: Listening) -> None:
     async def speak() -> Client:
         async with client(served.url) as speaker:
