@@ -44,8 +44,9 @@ SPLITTERS = {"Japanese": "nagisa", "Korean": "soynlp"}
 ALIGNER_RENAMED = RENAMED | {r"^thinker\.lm_head\.": "score."}
 EXAMPLE = "Qwen/Qwen3-ForcedAligner-0.6B"
 """The id of Qwen's weights on the hub."""
-PASS_SECONDS = 300
-"""How much audio one pass of a batch holds, counting each clip as long as the longest."""
+PASS_SECONDS = 120
+"""How much audio one pass of a batch holds, counting each clip as long as the longest. The first convolution makes 6 MB
+of float32 of each second at the size of Qwen's weights."""
 # What Qwen's package writes: the audio, and each word with the marks of its start and its end.
 ALIGNER_TEMPLATE = """
 {%- for message in messages -%}{%- for part in message.content -%}
