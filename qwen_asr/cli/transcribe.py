@@ -51,6 +51,8 @@ the file is DIR/talk.srt.part, which grows with each utterance. After an interru
 there. A result that exists is skipped.
 """
 FORMATS = ("txt", "srt", "vtt", "json")
+TIMED_FORMATS = ("srt", "vtt", "json")
+"""Those that use the times of words, if the model has an aligner."""
 CONFIG_OPTIONS = (
     "asr_model_path",
     "aligner_model_path",
@@ -108,6 +110,7 @@ def run(options: dict[str, Any]) -> int:
             language=options["language"],
             context=options["context"],
             choice=sound_choice(options),
+            words=options["format"] in TIMED_FORMATS,
             on_status=report,
             on_read=progress.add_samples,
         )
@@ -160,10 +163,12 @@ class FileTranscriber:
         language: str | None = None,
         context: str = "",
         choice: SoundChoice | None = None,
+        words: bool = False,
         on_status: Callable[[str], None] = log.info,
         on_read: Callable[[int], None] = lambda samples: None,
     ) -> None:
-        """`choice` is the track and the channel of the files.
+        """`choice` is the track and the channel of the files. `words`: whether to find the times of words, if the model
+        has an aligner.
 
         `on_status` receives sentences while the model is loaded, `on_read` the number of samples (16 kHz) read.
         """
@@ -173,6 +178,7 @@ class FileTranscriber:
         self._language = language
         self._context = context
         self._choice = choice
+        self._words = words
         self._on_status = on_status
         self._on_read = on_read
         self._silero = Silero()
@@ -228,6 +234,8 @@ class FileTranscriber:
             chunk_seconds=config.max_utterance_seconds + 1,
             max_new_tokens=config.max_new_tokens,
             endpoints=endpoints_of(config),
+            background=True,  # so that utterances wait for their words, however long it takes to find them
+            words=self._words,
         )
         return create_session(self._recognizer, self._silero, options)
 
@@ -257,7 +265,7 @@ class FileTranscriber:
             config.device,
             config.dtype,
             self._on_status,
-            aligner_path=config.aligner_model_path,
+            aligner_path=config.aligner_model_path if self._words else None,
             quantize=config.quantize,
             allow_demo=False,
         )
