@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_asr.live.line_breaks import Break, columns, one_line, pieces
+from qwen_asr.live.line_breaks import _GRAPHEMES, Break, columns, one_line, pieces
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,12 @@ def test_a_long_word_is_parted_evenly() -> None:
     assert [piece.text for piece in pieces("a" * 25 + " b", 10)] == ["a" * 9, "a" * 9, "a" * 7, "b"]
     assert [piece.text for piece in pieces("今年" * 3 + "ab\u00a0cd", 4)][-2:] == ["ab", "cd"]
     family = "👩\u200d👩\u200d👧"
-    assert [piece.text for piece in pieces("x" + family * 3, 7)] == ["x", family, family, family]
+    assert [piece.text for piece in pieces("x" + family * 3, 7)] == ["x" + family, family, family]
+
+
+@given(st.text(alphabet="🇦🇧🇨\u0301\u200d\ufe0f\u0903\u200b 👍🏽a", max_size=30))
+def test_flags_are_graphemes_as_in_unicode(text: str) -> None:
+    assert _GRAPHEMES.findall(text) == regex.findall(r"\X", text)
 
 
 @given(st.text(), st.integers(2, 50))
