@@ -106,7 +106,9 @@ def spells(words: Sequence[Word], text: str) -> bool:
 
 
 def _visible(text: str) -> str:
-    return "".join(one_line(text).split())
+    """The text without blanks and control characters."""
+    solid = "".join(text.split())
+    return solid if solid.isprintable() else "".join(one_line(solid).split())
 
 
 class _Utterance:
