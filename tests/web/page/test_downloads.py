@@ -7,7 +7,6 @@ import json
 from itertools import pairwise
 from typing import Any
 
-import httpx
 import pytest
 import srt
 import webvtt
@@ -18,10 +17,7 @@ from qwen_asr.config.limits import PageLimits
 from qwen_asr.engine.words import Word
 from qwen_asr.live import subtitles
 from qwen_asr.live.events import Final
-from qwen_asr.service.service import Service
 from qwen_asr.web.page.downloads import download
-from tests.support.browser import page_config, serving, small_config
-from tests.support.checkpoints import random_recognizer
 
 LINES: list[dict[str, Any]] = [
     {"start": 0, "end": 1, "text": "Turn on the light.", "language": "English"},
@@ -144,19 +140,3 @@ def test_every_message_is_answered(lines: Any, form: str) -> None:
     [(key, sentence)] = download({"format": form, "lines": json.dumps(lines)}).items()
     assert key in ("text", "error")
     assert isinstance(sentence, str)
-
-
-@pytest.mark.slow
-def test_the_page_saves_its_transcript() -> None:
-    with serving(Service(small_config(), random_recognizer()), None) as served, httpx.Client(timeout=60) as http:
-        config = page_config(http.get(served.url).text)
-        [component] = [one["id"] for one in config["components"] if "download" in one["props"].get("server_fns", [])]
-
-        def save(lines: str) -> Any:
-            message = {"data": {"format": "vtt", "lines": lines}, "fn_name": "download"}
-            body = message | {"component_id": component, "session_hash": "hash"}
-            return http.post(served.url + "/gradio_api/component_server/", json=body).json()
-
-        assert save(json.dumps(LINES)) == {"text": subtitles.vtt(FINALS)}
-        assert "cannot be read" in save("[1]")["error"]
-        assert save(json.dumps(LINES).ljust(PageLimits.message_bytes + 1)) == {"text": subtitles.vtt(FINALS)}

@@ -318,6 +318,19 @@ def test_two_browsers_with_one_session_hash_do_not_share_a_recording(
         assert one.post(served.url + CALL, json=ended).json()["done"]
 
 
+def test_the_page_saves_its_transcript(served: Served) -> None:
+    lines = json.dumps([{"start": 0, "end": 1, "text": "Turn on the light."}])
+    with httpx.Client(timeout=60) as http:
+        message = exchange_message(served, http, "abc") | {"fn_name": "download"}
+
+        def save(lines: str) -> Any:
+            return http.post(served.url + CALL, json=message | {"data": {"format": "vtt", "lines": lines}}).json()
+
+        saved = {"text": "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\nTurn on the light.\n\n"}
+        assert save(lines) == save(lines.ljust(PageLimits.message_bytes + 1)) == saved
+        assert "cannot be read" in save("[1]")["error"]
+
+
 def test_a_tab_without_an_event_gets_no_stream(served: Served, caplog: pytest.LogCaptureFixture) -> None:
     answer = httpx.get(f"{served.url}/gradio_api/queue/data?session_hash=zz", timeout=60)
     assert answer.status_code == 404
