@@ -1,6 +1,6 @@
 """Train the head for the times of words on the frozen encoder of the demo checkpoint. Two CPU cores are enough.
 
-    python -m training.train_word_times OUTPUT [--checkpoint demo] [--sentences 4000] [--minutes 2]
+    python -m training.train_word_times OUTPUT [--checkpoint demo] [--sentences 4000] [--steps 1500]
 
 libespeak-ng speaks sentences of the grammar and says when each word is spoken (`espeak_events`). They are joined with
 pauses and degraded as in the corpus of the recognizer, and encoded once. Then the head learns which letter is spoken in
@@ -10,7 +10,6 @@ each part of an embedding. OUTPUT gets `word_times.safetensors`, and `progress.t
 import argparse
 import math
 import random
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from training.voices import SAMPLE_RATE
 
 SENTENCES = 4_000
 CLIPS_PER_SENTENCE = 0.75
-MINUTES = 2.0
+STEPS = 1_500
 HIDDEN = 64
 PEAK_RATE = 3e-3
 BATCH, ROWS = 64, 64  # 64 rows are 5 s
@@ -140,25 +139,19 @@ def target_classes(words: list[SpokenWord], edges: NDArray[np.int64]) -> NDArray
 
 
 class Trainer:
-    """The head, its optimizer, and batches of random pieces of the clips. The rate falls by a cosine over the time."""
+    """The head, its optimizer, and batches of random pieces of the clips. The learning rate falls by a cosine."""
 
-    def __init__(self, clips: list[Encoded], minutes: float, seed: int) -> None:
+    def __init__(self, clips: list[Encoded], steps: int, seed: int) -> None:
         torch.manual_seed(seed)
         self.clips = clips
         self.head = FrameHead(clips[0].rows.shape[1], HIDDEN).train()
         self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=PEAK_RATE, weight_decay=0.01)
         self.rng = np.random.default_rng(seed)
-        self.seconds, self.started = minutes * 60, time.monotonic()
-        self.steps = 0
-
-    @property
-    def progress(self) -> float:
-        """The elapsed share of the training time, from 0 to 1."""
-        return min((time.monotonic() - self.started) / self.seconds, 1.0)
+        self.total, self.steps = steps, 0
 
     def step(self) -> float:
         """Train on one batch. Returns the loss."""
-        rate = PEAK_RATE * (0.01 + 0.99 * (1 + math.cos(math.pi * self.progress)) / 2)
+        rate = PEAK_RATE * (0.01 + 0.99 * (1 + math.cos(math.pi * self.steps / self.total)) / 2)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         pieces = [self._piece(self.clips[index]) for index in self.rng.integers(len(self.clips), size=BATCH)]
@@ -181,12 +174,12 @@ class Trainer:
 
 
 def train(trainer: Trainer, folder: Path) -> None:
-    """Train until the time is over, and write the head."""
+    """Run all steps, and write the head."""
     recent: list[float] = []
-    while trainer.progress < 1.0:
+    while trainer.steps < trainer.total:
         recent.append(trainer.step())
-        if trainer.steps % 100 == 0 or trainer.progress >= 1.0:
-            line = f"{trainer.progress:6.1%}  step {trainer.steps}  loss {np.mean(recent):.3f}"
+        if trainer.steps % 100 == 0 or trainer.steps == trainer.total:
+            line = f"step {trainer.steps} of {trainer.total}  loss {np.mean(recent):.3f}"
             print(line, flush=True)
             with (folder / "progress.txt").open("a") as log:
                 log.write(line + "\n")
@@ -199,14 +192,15 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="the folder that gets the head")
     parser.add_argument("--checkpoint", default="demo", help="the folder of a checkpoint of training.train")
     parser.add_argument("--sentences", type=int, default=SENTENCES, help=f"to speak (default: {SENTENCES})")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"of the training loop (default: {MINUTES:g})")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of the training loop (default: {STEPS})")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # the model is small: two threads wait for each other more than they gain
     options.output.mkdir(parents=True, exist_ok=True)
     recognizer = load_recognizer(options.checkpoint, "cpu", "float32")
     clips = Clips(speak_sentences(options.sentences, options.seed), options.seed)
     count = max(round(options.sentences * CLIPS_PER_SENTENCE), 1)
-    train(Trainer(encode_clips(recognizer, clips, count), options.minutes, options.seed), options.output)
+    train(Trainer(encode_clips(recognizer, clips, count), options.steps, options.seed), options.output)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from qwen_asr.engine.checkpoint import (
     read_config,
     unreadable,
 )
+from qwen_asr.engine.frame_aligner import load_frame_aligner
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.words import Clip, Word, WordAligner, cut_at_words
 from qwen_asr.errors import BadInput, WrongArchitecture
@@ -43,8 +44,9 @@ SPLITTERS = {"Japanese": "nagisa", "Korean": "soynlp"}
 ALIGNER_RENAMED = RENAMED | {r"^thinker\.lm_head\.": "score."}
 EXAMPLE = "Qwen/Qwen3-ForcedAligner-0.6B"
 """The id of Qwen's weights on the hub."""
-PASS_SECONDS = 300
-"""How much audio one pass of a batch holds, counting each clip as long as the longest."""
+PASS_SECONDS = 120
+"""How much audio one pass of a batch holds, counting each clip as long as the longest. The first convolution makes 6 MB
+of float32 of each second at the size of Qwen's weights."""
 # What Qwen's package writes: the audio, and each word with the marks of its start and its end.
 ALIGNER_TEMPLATE = """
 {%- for message in messages -%}{%- for part in message.content -%}
@@ -243,7 +245,7 @@ def load_with_aligner(
 
 def own_aligner(recognizer: Recognizer) -> WordAligner | None:
     """The aligner that is bundled with the recognizer: the demo has one."""
-    return None
+    return load_frame_aligner(recognizer) if recognizer.is_demo else None
 
 
 def load_aligner(

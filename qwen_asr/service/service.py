@@ -18,7 +18,7 @@ from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits
 from qwen_asr.engine.inference_only import for_inference_only
 from qwen_asr.engine.languages import resolve_language
-from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
+from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping, UnknownLanguage
 from qwen_asr.live.events import Event
 from qwen_asr.live.session_options import DetectorFactory, SessionOptions, endpoints_of, voice_detector
 from qwen_asr.service.admission import Admission, Slot
@@ -148,15 +148,19 @@ class Service:
     def why_no_words(self, language: str | None = None) -> str | None:
         """Why finals in this language have no times of their words, as a sentence; None if they have.
 
-        `language` is as in `session_options`; one that is recognized later counts as known. Raises NotReady while no
-        checkpoint is loaded, and UnknownLanguage.
+        `language` is as in `session_options`; one that is recognized later counts as known. Or it is that of a final,
+        where the model may have written any name. Raises NotReady while no checkpoint is loaded.
         """
         if self._scheduler is None:
             raise NotReady(self.text)
         aligner = self._scheduler.recognizer.aligner
         if aligner is None:
             return "This server has no aligner, which finds the times of words: start it with --aligner-model-path."
-        name = resolve_language(language or self.config.default_language)
+        given = language or self.config.default_language
+        try:
+            name = resolve_language(given)
+        except UnknownLanguage:
+            name = given
         return aligner.why_not(name) if name else None
 
     def check_options(self, options: SessionOptions) -> None:
