@@ -1,6 +1,6 @@
 """Train the head for the times of words on the frozen encoder of the demo checkpoint. Two CPU cores are enough.
 
-    python -m training.train_word_times OUTPUT [--checkpoint demo] [--sentences 4000] [--steps 1500]
+    python -m training.train_word_times OUTPUT [--checkpoint demo] [--sentences 4000] [--steps 2500]
 
 libespeak-ng speaks sentences of the grammar and says when each word is spoken (`espeak_events`). They are joined with
 pauses and degraded as in the corpus of the recognizer, and encoded once. Then the head learns which letter is spoken in
@@ -30,8 +30,9 @@ from training.voices import SAMPLE_RATE
 
 SENTENCES = 4_000
 CLIPS_PER_SENTENCE = 0.75
-STEPS = 1_500
+STEPS = 2_500
 HIDDEN = 64
+LONGEST_PAUSE = 1.8  # seconds; a live utterance can end with more silence than the corpus of the recognizer has
 PEAK_RATE = 3e-3
 BATCH, ROWS = 64, 64  # 64 rows are 5 s
 IGNORED = -100
@@ -85,7 +86,7 @@ class Clips:
         """The samples of a clip of at most `MAX_SECONDS`, and its words."""
         rng = self.rng
         target = MAX_SECONDS * SAMPLE_RATE * rng.random() ** LENGTH_SKEW
-        parts = [silence(rng, 0.0, 0.9)]
+        parts = [silence(rng, 0.0, LONGEST_PAUSE)]
         words: list[SpokenWord] = []
         length, chosen = len(parts[0]), self.sentences[int(rng.integers(len(self.sentences)))]
         while True:
@@ -94,13 +95,13 @@ class Clips:
             if words and length + len(clip) > MAX_SECONDS * SAMPLE_RATE:
                 break
             words += [word.moved(1 / factor, length) for word in chosen.words]
-            parts += [clip * 10 ** rng.uniform(-0.25, 0.0), silence(rng, 0.05, 1.2)]
+            parts += [clip * 10 ** rng.uniform(-0.25, 0.0), silence(rng, 0.05, LONGEST_PAUSE)]
             length += len(parts[-2]) + len(parts[-1])
             if length >= target:
                 break
             voice = self.by_voice[chosen.voice]
             chosen = voice[int(rng.integers(len(voice)))]
-        parts[-1] = silence(rng, 0.0, 0.9)
+        parts[-1] = silence(rng, 0.0, LONGEST_PAUSE)
         return degrade(np.concatenate(parts), rng), words
 
 
@@ -144,7 +145,10 @@ class Trainer:
     def __init__(self, clips: list[Encoded], steps: int, seed: int) -> None:
         torch.manual_seed(seed)
         self.clips = clips
-        self.head = FrameHead(clips[0].rows.shape[1], HIDDEN).train()
+        rows = torch.cat([clip.rows for clip in clips]).float()
+        self.head = FrameHead(rows.shape[1], HIDDEN).train()
+        self.head.mean.copy_(rows.mean(dim=0))
+        self.head.deviation.copy_(rows.std(dim=0).clamp(min=1e-3))
         self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=PEAK_RATE, weight_decay=0.01)
         self.rng = np.random.default_rng(seed)
         self.total, self.steps = steps, 0
@@ -165,12 +169,13 @@ class Trainer:
         return float(loss.detach())
 
     def _piece(self, clip: Encoded) -> Encoded:
-        """`ROWS` rows of a clip in float32, filled up with zeros as at the end of a clip."""
+        """`ROWS` rows of a clip in float32, filled up as the convolution does it at the end of a clip."""
         first = int(self.rng.integers(max(len(clip.rows) - ROWS, 0) + 1))
         rows = clip.rows[first : first + ROWS].float()
         classes = clip.classes[first * PARTS : (first + ROWS) * PARTS]
         missing = ROWS - len(rows)
-        return Encoded(F.pad(rows, (0, 0, 0, missing)), F.pad(classes, (0, missing * PARTS), value=IGNORED))
+        filled = torch.cat([rows, self.head.mean.expand(missing, -1)])
+        return Encoded(filled, F.pad(classes, (0, missing * PARTS), value=IGNORED))
 
 
 def train(trainer: Trainer, folder: Path) -> None:

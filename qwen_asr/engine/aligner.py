@@ -190,11 +190,19 @@ def _cover(clip: Clip, items: list[ForcedAlignItem]) -> tuple[Word, ...]:
         start = min(max(round(item.start_time * SAMPLE_RATE), earliest), len(clip.samples))
         end = min(max(round(item.end_time * SAMPLE_RATE), start), len(clip.samples))
         if part:
-            words.append(Word(part, start, end))
-            earliest = start
+            words += _apart(part, start, end)
+            earliest = words[-1].start
         elif words:  # the splitter has made a word that the text does not have
             words[-1] = Word(words[-1].text, words[-1].start, max(words[-1].end, end))
     return tuple(words)
+
+
+def _apart(part: str, start: int, end: int) -> Iterator[Word]:
+    """A spoken word, and punctuation that stands alone before or after it, which lasts no time."""
+    chunks = part.split()
+    spoken = next((index for index, chunk in enumerate(chunks) if _bare(chunk)), 0)
+    for index, chunk in enumerate(chunks):
+        yield Word(chunk, start if index <= spoken else end, start if index < spoken else end)
 
 
 def _within(last: float, text: str, start_time: float, end_time: float) -> ForcedAlignItem:

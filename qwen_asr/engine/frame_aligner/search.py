@@ -17,8 +17,8 @@ Scores = NDArray[np.float32]
 ANY_SOUND = CLASSES
 """The class of a character that is no letter."""
 LEAST = -6.0
-"""A log-probability counts as at least this. So a word that is in the text but not in the audio, or the other way round,
-moves the words beside it and no others."""
+"""A log-probability counts as at least this. So a word that is only in the text or only in the audio moves the words
+beside it and no others."""
 ANY_SOUND_COST = 2.0
 """How much less its log-probability is than that of any sound: more than that of the right letter usually is, and less
 than that of a wrong one, so that the letters beside it keep their parts."""
@@ -49,7 +49,8 @@ def _bounded(scores: Scores) -> NDArray[np.float64]:
     """The scores, not less than `LEAST`, and a column for `ANY_SOUND`."""
     exact = scores.astype(np.float64)
     silent = np.minimum(np.exp(exact[:, SILENCE]), 1 - 1e-9)
-    return np.maximum(np.concatenate([exact, np.log1p(-silent)[:, None] - ANY_SOUND_COST], axis=1), LEAST)
+    bounded: NDArray[np.float64] = np.concatenate([exact, np.log1p(-silent)[:, None] - ANY_SOUND_COST], axis=1)
+    return bounded.clip(min=LEAST)
 
 
 def _best_path(scores: NDArray[np.float64], optional: NDArray[np.bool_]) -> NDArray[np.int64]:
