@@ -16,7 +16,7 @@ from math import ceil
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.engine.words import Word
 from qwen_asr.live.events import Final
-from qwen_asr.live.line_breaks import Break, one_line, pieces
+from qwen_asr.live.subtitles.line_breaks import Break, one_line, pieces
 
 PAUSE_MS = 500
 """A pause of this length ends a cue."""

@@ -16,12 +16,12 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.vad import Silero
 from qwen_asr.engine.frame_aligner.aligner import load_frame_aligner
 from qwen_asr.engine.words import Word
-from qwen_asr.live.cues import Cue, CueLimits, Cues, spells
 from qwen_asr.live.events import Final
-from qwen_asr.live.line_breaks import columns, one_line
 from qwen_asr.live.runner import run_session
 from qwen_asr.live.session_factory import create_session
 from qwen_asr.live.session_options import SessionOptions
+from qwen_asr.live.subtitles.cues import Cue, CueLimits, Cues, spells
+from qwen_asr.live.subtitles.line_breaks import columns, one_line
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.finals import hostile_finals
 

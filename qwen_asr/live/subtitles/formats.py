@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from qwen_asr.live.cues import Cue, CueLimits, Cues
 from qwen_asr.live.events import Final
-from qwen_asr.live.line_breaks import one_line
+from qwen_asr.live.subtitles.cues import Cue, CueLimits, Cues
+from qwen_asr.live.subtitles.line_breaks import one_line
 from qwen_asr.live.transcript import Transcript, utterance_as_dict
 
 VTT_HEADER = "WEBVTT\n\n"
