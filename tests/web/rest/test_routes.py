@@ -117,8 +117,7 @@ def check_formats(answers: dict[str, Any], recording: bytes) -> None:
     for segment in verbose.segments:
         inside = [cue for cue in cues if segment.start - 0.002 < cue.start.total_seconds() < segment.end]
         assert " ".join(cue.content for cue in inside).replace("\n", " ") == segment.text
-        assert abs(inside[0].start.total_seconds() - segment.start) < 0.002
-        assert abs(inside[-1].end.total_seconds() - segment.end) < 0.002
+        assert inside[-1].end.total_seconds() < segment.end + 0.002
     assert " ".join(cue.content for cue in cues).replace("\n", " ") == verbose.text
 
 
