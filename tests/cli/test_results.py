@@ -14,7 +14,7 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.cli.results import ResultFile, identified, result_paths
 from qwen_asr.errors import BadConfig, OtherResult, StorageError
 from qwen_asr.live.events import Final
-from qwen_asr.live.subtitles import PIECES
+from qwen_asr.live.subtitles.formats import PIECES
 from tests.support.engine_double import words_of
 
 CONDITIONS = {"version": "1", "options": {"context": "Grünau"}}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qwen_asr.engine.words import Word
 from qwen_asr.live.events import Aligned, Final
-from qwen_asr.live.subtitles import as_json
+from qwen_asr.live.subtitles.formats import as_json
 from qwen_asr.live.transcript import Transcript, join_texts, split_units, utterance_as_dict
 from tests.support.aligners import aligned_finals, with_words
 
