@@ -30,6 +30,7 @@ from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import Utterance
 from qwen_asr.engine.words import Clip, Word
 from training.espeak_events import SpokenWord
+from training.train_word_times import training_jobs
 from training.voices import HELD_OUT
 
 LONGEST = 30.0
@@ -79,7 +80,8 @@ def share_within(errors: Sequence[float], limit: float = CLOSE) -> float:
 def held_out_clips(clips: int, sentences: tuple[int, int], seed: int) -> Iterator[tuple[Samples, list[SpokenWord]]]:
     """Clips of so many sentences and at most `LONGEST` seconds, cycling through the held-out voices."""
     rng = np.random.default_rng(seed)
-    texts = iter(unseen_sentences(clips * sentences[1], seed))
+    taught = {text for text, _ in training_jobs()}  # the encoder's own training sentences are left out already
+    texts = (text for text in unseen_sentences(2 * clips * sentences[1], seed) if text not in taught)
     for number in range(clips):
         drawn = [(next(texts), rng.uniform(0.1, 1.2)) for _ in range(int(rng.integers(sentences[0], sentences[1] + 1)))]
         yield timed_clip(drawn, HELD_OUT[number % len(HELD_OUT)], rng, LONGEST)

@@ -8,6 +8,7 @@ each part of an embedding. OUTPUT gets `word_times.safetensors`, and `progress.t
 """
 
 import argparse
+import itertools
 import math
 import random
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from qwen_asr.engine.recognizer import Recognizer
 from training.corpus import LENGTH_SKEW, MAX_SECONDS, degrade, draw_voice, silence, stretch
 from training.espeak_events import SpokenWord, speak_timed
 from training.grammar import sentence
-from training.voices import SAMPLE_RATE
+from training.voices import SAMPLE_RATE, Voice
 
 SENTENCES = 4_000
 CLIPS_PER_SENTENCE = 0.75
@@ -55,14 +56,17 @@ class Encoded:
     classes: Tensor
 
 
-def speak_sentences(count: int, seed: int) -> list[Sentence]:
-    """Sentences in training voices. Only those of espeak-ng: flite does not tell the times of words."""
+def training_jobs(count: int = SENTENCES, seed: int = 0) -> list[tuple[str, Voice]]:
+    """Sentences and training voices. Only voices of espeak-ng: flite does not tell the times of words."""
     rng = random.Random(seed)
+    drawn = ((sentence(rng), draw_voice(rng)) for _ in itertools.count())
+    return list(itertools.islice((job for job in drawn if job[1].engine == "espeak"), count))
+
+
+def speak_sentences(count: int, seed: int) -> list[Sentence]:
+    """The sentences of `training_jobs`."""
     spoken: list[Sentence] = []
-    while len(spoken) < count:
-        text, voice = sentence(rng), draw_voice(rng)
-        if voice.engine != "espeak":
-            continue
+    for text, voice in training_jobs(count, seed):
         samples, words = speak_timed(text, voice)
         end = max(word.end for word in words if word.end is not None)
         pcm = np.clip(np.rint(samples[:end] * 32767), -32768, 32767).astype(np.int16)

@@ -49,8 +49,9 @@ def _bounded(scores: Scores) -> NDArray[np.float64]:
     """The scores, not less than `LEAST`, and a column for `ANY_SOUND`."""
     exact = scores.astype(np.float64)
     silent = np.minimum(np.exp(exact[:, SILENCE]), 1 - 1e-9)
-    bounded: NDArray[np.float64] = np.concatenate([exact, np.log1p(-silent)[:, None] - ANY_SOUND_COST], axis=1)
-    return bounded.clip(min=LEAST)
+    any_sound = np.log1p(-silent)[:, None] - ANY_SOUND_COST
+    bounded: NDArray[np.float64] = np.maximum(np.concatenate([exact, any_sound], axis=1), LEAST)
+    return bounded
 
 
 def _best_path(scores: NDArray[np.float64], optional: NDArray[np.bool_]) -> NDArray[np.int64]:
