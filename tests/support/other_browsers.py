@@ -69,7 +69,7 @@ class Desktop:
 @contextlib.contextmanager
 def firefox(desktop: Desktop, url: str, program: Callable[[str], str]) -> Iterator[RunScript]:
     """Firefox with the page open, over any certificate, and allowed to use the microphone."""
-    from marionette_driver.marionette import Marionette
+    from marionette_driver.marionette import Marionette  # type: ignore[import-untyped]  # it has no types
 
     preferences = {"media.navigator.permission.disabled": True}
     with pytest.MonkeyPatch.context() as patch:
