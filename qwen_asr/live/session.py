@@ -65,6 +65,14 @@ class Step:
 
 
 @dataclass(eq=False)
+class SpokenLanguage:
+    """The language of utterances in a row: `given` by the options, and `established` by the last that was long enough."""
+
+    given: str | None
+    established: str | None = None
+
+
+@dataclass(eq=False)
 class _PendingUtterance:
     """The state of an utterance until its `Final` or `Failed`. Lengths are in samples since `start`."""
 
@@ -72,6 +80,7 @@ class _PendingUtterance:
     start: int
     engine: Utterance
     context: str
+    language: SpokenLanguage
     length: int = 0  # received from the detector; after the end, the exact length of the utterance
     ended: bool = False
     buffered: deque[NDArray[np.float32]] = field(default_factory=deque)  # not yet appended to `engine`
@@ -125,12 +134,13 @@ class Session:
         # An utterance may be cut after this length. Words after the cut belong to the next, so they must not settle.
         self._cut_from = longest - cut_span(longest)
         self._context = options.system_prompt
-        self._language = options.language
+        self._language = SpokenLanguage(options.language)
         self._max_new_tokens = options.max_new_tokens
+        self._silence_seconds = options.endpoints.silence_seconds
         self._spare: Utterance | None = new_utterance(
-            context=self._context, language=self._language, max_new_tokens=self._max_new_tokens
+            context=self._context, language=self._language.given, max_new_tokens=self._max_new_tokens
         )
-        self._established: str | None = None  # language of the last utterance that was long enough to be reliable
+        self._begun = 0  # utterances that have begun
         self._recalled: deque[Final] = deque()  # of an earlier session with the same audio
         self._queue: deque[_PendingUtterance] = deque()  # in order; only the last can still be open
         self._outstanding: Step | None = None
@@ -182,6 +192,24 @@ class Session:
         decodes everything.
         """
         self._recalled.extend(finals)
+
+    def change(self, options: SessionOptions) -> int:
+        """Uses the language, context, prompt and `silence_seconds` of `options` for the utterances that have not begun.
+
+        Everything else stays as it is. Returns the number of the first utterance with these options. Raises what
+        `__init__` raises, and `BadConfig`; the session is then unchanged. It changes the detector, as `listen` does.
+        """
+        spare = self._engine_utterance(options.system_prompt, options.language)
+        if options.endpoints.silence_seconds != self._silence_seconds:
+            self._detector.set_silence(options.endpoints.silence_seconds)
+        self._silence_seconds = options.endpoints.silence_seconds
+        if self._spare is not None:
+            self._spare.close()
+        self._spare, self._context = spare, options.system_prompt
+        if options.language != self._language.given:
+            self._language = SpokenLanguage(options.language)
+        self._recalled.clear()  # they are for other options
+        return self._begun
 
     def feed(self, samples: NDArray[np.float32]) -> list[Event]:
         """Processes the next samples (16 kHz, any number, as `ArrayReader` reads them).
@@ -291,7 +319,7 @@ class Session:
             pending.engine.close()
             return [Failed(pending.number, pending.start, pending.end, message, self.lag)]
         pending.warnings.append(f"step: {message}")
-        pending.restart(self._engine_utterance(pending.context, self._language))
+        pending.restart(self._engine_utterance(pending.context, pending.language.given))
         return []
 
     def _recall(self, ended: _PendingUtterance) -> list[Event]:
@@ -308,8 +336,9 @@ class Session:
     def _begin(self, started: Started) -> _PendingUtterance:
         engine, self._spare = self._spare, None
         if engine is None:
-            engine = self._engine_utterance(self._context, self._language)
-        return _PendingUtterance(started.utterance, started.start, engine, self._context)
+            engine = self._engine_utterance(self._context, self._language.given)
+        self._begun = started.utterance + 1
+        return _PendingUtterance(started.utterance, started.start, engine, self._context, self._language)
 
     def _engine_utterance(self, context: str, language: str | None) -> Utterance:
         return self._new_utterance(context=context, language=language, max_new_tokens=self._max_new_tokens)
@@ -370,10 +399,11 @@ class Session:
 
     def _find_retry(self, pending: _PendingUtterance, hypothesis: Hypothesis) -> guards.Retry | None:
         if "context" not in pending.retried and guards.echoes_context(hypothesis.text, pending.context):
-            return guards.Retry("context", "", self._language)
-        switched = self._language is None and guards.switches_language(hypothesis, self._established)
+            return guards.Retry("context", "", pending.language.given)
+        established = None if pending.language.given else pending.language.established
+        switched = guards.switches_language(hypothesis, established)
         if switched and "language" not in pending.retried:
-            return guards.Retry("language", pending.context, self._established)
+            return guards.Retry("language", pending.context, established)
         return None
 
     def _final(self, pending: _PendingUtterance, hypothesis: Hypothesis) -> Final:
@@ -397,7 +427,7 @@ class Session:
     def _conclude_with(self, pending: _PendingUtterance, final: Final) -> Final:
         """Removes the first utterance of the queue, of which `final` is the final."""
         if final.language and pending.length > guards.SHORT_SAMPLES:
-            self._established = final.language
+            pending.language.established = final.language
         self._queue.popleft()
         pending.engine.close()
         self.transcript.add(final)
