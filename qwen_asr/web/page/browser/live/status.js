@@ -13,6 +13,8 @@ const MUTED_AFTER_MS = 6000;
 //   problem: a message that stays until the next press of Record
 //   obstacle: why this browser cannot record, or ""
 //   interruption: why the open microphone gives no audio, or ""
+//   missing: seconds of the recording in which it gave none, as far as that is known
+//   notice: what else there is to say, or ""
 //   fallback: whether Gradio's recorder records
 
 export function statusText({ server, recording, opening, problem, obstacle, interruption }) {
@@ -37,7 +39,11 @@ export function pageState({ server, recording, opening, problem, obstacle }) {
 
 // What the user should know or do. `microphone` is null, or {startedAt, loudAt} while it is open: the milliseconds at
 // which its first sound began and at which it last gave more than silence.
-export function adviceText({ recording, fallback, interruption }, microphone, now) {
+export function adviceText(view, microphone, now) {
+  return [trouble(view, microphone, now), view.notice].filter(Boolean).join(" ");
+}
+
+function trouble({ recording, fallback, interruption, missing = 0 }, microphone, now) {
   if (!recording) return "";
   if (recording.phase === "reconnecting" && !recording.reason && !fallback) {
     return microphone ? t("Keep speaking: nothing is lost.") : t("Keep this page open: nothing is lost.");
@@ -49,10 +55,23 @@ export function adviceText({ recording, fallback, interruption }, microphone, no
   }
   if (recording.phase !== "listening" || interruption || !microphone) return "";
   const elapsed = (now - microphone.startedAt) / 1000;
-  if (elapsed - recording.duration > 2 + elapsed / 1000) { // the clocks of sound card and computer differ a little
+  // The clocks of sound card and computer differ a little.
+  if (elapsed - missing - recording.duration > 2 + elapsed / 1000) {
     return t("The browser has delivered less sound than time has passed, so words may be missing.");
   }
   return now - microphone.loudAt > MUTED_AFTER_MS ? t("No sound from the microphone: is it muted?") : "";
+}
+
+// What changes with the next sentence: `coming` is that of `OptionChanges`.
+export function changeText(coming) {
+  const says = {
+    language: (value) => !value || value === "auto"
+      ? t("The language is recognized by itself from the next sentence on.")
+      : t("{language} from the next sentence on.", { language: value }),
+    context: () => t("The new context holds from the next sentence on."),
+    pause: () => t("The new pause length holds from the next sentence on."),
+  };
+  return Object.entries(coming).map(([name, value]) => says[name](value)).join(" ");
 }
 
 export function backlogMessage(recording, maxSeconds) {

@@ -1,0 +1,150 @@
+// The audio of a transcript's recordings, as the microphone gave it, for a user who wants to keep it.
+//
+// It lies in the browser, outlives a reload, and goes with the transcript: after Clear it stays until the next Clear or
+// reload, because Clear can be undone. What nobody has cleared goes after a day.
+
+import { formatTime } from "../shared/format.js";
+import { t } from "../shared/text.js";
+import { MAX_DATA_BYTES, wavHeader } from "./wav.js";
+
+const MAX_SECONDS = 2 * 3600;     // 0.7 GB at 48 kHz
+const DAY_MS = 24 * 3600 * 1000;
+const KEY = "qwen-asr.audio";     // in the tab's own storage: the ids of its recordings, {kept, cleared}
+
+const full = () => t("The browser's storage is full: the audio is no longer kept. The recording goes on.");
+const long = () => t("The page keeps at most {time} of audio: what follows is not kept. The recording goes on.", {
+  time: formatTime(MAX_SECONDS),
+});
+const failed = () => t("The browser cannot keep the audio. The recording goes on.");
+
+const size = (recordings) => recordings.reduce((sum, { bytes, rate }) => sum + bytes / 2 / rate, 0);
+
+export class KeptAudio {
+  #kept = [];       // recordings of the transcript, in order: {id, rate, bytes, at}
+  #cleared = [];    // those that Undo would bring back
+  #current = null;  // {recording, blocks, waiting, index}: the one that goes on
+  #working = Promise.resolve(); // what the store does happens in order
+
+  problem = "";     // why audio is no longer kept
+
+  // `store`: see audio_store.js. `tab`: sessionStorage, or null. `resample(blob, from, to)`: samples at another rate.
+  constructor({ store, tab, newId, now, resample, onChange = () => {}, maxSeconds = MAX_SECONDS }) {
+    Object.assign(this, { store, tab, newId, now, resample, onChange, maxSeconds });
+  }
+
+  // Finds what this tab had before a reload, and removes what is to be kept no longer.
+  async restore() {
+    let ids = { kept: [], cleared: [] };
+    try {
+      ids = { ...ids, ...JSON.parse(this.tab?.getItem(KEY) ?? "{}") };
+    } catch { /* written by another program: there is nothing to restore */ }
+    const stored = await this.store.all();
+    const byId = new Map(stored.map((recording) => [recording.id, recording]));
+    this.#kept.unshift(...ids.kept.map((id) => byId.get(id)).filter(Boolean));
+    const mine = new Set(ids.kept);
+    for (const { id, at } of stored) {
+      if (ids.cleared.includes(id) || (!mine.has(id) && this.now() - at > DAY_MS)) await this.store.remove(id);
+    }
+    this.#remember();
+  }
+
+  get hasAudio() { return this.#kept.some(({ bytes }) => bytes > 0); }
+
+  get seconds() { return size(this.#kept); }
+
+  // A recording begins; `push` gives its samples, `end` ends it.
+  begin(rate) {
+    this.problem = "";
+    this.#current = {
+      recording: { id: this.newId(), rate, bytes: 0, at: this.now() }, blocks: [], waiting: 0, index: 0,
+    };
+    this.#kept.push(this.#current.recording);
+    this.#remember();
+  }
+
+  push(bytes) {
+    const current = this.#current;
+    if (!current) return;
+    current.blocks.push(bytes);
+    current.waiting += bytes.length;
+    if (current.waiting >= 2 * current.recording.rate) this.#write(current);
+  }
+
+  end() {
+    if (this.#current) this.#write(this.#current);
+    this.#current = null;
+  }
+
+  // The transcript is cleared. A recording that goes on continues as a new one.
+  clear() {
+    const { rate } = this.#current?.recording ?? {};
+    this.end();
+    const gone = this.#cleared;
+    this.#cleared = this.#kept;
+    this.#kept = [];
+    this.#remember();
+    for (const { id } of gone) this.#work(() => this.store.remove(id));
+    if (rate) this.begin(rate);
+  }
+
+  // Clear is undone.
+  undo() {
+    this.#kept.unshift(...this.#cleared);
+    this.#cleared = [];
+    this.#remember();
+  }
+
+  // All of it as one WAV of one channel of int16, in order, at the rate of the first recording. What was recorded at
+  // that rate is in it sample by sample; a recording at another rate is resampled.
+  async toWav() {
+    if (this.#current) this.#write(this.#current);
+    await this.#working;
+    const recordings = this.#kept.filter(({ bytes }) => bytes > 0);
+    const { rate } = recordings[0];
+    const blobs = [];
+    for (const recording of recordings) {
+      const whole = new Blob(await this.store.read(recording.id)).slice(0, recording.bytes);
+      blobs.push(recording.rate === rate ? whole : await this.resample(whole, recording.rate, rate));
+    }
+    const samples = new Blob(blobs).slice(0, MAX_DATA_BYTES - MAX_DATA_BYTES % 2);
+    return new Blob([wavHeader(samples.size, rate), samples], { type: "audio/wav" });
+  }
+
+  #write(current) {
+    const { recording, blocks, waiting } = current;
+    if (!waiting) return;
+    Object.assign(current, { blocks: [], waiting: 0 });
+    const index = current.index++;
+    this.#work(async () => {
+      if (current.givenUp) return; // what follows a gap is not kept
+      if (this.seconds + waiting / 2 / recording.rate > this.maxSeconds) return this.#giveUp(current, long());
+      const stored = { ...recording, bytes: recording.bytes + waiting, at: this.now() };
+      try {
+        await this.store.append(stored, index, await new Blob(blocks).arrayBuffer());
+      } catch (error) {
+        console.warn(error);
+        return this.#giveUp(current, error?.name === "QuotaExceededError" ? full() : failed());
+      }
+      Object.assign(recording, stored);
+      this.onChange();
+    });
+  }
+
+  // Does `task` after all earlier ones, whether or not they failed.
+  #work(task) { this.#working = this.#working.then(task).catch((error) => console.warn(error)); }
+
+  #giveUp(current, problem) {
+    current.givenUp = true;
+    if (this.#current === current) this.#current = null;
+    this.problem = problem;
+    this.onChange();
+  }
+
+  #remember() {
+    const ids = (recordings) => recordings.map(({ id }) => id);
+    try {
+      this.tab?.setItem(KEY, JSON.stringify({ kept: ids(this.#kept), cleared: ids(this.#cleared) }));
+    } catch { /* the storage is full: what is kept is found until the page is reloaded */ }
+    this.onChange();
+  }
+}
