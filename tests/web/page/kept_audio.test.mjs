@@ -7,19 +7,11 @@ import { Random } from "./random.mjs";
 
 const DAY_MS = 24 * 3600 * 1000;
 
-class Tab {
-  items = new Map();
-
-  getItem(name) { return this.items.get(name) ?? null; }
-
-  setItem(name, value) { this.items.set(name, value); }
-}
-
 function setting(options = {}) {
-  const world = { store: new MemoryAudio(), tab: new Tab(), time: 0, ids: 0, ...options };
+  const world = { store: new MemoryAudio(), time: 0, ids: 0, ...options };
   world.open = async (more = {}) => {
     const kept = new KeptAudio({
-      store: world.store, tab: world.tab, newId: () => `id${world.ids++}`, now: () => world.time,
+      store: world.store, transcript: "mine", owner: "", newId: () => `id${world.ids++}`, now: () => world.time,
       resample: async (blob, from, to) => new Blob([new Uint8Array(Math.round(blob.size / 2 * to / from) * 2)]),
       ...more,
     });
@@ -104,7 +96,7 @@ test("it outlives a reload, unless it was cleared, and belongs to its tab", asyn
   await samples(kept);
   kept = await world.open();
   assert.deepEqual(await samples(kept), [1, 1]);
-  const other = await world.open({ tab: new Tab() });
+  const other = await world.open({ transcript: "other" });
   assert.ok(!other.hasAudio);
   record(other, [new Uint8Array([9, 9])]);
   assert.deepEqual(await samples(kept), [1, 1]);
@@ -117,7 +109,7 @@ test("it outlives a reload, unless it was cleared, and belongs to its tab", asyn
 
 test("audio of a tab that was closed goes after a day", async () => {
   const world = setting();
-  const kept = await world.open({ tab: new Tab() });
+  const kept = await world.open({ transcript: "other" });
   record(kept, [new Uint8Array([1, 1])]);
   await samples(kept);
   world.time = DAY_MS;
@@ -159,12 +151,20 @@ test("no more than the limit is kept", async () => {
   assert.match(kept.problem, /at most/);
 });
 
-test("without a storage of the tab, or with rubbish in it, it still works", async () => {
-  const tab = new Tab();
-  tab.setItem("qwen-asr.audio", "{rubbish");
-  for (const one of [null, tab, { getItem() { return null; }, setItem() { throw new Error("forbidden"); } }]) {
-    const kept = await setting().open({ tab: one });
-    record(kept, [new Uint8Array([1, 1])]);
-    assert.deepEqual(await samples(kept), [1, 1]);
-  }
+test("the audio of one user is not found by the next, and goes when they log out", async () => {
+  const world = setting();
+  const kept = await world.open({ owner: "ada" });
+  const otherTab = await world.open({ owner: "ada", transcript: "other" });
+  record(kept, [new Uint8Array([1, 1])]);
+  record(otherTab, [new Uint8Array([2, 2])]);
+  await samples(kept);
+  await samples(otherTab);
+  const grace = await world.open({ owner: "grace" });
+  assert.ok(!grace.hasAudio);
+  assert.equal((await world.store.all()).length, 1); // that of the other tab
+  record(grace, [new Uint8Array([3, 3])]);
+  await samples(grace);
+  await otherTab.removeAll();
+  assert.ok(!otherTab.hasAudio);
+  assert.deepEqual((await world.store.all()).map(({ owner }) => owner), ["grace"]);
 });

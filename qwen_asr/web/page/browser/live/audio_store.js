@@ -1,6 +1,6 @@
 // Where the browser keeps the audio of recordings: in IndexedDB, or in memory where it allows no storage.
 //
-// A store has recordings {id, rate, bytes, at} (`at`: when the last block came, in ms) and their blocks, in order.
+// A store has recordings, as kept_audio.js makes them, and their blocks, in order.
 
 const NAME = "qwen-asr-audio";
 const BATCH = 60; // blocks that are read at a time: a minute, some megabytes
@@ -35,6 +35,11 @@ export class IndexedAudio {
   }
 
   all() { return finished(this.#of("recordings").getAll()); }
+
+  // Changes what is known of a recording.
+  put(recording) {
+    return finished(this.database.transaction("recordings", "readwrite").objectStore("recordings").put(recording));
+  }
 
   // Adds block number `index` of a recording, both or neither.
   async append(recording, index, block) {
@@ -72,6 +77,8 @@ export class MemoryAudio {
   #recordings = new Map(); // by id: {recording, blocks}
 
   async all() { return [...this.#recordings.values()].map(({ recording }) => recording); }
+
+  async put(recording) { this.#recordings.get(recording.id).recording = { ...recording }; }
 
   async append(recording, index, block) {
     const blocks = this.#recordings.get(recording.id)?.blocks ?? [];

@@ -1,7 +1,10 @@
 // The audio of a transcript's recordings, as the microphone gave it, for a user who wants to keep it.
 //
 // It lies in the browser, outlives a reload, and goes with the transcript: after Clear it stays until the next Clear or
-// reload, because Clear can be undone. What nobody has cleared goes after a day.
+// reload, because Clear can be undone. All of it goes after a day, and with the user who logs out.
+//
+// A recording is {id, transcript, owner, order, rate, bytes, at, cleared}: `transcript` is the name of the tab's
+// transcript, `owner` the user where there is a login, else "", `at` the time of the last block in ms.
 
 import { formatTime } from "../shared/format.js";
 import { t } from "../shared/text.js";
@@ -9,7 +12,6 @@ import { MAX_DATA_BYTES, wavHeader } from "./wav.js";
 
 const MAX_SECONDS = 2 * 3600;     // 0.7 GB at 48 kHz
 const DAY_MS = 24 * 3600 * 1000;
-const KEY = "qwen-asr.audio";     // in the tab's own storage: the ids of its recordings, {kept, cleared}
 
 const full = () => t("The browser's storage is full: the audio is no longer kept. The recording goes on.");
 const long = () => t("The page keeps at most {time} of audio: what follows is not kept. The recording goes on.", {
@@ -20,32 +22,42 @@ const failed = () => t("The browser cannot keep the audio. The recording goes on
 const size = (recordings) => recordings.reduce((sum, { bytes, rate }) => sum + bytes / 2 / rate, 0);
 
 export class KeptAudio {
-  #kept = [];       // recordings of the transcript, in order: {id, rate, bytes, at}
+  #kept = [];       // recordings of the transcript, in order
   #cleared = [];    // those that Undo would bring back
   #current = null;  // {recording, blocks, waiting, index}: the one that goes on
   #working = Promise.resolve(); // what the store does happens in order
 
   problem = "";     // why audio is no longer kept
 
-  // `store`: see audio_store.js. `tab`: sessionStorage, or null. `resample(blob, from, to)`: samples at another rate.
-  constructor({ store, tab, newId, now, resample, onChange = () => {}, maxSeconds = MAX_SECONDS }) {
-    Object.assign(this, { store, tab, newId, now, resample, onChange, maxSeconds });
+  // `store`: see audio_store.js. `resample(blob, from, to)`: samples at another rate.
+  constructor({ store, transcript, owner, newId, now, resample, onChange = () => {}, maxSeconds = MAX_SECONDS }) {
+    Object.assign(this, { store, transcript, owner, newId, now, resample, onChange, maxSeconds });
   }
 
-  // Finds what this tab had before a reload, and removes what is to be kept no longer.
+  // Finds what this transcript had before a reload, and removes what is to be kept no longer.
   async restore() {
-    let ids = { kept: [], cleared: [] };
-    try {
-      ids = { ...ids, ...JSON.parse(this.tab?.getItem(KEY) ?? "{}") };
-    } catch { /* written by another program: there is nothing to restore */ }
-    const stored = await this.store.all();
-    const byId = new Map(stored.map((recording) => [recording.id, recording]));
-    this.#kept.unshift(...ids.kept.map((id) => byId.get(id)).filter(Boolean));
-    const mine = new Set(ids.kept);
-    for (const { id, at } of stored) {
-      if (ids.cleared.includes(id) || (!mine.has(id) && this.now() - at > DAY_MS)) await this.store.remove(id);
+    const found = [];
+    for (const recording of await this.store.all()) {
+      const { id, transcript, owner, at, cleared } = recording;
+      const mine = transcript === this.transcript;
+      const expired = this.now() - at > DAY_MS;
+      if (expired || (mine && (cleared || owner !== this.owner))) await this.store.remove(id);
+      else if (mine) found.push(recording);
     }
-    this.#remember();
+    this.#kept.unshift(...found.sort((one, other) => one.order - other.order));
+    this.onChange();
+  }
+
+  // The user logs out: all of their audio goes, also that of other tabs.
+  async removeAll() {
+    this.#current = null;
+    this.#kept = [];
+    this.#cleared = [];
+    this.#work(async () => {
+      for (const { id, owner } of await this.store.all()) if (owner === this.owner) await this.store.remove(id);
+    });
+    await this.#working;
+    this.onChange();
   }
 
   get hasAudio() { return this.#kept.some(({ bytes }) => bytes > 0); }
@@ -55,11 +67,11 @@ export class KeptAudio {
   // A recording begins; `push` gives its samples, `end` ends it.
   begin(rate) {
     this.problem = "";
-    this.#current = {
-      recording: { id: this.newId(), rate, bytes: 0, at: this.now() }, blocks: [], waiting: 0, index: 0,
-    };
-    this.#kept.push(this.#current.recording);
-    this.#remember();
+    const { transcript, owner } = this;
+    const order = Math.max(0, ...[...this.#kept, ...this.#cleared].map((recording) => recording.order + 1));
+    const recording = { id: this.newId(), transcript, owner, order, rate, bytes: 0, at: this.now(), cleared: false };
+    this.#current = { recording, blocks: [], waiting: 0, index: 0 };
+    this.#kept.push(recording);
   }
 
   push(bytes) {
@@ -82,16 +94,16 @@ export class KeptAudio {
     const gone = this.#cleared;
     this.#cleared = this.#kept;
     this.#kept = [];
-    this.#remember();
     for (const { id } of gone) this.#work(() => this.store.remove(id));
+    this.#mark(this.#cleared, true);
     if (rate) this.begin(rate);
   }
 
   // Clear is undone.
   undo() {
+    this.#mark(this.#cleared, false);
     this.#kept.unshift(...this.#cleared);
     this.#cleared = [];
-    this.#remember();
   }
 
   // All of it as one WAV of one channel of int16, in order, at the rate of the first recording. What was recorded at
@@ -140,11 +152,15 @@ export class KeptAudio {
     this.onChange();
   }
 
-  #remember() {
-    const ids = (recordings) => recordings.map(({ id }) => id);
-    try {
-      this.tab?.setItem(KEY, JSON.stringify({ kept: ids(this.#kept), cleared: ids(this.#cleared) }));
-    } catch { /* the storage is full: what is kept is found until the page is reloaded */ }
+  // The audio of a transcript that was cleared is not found after a reload.
+  #mark(recordings, cleared) {
+    for (const recording of recordings) {
+      this.#work(async () => {
+        recording.cleared = cleared;
+        if (recording.bytes) await this.store.put(recording);
+      });
+    }
+    this.#work(async () => this.onChange());
     this.onChange();
   }
 }

@@ -64,7 +64,7 @@ class MicrophonePage {
     this.server = server;
     this.transcript = new Transcript(this.find("#transcript"), this.find(".announcer"));
     this.settings = new Settings(browserStorage(), document);
-    this.panel = new MicrophonePanel(element, this.settings);
+    this.microphonePanel = new MicrophonePanel(element, this.settings);
     // For tests: keeps all audio, and publishes how much there is and its hash as attributes of #microphone.
     this.keepsAudio = new URLSearchParams(location.search).has("debug");
   }
@@ -107,11 +107,7 @@ class MicrophonePage {
     if (findObstacle() === insecure()) {
       document.head.appendChild(document.createElement("style")).textContent = "#stock { display: none }";
     }
-    this.panel.start();
-    openKeptAudio(newId, () => this.refresh()).then((kept) => {
-      this.keptAudio = kept;
-      this.refresh();
-    });
+    this.microphonePanel.start();
     this.watchServer();
     this.refresh();
   }
@@ -138,8 +134,8 @@ class MicrophonePage {
     this.enable("[data-do=copy]", this.transcript.hasText);
     this.enable("[data-do=clear]", !this.transcript.isEmpty || Boolean(this.keptAudio?.hasAudio));
     this.enable("[data-do=wav]", Boolean(this.keptAudio?.hasAudio));
-    this.panel.showLevel(capture && this.microphone && !this.interruption, performance.now());
-    this.panel.showKept(this.keptAudio);
+    this.microphonePanel.showLevel(capture && this.microphone && !this.interruption, performance.now());
+    this.microphonePanel.showKept(this.keptAudio);
     setText(this.find("#lag"), recording ? paceText(recording) : "");
     setText(this.find("#left"), recording ? timeLeft(recording.remaining) : "");
     setText(this.find("#clock"), recording ? formatTime(this.recordedSeconds + recording.duration) : "");
@@ -178,6 +174,7 @@ class MicrophonePage {
       const call = this.server.server_state(null);
       const reply = await Promise.race([call, sleep(SERVER_TIMEOUT_MS)]).catch(() => undefined);
       if (reply) {
+        this.keptAudio ??= await openKeptAudio(reply.user ?? "", newId, () => this.refresh());
         this.serverState = reply;
         this.refresh();
         if (reply.state !== "loading") return;
@@ -206,7 +203,7 @@ class MicrophonePage {
     try {
       this.capture = await Capture.open({
         workletSource: this.props.worklet,
-        constraints: this.panel.constraints(),
+        constraints: this.microphonePanel.constraints(),
         onBlock: (bytes, peak) => onBlock(bytes, peak),
         onInterruption: (message) => {
           this.interruption = message;
@@ -222,9 +219,9 @@ class MicrophonePage {
       return;
     }
     this.opening = false;
-    this.panel.opened(this.capture);
-    this.panel.resetLevel();
-    if (this.panel.keepsAudio) this.keptAudio?.begin(this.capture.rate);
+    this.microphonePanel.opened(this.capture);
+    this.microphonePanel.resetLevel();
+    if (this.microphonePanel.keepsAudio) this.keptAudio?.begin(this.capture.rate);
     const state = new RecordingState({
       ...this.callbacks(), rate: this.capture.rate, options: this.chosenOptions(),
       maxBlockBytes: this.props.block_bytes, newId,
@@ -295,7 +292,7 @@ class MicrophonePage {
     if (state.queue.end === 0) microphone.startedAt = now - state.seconds(bytes.length) * 1000;
     if (peak >= SILENCE) microphone.loudAt = now;
     this.root.style.setProperty("--level", Math.min(1, Math.sqrt(peak)).toFixed(2));
-    this.panel.take(bytes, now);
+    this.microphonePanel.take(bytes, now);
     recording.push(bytes);
     const maxSeconds = this.props.backlog_seconds;
     if (state.backlog > maxSeconds && this.capture && !this.capture.closing) {

@@ -32,7 +32,10 @@ export class MicrophonePanel {
     }
     this.settings.listen(() => this.refresh());
     navigator.mediaDevices?.addEventListener?.("devicechange", () => this.update());
-    this.find("#microphone-options").addEventListener("toggle", () => this.update());
+    this.find("#microphone-options").addEventListener("toggle", ({ target }) => {
+      this.find(".choices").hidden = !target.open; // some screen readers list what is in a closed one
+      this.update();
+    });
     this.update();
   }
 

@@ -22,8 +22,8 @@ export const CHINESE_RECORDING = {
     "因来电、锁屏或其他应用而暂停。之后录音会自动继续。",
   "Removes what the loudspeaker plays. Only useful in a call or with music; on a phone it lowers the quality of the sound.":
     "去掉扬声器播放的声音。只在通话或播放音乐时有用；在手机上会降低音质。",
-  "Stores up to two hours in this browser, until Clear, at most for a day. Nothing stays on the server. WAV below saves it as a file.":
-    "在此浏览器中最多保存两小时，直到“清空”，最长一天。服务器上不保留任何内容。用下面的“WAV”存为文件。",
+  "Stores up to two hours in this browser, until Clear, at most for a day. Nothing stays on the server. The button WAV saves it as a file.":
+    "在此浏览器中最多保存两小时，直到“清空”，最长一天。服务器上不保留任何内容。用“WAV”按钮存为文件。",
   "The browser cannot keep the audio. The recording goes on.": "浏览器无法保留音频。录音会继续。",
   "The browser's default": "浏览器默认",
   "The browser's storage is full: the audio is no longer kept. The recording goes on.":
