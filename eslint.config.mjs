@@ -16,8 +16,8 @@ const rules = {
 
 // Modules without access to the browser: what they need is passed to them, so that Node can test them.
 const PURE = [
-  "live/byte_queue", "live/interruptions", "live/level", "live/microphone_choice", "live/option_changes", "live/pace",
-  "live/recording", "live/recording_state", "live/session_time", "live/shortcut", "live/status", "live/wav",
+  "kept_audio/wav", "live/byte_queue", "live/option_changes", "live/recording", "live/recording_state", "live/status",
+  "microphone/interruptions", "microphone/level", "microphone/microphone_choice", "microphone/shortcut",
   "shared/chinese", "shared/chinese_recording", "shared/errors", "shared/format", "shared/text", "shared/transcript",
 ];
 const withoutBrowser = Object.fromEntries(Object.keys(globals.browser).map((name) => [name, "off"]));

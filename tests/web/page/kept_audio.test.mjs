@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { MemoryAudio } from "../../../qwen_asr/web/page/browser/live/audio_store.js";
-import { KeptAudio } from "../../../qwen_asr/web/page/browser/live/kept_audio.js";
+import { MemoryAudio } from "../../../qwen_asr/web/page/browser/kept_audio/audio_store.js";
+import { KeptAudio } from "../../../qwen_asr/web/page/browser/kept_audio/kept_audio.js";
 import { Random } from "./random.mjs";
 
 const DAY_MS = 24 * 3600 * 1000;

@@ -1,15 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Interruptions } from "../../../qwen_asr/web/page/browser/live/interruptions.js";
-import { FLOOR_DB, LevelMeter, decibels, loudness } from "../../../qwen_asr/web/page/browser/live/level.js";
+import { Interruptions } from "../../../qwen_asr/web/page/browser/microphone/interruptions.js";
+import { FLOOR_DB, LevelMeter, decibels, loudness } from "../../../qwen_asr/web/page/browser/microphone/level.js";
 import {
   DEFAULTS, audioConstraints, chosenMicrophone, microphones,
-} from "../../../qwen_asr/web/page/browser/live/microphone_choice.js";
-import { paceText } from "../../../qwen_asr/web/page/browser/live/pace.js";
-import { timeLeft, timeWarning } from "../../../qwen_asr/web/page/browser/live/session_time.js";
-import { pressesRecord } from "../../../qwen_asr/web/page/browser/live/shortcut.js";
-import { adviceText } from "../../../qwen_asr/web/page/browser/live/status.js";
+} from "../../../qwen_asr/web/page/browser/microphone/microphone_choice.js";
+import { pressesRecord } from "../../../qwen_asr/web/page/browser/microphone/shortcut.js";
+import { adviceText, paceText, timeLeft, timeWarning } from "../../../qwen_asr/web/page/browser/live/status.js";
 import { Settings } from "../../../qwen_asr/web/page/browser/shared/settings.js";
 
 const tone = (amplitude, samples = 1920) => new Uint8Array(

@@ -1,21 +1,20 @@
 // The page: the button, the status, the transcript, and what happens when they are used. microphone.py starts it once
 // in each tab.
 
+import { openKeptAudio, saveWav } from "../kept_audio/keeping.js";
+import { Interruptions } from "../microphone/interruptions.js";
+import { MicrophonePanel } from "../microphone/microphone_panel.js";
+import { pressesRecord } from "../microphone/shortcut.js";
 import { messageFor } from "../shared/errors.js";
 import { formatTime } from "../shared/format.js";
 import { Settings, browserStorage } from "../shared/settings.js";
 import { preferredLanguage, setLanguage, t, translate } from "../shared/text.js";
 import { Transcript, setText } from "../shared/transcript.js";
 import { Capture, busy, findObstacle, insecure } from "./capture.js";
-import { Interruptions } from "./interruptions.js";
-import { openKeptAudio, saveWav } from "./keeping.js";
-import { MicrophonePanel } from "./microphone_panel.js";
-import { paceText } from "./pace.js";
 import { Recording } from "./recording.js";
 import { FallbackState, RecordingState } from "./recording_state.js";
-import { timeLeft, timeWarning } from "./session_time.js";
-import { pressesRecord } from "./shortcut.js";
-import { SILENCE, adviceText, backlogMessage, changeText, pageState, statusText } from "./status.js";
+import { SILENCE, adviceText, backlogMessage, pageState, statusText } from "./status.js";
+import { changeText, paceText, timeLeft, timeWarning } from "./status.js";
 
 const loginEnded = () => t(
   "Your login has ended. Log in again in another tab: nothing is lost, and the recording goes on here.",

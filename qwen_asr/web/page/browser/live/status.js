@@ -5,8 +5,13 @@ import { t } from "../shared/text.js";
 
 export const SILENCE = 0.002; // a peak that even a quiet room exceeds
 const MUTED_AFTER_MS = 6000;
+const BEHIND_SECONDS = 3; // less is what a step and its chunk take on any device
+const AS_FAST = 0.95;     // at this many times real time and above, the text does not fall further behind
+const SHOWN_SECONDS = 30 * 60; // a limit that is further away is no news
+const WARN_SECONDS = 5 * 60;
+const LAST_SECONDS = 60;
 
-// All functions below take the state of the page:
+// The first functions take the state of the page:
 //   server: {state, text} as the server reports it
 //   recording: a RecordingState, or null
 //   opening: whether the microphone is being opened
@@ -81,4 +86,36 @@ export function backlogMessage(recording, maxSeconds) {
         "sent as soon as the server has a free place.", { minutes })
     : t("Recording was stopped: the server has been out of reach for {minutes} minutes. Your speech is kept in this page " +
         "and is sent as soon as the server answers.", { minutes });
+}
+
+// How far the text of a RecordingState is behind the speaker, and why. Its `speed` is the server's (speed.py): the
+// seconds of speech that become text in each second in which speech waits.
+export function paceText({ behind, backlog, lag, speed, phase }) {
+  const values = { seconds: behind.toFixed(1) };
+  if (behind < BEHIND_SECONDS) return t("{seconds} s behind: keeping up", values);
+  if (backlog > lag) {
+    return phase === "listening" || phase === "finishing"
+      ? t("{seconds} s behind: your speech is on its way to the server", values)
+      : t("{seconds} s behind", values);
+  }
+  if (speed === null) return t("{seconds} s behind", values);
+  values.speed = speed.toFixed(1);
+  return speed < AS_FAST
+    ? t("{seconds} s behind: this server is slower than you speak ({speed} × real time)", values)
+    : t("{seconds} s behind: catching up ({speed} × real time)", values);
+}
+
+// "12 min left", or "" where the end is far away or there is none. `seconds`: what the server said, or null.
+export function timeLeft(seconds) {
+  if (seconds === null || seconds > SHOWN_SECONDS) return "";
+  if (seconds < LAST_SECONDS) return t("less than 1 min left");
+  return t("{minutes} min left", { minutes: Math.floor(seconds / 60) });
+}
+
+// A warning whose words change only where something new is to be said: a live region then says each of them once.
+export function timeWarning(seconds) {
+  if (seconds === null || seconds > WARN_SECONDS) return "";
+  return seconds > LAST_SECONDS
+    ? t("This recording ends in less than 5 minutes. Its text stays; press Record then to go on.")
+    : t("This recording ends in less than a minute. Its text stays; press Record then to go on.");
 }
