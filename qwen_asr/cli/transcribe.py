@@ -53,6 +53,7 @@ there. A result that exists is skipped.
 FORMATS = ("txt", "srt", "vtt", "json")
 CONFIG_OPTIONS = (
     "asr_model_path",
+    "aligner_model_path",
     "device",
     "dtype",
     "quantize",
@@ -247,15 +248,16 @@ class FileTranscriber:
         return {"config": {name: getattr(self._config, name) for name in CONFIG_OPTIONS}, "model": model}
 
     def _load_recognizer(self) -> Recognizer:
-        from qwen_asr.engine.checkpoint import load_recognizer
+        from qwen_asr.engine.aligner import load_with_aligner
 
         config = self._config
         # The demo instead of a real model would give wrong text that looks right, in a file that is kept.
-        return load_recognizer(
+        return load_with_aligner(
             config.asr_model_path,
             config.device,
             config.dtype,
             self._on_status,
+            aligner_path=config.aligner_model_path,
             quantize=config.quantize,
             allow_demo=False,
         )

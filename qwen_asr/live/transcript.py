@@ -5,9 +5,10 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.live.events import Final
+from qwen_asr.live.events import Aligned, Final
 
 # Code points of scripts without spaces between words, where a unit of agreement is one character.
 # Hangul is not included, because Korean has spaces.
@@ -72,6 +73,13 @@ class Transcript:
     def add(self, final: Final) -> None:
         """Appends the next final."""
         self._finals.append(final)
+
+    def align(self, aligned: Aligned) -> None:
+        """Gives an earlier final its words."""
+        for index in reversed(range(len(self._finals))):
+            if self._finals[index].utterance == aligned.utterance:
+                self._finals[index] = replace(self._finals[index], words=aligned.words)
+                return
 
     @property
     def finals(self) -> tuple[Final, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_asr.live.events import Final
+from qwen_asr.engine.words import Word
+from qwen_asr.live.events import Aligned, Final
 from qwen_asr.live.transcript import Transcript, join_texts, split_units
 
 words = st.text(st.sampled_from("ab .,北京กำ한ナ\n"), max_size=12)
@@ -48,3 +49,13 @@ def test_history() -> None:
 
 def test_texts_are_joined_with_spaces_only_in_scripts_that_have_them() -> None:
     assert join_texts(["你好。", "", "再见。", "Bye.", "Ciao."]) == "你好。再见。 Bye. Ciao."
+
+
+def test_words_that_come_later_are_those_of_their_final() -> None:
+    history = Transcript([final(0, "One."), final(1, "Two."), final(2, "Three.")])
+    words = (Word("Two.", 5, 9),)
+    history.align(Aligned(1, words))
+    assert [one.words for one in history.finals] == [(), words, ()]
+    assert [one.text for one in history.finals] == ["One.", "Two.", "Three."]
+    history.align(Aligned(7, words))  # of no final
+    assert [one.words for one in history.finals] == [(), words, ()]

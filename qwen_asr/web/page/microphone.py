@@ -21,8 +21,8 @@ or one of these instead:
     page ← {error}     the message says what was wrong
 
 Each message has the language, the context and the pause length that were chosen when its audio was spoken. Where they
-change, the recording uses them from the next utterance on. `refused` in a reply says why it cannot; the recording goes on
-with the options that it has.
+change, the recording uses them from the next utterance on. `refused` in a reply says why it cannot; the recording goes
+on with the options that it has.
 
 Pages stay open across updates of the server, so these names do not change.
 
@@ -70,7 +70,12 @@ class State(Protocol):
         """`state` ("loading", "ready" or "failed"), `text` (progress, or what is wrong), `model` (its name), `note`."""
 
     def session_options(
-        self, *, language: str | None = None, context: str = "", silence_seconds: float | None = None
+        self,
+        *,
+        language: str | None = None,
+        context: str = "",
+        silence_seconds: float | None = None,
+        words: bool = False,
     ) -> SessionOptions:
         """The options of a session, with the server's defaults. Raises UnknownLanguage, BadConfig."""
 
@@ -233,7 +238,7 @@ def change_options(recording: Recording, state: State, wanted: Callable[[], Sess
 
 
 def _options(post: Post, state: State) -> SessionOptions:
-    return state.session_options(language=post.language, context=post.context, silence_seconds=post.pause)
+    return state.session_options(language=post.language, context=post.context, silence_seconds=post.pause, words=True)
 
 
 def _take(recording: Recording, post: Post, state: State) -> None:

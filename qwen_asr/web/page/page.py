@@ -171,7 +171,7 @@ class FallbackRecorder:
                 self._recordings.remove(tab, STOCK_RECORDING)
                 recording = None
             spoken = "auto" if language == AUTOMATIC else language
-            wanted = partial(self._state.session_options, language=spoken, context=context)
+            wanted = partial(self._state.session_options, language=spoken, context=context, words=True)
             if recording is not None:
                 change_options(recording, self._state, wanted)
             else:

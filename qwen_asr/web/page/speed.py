@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.live.events import Event, Final, Partial
+from qwen_asr.live.events import Final, Partial, TextEvent
 
 WINDOW_SECONDS = 30.0
 """Only what happened this recently counts: the load of the server changes."""
@@ -30,7 +30,7 @@ class Speed:
         self._waiting_since: float | None = None  # the last event, if speech waited after it
         self._covered: dict[int, int] = {}  # the end of the text of each open utterance, in samples
 
-    def take(self, event: Event, now: float) -> None:
+    def take(self, event: TextEvent, now: float) -> None:
         """Takes the next event of the session."""
         spoken = 0.0
         if isinstance(event, Partial | Final):

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from qwen_asr.config.limits import Limits, PageLimits
+from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.service import Service
 from qwen_asr.web.access.identity import set_identity
 from qwen_asr.web.page.requests import PageCalls, PageRequests
@@ -300,6 +301,21 @@ def test_two_browsers_with_one_session_hash_do_not_share_a_recording(
         assert [hash == tab for hash in closed] == [False, False, True]
         ended = message | {"data": message["data"] | {"last": 0}}
         assert one.post(served.url + CALL, json=ended).json()["done"]
+
+
+def test_a_recording_of_the_page_has_words(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[SessionOptions] = []
+    original = Service.open_session
+
+    def open_session(self: Service, options: SessionOptions, *arguments: Any, **more: Any) -> Any:
+        opened.append(options)
+        return original(self, options, *arguments, **more)
+
+    monkeypatch.setattr(Service, "open_session", open_session)
+    with httpx.Client(timeout=60) as http:
+        message = exchange_message(served, http, "ab12", last=0)
+        assert http.post(served.url + CALL, json=message).json()["done"]
+    assert [options.words for options in opened] == [True]
 
 
 def test_a_tab_without_an_event_gets_no_stream(served: Served, caplog: pytest.LogCaptureFixture) -> None:

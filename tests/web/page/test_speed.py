@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.live.events import Failed, Final, Partial, TextEvent
 from qwen_asr.web.page.speed import WINDOW_SECONDS, Speed
 
 
@@ -16,7 +16,7 @@ def final(utterance: int, end: float, lag: float, start: float = 0.0) -> Final:
     return Final(utterance, round(start * 16_000), round(end * 16_000), "English", "a", lag)
 
 
-def measured(*events: tuple[float, Event], now: float) -> float | None:
+def measured(*events: tuple[float, TextEvent], now: float) -> float | None:
     speed = Speed()
     for when, event in events:
         speed.take(event, when)
@@ -33,7 +33,7 @@ def test_a_device_that_catches_up_is_faster_than_real_time() -> None:
 
 
 def test_the_time_in_which_nothing_waited_does_not_count() -> None:
-    events = [
+    events: list[tuple[float, TextEvent]] = [
         (0.0, partial(0, 1, 1.0)),
         (3.0, final(0, 4, 0.0)),
         (60.0, partial(1, 61, 1.0, 60)),
@@ -48,7 +48,7 @@ def test_the_time_in_which_nothing_waited_does_not_count() -> None:
 
 
 def test_text_of_several_utterances_counts_once() -> None:
-    events = [
+    events: list[tuple[float, TextEvent]] = [
         (0.0, partial(0, 1, 9)), (1.0, final(0, 2, 8)), (2.0, partial(1, 4, 7, 3)), (3.0, final(1, 5, 6, 3)),
         (4.0, Failed(2, 5 * 16_000, 9 * 16_000, "It broke.", 2)),
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from qwen_asr.audio.validation import HIGHEST_RATE, LOWEST_RATE
 from qwen_asr.config.config import Config
 from qwen_asr.engine.languages import resolve_language
 from qwen_asr.errors import BadConfig, BadInput, QwenASRError
-from qwen_asr.live.events import Event, Failed, Partial
+from qwen_asr.live.events import Failed, Partial, TextEvent
 from qwen_asr.web.sockets.messages import ClientModel, ServerMessage, read_object
 from qwen_asr.web.validation import SHOWN_CHARACTERS, expects, first_error, shown
 
@@ -292,7 +292,7 @@ class UtteranceErrorMessage(ErrorMessage):
 
 
 def event_message(
-    event: Event, received: int, now: float, timeline: ClientTimeline | None = None
+    event: TextEvent, received: int, now: float, timeline: ClientTimeline | None = None
 ) -> PartialMessage | FinalMessage | UtteranceErrorMessage:
     """The message for an event of the session.
 

@@ -19,7 +19,7 @@ from qwen_asr import logs
 from qwen_asr.audio.pcm import PcmStream
 from qwen_asr.audio.stream_checks.arrival import ArrivalRate
 from qwen_asr.errors import QwenASRError
-from qwen_asr.live.events import Event
+from qwen_asr.live.events import Aligned, Event
 from qwen_asr.web.sockets.asr.messages import (
     ClientTimeline,
     FinalMessage,
@@ -197,6 +197,8 @@ class AsrSession:
         """Runs on the thread that produced the events, often the scheduler's for results: hand them over and return."""
         with self._lock:
             for event in events:
+                if isinstance(event, Aligned):
+                    continue
                 self._add(event_message(event, self.received, time.time(), self._timeline))
 
     def _add(self, message: PartialMessage | FinalMessage | UtteranceErrorMessage) -> None:
