@@ -5,16 +5,21 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_asr.audio.endpointing import UtteranceDetector
-from qwen_asr.engine.streaming import Hypothesis
+from qwen_asr.engine.recognizer import Recognizer
+from qwen_asr.engine.scheduler import Scheduler
+from qwen_asr.engine.streaming import Hypothesis, Utterance
 from qwen_asr.errors import BadInput
+from qwen_asr.live import guards
 from qwen_asr.live.events import Final
 from qwen_asr.live.runner import Runner
 from qwen_asr.live.session import Session
@@ -30,6 +35,7 @@ from tests.support.engine_double import (
     text_of,
     transcribe_exactly,
 )
+from training.model import build_model, build_processor
 
 SECOND = 16_000
 OPTIONS = SessionOptions(endpoints=QUICK)
@@ -159,6 +165,42 @@ def test_the_utterance_that_was_made_for_the_old_options_is_closed() -> None:
     session = Session(factory, UtteranceDetector(QUICK, Loudness()), OPTIONS)
     session.change(replace(OPTIONS, language="German"))
     assert [utterance.closed for utterance in made] == [True, False]
+
+
+@pytest.mark.slow
+def test_on_the_engine_each_utterance_is_that_of_its_own_language_alone_and_in_a_batch() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    processor = build_processor()
+    model = build_model(processor, width=64, encoder_layers=2, decoder_layers=2, channels=8)
+    recognizer = Recognizer(model, processor, "random")
+    parts = [(True, 9_000), (False, 6_000), (True, 12_000), (False, 6_000), (True, 8_000)]
+    languages = {0: "German", 1: "Spanish", 2: None}
+
+    def offline(audio: Samples, final: Final) -> str:
+        utterance = Utterance(recognizer, language=languages[final.utterance], max_new_tokens=12)
+        return guards.clean_text(utterance.feed(audio[final.start : final.end]), False, 12)[0]
+
+    def new() -> Session:
+        options = SessionOptions(language="German", max_new_tokens=12, chunk_seconds=0.3, endpoints=QUICK)
+        return Session(partial(Utterance, recognizer), UtteranceDetector(QUICK, Loudness()), options)
+
+    with Scheduler(recognizer) as scheduler:
+        for count in (1, 3):
+            checkers = [EventChecker() for _ in range(count)]
+            runners = [Runner(new(), scheduler, checker.take) for checker in checkers]
+            audios = [make_audio(parts, seed) for seed in range(count)]
+            for block in range(40):
+                for runner, audio in zip(runners, audios, strict=True):
+                    runner.feed(np.array_split(audio, 40)[block])
+                    if block in (4, 20):  # within the first and within the second utterance
+                        runner.change(replace(OPTIONS, language=languages[1 if block == 4 else 2]))
+            for runner in runners:
+                runner.finish().result(timeout=120)
+            for checker, audio in zip(checkers, audios, strict=True):
+                assert [final.utterance for final in checker.finals] == [0, 1, 2]
+                assert [final.text for final in checker.finals] == [offline(audio, final) for final in checker.finals]
+    torch.set_num_threads(threads)
 
 
 def test_a_runner_changes_options_while_other_threads_feed_it() -> None:

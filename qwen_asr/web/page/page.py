@@ -26,7 +26,7 @@ LOG_OUT = "<form class='log-out' method='post' action='logout'><button>Log out</
 LATE_BLOCK_SECONDS = 3.0
 """A block of the fallback recorder that comes this soon after the end of its recording still belongs to it."""
 
-# Puts the values of the two inputs where the microphone's script finds them. They are sent when Record is pressed.
+# Puts the values of the two inputs where the microphone's script finds them.
 OPTIONS_JS = """(language, context) => {
   const microphone = document.getElementById("microphone");
   if (microphone) microphone.options = {language: language === "%s" ? "auto" : language, context};
