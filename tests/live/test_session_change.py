@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_asr.audio.endpointing import UtteranceDetector
-from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.scheduler import Scheduler
 from qwen_asr.engine.streaming import Hypothesis, Utterance
 from qwen_asr.errors import BadInput
@@ -24,6 +22,7 @@ from qwen_asr.live.events import Final
 from qwen_asr.live.runner import Runner
 from qwen_asr.live.session import Session
 from qwen_asr.live.session_options import SessionOptions
+from tests.support.checkpoints import random_recognizer
 from tests.support.engine_double import (
     QUICK,
     EventChecker,
@@ -35,7 +34,6 @@ from tests.support.engine_double import (
     text_of,
     transcribe_exactly,
 )
-from training.model import build_model, build_processor
 
 SECOND = 16_000
 OPTIONS = SessionOptions(endpoints=QUICK)
@@ -169,17 +167,15 @@ def test_the_utterance_that_was_made_for_the_old_options_is_closed() -> None:
 
 @pytest.mark.slow
 def test_on_the_engine_each_utterance_is_that_of_its_own_language_alone_and_in_a_batch() -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    processor = build_processor()
-    model = build_model(processor, width=64, encoder_layers=2, decoder_layers=2, channels=8)
-    recognizer = Recognizer(model, processor, "random")
+    recognizer = random_recognizer()
     parts = [(True, 9_000), (False, 6_000), (True, 12_000), (False, 6_000), (True, 8_000)]
     languages = {0: "German", 1: "Spanish", 2: None}
 
-    def offline(audio: Samples, final: Final) -> str:
+    def offline(audio: Samples, final: Final) -> tuple[str, str | None, int]:
         utterance = Utterance(recognizer, language=languages[final.utterance], max_new_tokens=12)
-        return guards.clean_text(utterance.feed(audio[final.start : final.end]), False, 12)[0]
+        hypothesis = utterance.feed(audio[final.start : final.end])
+        text = guards.clean_text(hypothesis, False, 12)[0]
+        return text, hypothesis.language if text else None, hypothesis.prompt_tokens
 
     def new() -> Session:
         options = SessionOptions(language="German", max_new_tokens=12, chunk_seconds=0.3, endpoints=QUICK)
@@ -199,8 +195,10 @@ def test_on_the_engine_each_utterance_is_that_of_its_own_language_alone_and_in_a
                 runner.finish().result(timeout=120)
             for checker, audio in zip(checkers, audios, strict=True):
                 assert [final.utterance for final in checker.finals] == [0, 1, 2]
-                assert [final.text for final in checker.finals] == [offline(audio, final) for final in checker.finals]
-    torch.set_num_threads(threads)
+                found = [(final.text, final.language, final.prompt_tokens) for final in checker.finals]
+                assert found == [offline(audio, final) for final in checker.finals]
+                assert [language for _, language, _ in found[:2]] == ["German", "Spanish"]
+                assert len({text for text, _, _ in found}) == 3  # the language makes the text
 
 
 def test_a_runner_changes_options_while_other_threads_feed_it() -> None:
