@@ -32,6 +32,6 @@ export default [
     files: PURE.map((name) => `${FOLDER}/${name}.js`),
     languageOptions: { globals: { ...withoutBrowser, ...pureGlobals } },
   },
-  { files: [`${FOLDER}/live/worklet.js`], languageOptions: { globals: globals.audioWorklet } },
+  { files: [`${FOLDER}/microphone/worklet.js`], languageOptions: { globals: globals.audioWorklet } },
   { files: ["tests/**/*.mjs", "*.mjs"], languageOptions: { ecmaVersion: 2022, globals: globals.node } },
 ];

@@ -178,7 +178,7 @@ def test_the_time_that_is_left_is_shown_and_its_end_is_announced(chromium: Brows
 def saved_wav(tab: Tab, folder: Path) -> tuple[int, bytes]:
     """Presses WAV; returns the rate and the samples of the file."""
     with tab.page.expect_download() as download:
-        tab.button("WAV").click()
+        tab.button("Download as WAV").click()
     path = folder / "saved.wav"
     download.value.save_as(path)
     with wave.open(str(path), "rb") as file:
@@ -190,12 +190,12 @@ def test_the_kept_audio_is_what_was_sent_and_outlives_a_reload(
     chromium: Browser, served: Served, tmp_path: Path
 ) -> None:
     with Tab(chromium, served.url) as tab:
-        expect(tab.button("WAV")).to_be_disabled()
+        expect(tab.button("Download as WAV")).to_be_disabled()
         tab.record()
         tab.capture(0.5)
         tab.stop()
         tab.proof()
-        expect(tab.button("WAV")).to_be_disabled()  # nobody has asked for it
+        expect(tab.button("Download as WAV")).to_be_disabled()  # nobody has asked for it
         open_options(tab)
         tab.page.get_by_label("Keep the audio").check()
         expected = b""
@@ -212,16 +212,16 @@ def test_the_kept_audio_is_what_was_sent_and_outlives_a_reload(
             assert hashlib.sha256(recorded).hexdigest() == proof["serverSha256"] == proof["sha256"]
             expected = samples
         tab.page.reload()
-        expect(tab.button("WAV")).to_be_enabled()
+        expect(tab.button("Download as WAV")).to_be_enabled()
         assert saved_wav(tab, tmp_path)[1] == expected
         tab.button("Clear").click()
-        expect(tab.button("WAV")).to_be_disabled()
+        expect(tab.button("Download as WAV")).to_be_disabled()
         tab.page.evaluate("document.dispatchEvent(new Event('qwen-asr-restored'))")  # Undo
         assert saved_wav(tab, tmp_path)[1] == expected
         tab.button("Clear").click()
         tab.page.reload()
         tab.wait_status("Ready")
-        expect(tab.button("WAV")).to_be_disabled()
+        expect(tab.button("Download as WAV")).to_be_disabled()
         count = """new Promise((resolve) => {
           const open = indexedDB.open("qwen-asr-audio");
           open.onsuccess = () => {

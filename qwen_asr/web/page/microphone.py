@@ -199,7 +199,7 @@ def streaming_microphone(
         server_functions=[exchange, server_state, leave],
         apply_default_css=False,
         elem_id=elem_id,
-        worklet=_text("live/worklet.js"),
+        worklet=_text("microphone/worklet.js"),
         backlog_seconds=limits.backlog_seconds,
         has_login=has_login,
         stock_recording=STOCK_RECORDING,

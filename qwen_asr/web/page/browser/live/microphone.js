@@ -2,6 +2,7 @@
 // in each tab.
 
 import { openKeptAudio, saveWav } from "../kept_audio/keeping.js";
+import { Capture, busy, findObstacle, insecure } from "../microphone/capture.js";
 import { Interruptions } from "../microphone/interruptions.js";
 import { MicrophonePanel } from "../microphone/microphone_panel.js";
 import { pressesRecord } from "../microphone/shortcut.js";
@@ -10,7 +11,6 @@ import { formatTime } from "../shared/format.js";
 import { Settings, browserStorage } from "../shared/settings.js";
 import { preferredLanguage, setLanguage, t, translate } from "../shared/text.js";
 import { Transcript, setText } from "../shared/transcript.js";
-import { Capture, busy, findObstacle, insecure } from "./capture.js";
 import { Recording } from "./recording.js";
 import { FallbackState, RecordingState } from "./recording_state.js";
 import { SILENCE, adviceText, backlogMessage, pageState, statusText } from "./status.js";

@@ -7,6 +7,8 @@ export const CHINESE_RECORDING = {
     "可能会把部分字词连同噪声一起去掉。风扇或车流声很大时可以试试。",
   "Changes here count from the next press of Record on. Alt+R presses Record and Stop.":
     "这里的更改从下次按“录音”起生效。Alt+R 可按下“录音”和“停止”。",
+  "Download": "下载",
+  "Download as WAV": "下载为 WAV",
   "Echo cancellation": "回声消除",
   "It is quiet.": "现在很安静。",
   "Keep the audio": "保留录音",
@@ -44,7 +46,6 @@ export const CHINESE_RECORDING = {
   "This recording ends in less than a minute. Its text stays; press Record then to go on.":
     "这段录音将在一分钟内结束。文字会保留；届时按“录音”继续。",
   "Too loud: move away from the microphone.": "声音太大：请离麦克风远一些。",
-  "WAV": "WAV",
   "less than 1 min left": "剩余不到 1 分钟",
   "“{name}” is not connected: the browser's default is used.": "“{name}”未连接：使用浏览器默认的麦克风。",
   "{language} from the next sentence on.": "从下一句起使用{language}。",
