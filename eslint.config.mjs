@@ -16,8 +16,9 @@ const rules = {
 
 // Modules without access to the browser: what they need is passed to them, so that Node can test them.
 const PURE = [
-  "live/byte_queue", "live/recording", "live/recording_state", "live/status", "shared/chinese", "shared/errors",
-  "shared/format", "shared/text", "shared/transcript",
+  "live/byte_queue", "live/recording", "live/recording_state", "live/status", "shared/chinese",
+  "shared/chinese_transcript", "shared/corrections", "shared/errors", "shared/format", "shared/text", "shared/transcript",
+  "shared/transcript_file", "shared/transcript_model",
 ];
 const withoutBrowser = Object.fromEntries(Object.keys(globals.browser).map((name) => [name, "off"]));
 const pureGlobals = { btoa: "readonly", console: "readonly" };

@@ -45,6 +45,7 @@ from qwen_asr.config.limits import PageLimits
 from qwen_asr.errors import BadInput, LimitExceeded, NotReady, QwenASRError
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.rate_limit import sender
+from qwen_asr.web.access.identity import identity
 from qwen_asr.web.page.bundle import bundle
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
 
@@ -166,9 +167,9 @@ def streaming_microphone(
             return {"farewell": notice}
         return recording.view(post.revision)
 
-    async def server_state(_: Any) -> dict[str, Any]:
-        """The server's state, now: a page that waits for it must not hold a connection."""
-        return state.as_dict()
+    async def server_state(_: Any, request: gr.Request) -> dict[str, Any]:
+        """The server's state, now: a page that waits for it must not hold a connection. `user`: who has logged in."""
+        return {**state.as_dict(), "user": identity(request.scope) if has_login else ""}
 
     async def leave(_: Any, request: gr.Request) -> None:
         """The page is closed, or another is shown in its place."""

@@ -4,11 +4,12 @@
 import { messageFor } from "../shared/errors.js";
 import { formatTime } from "../shared/format.js";
 import { preferredLanguage, setLanguage, t, translate } from "../shared/text.js";
-import { Transcript, setText } from "../shared/transcript.js";
+import { setText } from "../shared/transcript.js";
 import { Capture, busy, findObstacle, insecure } from "./capture.js";
 import { Recording } from "./recording.js";
 import { FallbackState, RecordingState } from "./recording_state.js";
 import { SILENCE, adviceText, backlogMessage, pageState, statusText } from "./status.js";
+import { TranscriptPanel } from "./transcript_panel.js";
 
 const loginEnded = () => t(
   "Your login has ended. Log in again in another tab: nothing is lost, and the recording goes on here.",
@@ -18,7 +19,6 @@ const SERVER_POLL_MS = 500;       // while it loads
 const REFRESH_MS = 250;           // of the clock and the lag
 const FALLBACK_POLL_MS = 100;
 const FALLBACK_STOP_MS = 1500;    // the last block of Gradio's recorder is still on its way
-const COPIED_MS = 1500;
 const SMALL_SCREEN = "(max-width: 560px), (max-height: 480px)";
 const failed = () => t("The page failed; reload it. The text stays until then.");
 
@@ -45,6 +45,7 @@ class MicrophonePage {
   serverState = { state: "loading", text: "Loading …" };
   recordedSeconds = 0;         // in earlier recordings, so that times continue
   wakeLock = null;
+  isRestored = false;
 
   // The arguments are those of Gradio's `js_on_load`: the component's element, its properties, its server functions.
   constructor(element, props, server) {
@@ -52,7 +53,13 @@ class MicrophonePage {
     this.root = element.closest("#microphone") || element;
     this.props = props;
     this.server = server;
-    this.transcript = new Transcript(this.find("#transcript"), this.find(".announcer"));
+    this.panel = new TranscriptPanel({
+      element, props, server, newId,
+      seconds: () => this.recordedSeconds + (this.recording?.state.duration ?? 0),
+      isRecording: () => Boolean(this.recording), onChange: () => this.refresh(),
+    });
+    this.transcript = this.panel.transcript;
+    this.restored = new Promise((resolve) => { this.onRestored = resolve; }); // the text that this browser has kept
     // For tests: keeps all audio, and publishes how much there is and its hash as attributes of #microphone.
     this.keepsAudio = new URLSearchParams(location.search).has("debug");
   }
@@ -62,12 +69,11 @@ class MicrophonePage {
     translate(this.element);
     const actions = {
       record: () => this.capture ? this.stop() : this.record(),
-      copy: () => this.copy(),
-      clear: () => this.clear(),
+      ...this.panel.actions,
     };
     this.element.addEventListener("click", (event) => {
       const node = event.target.closest("[data-do]");
-      if (node && node.getAttribute("aria-disabled") !== "true") actions[node.dataset.do]();
+      if (node && node.getAttribute("aria-disabled") !== "true") actions[node.dataset.do](node);
     });
     document.addEventListener("pointerdown", () => { if (this.interruption) this.capture?.resume(); });
     document.addEventListener("visibilitychange", () => {
@@ -104,8 +110,7 @@ class MicrophonePage {
     setText(this.find("#advice"), adviceText(view, capture && this.microphone, performance.now()));
     setText(this.find(".record .name"), capture ? t("Stop") : t("Record"));
     this.enable(".record", !this.opening && (recording ? capture && !capture.closing : idle));
-    this.enable("[data-do=copy]", this.transcript.hasText);
-    this.enable("[data-do=clear]", !this.transcript.isEmpty);
+    this.panel.refresh();
     setText(this.find("#lag"), recording ? t("{seconds} s behind", { seconds: recording.behind.toFixed(1) }) : "");
     setText(this.find("#clock"), recording ? formatTime(this.recordedSeconds + recording.duration) : "");
     const { model, note } = this.serverState;
@@ -121,12 +126,21 @@ class MicrophonePage {
       const call = this.server.server_state(null);
       const reply = await Promise.race([call, sleep(SERVER_TIMEOUT_MS)]).catch(() => undefined);
       if (reply) {
+        await this.restore(reply.user);
         this.serverState = reply;
         this.refresh();
         if (reply.state !== "loading") return;
       }
       await sleep(SERVER_POLL_MS);
     }
+  }
+
+  // Shows, once, the text that this browser has kept for the user.
+  async restore(user) {
+    if (this.isRestored) return;
+    this.isRestored = true;
+    this.recordedSeconds = await this.panel.restore(user);
+    this.onRestored();
   }
 
   // Tells the server that this page goes away, so that its place is soon free. A browser cancels the requests of such a
@@ -223,6 +237,7 @@ class MicrophonePage {
     }
     this.recordedSeconds += recording.state.duration;
     this.recording = null;
+    this.panel.endRecording();
     this.refresh();
   }
 
@@ -258,6 +273,7 @@ class MicrophonePage {
   // Times continue after the text that is there. Where there is none they start at zero.
   beginTranscript() {
     this.problem = this.interruption = "";
+    this.panel.beginRecording();
     if (this.transcript.isEmpty) this.recordedSeconds = 0;
   }
 
@@ -280,6 +296,7 @@ class MicrophonePage {
 
   // Gradio's recorder sends its audio itself; the page fetches the text.
   async followFallback() {
+    await this.restored;
     if (this.recording) return;
     this.beginTranscript();
     const id = this.props.stock_recording;
@@ -291,23 +308,6 @@ class MicrophonePage {
     const { recording } = this;
     await sleep(FALLBACK_STOP_MS);
     if (recording?.state instanceof FallbackState) recording.end();
-    this.refresh();
-  }
-
-  async copy() {
-    const button = this.find("[data-do=copy]");
-    try {
-      await navigator.clipboard.writeText(this.transcript.text);
-      setText(button, t("Copied"));
-    } catch { // there is no clipboard without https: select the text, so that one key copies it
-      getSelection().selectAllChildren(this.transcript.container);
-      setText(button, t("Selected"));
-    }
-    setTimeout(() => setText(button, t("Copy")), COPIED_MS);
-  }
-
-  clear() {
-    this.transcript.clear(Boolean(this.recording));
     this.refresh();
   }
 }
