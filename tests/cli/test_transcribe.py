@@ -200,6 +200,31 @@ def test_standard_output_holds_the_subtitles_of_one_file(qwen_asr: Command, form
     assert "give --output-dir" in error_of(done)
 
 
+@pytest.mark.slow
+def test_the_limits_of_cues(qwen_asr: Command, sentence: Path) -> None:
+    limits = ["--max-line-width", "12", "--max-line-count", "1", "--max-cue-seconds", "3"]
+    done = qwen_asr("transcribe", "--asr-model-path", "demo", "--format", "srt", *limits, sentence)
+    cues = list(srt.parse(done.stdout))
+    assert " ".join(cue.content for cue in cues) == "Turn on the kitchen light."
+    assert max(len(cue.content) for cue in cues) <= 12
+    assert max((cue.end - cue.start).total_seconds() for cue in cues) <= 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-line-width", "3"], "argument --max-line-width: '3' was given, expected a whole number from 4 to 1000"),
+        (["--max-line-count", "1.5"], "argument --max-line-count: '1.5' was given, expected a whole number from 1"),
+        (["--max-cue-seconds", "nan"], "argument --max-cue-seconds: 'nan' was given, expected a number from 0.5"),
+        (["--max-line-width", "30", "--format", "json"], "--max-line-width was given with --format json, which"),
+    ],
+)  # fmt: skip
+def test_limits_of_cues_that_cannot_be_used(qwen_asr: Command, options: list[str], message: str) -> None:
+    done = qwen_asr("transcribe", *options, "a.wav")
+    assert done.returncode == 2
+    assert message.casefold() in error_of(done).casefold()
+
+
 def test_options_of_a_folder_that_cannot_be_used(qwen_asr: Command, sentence: Path, tmp_path: Path) -> None:
     done = qwen_asr("transcribe", "--overwrite", sentence)
     assert done.returncode == 2

@@ -20,9 +20,10 @@ def deliver_to(served: Served) -> Callable[[list[Event]], None]:
     return unfinished_recording(served).on_events
 
 
-def final(number: int, text: str, **values: Any) -> Final:
-    """A final of one second, `number` seconds in."""
-    return Final(number, number * 16_000, (number + 1) * 16_000, "English", text, 0.0, **values)
+def final(number: int, text: str, second: int | None = None, **values: Any) -> Final:
+    """A final of one second, `number` seconds in unless a `second` is given."""
+    start = (number if second is None else second) * 16_000
+    return Final(number, start, start + 16_000, "English", text, 0.0, **values)
 
 
 def line(tab: Tab, text: str) -> Locator:
@@ -151,7 +152,7 @@ def test_the_text_survives_a_reload_and_the_times_go_on(chromium: Browser, serve
         assert "Two and" in tab.texts(".settled")  # nothing more comes for it
         tab.record()
         tab.page.locator("#clock", has_text=re.compile(r"1:4\d")).wait_for()
-        deliver_to(served)([final(1, "Four.")])
+        deliver_to(served)([final(100, "Four.", 1)])
         expect(line(tab, "Four.").locator(".time")).to_have_text(re.compile(r"1:4\d"))
         tab.stop()
         tab.proof()

@@ -47,6 +47,7 @@ from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.access.identity import identity
 from qwen_asr.web.page.bundle import bundle
+from qwen_asr.web.page.downloads import download
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
 
 BROWSER = Path(__file__).parent / "browser"
@@ -179,7 +180,7 @@ def streaming_microphone(
     return gr.HTML(
         html_template=_text("live/microphone.html"),
         js_on_load=bundle(BROWSER / "live" / "microphone.js") + START,
-        server_functions=[exchange, server_state, leave],
+        server_functions=[exchange, server_state, leave, download],
         apply_default_css=False,
         elem_id=elem_id,
         worklet=_text("live/worklet.js"),
