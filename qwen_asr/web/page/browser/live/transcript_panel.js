@@ -164,8 +164,11 @@ export class TranscriptPanel {
         return;
       }
       await Promise.race([this.store.removeAll(), new Promise((resolve) => setTimeout(resolve, LOG_OUT_MS))]);
+      // Only when the server has ended the login: the other tabs then load its form.
+      const answer = await fetch(form.action, { method: "POST", redirect: "manual" }).catch(() => null);
       this.channel?.postMessage("logged out");
-      form.submit();
+      if (answer) location.reload();
+      else form.submit(); // the browser says what is wrong
     });
   }
 }

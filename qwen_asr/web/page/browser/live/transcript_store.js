@@ -49,7 +49,7 @@ export class TranscriptStore {
     this.#owner = owner;
     const late = new Promise((_, reject) => setTimeout(() => reject(new Error("It does not open.")), OPEN_MS));
     try {
-      return await Promise.race([this.#open(owner), late]);
+      return await Promise.race([this.#open(), late]);
     } catch (error) {
       this.#late = true;
       this.#fail(error);
@@ -57,7 +57,7 @@ export class TranscriptStore {
     }
   }
 
-  async #open(owner) {
+  async #open() {
     const request = indexedDB.open(this.name, 1);
     request.addEventListener("upgradeneeded", () => {
       request.result.createObjectStore(TRANSCRIPTS, { keyPath: "id" });
@@ -66,7 +66,7 @@ export class TranscriptStore {
     const database = await settled(request);
     database.addEventListener("versionchange", () => database.close()); // a newer page needs another form of it
     const kept = await settled(database.transaction(TRANSCRIPTS).objectStore(TRANSCRIPTS).getAll());
-    this.#id = await this.#choose(kept.filter((transcript) => transcript.owner === owner));
+    this.#id = await this.#choose(kept);
     sessionStorage.setItem(TAB, this.#id);
     const lines = await settled(database.transaction(LINES).objectStore(LINES).getAll(this.#range(this.#id)));
     const seconds = kept.find(({ id }) => id === this.#id)?.seconds ?? 0;
@@ -121,9 +121,11 @@ export class TranscriptStore {
   // The name of the transcript that this tab has or goes on with.
   async #choose(kept) {
     const own = sessionStorage.getItem(TAB);
-    if (own && await this.#lock(own, LOCK_MS)) return own;
-    if (!own) {
-      for (const { id } of kept.sort((a, b) => b.changed - a.changed)) if (await this.#lock(id)) return id;
+    const isOfAnother = kept.some(({ id, owner }) => id === own && owner !== this.#owner);
+    if (own && !isOfAnother && await this.#lock(own, LOCK_MS)) return own;
+    if (!own || isOfAnother) {
+      const mine = kept.filter(({ owner }) => owner === this.#owner).sort((a, b) => b.changed - a.changed);
+      for (const { id } of mine) if (await this.#lock(id)) return id;
     }
     const id = this.newId();
     await this.#lock(id);
