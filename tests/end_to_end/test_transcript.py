@@ -119,6 +119,47 @@ def test_a_line_is_edited_with_the_keyboard_and_stays_edited(chromium: Browser, 
         assert tab.problems == []
 
 
+def test_settled_text_stays_still_and_what_is_taken_back_is_marked(chromium: Browser, served: Served) -> None:
+    with Tab(chromium, served.url) as tab:
+        tab.record()
+        deliver = deliver_to(served)
+
+        def partial(text: str, stable: int) -> Partial:
+            return Partial(101, 101 * 16_000, 102 * 16_000, "English", text, stable, 0.0)
+
+        deliver([final(100, "Good morning."), partial("Turn of the kitchen", 7)])
+        spoken = tab.page.locator(".utterance", has_text="the kitchen")
+        expect(spoken).to_be_visible()
+        # The reader has selected "of"; its place is known.
+        place = """() => {
+          const {x, y, width} = getSelection().getRangeAt(0).getBoundingClientRect();
+          return [String(getSelection()), x, y, width];
+        }"""
+        spoken.locator(".settled").evaluate("e => getSelection().setBaseAndExtent(e.firstChild, 5, e.firstChild, 7)")
+        before = tab.page.evaluate(place)
+        assert before[0] == "of"
+        tab.page.evaluate(
+            "new MutationObserver(([{target}]) => { (window.heard ||= []).push(target.textContent); })"
+            ".observe(document.querySelector('#microphone .announcer'), {childList: true})"
+        )
+        deliver([partial("Turn of the kitchen light please", 19)])
+        expect(spoken.locator(".settled")).to_have_text("Turn of the kitchen")
+        assert tab.page.evaluate(place) == before
+        deliver([final(101, "Turn on the kitchen light, please.", corrected=True)])
+        word = spoken.locator("mark.corrected")
+        expect(word).to_have_text("on")
+        expect(word).to_have_attribute("title", "Corrected. Before: of")
+        expect(spoken.locator(".mark")).to_have_text("corrected")
+        assert "underline" in word.evaluate("e => getComputedStyle(e).textDecoration")  # not by colour alone
+        expect(tab.page.locator("#microphone .announcer")).to_have_text("Turn on the kitchen light, please.")
+        deliver([final(101, "Turn on the kitchen light, please.", corrected=True), final(102, "The end.")])
+        expect(tab.page.locator("#microphone .announcer")).to_have_text("The end.")
+        assert tab.page.evaluate("heard").count("Turn on the kitchen light, please.") == 1
+        tab.stop()
+        tab.proof()
+        assert tab.problems == []
+
+
 def test_clear_can_be_undone_until_a_new_recording_begins(chromium: Browser, served: Served) -> None:
     with Tab(chromium, served.url) as tab:
         expect(tab.button("Undo")).to_be_hidden()

@@ -99,6 +99,7 @@ test("what is corrected, put back, gives the text that stood there", () => {
 class Oracle {
   lines = []; // {key, text, settled, open, edited, words}
   removed = [];
+  wasCleared = false;
 
   order(lines) { return lines.sort((a, b) => a.key - b.key); }
 }
@@ -155,7 +156,7 @@ function runAtRandom(random) {
       if (text) Object.assign(line, { settled: text, edited: true });
       else {
         drop([line]);
-        oracle.removed = [line];
+        [oracle.removed, oracle.wasCleared] = [[line], false];
       }
     },
     clear() {
@@ -163,7 +164,7 @@ function runAtRandom(random) {
       const gone = oracle.lines.filter((line) => !keepOpen || !line.open);
       model.clear(keepOpen);
       drop(gone);
-      if (gone.length) oracle.removed = gone;
+      if (gone.length) [oracle.removed, oracle.wasCleared] = [gone, true];
     },
     undo() {
       model.undo();
@@ -190,6 +191,7 @@ function runAtRandom(random) {
     const ids = model.lines.map(({ id }) => id);
     assert.deepEqual(ids, [...new Set(ids)].sort((a, b) => a - b), `step ${step}: ${name}`);
     assert.equal(model.canUndo, oracle.removed.length > 0, `step ${step}: ${name}`);
+    assert.equal(model.undoesClear, oracle.removed.length > 0 && oracle.wasCleared, `step ${step}: ${name}`);
   }
 }
 

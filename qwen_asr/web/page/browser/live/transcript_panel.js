@@ -88,14 +88,18 @@ export class TranscriptPanel {
     setTimeout(() => setText(button, t("Copy")), COPIED_MS);
   }
 
+  // What else belongs to the text, such as its audio, follows these events of the document.
   clear() {
     this.transcript.clear(this.isRecording());
+    document.dispatchEvent(new Event("qwen-asr-cleared"));
     this.#say(t("Cleared. Undo brings the text back."));
   }
 
   undo() {
     const hadFocus = document.activeElement === this.find("[data-do=undo]");
+    const { undoesClear } = this.transcript.model;
     this.transcript.undo();
+    if (undoesClear) document.dispatchEvent(new Event("qwen-asr-restored"));
     this.#say("");
     if (hadFocus) this.find("[data-do=clear]").focus(); // the button that had it is gone
   }

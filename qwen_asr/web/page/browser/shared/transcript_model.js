@@ -20,6 +20,7 @@ export class TranscriptModel {
   #lines = new Map();      // by id, in order
   #byPart = new WeakMap(); // part of a recording → number of the utterance → line
   #removed = [];           // what `undo` brings back
+  #wasCleared = false;     // whether `clear` has removed it
   #nextId = 1;
 
   get lines() { return [...this.#lines.values()]; }
@@ -34,6 +35,9 @@ export class TranscriptModel {
   get text() {
     return this.lines.filter((line) => !line.failed).map((line) => line.settled + line.tentative).join("\n");
   }
+
+  // Whether `undo` brings back what `clear` has removed, not a line that was edited away.
+  get undoesClear() { return this.canUndo && this.#wasCleared; }
 
   get(id) { return this.#lines.get(id); }
 
@@ -90,11 +94,11 @@ export class TranscriptModel {
   }
 
   // Removes all lines, but with `keepOpen` those that are not final. Returns them.
-  clear(keepOpen) { return this.#remove(this.lines.filter((line) => !keepOpen || line.final)); }
+  clear(keepOpen) { return this.#remove(this.lines.filter((line) => !keepOpen || line.final), true); }
 
-  #remove(lines) {
+  #remove(lines, wasCleared = false) {
     for (const line of lines) this.#lines.delete(line.id);
-    if (lines.length) this.#removed = lines;
+    if (lines.length) [this.#removed, this.#wasCleared] = [lines, wasCleared];
     return lines;
   }
 
