@@ -28,7 +28,7 @@ from tests.support.browser import (
     small_config,
     unfinished_recording,
 )
-from tests.support.checkpoints import random_recognizer
+from tests.support.checkpoints import demo_recognizer, random_recognizer
 from tests.support.processes import until
 
 pytestmark = MARKS
@@ -462,3 +462,40 @@ def test_three_speakers_never_see_the_text_of_each_other(chromium: Browser, serv
         assert tab.problems == []
         assert tab.console_errors == []
     context.close()
+
+
+def test_real_speech_from_the_recording_to_the_subtitles_and_on(chromium: Browser, certificates: Path) -> None:
+    with serving(Service(small_config(), demo_recognizer()), certificates) as served, Tab(chromium, served.url) as tab:
+        finals = tab.page.locator(".utterance[data-final=true]")
+        tab.record()
+        expect(finals.first).to_be_visible()
+        tab.stop()
+        tab.proof()
+        finals.first.locator(".edit").click()
+        tab.page.keyboard.press("Control+A")
+        tab.page.keyboard.type("Turn off the lamp.")
+        tab.page.keyboard.press("Enter")
+        with tab.page.expect_download() as started:
+            tab.button("Download as SRT").click()
+        before = tab.texts()
+        assert before[0] == "Turn off the lamp."
+        cues = list(srt.parse(Path(started.value.path()).read_text(encoding="utf-8")))
+        assert " ".join(cue.content for cue in cues).split() == " ".join(before).split()
+        spoken = tab.captured()
+        times = [time.total_seconds() for cue in cues for time in (cue.start, cue.end)]
+        assert times == sorted(times)
+        assert 0 <= times[0] < times[-1] <= spoken + 0.01
+        wait_kept(tab)
+        reload(tab)
+        assert tab.texts() == before
+        assert finals.first.get_attribute("class") == "utterance edited"
+        tab.record()
+        expect(finals.nth(len(before))).to_be_visible()
+        tab.stop()
+        tab.proof()
+        titles = tab.page.locator(".utterance time").evaluate_all("all => all.map((time) => parseFloat(time.title))")
+        assert titles[: len(before)] == sorted(titles[: len(before)])
+        assert min(titles[len(before) :]) >= spoken - 0.01
+        assert tab.texts()[: len(before)] == before
+        assert tab.problems == []
+        assert tab.console_errors == []
