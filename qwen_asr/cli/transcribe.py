@@ -53,8 +53,11 @@ the file is DIR/talk.srt.part, which grows with each utterance. After an interru
 there. A result that exists is skipped.
 """
 FORMATS = ("txt", "srt", "vtt", "json")
+TIMED_FORMATS = ("srt", "vtt", "json")
+"""Those that use the times of words, if the model has an aligner."""
 CONFIG_OPTIONS = (
     "asr_model_path",
+    "aligner_model_path",
     "device",
     "dtype",
     "quantize",
@@ -116,6 +119,7 @@ def run(options: dict[str, Any]) -> int:
             language=options["language"],
             context=options["context"],
             choice=sound_choice(options),
+            words=options["format"] in TIMED_FORMATS,
             on_status=report,
             on_read=progress.add_samples,
         )
@@ -196,10 +200,12 @@ class FileTranscriber:
         language: str | None = None,
         context: str = "",
         choice: SoundChoice | None = None,
+        words: bool = False,
         on_status: Callable[[str], None] = log.info,
         on_read: Callable[[int], None] = lambda samples: None,
     ) -> None:
-        """`choice` is the track and the channel of the files.
+        """`choice` is the track and the channel of the files. `words`: whether to find the times of words, if the model
+        has an aligner.
 
         `on_status` receives sentences while the model is loaded, `on_read` the number of samples (16 kHz) read.
         """
@@ -209,6 +215,7 @@ class FileTranscriber:
         self._language = language
         self._context = context
         self._choice = choice
+        self._words = words
         self._on_status = on_status
         self._on_read = on_read
         self._silero = Silero()
@@ -264,6 +271,8 @@ class FileTranscriber:
             chunk_seconds=config.max_utterance_seconds + 1,
             max_new_tokens=config.max_new_tokens,
             endpoints=endpoints_of(config),
+            background=True,  # so that utterances wait for their words, however long it takes to find them
+            words=self._words,
         )
         return create_session(self._recognizer, self._silero, options)
 
@@ -284,15 +293,16 @@ class FileTranscriber:
         return {"config": {name: getattr(self._config, name) for name in CONFIG_OPTIONS}, "model": model}
 
     def _load_recognizer(self) -> Recognizer:
-        from qwen_asr.engine.checkpoint import load_recognizer
+        from qwen_asr.engine.aligner import load_with_aligner
 
         config = self._config
         # The demo instead of a real model would give wrong text that looks right, in a file that is kept.
-        return load_recognizer(
+        return load_with_aligner(
             config.asr_model_path,
             config.device,
             config.dtype,
             self._on_status,
+            aligner_path=config.aligner_model_path if self._words else None,
             quantize=config.quantize,
             allow_demo=False,
         )

@@ -120,6 +120,8 @@ def _may_part(before: str, after: str) -> bool:
     ends, begins = unicodedata.category(last), unicodedata.category(first)
     if ends in _NOT_LAST_CATEGORIES or begins in _NOT_FIRST_CATEGORIES or columns(after) == 0:
         return False
+    if last.isspace() or first.isspace():  # no-break spaces
+        return False
     return not (ends in _ALPHANUMERIC and begins in _ALPHANUMERIC)
 
 

@@ -60,6 +60,7 @@ def test_places_in_scripts_without_blanks() -> None:
         ("我", Break.SENTENCE), ("用", Break.CHARACTER), ("Python", Break.CHARACTER), ("写", Break.CHARACTER),
         ("了", Break.CHARACTER), ("３０", Break.CHARACTER), ("行、", Break.CHARACTER),
     ]  # fmt: skip
+    assert [piece.text for piece in pieces("今\u00a0年ab\u00a0今", 42)] == ["今\u00a0年", "ab\u00a0今"]
     assert [piece.text for piece in pieces("キャッチャー（一人）", 42)] == ["キャッ", "チャー", "（一", "人）"]
 
 

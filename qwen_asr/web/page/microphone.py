@@ -66,7 +66,7 @@ class State(Protocol):
     def as_dict(self) -> dict[str, Any]:
         """`state` ("loading", "ready" or "failed"), `text` (progress, or what is wrong), `model` (its name), `note`."""
 
-    def session_options(self, *, language: str | None = None, context: str = "") -> SessionOptions:
+    def session_options(self, *, language: str | None = None, context: str = "", words: bool = False) -> SessionOptions:
         """The options of a session, with the server's defaults. Raises UnknownLanguage."""
 
 
@@ -151,7 +151,7 @@ def streaming_microphone(
                 # Only a recording that begins is opened. One that continues was lost in a restart, or closed as idle.
                 if post.offset > 0 or post.recording == STOCK_RECORDING:
                     return {"gone": True}
-                options = state.session_options(language=post.language, context=post.context)
+                options = state.session_options(language=post.language, context=post.context, words=True)
                 if position := await _position(recordings, tab, post, sender(request.scope)):
                     return {"queued": position}
                 recording = await anyio.to_thread.run_sync(recordings.open, tab, post.recording, post.rate, options)

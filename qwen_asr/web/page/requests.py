@@ -48,7 +48,6 @@ log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=BaseModel)
 RELOAD = "reload the page"
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _PART = re.compile(rb"content-disposition\s*:", re.IGNORECASE)
 
 SessionHash = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -273,7 +272,8 @@ class PageRequests:
 
     def _parsed(self, model: type[M], body: bytes) -> M:
         # Counted first: parsed, each bracket takes far more memory than its byte, unless it is in a string.
-        if _brackets(body) > self._limits.brackets and _brackets(_STRING.sub(b"", body)) > self._limits.brackets:
+        most = self._limits.brackets
+        if _brackets(body) > most and _brackets(_outside_strings(body)) > most:
             raise TooLarge(f"The page sent a message with too many brackets; {RELOAD}.")
         try:
             return model.model_validate_json(body)
@@ -309,6 +309,12 @@ class PageRequests:
 
 def _brackets(body: bytes) -> int:
     return body.count(b"[") + body.count(b"{")
+
+
+def _outside_strings(body: bytes) -> bytes:
+    """JSON without what is inside of its strings. What follows a mistake does not count: it is not parsed."""
+    without_escapes = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    return b"".join(without_escapes.split(b'"')[::2])
 
 
 class _Rewriting:

@@ -69,15 +69,17 @@ def test_lines_are_put_in_order_and_an_end_before_the_start_does_no_harm() -> No
 
 
 LINE = LINES[0]
+NAN, INFINITE = float("nan"), float("inf")
+BAD: dict[str, list[Any]] = {
+    "start": [None, -1, 360_001, 1e308, "1", True, NAN, INFINITE],
+    "text": [None, 1, ["x"]],
+    "language": [1, "x" * 65],
+    "words": [None, "x", [1], [[]], [["x", 1]], [["x", 1, 2, 3]], [["x", 2, -1]], [["x", 1, NAN]]],
+}
+BAD_TRANSCRIPTS: list[Any] = [{}, None, 1, "x", [1], [[]], [{}]]
 BAD_LINES = [
-    *(json.dumps(lines) for lines in ({}, None, 1, "x", [1], [[]], [{}], [LINE | {"start": None}])),
-    *(json.dumps([LINE | {"start": start}]) for start in (-1, 360_001, 1e308, "1", True, float("nan"), float("inf"))),
-    *(json.dumps([LINE | {"text": text}]) for text in (None, 1, ["x"])),
-    *(json.dumps([LINE | {"language": language}]) for language in (1, "x" * 65)),
-    *(
-        json.dumps([LINE | {"words": words}])
-        for words in (None, "x", [1], [[]], [["x", 1]], [["x", 1, 2, 3]], [["x", 2, -1]], [["x", 1, float("nan")]])
-    ),
+    *map(json.dumps, BAD_TRANSCRIPTS),
+    *(json.dumps([LINE | {field: value}]) for field, values in BAD.items() for value in values),
     *("", "[", "[" * 1000, '[{"text": "\\ud800", "start": 0, "end": 1}]', '[], "format": "json"', "[]}"),
 ]
 

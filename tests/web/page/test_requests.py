@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,7 +22,7 @@ from qwen_asr.config.limits import Limits, PageLimits
 from qwen_asr.service.service import Service
 from qwen_asr.web.access.identity import set_identity
 from qwen_asr.web.page.downloads import download
-from qwen_asr.web.page.requests import PageCalls, PageRequests
+from qwen_asr.web.page.requests import PageCalls, PageRequests, _outside_strings
 from tests.support.browser import Served, page_config, serving, small_config
 from tests.support.checkpoints import random_recognizer
 
@@ -191,6 +193,20 @@ def test_brackets_are_counted_before_they_are_parsed() -> None:
     assert client().post(CALL, content=b'{"a": "[' + b'\\"' + b"[" * 200 + b'"' + b"[" * 101).status_code == 413
     assert client().post(CALL, content=b'{"session_hash":' + b"[],[]," * 300).status_code == 413
     assert client().post(CALL, content=b"[" * 90).status_code == 400
+
+
+TEXTS = st.text(alphabet='[{"\\\n/aé')
+VALUES = st.recursive(TEXTS | st.none(), lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=12)
+
+
+@given(VALUES)
+def test_brackets_in_strings_do_not_count(value: Any) -> None:
+    def brackets(value: Any) -> int:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return isinstance(value, dict | list) + sum(map(brackets, inner))
+
+    outside = _outside_strings(json.dumps(value).encode())
+    assert outside.count(b"[") + outside.count(b"{") == brackets(value)
 
 
 def test_a_session_hash_belongs_to_who_sends_it() -> None:

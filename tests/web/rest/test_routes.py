@@ -28,10 +28,11 @@ from prometheus_client import CollectorRegistry
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import RETRY_AFTER_SECONDS, Limits, ShutdownLimits, UploadLimits
-from qwen_asr.live.transcript import join_texts
+from qwen_asr.live.transcript import join_texts, rounded_seconds
 from qwen_asr.service.service import Service
 from qwen_asr.tls.self_signed import ensure_self_signed
 from qwen_asr.web.rest.transcriptions import Transcriptions
+from tests.support.aligners import EvenAligner, aligned_by, even_words
 from tests.support.browser import serving
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.media import Track, container, placed
@@ -177,6 +178,52 @@ def test_language_and_prompt_reach_the_model(clients: Clients) -> None:
         granular = ask(client, response_format="verbose_json", timestamp_granularities=["segment"])
     assert answer.language == "english"
     assert len(answer.segments) == len(granular.segments) == 3
+
+
+@pytest.mark.slow
+def test_words_with_the_openai_package(clients: Clients) -> None:
+    asked: Any = {"response_format": "verbose_json", "timestamp_granularities": ["word", "segment"]}
+    for aligner in (EvenAligner(), EvenAligner(is_quick=False)):
+        with aligned_by(demo_recognizer(), aligner), clients.sync() as client:
+            answer = ask(client, **asked)
+        expected = [
+            (word.text.strip("."), rounded_seconds(word.start), rounded_seconds(word.end))
+            for segment in answer.segments
+            for word in even_words(
+                segment.text, round((segment.end - segment.start) * 16_000), round(segment.start * 16_000)
+            )
+        ]
+        assert [(word.word, word.start, word.end) for word in answer.words] == expected
+        assert answer.warnings == []
+    with aligned_by(demo_recognizer(), None), clients.sync() as client:
+        answer = ask(client, **asked)
+    assert answer.words is None
+    assert len(answer.segments) == 3
+    [warning] = answer.warnings
+    assert warning.startswith("words: ")
+    assert "--aligner-model-path" in warning
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fields", "is_quick", "clips"),
+    [
+        ({"response_format": "srt"}, True, 3),
+        ({"response_format": "vtt", "stream": True}, True, 3),
+        ({"response_format": "srt"}, False, 0),
+        ({"response_format": "verbose_json"}, True, 0),
+        ({"timestamp_granularities": ["word"]}, True, 0),  # json
+    ],
+)
+def test_words_are_found_only_for_what_uses_them(
+    clients: Clients, fields: dict[str, Any], is_quick: bool, clips: int
+) -> None:
+    aligner = EvenAligner(is_quick)
+    with aligned_by(demo_recognizer(), aligner), clients.sync() as client:
+        answer = ask(client, **fields)
+        if "stream" in fields:
+            list(answer)
+    assert aligner.clips == clips
 
 
 @pytest.mark.slow
