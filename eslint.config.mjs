@@ -21,7 +21,7 @@ const PURE = [
   "shared/transcript_file", "shared/transcript_model",
 ];
 const withoutBrowser = Object.fromEntries(Object.keys(globals.browser).map((name) => [name, "off"]));
-const pureGlobals = { btoa: "readonly", console: "readonly" };
+const pureGlobals = { TextEncoder: "readonly", btoa: "readonly", console: "readonly" };
 const FOLDER = "qwen_asr/web/page/browser";
 
 export default [

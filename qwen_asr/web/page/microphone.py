@@ -189,6 +189,7 @@ def streaming_microphone(
         stock_recording=STOCK_RECORDING,
         # A post is base64 and JSON in the server's memory. Half of what is allowed is 5 s of audio, which is plenty.
         block_bytes=limits.block_bytes // 2,
+        download_bytes=limits.transcript_bytes,
     )
 
 

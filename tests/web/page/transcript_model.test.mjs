@@ -212,9 +212,14 @@ test("a file has the text of each line as it stands, and not what failed", () =>
   model.update(part, final({ words: [["Turn", 1.25, 1.5]] }), 0);
   model.update(part, utterance({ number: 1, settled: "", tentative: "", final: true, error: "It failed." }), 0);
   model.update(part, utterance({ number: 2 }), 0);
-  assert.deepEqual(JSON.parse(linesForFile(model.lines)), [
+  const lines = [
     { start: 1.25, end: 3, text: "Turn on the light.", language: "English", words: [["Turn", 1.25, 1.5]] },
     { start: 1.25, end: 3, text: "Turn on the light", language: "English", words: [] },
-  ]);
+  ];
+  assert.deepEqual(JSON.parse(linesForFile(model.lines, 2000)), lines);
+  const request = JSON.stringify(linesForFile(model.lines, 2000)).length + 1000;
+  lines[0].words = [];
+  assert.deepEqual(JSON.parse(linesForFile(model.lines, request - 1)), lines);
+  assert.equal(linesForFile(model.lines, 1000), null);
   assert.equal(fileName(new Date(2026, 0, 2, 3, 4, 5), "srt"), "transcript-2026-01-02-030405.srt");
 });

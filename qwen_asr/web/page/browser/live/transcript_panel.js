@@ -124,7 +124,9 @@ export class TranscriptPanel {
 
   // Gradio's call resolves to undefined, or rejects, where the network or the server failed.
   async #fileText(format) {
-    const reply = await this.server.download({ format, lines: linesForFile(this.transcript.model.lines) });
+    const lines = linesForFile(this.transcript.model.lines, this.props.download_bytes);
+    if (lines === null) throw new UserError(t("The transcript is too long for one file. Copy it instead."));
+    const reply = await this.server.download({ format, lines });
     if (reply?.error) throw new UserError(reply.error);
     if (typeof reply?.text !== "string") throw new Error("There is no text in the reply.");
     return reply.text;

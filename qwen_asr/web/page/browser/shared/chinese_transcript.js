@@ -18,6 +18,7 @@ export const CHINESE_TRANSCRIPT = {
   "Stop the recording before you log out.": "请先停止录音，再退出登录。",
   "Text of the line. Enter saves, Escape cancels.": "该行的文字。按 Enter 保存，按 Esc 取消。",
   "The file could not be made: the server does not answer. Try again.": "无法生成文件：服务器没有应答。请重试。",
+  "The transcript is too long for one file. Copy it instead.": "文字记录太长，无法放入一个文件。请改为复制。",
   "This browser does not keep the text (its storage is full or switched off): download or copy it before you close the page.":
     "此浏览器无法保存文字（其存储空间已满或已关闭）：请在关闭本页之前下载或复制。",
   "This browser keeps the text until you press Clear.": "此浏览器会保留文字，直到您按“清空”。",
