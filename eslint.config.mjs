@@ -18,10 +18,11 @@ const rules = {
 const PURE = [
   "kept_audio/wav", "live/byte_queue", "live/option_changes", "live/recording", "live/recording_state", "live/status",
   "microphone/interruptions", "microphone/level", "microphone/microphone_choice", "microphone/shortcut",
-  "shared/chinese", "shared/chinese_recording", "shared/errors", "shared/format", "shared/text", "shared/transcript",
+  "shared/chinese", "shared/chinese_recording", "shared/chinese_transcript", "shared/corrections", "shared/errors",
+  "shared/format", "shared/text", "shared/transcript", "shared/transcript_file", "shared/transcript_model",
 ];
 const withoutBrowser = Object.fromEntries(Object.keys(globals.browser).map((name) => [name, "off"]));
-const pureGlobals = { btoa: "readonly", console: "readonly" };
+const pureGlobals = { TextEncoder: "readonly", btoa: "readonly", console: "readonly" };
 const FOLDER = "qwen_asr/web/page/browser";
 
 export default [

@@ -158,7 +158,7 @@ class Service:
             raise NotReady(self.text)
         aligner = self._scheduler.recognizer.aligner
         if aligner is None:
-            return "This server has no aligner, which finds the times of words: it takes --aligner-model-path."
+            return "This server has no aligner, which finds the times of words: start it with --aligner-model-path."
         name = resolve_language(language or self.config.default_language)
         return aligner.why_not(name) if name else None
 
@@ -228,6 +228,12 @@ class Service:
         if self.state == "ready" and not working and not self._closed.is_set():
             return "The recognizer's thread has ended."
         return None
+
+    @property
+    def has_quick_words(self) -> bool:
+        """Whether finals can have the times of their words at once."""
+        aligner = self._scheduler.recognizer.aligner if self._scheduler else None
+        return aligner is not None and aligner.is_quick
 
     @property
     def model_name(self) -> str:

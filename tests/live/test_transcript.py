@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_asr.engine.words import Word
 from qwen_asr.live.events import Aligned, Final
-from qwen_asr.live.transcript import Transcript, join_texts, split_units
+from qwen_asr.live.transcript import Transcript, join_texts, split_units, utterance_as_dict
+from tests.support.aligners import aligned_finals, with_words
 
 words = st.text(st.sampled_from("ab .,北京กำ한ナ\n"), max_size=12)
 
@@ -59,3 +63,21 @@ def test_words_that_come_later_are_those_of_their_final() -> None:
     assert [one.text for one in history.finals] == ["One.", "Two.", "Three."]
     history.align(Aligned(7, words))  # of no final
     assert [one.words for one in history.finals] == [(), words, ()]
+
+
+def test_an_utterance_has_its_words_if_they_are_known() -> None:
+    assert utterance_as_dict(with_words("Turn it on.", 1, step=1_001))["words"] == [
+        {"word": "Turn", "start": 2.0, "end": 2.063},
+        {"word": "it", "start": 2.063, "end": 2.125},
+        {"word": "on.", "start": 2.125, "end": 2.188},
+    ]
+    assert "words" not in utterance_as_dict(final(0, "One."))
+
+
+@given(aligned_finals())
+def test_the_words_cover_the_text_and_never_go_back(finals: list[Final]) -> None:
+    for one in finals:
+        words: Any = utterance_as_dict(one).get("words", [])
+        assert " ".join(word["word"] for word in words) == one.text
+        assert all(word["start"] <= word["end"] for word in words)
+        assert all(before["start"] <= after["start"] for before, after in pairwise(words))

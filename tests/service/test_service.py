@@ -99,7 +99,7 @@ def test_the_server_says_why_there_are_no_words(service: Service, monkeypatch: p
         Service(DEFAULTS).why_no_words()
     recognizer = demo_recognizer()
     monkeypatch.setattr(recognizer, "aligner", None)
-    assert "it takes --aligner-model-path" in str(service.why_no_words())
+    assert "start it with --aligner-model-path" in str(service.why_no_words())
     monkeypatch.setattr(recognizer, "aligner", AlignerDouble(is_quick=True))
     assert service.why_no_words() is None
     assert service.why_no_words("en") is None

@@ -50,7 +50,9 @@ from qwen_asr.config.limits import PageLimits
 from qwen_asr.errors import BadInput, LimitExceeded, NotReady, QwenASRError
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.rate_limit import sender
+from qwen_asr.web.access.identity import identity
 from qwen_asr.web.page.bundle import bundle
+from qwen_asr.web.page.downloads import download
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
 
 BROWSER = Path(__file__).parent / "browser"
@@ -184,9 +186,9 @@ def streaming_microphone(
             return {"farewell": notice}
         return recording.view(post.revision)
 
-    async def server_state(_: Any) -> dict[str, Any]:
-        """The server's state, now: a page that waits for it must not hold a connection."""
-        return state.as_dict()
+    async def server_state(_: Any, request: gr.Request) -> dict[str, Any]:
+        """The server's state, now: a page that waits for it must not hold a connection. `user`: who has logged in."""
+        return {**state.as_dict(), "user": identity(request.scope) if has_login else ""}
 
     async def leave(_: Any, request: gr.Request) -> None:
         """The page is closed, or another is shown in its place."""
@@ -196,7 +198,7 @@ def streaming_microphone(
     return gr.HTML(
         html_template=_text("live/microphone.html"),
         js_on_load=bundle(BROWSER / "live" / "microphone.js") + START,
-        server_functions=[exchange, server_state, leave],
+        server_functions=[exchange, server_state, leave, download],
         apply_default_css=False,
         elem_id=elem_id,
         worklet=_text("microphone/worklet.js"),
@@ -205,6 +207,7 @@ def streaming_microphone(
         stock_recording=STOCK_RECORDING,
         # A post is base64 and JSON in the server's memory. Half of what is allowed is 5 s of audio, which is plenty.
         block_bytes=limits.block_bytes // 2,
+        download_bytes=limits.transcript_bytes,
     )
 
 

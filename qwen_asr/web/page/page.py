@@ -19,7 +19,12 @@ from qwen_asr.web.page.microphone import BROWSER, STOCK_RECORDING, State, change
 from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
 from qwen_asr.web.page.uploads import opened_upload
 
-CSS = [BROWSER / "page.css", BROWSER / "live" / "live.css", BROWSER / "microphone" / "microphone.css"]
+CSS = [
+    BROWSER / "page.css",
+    BROWSER / "live" / "live.css",
+    BROWSER / "live" / "transcript.css",
+    BROWSER / "microphone" / "microphone.css",
+]
 AUTOMATIC = "Automatic"
 TITLE = "Qwen3-ASR live"
 LOG_OUT = "<form class='log-out' method='post' action='logout'><button>Log out</button></form>"

@@ -65,8 +65,9 @@ class Job:
     """Files to transcribe one after another, each in a session of its own.
 
     `context_field`: the field of the request that is wrong if the model cannot take the context. `scored`: whether
-    finals need their tokens. `events`: those of a stream; without them `whole` makes the answer of all finals and the
-    length of the audio in seconds. `track` and `channel` of the files: see `audio.tracks.parse_choice`.
+    finals need their tokens. `words`: whether they need the times of their words. `events`: those of a stream; without
+    them `whole` makes the answer of all finals and the length of the audio in seconds. `track` and `channel` of the
+    files: see `audio.tracks.parse_choice`.
     """
 
     files: Sequence[BinaryIO]
@@ -78,6 +79,7 @@ class Job:
     whole: Callable[[Sequence[Final], float], Response]
     track: str = ""
     channel: str = ""
+    words: bool = False
 
 
 ReadJob = Callable[[Upload], AbstractAsyncContextManager[Job]]
@@ -168,7 +170,7 @@ class Transcriptions:
 
     async def create(self, _: Request) -> Response:
         """The text of the file, as OpenAI's API returns it: at once, or with `stream=true` utterance by utterance."""
-        return self.answering(transcription_job)
+        return self.answering(partial(transcription_job, self._service))
 
     def answering(self, read: ReadJob) -> Response:
         """The response to a request for the same work that `read` reads."""
@@ -257,7 +259,7 @@ class Transcriptions:
 
     async def _transcribe(self, job: Job, address: str, send: Send) -> Response | None:
         options = self._service.session_options(language=job.language, context=job.context)
-        options = replace(options, scored=job.scored)
+        options = replace(options, scored=job.scored, words=job.words)
         choice = parse_choice(job.track, job.channel, options.language, language_tags)
         answer = Collected(job) if job.events is None else Streamed(job.events, send)
         seconds = 0.0
@@ -318,7 +320,7 @@ async def begin(work: FileTranscription, context_field: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def transcription_job(upload: Upload) -> AsyncIterator[Job]:
+async def transcription_job(service: Service, upload: Upload) -> AsyncIterator[Job]:
     """Reads a request to transcribe one file."""
     async with received_file(upload) as form:
         request = parse_request(form.fields)
@@ -329,9 +331,10 @@ async def transcription_job(upload: Upload) -> AsyncIterator[Job]:
             context_field="prompt",
             scored=request.scored,
             events=EventStream(request) if request.stream else None,
-            whole=partial(whole_answer, request),
+            whole=partial(whole_answer, request, service.why_no_words),
             track=request.track,
             channel=request.channel,
+            words=request.words or (request.subtitles and service.has_quick_words),
         )
 
 

@@ -141,7 +141,7 @@ class Segment:
                 self._put(Error.of(StepFailed(event.message)))
                 text = Alternative()
             else:
-                text = alternative(event, self._detects_language)
+                text = alternative(event, self._detects_language, self.begin)
             self._put(self._results(event, text, ended))
             self._pauses.told()
 

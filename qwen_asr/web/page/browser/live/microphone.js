@@ -10,11 +10,12 @@ import { messageFor } from "../shared/errors.js";
 import { formatTime } from "../shared/format.js";
 import { Settings, browserStorage } from "../shared/settings.js";
 import { preferredLanguage, setLanguage, t, translate } from "../shared/text.js";
-import { Transcript, setText } from "../shared/transcript.js";
+import { setText } from "../shared/transcript.js";
 import { Recording } from "./recording.js";
 import { FallbackState, RecordingState } from "./recording_state.js";
 import { SILENCE, adviceText, backlogMessage, pageState, statusText } from "./status.js";
 import { changeText, paceText, timeLeft, timeWarning } from "./status.js";
+import { TranscriptPanel } from "./transcript_panel.js";
 
 const loginEnded = () => t(
   "Your login has ended. Log in again in another tab: nothing is lost, and the recording goes on here.",
@@ -24,7 +25,6 @@ const SERVER_POLL_MS = 500;       // while it loads
 const REFRESH_MS = 250;           // of the clock and the lag
 const FALLBACK_POLL_MS = 100;
 const FALLBACK_STOP_MS = 1500;    // the last block of Gradio's recorder is still on its way
-const COPIED_MS = 1500;
 const TYPED_MS = 1000;            // a context that is being typed is not used before this much rest
 const SMALL_SCREEN = "(max-width: 560px), (max-height: 480px)";
 const failed = () => t("The page failed; reload it. The text stays until then.");
@@ -54,6 +54,7 @@ class MicrophonePage {
   wakeLock = null;
   interruptions = new Interruptions(); // of the recording that goes on, or the last one
   keptAudio = null;            // KeptAudio, once the browser's storage is open
+  isRestored = false;
 
   // The arguments are those of Gradio's `js_on_load`: the component's element, its properties, its server functions.
   constructor(element, props, server) {
@@ -61,7 +62,13 @@ class MicrophonePage {
     this.root = element.closest("#microphone") || element;
     this.props = props;
     this.server = server;
-    this.transcript = new Transcript(this.find("#transcript"), this.find(".announcer"));
+    this.panel = new TranscriptPanel({
+      element, props, server, newId,
+      seconds: () => this.recordedSeconds + (this.recording?.state.duration ?? 0),
+      isRecording: () => Boolean(this.recording), onChange: () => this.refresh(),
+    });
+    this.transcript = this.panel.transcript;
+    this.restored = new Promise((resolve) => { this.onRestored = resolve; }); // the text that this browser has kept
     this.settings = new Settings(browserStorage(), document);
     this.microphonePanel = new MicrophonePanel(element, this.settings);
     // For tests: keeps all audio, and publishes how much there is and its hash as attributes of #microphone.
@@ -73,13 +80,12 @@ class MicrophonePage {
     translate(this.element);
     const actions = {
       record: () => this.capture ? this.stop() : this.record(),
-      copy: () => this.copy(),
-      clear: () => this.clear(),
+      ...this.panel.actions,
       wav: () => saveWav(this.keptAudio),
     };
     this.element.addEventListener("click", (event) => {
       const node = event.target.closest("[data-do]");
-      if (node && node.getAttribute("aria-disabled") !== "true") actions[node.dataset.do]();
+      if (node && node.getAttribute("aria-disabled") !== "true") actions[node.dataset.do](node);
     });
     document.addEventListener("keydown", (event) => {
       if (!pressesRecord(event)) return;
@@ -88,6 +94,7 @@ class MicrophonePage {
       const button = this.find(".record");
       if (button.getAttribute("aria-disabled") !== "true" && (this.capture || button.offsetParent)) actions.record();
     });
+    document.addEventListener("qwen-asr-cleared", () => { this.interruptions.last = null; });
     document.addEventListener("pointerdown", () => { if (this.interruption) this.capture?.resume(); });
     document.addEventListener("visibilitychange", () => {
       this.keepAwake();
@@ -130,9 +137,10 @@ class MicrophonePage {
     setText(this.find(".record .name"), capture ? t("Stop") : t("Record"));
     this.find(".record").title = t("Alt+R on the keyboard");
     this.enable(".record", !this.opening && (recording ? capture && !capture.closing : idle));
-    this.enable("[data-do=copy]", this.transcript.hasText);
-    this.enable("[data-do=clear]", !this.transcript.isEmpty || Boolean(this.keptAudio?.hasAudio));
-    this.enable("[data-do=wav]", Boolean(this.keptAudio?.hasAudio));
+    this.panel.refresh();
+    const hasAudio = Boolean(this.keptAudio?.hasAudio);
+    if (hasAudio) this.enable("[data-do=clear]", true);
+    this.enable("[data-do=wav]", hasAudio);
     this.microphonePanel.showLevel(capture && this.microphone && !this.interruption, performance.now());
     this.microphonePanel.showKept(this.keptAudio);
     setText(this.find("#lag"), recording ? paceText(recording) : "");
@@ -173,6 +181,7 @@ class MicrophonePage {
       const call = this.server.server_state(null);
       const reply = await Promise.race([call, sleep(SERVER_TIMEOUT_MS)]).catch(() => undefined);
       if (reply) {
+        await this.restore(reply.user);
         this.keptAudio ??= await openKeptAudio(reply.user ?? "", newId, () => this.refresh());
         this.serverState = reply;
         this.refresh();
@@ -180,6 +189,14 @@ class MicrophonePage {
       }
       await sleep(SERVER_POLL_MS);
     }
+  }
+
+  // Shows, once, the text that this browser has kept for the user.
+  async restore(user) {
+    if (this.isRestored) return;
+    this.isRestored = true;
+    this.recordedSeconds = await this.panel.restore(user);
+    this.onRestored();
   }
 
   // Tells the server that this page goes away, so that its place is soon free. A browser cancels the requests of such a
@@ -282,6 +299,7 @@ class MicrophonePage {
     }
     this.recordedSeconds += recording.state.duration;
     this.recording = null;
+    this.panel.endRecording();
     this.refresh();
   }
 
@@ -320,6 +338,7 @@ class MicrophonePage {
   beginTranscript() {
     this.problem = this.interruption = "";
     this.interruptions = new Interruptions();
+    this.panel.beginRecording();
     if (this.transcript.isEmpty) this.recordedSeconds = 0;
   }
 
@@ -342,9 +361,9 @@ class MicrophonePage {
     else lock?.release().catch(() => {}); // Stop was pressed meanwhile
   }
 
-
   // Gradio's recorder sends its audio itself; the page fetches the text.
   async followFallback() {
+    await this.restored;
     if (this.recording) return;
     this.beginTranscript();
     const id = this.props.stock_recording;
@@ -356,25 +375,6 @@ class MicrophonePage {
     const { recording } = this;
     await sleep(FALLBACK_STOP_MS);
     if (recording?.state instanceof FallbackState) recording.end();
-    this.refresh();
-  }
-
-  async copy() {
-    const button = this.find("[data-do=copy]");
-    try {
-      await navigator.clipboard.writeText(this.transcript.text);
-      setText(button, t("Copied"));
-    } catch { // there is no clipboard without https: select the text, so that one key copies it
-      getSelection().selectAllChildren(this.transcript.container);
-      setText(button, t("Selected"));
-    }
-    setTimeout(() => setText(button, t("Copy")), COPIED_MS);
-  }
-
-  clear() {
-    this.transcript.clear(Boolean(this.recording));
-    this.interruptions.last = null;
-    document.dispatchEvent(new Event("qwen-asr-cleared"));
     this.refresh();
   }
 }

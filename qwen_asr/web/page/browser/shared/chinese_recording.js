@@ -7,7 +7,6 @@ export const CHINESE_RECORDING = {
     "可能会把部分字词连同噪声一起去掉。风扇或车流声很大时可以试试。",
   "Changes here count from the next press of Record on. Alt+R presses Record and Stop.":
     "这里的更改从下次按“录音”起生效。Alt+R 可按下“录音”和“停止”。",
-  "Download": "下载",
   "Download as WAV": "下载为 WAV",
   "Echo cancellation": "回声消除",
   "It is quiet.": "现在很安静。",
