@@ -16,11 +16,13 @@ const rules = {
 
 // Modules without access to the browser: what they need is passed to them, so that Node can test them.
 const PURE = [
-  "live/byte_queue", "live/recording", "live/recording_state", "live/status", "phone/chinese_phone", "shared/chinese", "shared/errors",
-  "shared/format", "shared/text", "shared/transcript",
+  "kept_audio/wav", "live/byte_queue", "live/option_changes", "live/recording", "live/recording_state", "live/status",
+  "microphone/interruptions", "microphone/level", "microphone/microphone_choice", "microphone/shortcut",
+  "phone/chinese_phone", "shared/chinese", "shared/chinese_recording", "shared/chinese_transcript", "shared/corrections", "shared/errors",
+  "shared/format", "shared/text", "shared/transcript", "shared/transcript_file", "shared/transcript_model",
 ];
 const withoutBrowser = Object.fromEntries(Object.keys(globals.browser).map((name) => [name, "off"]));
-const pureGlobals = { btoa: "readonly", console: "readonly" };
+const pureGlobals = { TextEncoder: "readonly", btoa: "readonly", console: "readonly" };
 const FOLDER = "qwen_asr/web/page/browser";
 
 export default [
@@ -31,6 +33,6 @@ export default [
     files: PURE.map((name) => `${FOLDER}/${name}.js`),
     languageOptions: { globals: { ...withoutBrowser, ...pureGlobals } },
   },
-  { files: [`${FOLDER}/live/worklet.js`], languageOptions: { globals: globals.audioWorklet } },
+  { files: [`${FOLDER}/microphone/worklet.js`], languageOptions: { globals: globals.audioWorklet } },
   { files: ["tests/**/*.mjs", "*.mjs"], languageOptions: { ecmaVersion: 2022, globals: globals.node } },
 ];

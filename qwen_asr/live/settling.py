@@ -10,9 +10,8 @@ from qwen_asr.live.transcript import split_units
 
 MIN_DISTANCE = SAMPLE_RATE
 """Samples of new audio between two hypotheses that are compared. The model guesses a word that it has only half heard,
-and with less new audio it makes the same guess again. Measured on 433 finals of the demo checkpoint, with a hypothesis
-for each 0.2 s: the share of finals that take back a settled word is 22 % with 0.5 s, 6.5 % with 0.8 s, 1.8 % with 1 s
-and 0.7 % with 1.5 s; a word settles 0.8, 0.9, 1.1 and 1.7 s after it first appears."""
+and with less new audio it makes the same guess again. `benchmarks/settling.py` measures how often a final then takes a
+settled word back, and how long words wait."""
 
 
 def _without_closing_marks(text: str) -> str:
@@ -25,12 +24,13 @@ def _without_closing_marks(text: str) -> str:
 class Settling:
     """LocalAgreement over two hypotheses of one utterance (Liu et al. 2020, as in whisper_streaming).
 
-    The common prefix of a hypothesis and the newest one that is at least `MIN_DISTANCE` older is settled. The model
-    ends every hypothesis with a full stop that disappears when the speaker continues, so punctuation at the very end of
-    a hypothesis stays tentative.
+    The common prefix of a hypothesis and the newest one that is at least `min_distance` samples older is settled. The
+    model ends every hypothesis with a full stop that disappears when the speaker continues, so punctuation at the very
+    end of a hypothesis stays tentative.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, min_distance: int = MIN_DISTANCE) -> None:
+        self._min_distance = min_distance
         self.settled = ""
         self._earlier: deque[tuple[int, list[str]]] = deque()  # the samples and units of the last hypotheses
 
@@ -45,10 +45,10 @@ class Settling:
         """
         units = split_units(text)
         self._earlier.append((samples, units))
-        while len(self._earlier) > 1 and self._earlier[1][0] <= samples - MIN_DISTANCE:
+        while len(self._earlier) > 1 and self._earlier[1][0] <= samples - self._min_distance:
             self._earlier.popleft()
         oldest, earlier = self._earlier[0]
-        agreed = self._agreed(units, earlier) if oldest <= samples - MIN_DISTANCE else ""
+        agreed = self._agreed(units, earlier) if oldest <= samples - self._min_distance else ""
         if text.startswith(self.settled) and len(agreed) > len(self.settled):
             self.settled = agreed
         return self.view(text)

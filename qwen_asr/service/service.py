@@ -124,10 +124,13 @@ class Service:
         context: str = "",
         prompt: str = "",
         chunk_seconds: float | Literal["auto"] | None = None,
+        silence_seconds: float | None = None,
         detector: DetectorFactory | None = None,
         words: bool = False,
     ) -> SessionOptions:
-        """The options of a session, with the server's defaults for what is empty or None. Raises `UnknownLanguage`.
+        """The options of a session, with the server's defaults for what is empty or None.
+
+        Raises `UnknownLanguage`, and `BadConfig` for `silence_seconds` out of the range of `--silence-threshold`.
 
         `language="auto"` has the language recognized even where the server has a default. So does
         `chunk_seconds="auto"` with the seconds between two partials.
@@ -140,7 +143,7 @@ class Service:
             prompt=prompt or config.default_prompt or "",
             chunk_seconds=None if chunk == "auto" else chunk,
             max_new_tokens=config.max_new_tokens,
-            endpoints=endpoints_of(config),
+            endpoints=endpoints_of(config, silence_seconds),
             detector=detector or voice_detector,
             words=words,
         )

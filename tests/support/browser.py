@@ -56,12 +56,16 @@ def start_chromium(
 
     `asks`: it asks for the permission to use the microphone, which is denied. `options` are Playwright's.
     """
-    flags = ["--no-sandbox", "--disable-dev-shm-usage", *flags]
-    if sound is not None:
-        flags += ["--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={sound}%noloop"]
-    if not asks:
-        flags.append("--use-fake-ui-for-media-stream")
+    flags = chromium_flags(sound, *flags, asks=asks)
     return playwright.chromium.launch(executable_path=chromium_path(), headless=True, args=flags, **options)
+
+
+def chromium_flags(sound: Path | None, *flags: str, asks: bool = False) -> list[str]:
+    """The command-line flags of such a Chromium, with others."""
+    flags = ("--no-sandbox", "--disable-dev-shm-usage", *flags)
+    if sound is not None:
+        flags += ("--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={sound}%noloop")
+    return [*flags] if asks else [*flags, "--use-fake-ui-for-media-stream"]
 
 
 def write_wav(path: Path, samples: NDArray[np.float32], rate: int) -> Path:
@@ -140,10 +144,21 @@ def page_config(page: str) -> dict[str, Any]:
 class Tab:
     """One open page, with what a user does and sees."""
 
-    def __init__(self, browser: Browser, url: str, script: str = "", beside: Tab | None = None, **context: Any) -> None:
-        """`beside`: another tab of the same browser, with which it shares cookies and connections."""
+    def __init__(
+        self,
+        browser: Browser,
+        url: str,
+        script: str = "",
+        beside: Tab | None = None,
+        inside: BrowserContext | None = None,
+        **context: Any,
+    ) -> None:
+        """`beside`: another tab of the same browser, with which it shares cookies, storage and connections; `inside`:
+        the context itself."""
+        if beside is not None:
+            inside = beside.context
         self.context: BrowserContext
-        self.context = beside.context if beside else browser.new_context(**{"ignore_https_errors": True, **context})
+        self.context = inside or browser.new_context(**{"ignore_https_errors": True, **context})
         self.context.set_default_timeout(TIMEOUT_MS)
         self.page: Page = self.context.new_page()
         self.problems: list[str] = []
