@@ -13,7 +13,9 @@ from tests.support.browser import MARKS, Served, Tab, unfinished_recording
 pytestmark = MARKS
 
 STORED = "JSON.parse(localStorage.getItem('qwen-asr.settings') ?? '{}')"
-BROKEN_STORAGE = """Object.defineProperty(window, "localStorage", { get() { throw new DOMException("no", "SecurityError"); } });"""
+BROKEN_STORAGE = (
+    """Object.defineProperty(window, "localStorage", { get() { throw new DOMException("no", "SecurityError"); } });"""
+)
 LANGUAGES_SEEN = """addEventListener("DOMContentLoaded", () => {
   window.seen = [document.documentElement.lang];
   new MutationObserver(() => window.seen.push(document.documentElement.lang))

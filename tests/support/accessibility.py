@@ -45,7 +45,11 @@ def axe_source(npm: str) -> str:
     """The script of axe-core, which `scripts/node-modules` installs. Skips where it cannot; where CI is set, fails."""
     path = {"PATH": f"{Path(npm).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
-        [REPOSITORY / "scripts" / "node-modules"], capture_output=True, text=True, env={**os.environ, **path}, check=False
+        [REPOSITORY / "scripts" / "node-modules"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **path},
+        check=False,
     )
     if done.returncode:
         message = f"axe-core cannot be installed: {done.stderr.strip()}"

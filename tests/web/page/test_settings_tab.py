@@ -69,7 +69,9 @@ def test_every_word_of_gradios_components_is_translated(
 ) -> None:
     texts = [text for field in fields for text in field["texts"].values()]
     texts += [words for field in fields for words, _ in field.get("choices", [])]
-    assert {"Language", "Context", "Live", "Settings", "Automatic", "Turkish", "Trouble with the microphone?"} <= {*texts}
+    assert {"Language", "Context", "Live", "Settings", "Automatic", "Turkish", "Trouble with the microphone?"} <= {
+        *texts
+    }
     assert "As the server (0.6 s)" in texts
     assert untranslated(texts, chinese) == []
 

@@ -94,7 +94,7 @@ export class BigScreen {
   rollTo(offset, smoothly) {
     const lines = this.find(".lines");
     this.#offset = offset;
-    lines.classList.toggle("rolls", smoothly);
+    lines.classList.toggle("rolls", smoothly && !matchMedia("(prefers-reduced-motion: reduce)").matches);
     lines.style.transform = `translateY(${-offset}px)`;
     if (!smoothly) lines.getBoundingClientRect(); // applied now, before the next roll begins
   }
