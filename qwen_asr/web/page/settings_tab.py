@@ -72,8 +72,8 @@ def settings_tab(pause_seconds: float) -> SettingsTab:
     )
     remember = gr.Checkbox(
         False,
-        label="Remember language and context",
-        info="The two fields above, for your next visit. They are kept in this browser only, as plain text, until you "
+        label="Remember the fields above",
+        info="Language and context, for your next visit. They are kept in this browser only, as plain text, until you "
         "untick this or reset. A context may hold names: leave this off on a shared computer.",
         elem_id="remember",
     )
