@@ -14,6 +14,7 @@ from qwen_asr.engine.scheduler import explain
 from qwen_asr.errors import LimitExceeded, ServerStopping
 from qwen_asr.service.rate_limit import Rates
 from qwen_asr.service.service import DEMO_NOTE, FALLBACK_NOTE, Service, short_of_memory
+from qwen_asr.web.access.login import WORDS
 from qwen_asr.web.app import _in_event_loop
 from qwen_asr.web.page.microphone import BROWSER
 from qwen_asr.web.page.page import build_page
@@ -74,6 +75,11 @@ def test_every_word_of_gradios_components_is_translated(
     }
     assert "As the server (0.6 s)" in texts
     assert untranslated(texts, chinese) == []
+
+
+@pytest.mark.slow
+def test_the_login_page_has_the_same_title(chinese: Callable[[list[str]], list[str]]) -> None:
+    assert chinese([WORDS["en"]["title"]]) == [WORDS["zh"]["title"]]
 
 
 @pytest.mark.slow
