@@ -12,6 +12,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.web.access.login import WRONG, login_page
+from qwen_asr.web.page.trust import read_template, trust_page
 from tests.support.accessibility import axe_source, contrast, violations
 from tests.support.browser import MARKS, Served, Tab, unfinished_recording
 
@@ -123,6 +125,19 @@ def test_axe_finds_nothing_in_chinese(quiet: Browser, served: Served, axe: str) 
         for name in tab_names(tab):
             show(tab, name)
             assert violations(tab.page, axe) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_axe_finds_nothing_in_the_pages_around_it(quiet: Browser, axe: str, language: str, scheme: Any) -> None:
+    asked = {"type": "http", "headers": [(b"accept-language", language.encode())]}
+    login = bytes(login_page(asked, 401, WRONG).body).decode()
+    trust = trust_page(read_template(language), "AB:" * 31 + "AB", ["https://192.168.1.2:8000"])
+    page = quiet.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    for html in (login, trust):
+        page.set_content(html)
+        assert violations(page, axe) == []
+    page.close()
 
 
 def test_headings_landmarks_and_title(quiet: Browser, served: Served) -> None:
