@@ -24,7 +24,7 @@ from qwen_asr.web.rest.api_route import ApiRoute
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-PAGE = Path(__file__).with_name("trust.html")
+PAGES = Path(__file__).parent / "browser" / "trust"
 TITLES = {"en": "Trust this server – Qwen3-ASR live", "zh": "信任此服务器 – Qwen3-ASR 实时转写"}
 HEADERS = {
     "Cache-Control": "no-store",
@@ -58,8 +58,8 @@ def add_routes(app: FastAPI, root: CertificateFiles, host: str) -> None:
 
 def read_template(language: str) -> Template:
     """The page in "en" or "zh": the body of that language in the head that they share."""
-    body = PAGE.with_name(f"trust_{language}.html").read_text(encoding="utf-8")
-    head = Template(PAGE.read_text(encoding="utf-8"))
+    body = (PAGES / f"{language}.html").read_text(encoding="utf-8")
+    head = Template((PAGES / "page.html").read_text(encoding="utf-8"))
     return Template(head.substitute(lang={"zh": "zh-CN"}.get(language, language), title=TITLES[language], body=body))
 
 
