@@ -18,8 +18,9 @@ const rules = {
 const PURE = [
   "kept_audio/wav", "live/byte_queue", "live/option_changes", "live/recording", "live/recording_state", "live/status",
   "microphone/interruptions", "microphone/level", "microphone/microphone_choice", "microphone/shortcut",
-  "phone/chinese_phone", "shared/chinese", "shared/chinese_recording", "shared/chinese_transcript", "shared/corrections", "shared/errors",
-  "shared/format", "shared/text", "shared/transcript", "shared/transcript_file", "shared/transcript_model",
+  "phone/chinese_phone", "settings/labels", "shared/chinese", "shared/chinese_recording", "shared/chinese_server",
+  "shared/chinese_settings", "shared/chinese_transcript", "shared/corrections", "shared/errors", "shared/format",
+  "shared/text", "shared/transcript", "shared/transcript_file", "shared/transcript_model",
 ];
 const withoutBrowser = Object.fromEntries(Object.keys(globals.browser).map((name) => [name, "off"]));
 const pureGlobals = { TextEncoder: "readonly", btoa: "readonly", console: "readonly" };

@@ -65,6 +65,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     from qwen_asr.web.access.guard import AccessGuard
     from qwen_asr.web.access.response_headers import SecurityHeaders
     from qwen_asr.web.page import phone
+    from qwen_asr.web.page.head_script import HeadScript
     from qwen_asr.web.page.recordings import RecordingRegistry
     from qwen_asr.web.page.requests import EventStreams, PageRequests
     from qwen_asr.web.page.transcribe_endpoint import TranscribeEndpoint, describe
@@ -103,6 +104,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     app = FastAPI(title="Qwen3-ASR live", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     # The last one that is added sees a request first.
     streams = EventStreams()
+    app.add_middleware(HeadScript)
     app.add_middleware(PageRequests, lambda: gradio_app.get_blocks(), limits.page, streams)
     app.add_middleware(Unbuffered)
     app.add_middleware(guard.middleware)
@@ -154,6 +156,7 @@ def _mount_page(
         service,
         language=resolve_language(config.default_language),
         context=config.default_context or "",
+        pause_seconds=config.silence_threshold,
         limits=service.limits.page,
         has_login=bool(config.auth),
         host=config.host,

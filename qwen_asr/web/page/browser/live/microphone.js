@@ -9,8 +9,9 @@ import { pressesRecord } from "../microphone/shortcut.js";
 import { messageFor } from "../shared/errors.js";
 import { formatTime } from "../shared/format.js";
 import { Settings, browserStorage } from "../shared/settings.js";
-import { preferredLanguage, setLanguage, t, translate } from "../shared/text.js";
+import { followLanguage, t } from "../shared/text.js";
 import { setText } from "../shared/transcript.js";
+import { BigScreen } from "./big_screen.js";
 import { prepareInstall } from "./install.js";
 import { Recording } from "./recording.js";
 import { FallbackState, RecordingState } from "./recording_state.js";
@@ -77,13 +78,15 @@ class MicrophonePage {
   }
 
   start() {
-    setLanguage(preferredLanguage(null, navigator.languages));
-    translate(this.element);
+    const bigScreen = new BigScreen(this.element);
+    bigScreen.listen();
+    followLanguage(this.element, this.settings, navigator.languages, () => this.refresh());
     prepareInstall();
     const actions = {
       record: () => this.capture ? this.stop() : this.record(),
       ...this.panel.actions,
       wav: () => saveWav(this.keptAudio),
+      bigScreen: () => bigScreen.open(),
     };
     this.element.addEventListener("click", (event) => {
       const node = event.target.closest("[data-do]");
@@ -149,7 +152,7 @@ class MicrophonePage {
     setText(this.find("#left"), recording ? timeLeft(recording.remaining) : "");
     setText(this.find("#clock"), recording ? formatTime(this.recordedSeconds + recording.duration) : "");
     const { model, note } = this.serverState;
-    setText(this.find("#model"), model ? `${model}.${note ? ` ${note}` : ""}` : "");
+    setText(this.find("#model"), model ? `${t(model)}${t(".")}${note ? ` ${t(note)}` : ""}` : "");
   }
 
   // What the user should know beside the status and trouble with the microphone.

@@ -2,11 +2,13 @@
 
 import { CHINESE_PHONE } from "../phone/chinese_phone.js";
 import { CHINESE_RECORDING } from "./chinese_recording.js";
+import { CHINESE_SETTINGS } from "./chinese_settings.js";
 import { CHINESE_TRANSCRIPT } from "./chinese_transcript.js";
 
 export const CHINESE = {
   ...CHINESE_PHONE,
   ...CHINESE_RECORDING,
+  ...CHINESE_SETTINGS,
   ...CHINESE_TRANSCRIPT,
   ".": "。",
   "A content security policy blocks the recorder (it needs blob: in script-src). Use the simple recorder below.":
