@@ -16,6 +16,7 @@ const rules = {
 
 // Modules without access to the browser: what they need is passed to them, so that Node can test them.
 const PURE = [
+  "files/chinese_files", "files/event_stream", "files/file_state", "files/position", "files/time_left",
   "live/byte_queue", "live/recording", "live/recording_state", "live/status", "shared/chinese", "shared/errors",
   "shared/format", "shared/text", "shared/transcript",
 ];

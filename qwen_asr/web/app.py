@@ -64,6 +64,8 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     from qwen_asr.web.access.forwarded import ForwardedHeaders
     from qwen_asr.web.access.guard import AccessGuard
     from qwen_asr.web.access.response_headers import SecurityHeaders
+    from qwen_asr.web.page import files
+    from qwen_asr.web.page.links import LinkRoute
     from qwen_asr.web.page.recordings import RecordingRegistry
     from qwen_asr.web.page.requests import EventStreams, PageRequests
     from qwen_asr.web.page.transcribe_endpoint import TranscribeEndpoint, describe
@@ -113,6 +115,8 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     app.router.routes.append(WebSocketRoute("/{path:path}", refuse_unknown_path))
     transcriptions = rest.add_routes(app, service)  # the last, because it answers every path below /v1 that is left
     TranscribeEndpoint(transcriptions, limits.upload, describe).add_to(app)
+    files.add_route(app, service, transcriptions)
+    LinkRoute(service, transcriptions).add_to(app)
     app.state.stopping = Stopping(service, recordings, *sockets, transcriptions)
     if chosen is not None and chosen.root is not None:
         from qwen_asr.web.page import trust
@@ -153,6 +157,8 @@ def _mount_page(
         language=resolve_language(config.default_language),
         context=config.default_context or "",
         limits=service.limits.page,
+        file_bytes=service.limits.upload.file_bytes,
+        has_links=config.link_addresses.enabled,
         has_login=bool(config.auth),
     )
     mounted: FastAPI = gr.mount_gradio_app(

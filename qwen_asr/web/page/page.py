@@ -1,4 +1,4 @@
-"""The page: Gradio Blocks with language and context, and a tab for live speech."""
+"""The page: Gradio Blocks with language and context, a tab for live speech, and one for files."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio.decode import read_pcm_wav
-from qwen_asr.config.limits import PageLimits
+from qwen_asr.config.limits import PageLimits, UploadLimits
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import QwenASRError
 from qwen_asr.service.rate_limit import sender
+from qwen_asr.web.page.files import file_tab
 from qwen_asr.web.page.microphone import BROWSER, STOCK_RECORDING, State, streaming_microphone
 from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
 from qwen_asr.web.page.uploads import opened_upload
 
-CSS = [BROWSER / "page.css", BROWSER / "live" / "live.css"]
+CSS = [BROWSER / "page.css", BROWSER / "live" / "live.css", BROWSER / "files" / "files.css"]
 AUTOMATIC = "Automatic"
 TITLE = "Qwen3-ASR live"
 LOG_OUT = "<form class='log-out' method='post' action='logout'><button>Log out</button></form>"
@@ -57,10 +58,12 @@ def build_page(
     language: str | None = None,
     context: str = "",
     limits: PageLimits | None = None,
+    file_bytes: int = UploadLimits.file_bytes,
+    has_links: bool = True,
     has_login: bool = False,
 ) -> gr.Blocks:
     """The whole page. `language` (an English name) and `context` are the first values of the inputs. `has_login` adds a
-    button to log out.
+    button to log out. `file_bytes` and `has_links`: see `file_tab`.
 
     Mount the page with `theme()` and `CSS`.
     """
@@ -93,6 +96,8 @@ def build_page(
             with _tab("Live"):
                 streaming_microphone(recordings, state, limits=limits, has_login=has_login)
                 _add_fallback_recorder(recordings, state, language_input, context_input, limits)
+            with _tab("File"):
+                file_tab(file_bytes=file_bytes, has_links=has_links)
         page.load(None, js=SELECT_JS, api_visibility="private")
         gr.on(
             [page.load, language_input.change, context_input.change],
