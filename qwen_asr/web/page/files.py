@@ -9,7 +9,7 @@ context stand in the same form. The answer is a stream of server-sent events, ea
     page ← {done}    the length of the audio in seconds; the last event
     page ← {error}   what was wrong, as a sentence; the last event
 
-An error before the first event is an answer with an error status instead. Times are in seconds.
+An error before the whole file is here is an answer with an error status instead. Times are in seconds.
 
 Gradio's own upload is not used: it holds files in memory, and leaves them on the disk. This route has the limits, the
 queue and the temporary files of the REST API. A page that closes, or cancels, ends the work, and its file is gone.

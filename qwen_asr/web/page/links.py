@@ -206,7 +206,7 @@ class Fetcher:
                 if response.status_code not in _REDIRECTS:
                     yield self._checked(response, url)
                     return
-                url = _parsed(str(url.join(response.headers.get("location", ""))))
+                url = _parsed(response.headers.get("location", ""), url)
         raise BadField("url", f"This address redirects more than {self._limits.redirects} times: give the file's own.")
 
     async def _answer(self, stack: contextlib.AsyncExitStack, url: httpx.URL) -> httpx.Response:
@@ -271,10 +271,14 @@ def _link(data: bytes) -> str:
         ) from None
 
 
-def _parsed(address: str) -> httpx.URL:
-    """The URL of an address. Raises BadField for one that is not http or https, or has a user name in it."""
+def _parsed(address: str, base: httpx.URL | None = None) -> httpx.URL:
+    """The URL of an address, which may be relative to `base`.
+
+    Raises BadField for one that is not http or https, or has a user name in it.
+    """
     try:
         url = httpx.URL(address.strip())
+        url = url if base is None else base.join(url)
     except httpx.InvalidURL:
         url = httpx.URL()
     if url.scheme not in ("http", "https") or not url.host:

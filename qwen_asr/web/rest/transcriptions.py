@@ -151,7 +151,6 @@ class Streamed:
     async def queued(self, position: int) -> None:
         """Sends the events for a position in the queue."""
         if self._progress is not None:
-            await self.begin()
             await self._send_events(self._progress.queued(position))
 
     @contextlib.asynccontextmanager
@@ -312,6 +311,8 @@ class Transcriptions:
         answer = Collected(job) if job.events is None else Streamed(job.events, job.progress, send)
         seconds = 0.0
         try:
+            if job.progress is not None:  # its errors are events, too
+                await answer.begin()
             for file in job.files:
                 # After the upload, so that a slow one takes no slot from others.
                 slot = await wait_for_slot(self._service.admission, address, answer.queued)

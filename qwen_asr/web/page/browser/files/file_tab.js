@@ -28,6 +28,7 @@ class FileTab {
       this.take([...input.files]);
       input.value = ""; // so that the same file can be chosen again
     });
+    setText(this.find(".limit"), t("At most {size} each", { size: formatSize(this.props.file_bytes) }));
     this.find(".link").hidden = !this.props.has_links;
     this.find(".link").addEventListener("submit", (event) => {
       event.preventDefault();

@@ -3,7 +3,7 @@
 import { t } from "../shared/text.js";
 
 const WINDOW_MS = 60_000; // the speed is that of the last minute: others may come and go
-const LEAST_MS = 3_000;   // a speed that was measured for less says little
+const LEAST_MS = 6_000;   // a speed that was measured for less says little
 
 export class TimeLeft {
   #samples = []; // [ms, seconds heard], the oldest first
