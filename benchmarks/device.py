@@ -88,14 +88,15 @@ class Setting:
     @property
     def title(self) -> str:
         """The model, the machine and the versions."""
-        name = _device_name(self.device)
+        name = device_name(self.device)
         precision = str(self.dtype).removeprefix("torch.")
         chunk = "automatic chunks" if self.chunk is None else f"chunks of {self.chunk:g} s"
         versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
         return f"{self.options.model}, {precision}, {name}, {chunk}; {versions}"
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """The processor or GPU, as people call it, and for a processor what torch uses of it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()

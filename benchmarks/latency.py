@@ -20,7 +20,9 @@ from rapidfuzz.distance import Levenshtein
 from benchmarks.arguments import counts, positive
 from benchmarks.load import quantile, run_sessions, server
 from benchmarks.speech import Samples
-from benchmarks.timed_speech import Word, timed_conversation
+from benchmarks.timed_speech import timed_conversation
+from qwen_asr.audio import SAMPLE_RATE
+from training.espeak_events import SpokenWord
 
 HEADER = (
     "| sessions | chunk (s) | shown, p50 (s) | p95 | stays, p50 (s) | p95 | settled, p50 (s) | p95 | words | wrong |\n"
@@ -62,7 +64,7 @@ def has_word(text: str, place: int, wanted: str) -> bool:
     return place < len(words) and normalize(words[place]) == wanted
 
 
-def measure_words(words: list[Word], texts: list[tuple[float, dict[str, Any]]]) -> Delays:
+def measure_words(words: list[SpokenWord], texts: list[tuple[float, dict[str, Any]]]) -> Delays:
     """The delays of a session's words. `texts`: its messages, each with its arrival in seconds of the audio."""
     finals = [message for _, message in texts if message["type"] == "final"]
     places = [(final["utterance"], place) for final in finals for place in range(len(final["text"].split()))]
@@ -83,14 +85,14 @@ def measure_words(words: list[Word], texts: list[tuple[float, dict[str, Any]]]) 
             has = [has_word(message["text"], place, spoken[source]) for _, message in own]
             last_without = max((number for number, found in enumerate(has) if not found), default=-1)
             settled = (has_word(one["text"][: one["stable"]], place, spoken[source]) for _, one in own)
-            arrivals = [arrival - end for arrival, _ in own]
+            arrivals = [arrival - end / SAMPLE_RATE for arrival, _ in own]
             delays.shown.append(arrivals[has.index(True)])
             delays.stays.append(arrivals[last_without + 1])
             delays.settled.append(next(delay for delay, found in zip(arrivals, settled, strict=True) if found))
     return delays
 
 
-def measure(url: str, spoken: list[tuple[Samples, list[Word]]], chunk: str) -> Delays:
+def measure(url: str, spoken: list[tuple[Samples, list[SpokenWord]]], chunk: str) -> Delays:
     """Measure one number of sessions with one chunk."""
     value = "auto" if chunk == "auto" else float(chunk)
     results = asyncio.run(run_sessions(url, [samples for samples, _ in spoken], chunk_size_sec=value))

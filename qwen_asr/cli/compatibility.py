@@ -53,7 +53,7 @@ def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
         ("--cuda-visible-devices", "cuda_visible_devices", "LIST", "sets CUDA_VISIBLE_DEVICES"),
         ("--backend-kwargs", "backend_kwargs", "JSON", "device_map, dtype and max_new_tokens apply; ignored otherwise"),
         ("--backend", "backend", "NAME", "ignored: there is one engine"),
-        ("--aligner-checkpoint", "aligner_checkpoint", "PATH", "ignored: the page shows no times of words"),
+        ("--aligner-checkpoint", "aligner_model_path", "PATH", "the same as --aligner-model-path"),
         ("--aligner-kwargs", "aligner_kwargs", "JSON", "ignored"),
         ("--concurrency", "concurrency", "N", "ignored: see --max-sessions"),
     ):
@@ -65,7 +65,7 @@ def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _translate_demo(options: Options) -> list[str]:
-    ignored = _drop(options, "backend", "aligner_checkpoint", "aligner_kwargs", "concurrency")
+    ignored = _drop(options, "backend", "aligner_kwargs", "concurrency")
     index = "0"
     for name, value in _json_object("--backend-kwargs", options.pop("backend_kwargs", "")).items():
         if name == "device_map" and isinstance(value, str):

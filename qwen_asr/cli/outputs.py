@@ -13,10 +13,11 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.cli.common import print_message
 from qwen_asr.cli.results import ResultFile, make_folder, result_paths
 from qwen_asr.errors import QwenASRError, StorageError
-from qwen_asr.live.subtitles import PIECES, json_pieces
+from qwen_asr.live.subtitles import json_pieces, pieces_of
 
 if TYPE_CHECKING:
     from qwen_asr.cli.progress import Progress
+    from qwen_asr.live.cues import CueLimits
     from qwen_asr.live.events import Final
 
 
@@ -46,8 +47,9 @@ class Output(Protocol):
 class StandardOutput:
     """Prints the transcripts. Those of several inputs are one JSON array, or lines that begin with the input."""
 
-    def __init__(self, form: str, *, several: bool) -> None:
+    def __init__(self, form: str, *, several: bool, limits: CueLimits | None = None) -> None:
         self._form = form
+        self._pieces_of = pieces_of(form, limits)
         self._several = several
         self._in_array = False
 
@@ -66,9 +68,9 @@ class StandardOutput:
 
     def _pieces(self, name: str, finals: Iterable[Final]) -> Iterator[str]:
         if not self._several:
-            yield from PIECES[self._form](finals)
+            yield from self._pieces_of(finals)
         elif self._form != "json":
-            yield from (f"{name}: {piece}" for piece in PIECES[self._form](finals))
+            yield from (f"{name}: {piece}" for piece in self._pieces_of(finals))
         else:
             before = ",\n  " if self._in_array else "[\n  "
             for piece in json_pieces(finals, name):
@@ -94,9 +96,18 @@ class ResultFolder:
     under the same `conditions` (options that the result depends on, ready for JSON), and not touched if not.
     """
 
-    def __init__(self, folder: Path, form: str, conditions: dict[str, Any], *, overwrite: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        form: str,
+        conditions: dict[str, Any],
+        *,
+        overwrite: bool,
+        limits: CueLimits | None = None,
+    ) -> None:
         self._folder = folder
         self._form = form
+        self._pieces_of = pieces_of(form, limits)
         self._conditions = {"version": __version__, "options": conditions}
         self._overwrite = overwrite
         self._paths: dict[str, Path] = {}
@@ -125,7 +136,7 @@ class ResultFolder:
                 return known
 
             finals = _Finals(transcribe(name, resume))
-            for piece in PIECES[self._form](result.record(finals)):
+            for piece in self._pieces_of(result.record(finals)):
                 result.write(piece)
             finals.check()
             result.finish()

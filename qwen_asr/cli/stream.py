@@ -53,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", metavar="LANGUAGE", help="language that is spoken (default: the server's)")
     parser.add_argument("--context", default="", metavar="TEXT", help="names and terms that occur in the audio")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="instruction placed before the context")
+    what = "also print when each word is said: a line with start, end (seconds) and word, tabs between them"
+    parser.add_argument("--words", action="store_true", help=what)
     add_sound_options(parser)
     parser.add_argument("--rate", metavar="HZ", help="standard input is raw samples at this rate: s16le, mono")
     parser.add_argument("--realtime", action="store_true", help="send no faster than the audio was spoken")
@@ -63,7 +65,7 @@ def run(options: dict[str, Any]) -> int:
 
     The first SIGINT ends the recording, and the text of the last words is still received; the second ends at once.
     """
-    names = ("source", "url", "cafile", "language", "context", "prompt", "realtime")
+    names = ("source", "url", "cafile", "language", "context", "prompt", "words", "realtime")
     settings = StreamSettings(
         **{name: options[name] for name in names},
         rate=_parse_rate(options["rate"]),
@@ -88,6 +90,7 @@ class StreamSettings:
     language: str | None = None
     context: str = ""
     prompt: str = ""
+    words: bool = False
     rate: int | None = None
     realtime: bool = False
 
@@ -126,6 +129,7 @@ async def _stream(settings: StreamSettings, blocks: Blocks) -> int:
         prompt=settings.prompt,
         rate=settings.rate or SAMPLE_RATE,
         encoding="s16le" if raw else "f32le",
+        words=settings.words,
         api_key=settings.api_key,
         trust=trusted(settings.cafile) if settings.cafile else None,
     )

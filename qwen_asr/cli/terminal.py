@@ -1,6 +1,7 @@
 """Shows recognized text on a terminal; the current utterance is rewritten in place.
 
-If the output is not a terminal, only final texts are written, one per line.
+If the output is not a terminal, only final texts are written, one per line. Words with times have a line each: start
+and end in seconds, and the word, with tabs between them.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import shutil
 import sys
 import unicodedata
+from collections.abc import Iterable
 from typing import TextIO
 
-from qwen_asr.client.events import Connected, Event, Failed, Final, Gap, Lost, Partial, Queued, Warned
+from qwen_asr.client.events import Aligned, Connected, Event, Failed, Final, Gap, Lost, Partial, Queued, Warned, Word
 
 _CLEAR_LINE = "\r\x1b[K"
 _FAINT, _RESET = "\x1b[2m", "\x1b[0m"
@@ -36,7 +38,9 @@ class Screen:
                 self._write(f"{_CLEAR_LINE}{settled}{_FAINT}{tentative}{_RESET}")
         elif isinstance(event, Final):
             self._found_speech = self._found_speech or bool(event.text.strip())
-            self._write((_CLEAR_LINE if self._is_terminal else "") + (event.text + "\n" if event.text.strip() else ""))
+            self._write_lines([event.text] if event.text.strip() else [], event.words)
+        elif isinstance(event, Aligned):
+            self._write_lines([], event.words)
         else:
             self._show_message(event)
 
@@ -64,6 +68,11 @@ class Screen:
         self._last_queue_message = sentence if isinstance(event, Queued) else ""
         if sentence and not repeated:
             self._write_message(sentence)
+
+    def _write_lines(self, lines: list[str], words: Iterable[Word]) -> None:
+        """Replaces tentative text by lines; each word has one."""
+        timed = (f"{word.start:.3f}\t{word.end:.3f}\t{word.text}" for word in words)
+        self._write((_CLEAR_LINE if self._is_terminal else "") + "".join(f"{line}\n" for line in (*lines, *timed)))
 
     def _write_message(self, sentence: str) -> None:
         clear = _CLEAR_LINE if self._is_terminal and self._messages.isatty() else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from qwen_asr.cli.common import add_sound_options, check_language, load_config, print_error, print_message, sound_choice
 from qwen_asr.config.config import Config
-from qwen_asr.config.option_fields import add_options
+from qwen_asr.config.option_fields import add_options, flag
 from qwen_asr.errors import AudioError, BadConfig, OtherResult, StepFailed
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from qwen_asr.cli.outputs import Output, Resume
     from qwen_asr.cli.progress import Progress
     from qwen_asr.engine.recognizer import Recognizer
+    from qwen_asr.live.cues import CueLimits
     from qwen_asr.live.events import Final
     from qwen_asr.live.session import Session
 
@@ -51,8 +53,11 @@ the file is DIR/talk.srt.part, which grows with each utterance. After an interru
 there. A result that exists is skipped.
 """
 FORMATS = ("txt", "srt", "vtt", "json")
+TIMED_FORMATS = ("srt", "vtt", "json")
+"""Those that use the times of words, if the model has an aligner."""
 CONFIG_OPTIONS = (
     "asr_model_path",
+    "aligner_model_path",
     "device",
     "dtype",
     "quantize",
@@ -76,6 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", default="", metavar="TEXT", help="names and terms that occur in the audio")
     add_sound_options(parser)
     parser.add_argument("--format", default="txt", choices=FORMATS, help="output format (default: txt)")
+    # The first two are named as in Whisper's command.
+    what = "columns of a line of srt and vtt, 2 for a wide character (default: 42)"
+    parser.add_argument("--max-line-width", type=_between(int, 4, 1000), metavar="COLUMNS", help=what)
+    what = "lines of a cue of srt and vtt (default: 2)"
+    parser.add_argument("--max-line-count", type=_between(int, 1, 100), metavar="LINES", help=what)
+    what = "longest time of a cue of srt and vtt (default: 7)"
+    parser.add_argument("--max-cue-seconds", type=_between(float, 0.5, 3600), metavar="SECONDS", help=what)
     what = "write each result to a file in DIR, which is created; complete ones are skipped, others are resumed"
     parser.add_argument("--output-dir", metavar="DIR", help=what)
     parser.add_argument("--overwrite", action="store_true", help="begin results again that DIR has")
@@ -107,6 +119,7 @@ def run(options: dict[str, Any]) -> int:
             language=options["language"],
             context=options["context"],
             choice=sound_choice(options),
+            words=options["format"] in TIMED_FORMATS,
             on_status=report,
             on_read=progress.add_samples,
         )
@@ -117,10 +130,10 @@ def _output(options: dict[str, Any]) -> Output:
     """Where the results go. Raises BadConfig for options that exclude or require each other."""
     from qwen_asr.cli.outputs import ResultFolder, StandardOutput
 
-    files, form, folder = options["files"], options["format"], options["output_dir"]
+    files, form, folder, limits = options["files"], options["format"], options["output_dir"], _cue_limits(options)
     if folder:
         conditions = {name: value for name, value in options.items() if name not in _NO_CONDITIONS}
-        return ResultFolder(Path(folder), form, conditions, overwrite=options["overwrite"])
+        return ResultFolder(Path(folder), form, conditions, overwrite=options["overwrite"], limits=limits)
     if options["overwrite"]:
         raise BadConfig("--overwrite was given without --output-dir: give the folder with the results.")
     if len(files) > 1 and form in ("srt", "vtt"):
@@ -128,7 +141,35 @@ def _output(options: dict[str, Any]) -> Output:
             f"--format {form} was given with {len(files)} files, which standard output cannot hold: give --output-dir "
             "and a folder, one file at a time, or --format txt or json."
         )
-    return StandardOutput(form, several=len(files) > 1)
+    return StandardOutput(form, several=len(files) > 1, limits=limits)
+
+
+def _cue_limits(options: dict[str, Any]) -> CueLimits:
+    """The limits of cues. Raises BadConfig if they are given for a format that has no cues."""
+    from qwen_asr.live.cues import CueLimits
+
+    names = {"columns": "max_line_width", "lines": "max_line_count", "seconds": "max_cue_seconds"}
+    given = {field: options[name] for field, name in names.items() if options[name] is not None}
+    if given and options["format"] not in ("srt", "vtt"):
+        flags = " and ".join(flag(names[field]) for field in given)
+        raise BadConfig(f"{flags} was given with --format {options['format']}, which has no cues: give srt or vtt.")
+    return CueLimits(**given)
+
+
+def _between(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], float]:
+    """The type of an argument that is a number in a range."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            whole = "whole " if kind is int else ""
+            raise argparse.ArgumentTypeError(f"{text!r} was given, expected a {whole}number from {low} to {high}")
+        return value
+
+    return parse
 
 
 def _transcribe_files(transcriber: FileTranscriber, files: list[str], output: Output, progress: Progress) -> int:
@@ -159,10 +200,12 @@ class FileTranscriber:
         language: str | None = None,
         context: str = "",
         choice: SoundChoice | None = None,
+        words: bool = False,
         on_status: Callable[[str], None] = log.info,
         on_read: Callable[[int], None] = lambda samples: None,
     ) -> None:
-        """`choice` is the track and the channel of the files.
+        """`choice` is the track and the channel of the files. `words`: whether to find the times of words, if the model
+        has an aligner.
 
         `on_status` receives sentences while the model is loaded, `on_read` the number of samples (16 kHz) read.
         """
@@ -172,6 +215,7 @@ class FileTranscriber:
         self._language = language
         self._context = context
         self._choice = choice
+        self._words = words
         self._on_status = on_status
         self._on_read = on_read
         self._silero = Silero()
@@ -227,6 +271,8 @@ class FileTranscriber:
             chunk_seconds=config.max_utterance_seconds + 1,
             max_new_tokens=config.max_new_tokens,
             endpoints=endpoints_of(config),
+            background=True,  # so that utterances wait for their words, however long it takes to find them
+            words=self._words,
         )
         return create_session(self._recognizer, self._silero, options)
 
@@ -247,15 +293,16 @@ class FileTranscriber:
         return {"config": {name: getattr(self._config, name) for name in CONFIG_OPTIONS}, "model": model}
 
     def _load_recognizer(self) -> Recognizer:
-        from qwen_asr.engine.checkpoint import load_recognizer
+        from qwen_asr.engine.aligner import load_with_aligner
 
         config = self._config
         # The demo instead of a real model would give wrong text that looks right, in a file that is kept.
-        return load_recognizer(
+        return load_with_aligner(
             config.asr_model_path,
             config.device,
             config.dtype,
             self._on_status,
+            aligner_path=config.aligner_model_path if self._words else None,
             quantize=config.quantize,
             allow_demo=False,
         )

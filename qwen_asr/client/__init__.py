@@ -12,11 +12,12 @@
 I/O. `speech_client` runs both over WebSockets.
 """
 
-from qwen_asr.client.events import Connected, Event, Failed, Final, Gap, Lost, Partial, Queued, Warned
+from qwen_asr.client.events import Aligned, Connected, Event, Failed, Final, Gap, Lost, Partial, Queued, Warned, Word
 from qwen_asr.client.limits import ClientLimits
 from qwen_asr.client.speech_client import SpeechClient, trusted
 
 __all__ = [
+    "Aligned",
     "ClientLimits",
     "Connected",
     "Event",
@@ -28,5 +29,6 @@ __all__ = [
     "Queued",
     "SpeechClient",
     "Warned",
+    "Word",
     "trusted",
 ]

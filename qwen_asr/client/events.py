@@ -2,7 +2,8 @@
 
 Unlike the events of `qwen_asr.live`, whose positions are samples. Positions and utterance numbers (from 0) continue
 across connections and servers. An utterance has any number of `Partial` events, then one `Final` or `Failed`. After a
-server lost its state, the partials of the current utterance may start again.
+server lost its state, the partials of the current utterance may start again. An `Aligned` may follow its `Final` at any
+distance.
 """
 
 from __future__ import annotations
@@ -42,8 +43,20 @@ class Partial(_Range):
 
 
 @dataclass(frozen=True)
+class Word(_Range):
+    """A word of a text, or a character of a script without spaces, with the punctuation that touches it."""
+
+    text: str
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True)
 class Final(_Range):
-    """The text of a complete utterance."""
+    """The text of a complete utterance.
+
+    `words` are those of the text, if the client asks for them and the server knows their times.
+    """
 
     utterance: int
     start_seconds: float
@@ -51,6 +64,15 @@ class Final(_Range):
     language: str
     text: str
     warning: str = ""
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """The `words` of a `Final` that came without them, because finding their times takes the server long."""
+
+    utterance: int
+    words: tuple[Word, ...]
 
 
 @dataclass(frozen=True)
@@ -110,4 +132,4 @@ class Warned:
     message: str
 
 
-Event = Partial | Final | Failed | Connected | Queued | Lost | Gap | Warned
+Event = Partial | Final | Aligned | Failed | Connected | Queued | Lost | Gap | Warned

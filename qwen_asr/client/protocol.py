@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from qwen_asr import errors
-from qwen_asr.client.events import Connected, Event, Failed, Final, Partial, Queued, Warned
+from qwen_asr.client.events import Aligned, Connected, Event, Failed, Final, Partial, Queued, Warned, Word
 from qwen_asr.client.replay_buffer import ReplayBuffer
 from qwen_asr.errors import ConnectionFailed, QwenASRError
 
@@ -27,6 +27,7 @@ class ClientProtocol:
         self._queued = False
         self._utterances = 0  # that have ended
         self._first_utterance = 0  # our number of the current session's utterance 0
+        self._aligned: set[int] = set()  # utterances whose words are known: a server that resumes repeats them
         self.finalized = False
         """Whether the finalize message was sent on the current connection."""
         self.server_error: QwenASRError | None = None
@@ -74,9 +75,12 @@ class ClientProtocol:
             return None
         if kind == "warning":
             return Warned(str(message.get("code", "")), str(message.get("message", "")))
-        if kind not in ("partial", "final", "error"):
+        if kind not in ("partial", "final", "words", "error"):
             return None  # from a later version of the protocol
         number = self._first_utterance + int(message.get("utterance", 0))
+        words = _words_of(message)
+        if kind == "words":
+            return self._handle_words(number, words)
         start, end = float(message.get("start", 0.0)), float(message.get("end", 0.0))
         text, language = str(message.get("text", "")), str(message.get("language", ""))
         warning = str(message.get("warning", ""))
@@ -85,14 +89,21 @@ class ClientProtocol:
             return Partial(number, start, end, language, text, stable, lag, warning)
         end_sample = int(message.get("end_sample", end * self._rate))
         if message.get("repeated") and end_sample <= self._buffer.final_until:
-            return None
+            return self._handle_words(number, words)
         self._buffer.settle(end_sample)
         if kind == "final" and not text and start == end:
             return None  # the server's answer to a session without speech is not an utterance
         self._utterances = max(self._utterances, number + 1)
         if kind == "error":
             return Failed(number, start, end, str(message.get("message", "")))
-        return Final(number, start, end, language, text, warning)
+        self._aligned.update([number] if words else [])
+        return Final(number, start, end, language, text, warning, words)
+
+    def _handle_words(self, number: int, words: tuple[Word, ...]) -> Aligned | None:
+        if number in self._aligned or not words:
+            return None
+        self._aligned.add(number)
+        return Aligned(number, words)
 
     @property
     def started(self) -> bool:
@@ -103,6 +114,13 @@ class ClientProtocol:
     def may_reconnect(self) -> bool:
         """Whether the server closed the connection without an error, or with a temporary one."""
         return self.server_error is None or is_temporary(self.server_error)
+
+
+def _words_of(message: dict[str, Any]) -> tuple[Word, ...]:
+    return tuple(
+        Word(str(word.get("word", "")), float(word.get("start", 0.0)), float(word.get("end", 0.0)))
+        for word in message.get("words") or ()
+    )
 
 
 def error_from(message: dict[str, Any]) -> QwenASRError:

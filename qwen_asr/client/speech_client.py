@@ -55,12 +55,14 @@ class SpeechClient:
         chunk_seconds: float | Literal["auto"] | None = None,
         rate: int = SAMPLE_RATE,
         encoding: str = "f32le",
+        words: bool = False,
         api_key: str | None = None,
         trust: ssl.SSLContext | None = None,
         limits: ClientLimits | None = None,
     ) -> None:
         """`rate` (Hz) is that of the audio. `encoding` on the wire is `f32le`, or `s16le` with half the bytes.
 
+        `words`: whether finals have the times of their words. A server that does not know them says so in a `Warned`.
         `trust` determines which certificates are trusted (default: those the system trusts); see `trusted`. Raises
         BadConfig for an invalid `url` or `encoding`.
         """
@@ -74,7 +76,13 @@ class SpeechClient:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._trust = (trust or ssl.create_default_context()) if self.url.startswith("wss:") else None
         self._buffer = ReplayBuffer(self._dtype.itemsize, round(self._limits.buffer_seconds * rate))
-        optional = {"language": language, "context": context, "prompt": prompt, "chunk_size_sec": chunk_seconds}
+        optional = {
+            "language": language,
+            "context": context,
+            "prompt": prompt,
+            "chunk_size_sec": chunk_seconds,
+            "words": words,
+        }
         settings = {key: value for key, value in optional.items() if value}
         self._protocol = ClientProtocol(settings | {"sample_rate": rate, "encoding": encoding}, rate, self._buffer)
         self._sent = 0  # position up to which samples were sent on the current connection

@@ -54,6 +54,14 @@ class Config:
         metavar="PATH",
         env="QWEN_ASR_MODEL_PATH",
     )
+    aligner_model_path: str | None = option(
+        None,
+        "forced aligner, which finds the times of words: hub id, such as `Qwen/Qwen3-ForcedAligner-0.6B`, or folder. "
+        "On a CPU they come some seconds after the text",
+        "model",
+        metavar="PATH",
+        shown="none; the demo has its own",
+    )
     device: str = option(
         "auto",
         "device for the model; `auto` takes the first available of cuda, mps, cpu",

@@ -51,8 +51,17 @@ class PageLimits:
     message_bytes: int = 3 << 19
     """Maximum body of a JSON request: a block of audio in base64, and the context."""
     brackets: int = 20_000
-    """Maximum number of `[` and `{` in such a body. The page's own have a handful, and a context has at most 10,000
-    characters. A body of nothing else costs 30 times its size in memory when it is parsed."""
+    """Maximum number of `[` and `{` in such a body, those in strings aside. The page's own have a handful. A body of
+    nothing else costs 30 times its size in memory when it is parsed."""
+    transcript_bytes: int = 4 << 20
+    """Maximum body of the request that saves a transcript. Five hours with the times of all words are 1.7 MB in
+    English, and 2.7 MB in Chinese, where each character is a word."""
+    transcript_brackets: int = 200_000
+    """Maximum number of `[` and `{` in a transcript that is saved: about the number of its words and utterances."""
+    transcript_characters: int = 500_000
+    """Maximum length of its text: five hours have 300,000 characters. Making cues of it takes a second or two."""
+    transcript_seconds: float = 100 * 3600.0
+    """Maximum of its times: subtitles have two digits for the hours."""
     body_seconds: float = 60.0
     """How long a body may take to arrive: 8 MiB at 140 kB/s, 1 s of 48 kHz at 2 kB/s."""
     bodies_bytes: int = 64 << 20

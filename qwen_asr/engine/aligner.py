@@ -6,13 +6,13 @@ word's start and end. transformers' processor splits the text into words, builds
 
 import importlib.util
 import logging
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import Qwen3ASRForTokenClassification, Qwen3ASRProcessor
 from transformers.models.qwen3_asr.processing_qwen3_asr import FORCED_ALIGNER_LANGUAGES
 
@@ -20,15 +20,19 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.engine.checkpoint import (
     RENAMED,
     Hub,
+    Progress,
     convert_config,
-    find,
+    find_named,
     load_original_parts,
+    load_recognizer,
     load_weights,
     pick_device,
     pick_dtype,
     read_config,
     unreadable,
 )
+from qwen_asr.engine.recognizer import Recognizer
+from qwen_asr.engine.words import Clip, Word, WordAligner, cut_at_words
 from qwen_asr.errors import BadInput, WrongArchitecture
 
 logger = logging.getLogger(__name__)
@@ -37,6 +41,10 @@ ALIGNED_LANGUAGES = tuple(sorted(FORCED_ALIGNER_LANGUAGES))
 SPLITTERS = {"Japanese": "nagisa", "Korean": "soynlp"}
 """The packages that split text of these languages into words. Nothing here depends on them: soynlp is GPLv3."""
 ALIGNER_RENAMED = RENAMED | {r"^thinker\.lm_head\.": "score."}
+EXAMPLE = "Qwen/Qwen3-ForcedAligner-0.6B"
+"""The id of Qwen's weights on the hub."""
+PASS_SECONDS = 300
+"""How much audio one pass of a batch holds, counting each clip as long as the longest."""
 # What Qwen's package writes: the audio, and each word with the marks of its start and its end.
 ALIGNER_TEMPLATE = """
 {%- for message in messages -%}{%- for part in message.content -%}
@@ -57,7 +65,7 @@ class ForcedAlignItem:
 
 
 class Aligner:
-    """A loaded forced aligner on its device. `model` and `processor` are transformers' own."""
+    """A loaded forced aligner on its device, a `WordAligner`. `model` and `processor` are transformers' own."""
 
     def __init__(self, model: Any, processor: Any, name: str) -> None:
         self.model = model.eval()
@@ -69,33 +77,85 @@ class Aligner:
         self.longest_seconds = model.config.num_labels * self.timestamp_segment_time / 1000
         """The last time that the model can tell: 400 s with Qwen's weights."""
 
-    def align(self, samples: NDArray[np.float32], text: str, language: str | None) -> list[ForcedAlignItem]:
-        """The words of `text`, in order, with the times at which they are spoken; [] for a text without words.
+    @property
+    def is_quick(self) -> bool:
+        """Whether the times come so soon that a final can wait for them: on a GPU. A CPU takes seconds for a clip."""
+        return torch.device(self.model.device).type != "cpu"
+
+    def align_words(self, clips: Sequence[Clip]) -> list[tuple[Word, ...]]:
+        """The words of each clip; see `WordAligner`. There are none in languages that `why_not` has a reason against.
+
+        Raises `BadInput` for a clip longer than `longest_seconds`.
+        """
+        known = [clip for clip in clips if self.why_not(clip.language) is None]
+        found = iter(self.align(known))
+        return [_cover(clip, next(found)) if self.why_not(clip.language) is None else () for clip in clips]
+
+    def align(self, clips: Sequence[Clip]) -> list[list[ForcedAlignItem]]:
+        """The words of each clip, in order and without punctuation, with the times at which they are spoken.
 
         samples: validated float32 mono at 16 kHz, (n,). language: one of `ALIGNED_LANGUAGES`, or None, which splits the
-        text at blanks and Chinese into characters. Each time is within the clip, and no word ends before it starts.
+        text at blanks and Chinese into characters. A text without words has no items. Each time is within the clip, and
+        no word ends before it starts.
 
         Raises `BadInput` for another language, for one whose splitter is not installed, and for a clip longer than
         `longest_seconds`.
         """
-        if reason := self.why_not(language):
+        for clip in clips:
+            self._check(clip)
+        found: list[list[ForcedAlignItem]] = [[] for _ in clips]
+        # Of no words transformers would look for the latest time.
+        speaking = [
+            index
+            for index, clip in enumerate(clips)
+            if self.processor.split_words_for_alignment(clip.text, clip.language)
+        ]
+        for batch in _batches(speaking, [len(clip.samples) for clip in clips]):
+            for index, items in zip(batch, self._run([clips[index] for index in batch]), strict=True):
+                found[index] = items
+        return found
+
+    def _check(self, clip: Clip) -> None:
+        if reason := self.why_not(clip.language):
             raise BadInput(reason)
-        if len(samples) > self.longest_seconds * SAMPLE_RATE:
+        seconds = len(clip.samples) / SAMPLE_RATE
+        if seconds > self.longest_seconds:
             raise BadInput(
-                f"The audio is {len(samples) / SAMPLE_RATE:.0f} s long, and {self.name} aligns at most "
-                f"{self.longest_seconds:g} s: cut it."
+                f"The audio is {seconds:.0f} s long, and {self.name} aligns at most {self.longest_seconds:g} s: cut it."
             )
-        if not self.processor.split_words_for_alignment(text, language):
-            return []  # of no words transformers would look for the latest time
-        inputs, word_lists = self.processor.prepare_forced_aligner_inputs([samples], [text], language)
-        inputs = inputs.to(self.model.device, self.model.dtype)
+
+    def _run(self, clips: list[Clip]) -> list[list[ForcedAlignItem]]:
+        prepared = [
+            self.processor.prepare_forced_aligner_inputs([clip.samples], [clip.text], clip.language) for clip in clips
+        ]
+        inputs = self._joined([one for one, _ in prepared])
         with torch.inference_mode():
             logits = self.model(**inputs).logits
-        [found] = self.processor.decode_forced_alignment(
-            logits, inputs["input_ids"], word_lists, self.timestamp_token_id, self.timestamp_segment_time
+        found = self.processor.decode_forced_alignment(
+            logits,
+            inputs["input_ids"],
+            [words for _, [words] in prepared],
+            self.timestamp_token_id,
+            self.timestamp_segment_time,
         )
-        last = len(samples) * 1000 // SAMPLE_RATE / 1000
-        return [_within(last, **word) for word in found]
+        lasts = [len(clip.samples) * 1000 // SAMPLE_RATE / 1000 for clip in clips]
+        return [[_within(last, **word) for word in words] for last, words in zip(lasts, found, strict=True)]
+
+    def _joined(self, prepared: list[Any]) -> dict[str, torch.Tensor]:
+        """The inputs of several clips as those of one pass.
+
+        The processor prepares each alone: in a batch it fills up the samples before it computes their spectrum, which
+        changes the last frames of the shorter ones. It also fills up the text at the left, which moves all positions.
+        """
+        pad = self.processor.tokenizer.pad_token_id
+        filling = {"input_ids": pad, "attention_mask": 0, "input_features": 0, "input_features_mask": 0}
+        joined = {}
+        for name, value in filling.items():
+            rows = [one[name] for one in prepared]
+            longest = max(row.shape[-1] for row in rows)
+            row = torch.cat([torch.nn.functional.pad(row, (0, longest - row.shape[-1]), value=value) for row in rows])
+            joined[name] = row.to(self.model.device, self.model.dtype if row.is_floating_point() else None)
+        return joined
 
     @staticmethod
     def why_not(language: str | None) -> str | None:
@@ -108,20 +168,102 @@ class Aligner:
         return None
 
 
+def _batches(indices: list[int], lengths: list[int]) -> Iterator[list[int]]:
+    """The indices in groups of similar lengths (samples), each of which fills `PASS_SECONDS` at most."""
+    batch: list[int] = []
+    for index in sorted(indices, key=lambda index: lengths[index]):
+        if batch and (len(batch) + 1) * lengths[index] > PASS_SECONDS * SAMPLE_RATE:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _cover(clip: Clip, items: list[ForcedAlignItem]) -> tuple[Word, ...]:
+    """The words as the text has them, which they cover together."""
+    words: list[Word] = []
+    earliest = 0
+    for part, item in zip(cut_at_words(clip.text, [item.text for item in items]), items, strict=True):
+        start = min(max(round(item.start_time * SAMPLE_RATE), earliest), len(clip.samples))
+        end = min(max(round(item.end_time * SAMPLE_RATE), start), len(clip.samples))
+        if part:
+            words.append(Word(part, start, end))
+            earliest = start
+        elif words:  # the splitter has made a word that the text does not have
+            words[-1] = Word(words[-1].text, words[-1].start, max(words[-1].end, end))
+    return tuple(words)
+
+
 def _within(last: float, text: str, start_time: float, end_time: float) -> ForcedAlignItem:
     start = min(start_time, last)
     return ForcedAlignItem(text, start, min(max(end_time, start), last))
 
 
-def load_aligner(path: str, device: str = "auto", dtype: str = "auto", *, hub: Hub | None = None) -> Aligner:
+def align_items(aligner: WordAligner, clips: Sequence[Clip]) -> list[list[ForcedAlignItem]]:
+    """The words of each clip in the form of `Aligner.align`, from any aligner."""
+    if isinstance(aligner, Aligner):
+        return aligner.align(clips)
+    return [
+        [ForcedAlignItem(_bare(word.text), *_seconds(word)) for word in words if _bare(word.text)]
+        for words in aligner.align_words(clips)
+    ]
+
+
+def _bare(word: str) -> str:
+    """A word as transformers' processor has it: letters, digits and apostrophes."""
+    return "".join(part for part in word if part == "'" or unicodedata.category(part)[0] in "LN")
+
+
+def _seconds(word: Word) -> tuple[float, float]:
+    return round(word.start / SAMPLE_RATE, 3), round(word.end / SAMPLE_RATE, 3)
+
+
+def load_with_aligner(
+    path: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Progress | None = None,
+    *,
+    aligner_path: str | None = None,
+    quantize: str = "none",
+    allow_demo: bool = True,
+) -> Recognizer:
+    """Load a recognizer with what finds the times of words: the forced aligner at `aligner_path`, a hub id or a folder.
+
+    Without a path there is none, but the demo has one of its own. The other arguments are as in
+    `checkpoint.load_recognizer`, whose errors it raises for both.
+    """
+    # First, because the recognizer takes a share of the memory that is free then for its KV pool.
+    aligner = None if aligner_path is None else load_aligner(aligner_path, device, dtype, progress)
+    recognizer = load_recognizer(path, device, dtype, progress, quantize=quantize, allow_demo=allow_demo)
+    recognizer.aligner = aligner or own_aligner(recognizer)
+    return recognizer
+
+
+def own_aligner(recognizer: Recognizer) -> WordAligner | None:
+    """The aligner that is bundled with the recognizer: the demo has one."""
+    return None
+
+
+def load_aligner(
+    path: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Progress | None = None,
+    *,
+    hub: Hub | None = None,
+) -> Aligner:
     """Find, fetch and load a forced aligner: a hub id, or a folder in transformers' or Qwen's layout.
 
-    device, dtype: as in `checkpoint.load_recognizer`. Raises what that raises.
+    device, dtype, progress: as in `checkpoint.load_recognizer`. Raises what that raises.
     """
+    report = progress or logger.info
     torch_device = pick_device(device)
-    source = find(path, torch_device, logger.info, allow_demo=False, hub=hub)
+    source = find_named(path, report, hub or Hub(), EXAMPLE, "--aligner-model-path")
+    read_config(source.folder, f"a forced aligner, such as {EXAMPLE}")  # fails before "Loading" is reported
     precision = pick_dtype(dtype, torch_device, source)
-    logger.info("Loading %s on %s in %s", source.name, torch_device, str(precision).removeprefix("torch."))
+    report(f"Loading {source.name} on {torch_device} in {str(precision).removeprefix('torch.')}")
     with unreadable(source.folder):
         model, processor = _load(source.folder, precision)
     return Aligner(model.to(torch_device), processor, source.name)
@@ -141,7 +283,5 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
             extractor, tokenizer, chat_template=ALIGNER_TEMPLATE, timestamp_segment_time=step
         )
     if kind.__name__ not in (config.get("architectures") or ()):
-        raise WrongArchitecture(
-            f"{folder} holds no forced aligner. Give the folder or the id of one: Qwen/Qwen3-ForcedAligner-0.6B."
-        )
+        raise WrongArchitecture(f"{folder} holds no forced aligner. Give the folder or the id of one: {EXAMPLE}.")
     return load_weights(kind, folder, dtype=dtype), Qwen3ASRProcessor.from_pretrained(folder)

@@ -192,7 +192,7 @@ def find(path: str, device: torch.device, report: Progress, allow_demo: bool = T
     if path == "demo":
         return Source(DEMO_FOLDER, "demo", is_demo=True)
     if path != "auto":
-        return _named(path, report, hub or Hub())
+        return find_named(path, report, hub or Hub())
     for name in (LARGE, SMALL) if _fits_large(device) else (SMALL,):
         try:
             return Source(_fetch(name, report, hub or Hub()), name)
@@ -207,18 +207,19 @@ def find(path: str, device: torch.device, report: Progress, allow_demo: bool = T
     return Source(DEMO_FOLDER, "demo", is_demo=True)
 
 
-def _named(path: str, report: Progress, hub: Hub) -> Source:
+def find_named(path: str, report: Progress, hub: Hub, example: str = SMALL, option: str = "--asr-model-path") -> Source:
+    """The checkpoint in the folder or with the hub id `path`. Errors name an `example` of an id, and the `option`."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         return Source(folder, folder.resolve().name)
     if folder.exists():
         raise CheckpointNotFound(f"{path} is a file. Give the folder with config.json and the weights, or a hub id.")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", path) or path.startswith("."):
-        raise CheckpointNotFound(f"There is no folder {path}. Give an existing folder, or a hub id such as {SMALL}.")
-    return Source(_fetch(path, report, hub), path)
+        raise CheckpointNotFound(f"There is no folder {path}. Give an existing folder, or a hub id such as {example}.")
+    return Source(_fetch(path, report, hub, option), path)
 
 
-def _fetch(name: str, report: Progress, hub: Hub) -> Path:
+def _fetch(name: str, report: Progress, hub: Hub, option: str = "--asr-model-path") -> Path:
     """The hub's snapshot of `name`: from the cache if it is complete, else downloaded."""
     where: dict[str, Any] = {"allow_patterns": NEEDED_FILES, "cache_dir": hub.cache_dir, "revision": hub.revision}
     if not hub.force_download or hub.local_files_only:
@@ -244,7 +245,7 @@ def _fetch(name: str, report: Progress, hub: Hub) -> Path:
     except Exception as error:  # any network failure, from a time-out to a proxy's error page
         raise CheckpointNotFound(
             f"{name} is not in the cache and cannot be fetched from the Hugging Face hub ({type(error).__name__}). "
-            "Check the network, or give a folder with the weights (--asr-model-path on the command line)."
+            f"Check the network, or give a folder with the weights ({option} on the command line)."
         ) from error
 
 
@@ -331,12 +332,15 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     return model, Qwen3ASRProcessor.from_pretrained(folder)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of the checkpoint in `folder`. Raises `CheckpointNotFound` or `BadCheckpoint`."""
+def read_config(folder: Path, wanted: str = "a Qwen3-ASR checkpoint") -> dict[str, Any]:
+    """`config.json` of the checkpoint in `folder`, which should hold what is `wanted`.
+
+    Raises `CheckpointNotFound` or `BadCheckpoint`.
+    """
     file = folder / "config.json"
     if not file.is_file():
         raise CheckpointNotFound(
-            f"{folder} is not a checkpoint: it has no config.json. Give the folder or the id of a Qwen3-ASR checkpoint."
+            f"{folder} is not a checkpoint: it has no config.json. Give the folder or the id of {wanted}."
         )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 COMPILER = "torch._dynamo"
 COMPILER_MODULE, COMPILER_CLASS = f"{COMPILER}._trace_wrapped_higher_order_op", "TransformGetItemToIndex"
-OUR_MODULE = "qwen_asr.engine.checkpoint"
-"""The module that holds classes of transformers."""
+OUR_MODULES = ("qwen_asr.engine.checkpoint", "qwen_asr.engine.aligner")
+"""The modules that hold classes of transformers."""
 
 Result = TypeVar("Result")
 
@@ -46,7 +46,7 @@ def for_inference_only(load: Callable[[], Result]) -> Result:
     except (ImportError, AttributeError, NameError):
         logger.info("Loading again, with everything that transformers imports.", exc_info=True)
     for name in set(sys.modules) - before:
-        if name.partition(".")[0] == "transformers" or name == OUR_MODULE:
+        if name.partition(".")[0] == "transformers" or name in OUR_MODULES:
             del sys.modules[name]
     return load()
 

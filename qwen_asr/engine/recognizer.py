@@ -18,6 +18,7 @@ from qwen_asr.engine.decoder.packing import Row
 from qwen_asr.engine.encoder import Encoder, Window
 from qwen_asr.engine.features import Frontend, Segment
 from qwen_asr.engine.languages import LANGUAGES
+from qwen_asr.engine.words import Clip, WordAligner
 from qwen_asr.errors import BadInput, LimitExceeded
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,14 @@ class Predict:
     row: Row
 
 
-Pass = Transform | Encode | Predict
+@dataclass(frozen=True)
+class Align:
+    """A pass of the aligner: a clip and its text to the words with their times."""
+
+    clip: Clip
+
+
+Pass = Transform | Encode | Predict | Align
 """In the order in which a step needs them."""
 
 
@@ -61,8 +69,11 @@ class Recognizer:
     """The checkpoint on its device. `model` and `processor` are transformers' own.
 
     name: the name that people are shown. is_demo: whether it is the bundled demo checkpoint. quantized: whether the
-    decoder's linears have int8 weights. `model` can then no longer run by itself.
+    decoder's linears have int8 weights. `model` can then no longer run by itself. aligner: finds the times of words, if
+    there is one.
     """
+
+    aligner: WordAligner | None = None
 
     def __init__(
         self, model: Any, processor: Any, name: str, *, is_demo: bool = False, quantized: bool = False
@@ -175,7 +186,8 @@ class Recognizer:
     def run(self, passes: list[Pass]) -> list[Any]:
         """Run passes of any number of utterances, those of the same kind together. Results in the order of `passes`.
 
-        Those of a `Transform` are its frames, of an `Encode` a list of `Encoded`, of a `Predict` a `Prediction`.
+        Those of a `Transform` are its frames, of an `Encode` a list of `Encoded`, of a `Predict` a `Prediction`, and of
+        an `Align` the words of its clip.
         """
         results: dict[int, Any] = {}
         transforms = [(index, one) for index, one in enumerate(passes) if isinstance(one, Transform)]
@@ -190,6 +202,12 @@ class Recognizer:
         if predicts:
             predictions = self.decoder.predict([one.row for _, one in predicts])
             results.update({index: part for (index, _), part in zip(predicts, predictions, strict=True)})
+        aligns = [(index, one) for index, one in enumerate(passes) if isinstance(one, Align)]
+        if aligns:
+            if self.aligner is None:
+                raise RuntimeError("There is no aligner.")
+            found = self.aligner.align_words([one.clip for _, one in aligns])
+            results.update({index: part for (index, _), part in zip(aligns, found, strict=True)})
         return [results[index] for index in range(len(passes))]
 
     @staticmethod

@@ -14,6 +14,9 @@ Steps in the background, those of files, give way to the others on a CPU: while 
 at most, and takes part in every `_BACKGROUND_EVERY`-th iteration only. So live speech waits for one pass of one file at
 most, however many there are, and files still advance. On a GPU they only make a pass wider, which costs it little.
 
+The passes of the aligner, for the times of words, run last in an iteration, together. Those of an aligner that is slow
+on this device are background work too, and run one clip at a time.
+
 Another thread hands the hypotheses over and runs the callbacks, so that the model never waits for what is done with
 the text.
 
@@ -26,18 +29,19 @@ import contextvars
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import torch
 
 from qwen_asr.engine.decoder.kv_pool import PoolFull
 from qwen_asr.engine.observer import Observer, PassSize
-from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer
-from qwen_asr.engine.streaming import Decoded, Hypothesis, Utterance
-from qwen_asr.errors import StepFailed
+from qwen_asr.engine.recognizer import Align, Encode, Pass, Predict, Recognizer
+from qwen_asr.engine.streaming import Hypothesis, Utterance
+from qwen_asr.engine.words import Clip, Word
+from qwen_asr.errors import QwenASRError, StepFailed
 
 logger = logging.getLogger(__name__)
 
@@ -47,25 +51,55 @@ _BACKGROUND_EVERY = 4
 """In which iterations a step in the background takes part while there are others."""
 MAX_TRIES = 3
 """How often a step without enough memory is tried before it fails."""
+FRAME = 160
+"""Samples in a log-mel frame, by which the watchdog measures the work of a pass."""
 _JOIN_SECONDS = 5.0  # how long `close` waits for a thread, so that one that hangs does not block the process's exit
+
+
+class _Outcome(Protocol):
+    """How a step ends on the thread that owns the model. `parse`, on another one, makes of it what the future gets."""
+
+    def parse(self) -> Any: ...
+
+
+class _Work(Protocol):
+    """What a step is a step of: an utterance, or an alignment. A step may start again from its beginning."""
+
+    background: bool
+
+    def step(self) -> Generator[Pass, Any, _Outcome]: ...
+
+
+class _Alignment:
+    """The alignment of a clip, in one step of one pass. It is its own outcome: the words."""
+
+    def __init__(self, clip: Clip, background: bool) -> None:
+        self.background = background
+        self._clip = clip
+        self._words: tuple[Word, ...] = ()
+
+    def step(self) -> Generator[Pass, Any, _Outcome]:
+        self._words = yield Align(self._clip)
+        return self
+
+    def parse(self) -> tuple[Word, ...]:
+        return self._words
 
 
 class _ActiveStep:
     """An active step, and the pass that it waits for: None until the step has started."""
 
-    def __init__(
-        self, utterance: Utterance, on_start: Callable[[], None] | None, is_urgent: Callable[[], bool]
-    ) -> None:
+    def __init__(self, work: _Work, on_start: Callable[[], None] | None, is_urgent: Callable[[], bool]) -> None:
         self.is_urgent = is_urgent
         self.urgent = False  # what `is_urgent` said last; it is not asked again after a yes
-        self.future: Future[Hypothesis] = Future()
+        self.future: Future[Any] = Future()
         self.next_pass: Pass | None = None
-        self.background = utterance.background
+        self.background = work.background
         self.tries = 1
-        self._utterance = utterance
+        self._work = work
         self._on_start = on_start
-        self._step = utterance.step()
-        self._decoded: Decoded
+        self._step = work.step()
+        self._ended: _Outcome
         # Log entries and callbacks get the context of the submitter, not that of the thread they run on.
         self._context = contextvars.copy_context()
         self._outcome_lock = threading.Lock()
@@ -88,18 +122,18 @@ class _ActiveStep:
         try:
             self.next_pass = self._step.send(result)
         except StopIteration as done:
-            self._decoded = done.value
+            self._ended = done.value
             return False
         return True
 
     def conclude(self) -> None:
-        """Give the submitter the hypothesis of a step that has ended. Runs on the thread for results."""
+        """Give the submitter the result of a step that has ended. Runs on the thread for results."""
         try:
-            hypothesis = self._decoded.parse()
+            result = self._ended.parse()
         except Exception as error:
             self.fail(error)
             return
-        self._set_outcome(lambda: self.future.set_result(hypothesis))
+        self._set_outcome(lambda: self.future.set_result(result))
 
     def stop(self) -> None:
         """Drop what the step has not completed. Only the thread that runs the step may call it."""
@@ -108,7 +142,7 @@ class _ActiveStep:
     def restart(self) -> None:
         """Start the step again from its beginning."""
         self._step.close()
-        self._step = self._utterance.step()
+        self._step = self._work.step()
         self.next_pass = None
 
     def fail(self, error: Exception) -> None:
@@ -211,6 +245,8 @@ def explain(error: Exception) -> str:
     """One sentence for people that says why a step failed."""
     if is_out_of_memory(error):
         return "The device ran out of memory on this utterance. Fewer sessions or a smaller checkpoint will fit."
+    if isinstance(error, QwenASRError):
+        return str(error)
     return f"The recognizer failed on this utterance ({type(error).__name__}). The next one goes on."
 
 
@@ -225,12 +261,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _pass_size(passes: list[Pass]) -> PassSize:
-    windows = [window.frames for one in passes if isinstance(one, Encode) for window in one.windows]
-    return PassSize(
-        rows=len(passes),
-        frames=sum(window.shape[1] for window in windows),
-        positions=sum(one.row.positions for one in passes if isinstance(one, Predict)),
-    )
+    frames = positions = 0
+    for one in passes:
+        if isinstance(one, Encode):
+            frames += sum(window.frames.shape[1] for window in one.windows)
+        elif isinstance(one, Predict):
+            positions += one.row.positions
+        elif isinstance(one, Align):
+            spoken = len(one.clip.samples) // FRAME
+            frames += spoken
+            positions += spoken * 13 // 100 + len(one.clip.text)  # an aligner's pass reads 13 positions a second
+    return PassSize(rows=len(passes), frames=frames, positions=positions)
 
 
 class Scheduler:
@@ -277,6 +318,20 @@ class Scheduler:
         running = _ActiveStep(utterance, on_start, is_urgent)
         self._observer.step_started(running)
         running.future.add_done_callback(self._report_end(running))
+        return self._submit(running)
+
+    def align(self, clip: Clip, *, background: bool = False) -> Future[tuple[Word, ...]]:
+        """Find the words of a clip, with times from its first sample; see `WordAligner.align_words`.
+
+        `background` is as in `Utterance`. The future is like that of `submit`. Raises `RuntimeError` if the recognizer
+        has no aligner.
+        """
+        if self.recognizer.aligner is None:
+            raise RuntimeError("The recognizer has no aligner.")
+        background = background or not self.recognizer.aligner.is_quick
+        return self._submit(_ActiveStep(_Alignment(clip, background), None, lambda: True))
+
+    def _submit(self, running: _ActiveStep) -> Future[Any]:
         with self._changed:
             refusal = self._refusal
             if refusal is None:
@@ -331,7 +386,7 @@ class Scheduler:
         return self._results.replace()
 
     def _report_end(self, running: _ActiveStep) -> Any:
-        def report(done: Future[Hypothesis]) -> None:
+        def report(done: Future[Any]) -> None:
             self._observer.step_ended(running, done.cancelled() or done.exception() is not None)
 
         return report
@@ -359,6 +414,8 @@ class Scheduler:
                     for running in worker.active
                     if isinstance(running.next_pass, kind) and running not in resting
                 ]
+                if kind is Align and self._aligns_slowly:
+                    del waiting[1:]  # so that live speech waits for one clip at most
                 for running, result in self._passes(worker, waiting):
                     self._advance(worker, running, result)
             with self._changed:
@@ -393,6 +450,10 @@ class Scheduler:
                     room -= running.background
                     left -= not (running.urgent or running.background)
         return True
+
+    @property
+    def _aligns_slowly(self) -> bool:
+        return self.recognizer.aligner is not None and not self.recognizer.aligner.is_quick
 
     def _gives_way(self, steps: list[_ActiveStep]) -> bool:
         """Whether those of the steps that are in the background give way to others."""

@@ -32,11 +32,12 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import load_audio
 from qwen_asr.audio.endpointing import EndpointConfig, cut_point
 from qwen_asr.audio.vad import Silero
-from qwen_asr.engine.aligner import ForcedAlignItem
+from qwen_asr.engine.aligner import ForcedAlignItem, align_items, own_aligner
 from qwen_asr.engine.checkpoint import load_recognizer
 from qwen_asr.engine.languages import LANGUAGES, resolve_language
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import Hypothesis, Utterance, run_steps
+from qwen_asr.engine.words import Clip
 from qwen_asr.errors import BadInput
 from qwen_asr.inference.inputs import AudioLike, audio_list, broadcast, text_or_none, whole_number
 from qwen_asr.inference.load_options import read_load_options
@@ -100,6 +101,8 @@ class Qwen3ASRModel:
         self.max_new_tokens = max_new_tokens
         self.max_inference_batch_size = max_inference_batch_size
         self.forced_aligner = forced_aligner
+        if forced_aligner is not None:
+            recognizer.aligner = forced_aligner.aligner
         self.backend = backend
         self.model = recognizer.model
         self.processor = recognizer.processor
@@ -208,9 +211,10 @@ class Qwen3ASRModel:
         longest_answer = whole_number(MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens, "max_new_tokens", 1)
         if not isinstance(forced_aligner, str | Path | Qwen3ForcedAligner | None):
             raise BadInput(f"forced_aligner was given {forced_aligner!r}; expected a name, a folder or a loaded one.")
-        recognizer = load_recognizer(str(path), options.device, options.dtype, quantize=quantize, hub=options.hub)
-        if isinstance(forced_aligner, str | Path):
+        if isinstance(forced_aligner, str | Path):  # before the recognizer's KV pool takes a share of the free memory
             forced_aligner = Qwen3ForcedAligner.from_pretrained(forced_aligner, **(forced_aligner_kwargs or {}))
+        recognizer = load_recognizer(str(path), options.device, options.dtype, quantize=quantize, hub=options.hub)
+        recognizer.aligner = own_aligner(recognizer)
         return cls(
             recognizer,
             max_new_tokens=longest_answer,
@@ -311,11 +315,14 @@ class Qwen3ASRModel:
         language: str | None = None,
         chunk_size_sec: float = 1.0,
         endpoints: EndpointConfig | None = None,
+        words: bool = False,
     ) -> Session:
         """A session of one speaker, with utterances and events, for `run_session` and blocks of 16 kHz samples.
 
         chunk_size_sec: seconds of new audio between two partials. It is a number here and never automatic:
         `run_session` takes no audio while a step runs, so a session cannot tell how long that lasts.
+        words: whether finals have the times of their words, by the model's forced aligner. Where that takes long, on a
+        CPU, a `Final` comes without them, and an `Aligned` follows it.
 
         The text of each `Final` is what `transcribe` gives for the samples from its `start` to its `end`, except where
         its `warnings` name a guard that changed it. Raises `UnknownLanguage`, and `BadInput` for a chunk_size_sec that
@@ -328,6 +335,7 @@ class Qwen3ASRModel:
             chunk_seconds=chunk_size_sec,
             max_new_tokens=self.max_new_tokens,
             endpoints=endpoints or EndpointConfig(longest_seconds=self._longest / SAMPLE_RATE),
+            words=words,
         )
         return create_session(self.recognizer, _silero(), options)
 
@@ -339,26 +347,28 @@ class Qwen3ASRModel:
     def _time_stamps(
         self, clips: list[NDArray[np.float32]], found: list[list[Hypothesis]]
     ) -> list[ForcedAlignResult | None]:
-        """The times of the words of each clip. Each piece is aligned alone, and its times are moved to its start."""
-        if self.forced_aligner is None:
+        """The times of the words of each clip. Its pieces are aligned apart, and their times moved to their starts."""
+        aligner = self.recognizer.aligner if self.forced_aligner is None else self.forced_aligner.aligner
+        if aligner is None:
             log.warning("Word times need a forced aligner: give from_pretrained one. time_stamps are None.")
             return [None] * len(clips)
+        pieces: list[tuple[int, float, Clip]] = []  # with the number of its clip, and its start in seconds
         reasons: set[str] = set()
-        results: list[ForcedAlignResult | None] = []
-        for clip, hypotheses in zip(clips, found, strict=True):
-            words: list[ForcedAlignItem] = []
+        for number, (clip, hypotheses) in enumerate(zip(clips, found, strict=True)):
             offset = 0
             for piece, hypothesis in zip(_pieces(clip, self._longest), hypotheses, strict=True):
-                if reason := self.forced_aligner.aligner.why_not(hypothesis.language):
+                if reason := aligner.why_not(hypothesis.language):
                     reasons.add(reason)
                 else:
-                    aligned = self.forced_aligner.aligner.align(piece, hypothesis.text, hypothesis.language)
-                    words += [_moved(word, offset / SAMPLE_RATE) for word in aligned]
+                    pieces.append((number, offset / SAMPLE_RATE, Clip(piece, hypothesis.text, hypothesis.language)))
                 offset += len(piece)
-            results.append(ForcedAlignResult(words) if words else None)
         for reason in sorted(reasons):
             log.warning("Some words have no times. %s", reason)
-        return results
+        words: list[list[ForcedAlignItem]] = [[] for _ in clips]
+        aligned = align_items(aligner, [piece for _, _, piece in pieces])
+        for (number, seconds, _), items in zip(pieces, aligned, strict=True):
+            words[number] += [_moved(item, seconds) for item in items]
+        return [ForcedAlignResult(items) if items else None for items in words]
 
 
 def _moved(word: ForcedAlignItem, seconds: float) -> ForcedAlignItem:

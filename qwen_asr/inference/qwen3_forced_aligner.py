@@ -17,6 +17,7 @@ import torch
 from qwen_asr.audio.decode import load_audio
 from qwen_asr.engine.aligner import ALIGNED_LANGUAGES, Aligner, ForcedAlignItem, load_aligner
 from qwen_asr.engine.languages import resolve_language
+from qwen_asr.engine.words import Clip
 from qwen_asr.inference.inputs import AudioLike, audio_list, broadcast
 from qwen_asr.inference.load_options import read_load_options
 
@@ -92,10 +93,10 @@ class Qwen3ForcedAligner:
         audios = audio_list(audio)
         texts = broadcast(text, len(audios), "text", spread=False)
         languages = [resolve_language(name) for name in broadcast(language, len(audios), "language")]
-        return [
-            ForcedAlignResult(self.aligner.align(load_audio(one), words or "", name))
-            for one, words, name in zip(audios, texts, languages, strict=True)
+        clips = [
+            Clip(load_audio(one), words or "", name) for one, words, name in zip(audios, texts, languages, strict=True)
         ]
+        return [ForcedAlignResult(items) for items in self.aligner.align(clips)]
 
     def get_supported_languages(self) -> list[str]:
         """The names of the languages that the model can align."""

@@ -4,7 +4,7 @@ Each utterance has any number of `Partial` events, then exactly one `Final` or `
 before those of the next. An `Aligned` may follow its `Final` at any distance. `start` and `end` are samples at 16 kHz
 since the session began; `end` is exclusive. `lag` is `Session.lag` (seconds) at the time of the event. Each of the
 `warnings` is a sentence after a prefix that programs can test for: `repetition:`, `tokens:`, `silence:`, `marker:`,
-`context:`, `language:` or `step:`.
+`context:`, `language:`, `step:` or `words:`.
 """
 
 from __future__ import annotations
@@ -93,4 +93,7 @@ class Aligned:
     words: tuple[Word, ...]
 
 
-Event = Partial | Final | Failed
+TextEvent = Partial | Final | Failed
+"""What is told of the text of an utterance."""
+Event = TextEvent | Aligned
+"""There is an `Aligned` only in sessions with `SessionOptions.words`, and only if the words take long."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.errors import QwenASRError
+from qwen_asr.live.alignment import Alignment
 from qwen_asr.live.events import Event
 from qwen_asr.live.session import Session, Step
 
 if TYPE_CHECKING:
     from qwen_asr.engine.scheduler import Scheduler
     from qwen_asr.engine.streaming import Hypothesis
+    from qwen_asr.engine.words import Word
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class Runner:
         self._undelivered: list[Event] = []
         self._driving = False  # whether a thread is submitting steps and delivering events; only one does at a time
         self._submitted: Future[Hypothesis] | None = None
+        self._aligning: set[Future[tuple[Word, ...]]] = set()
         self._finishing: Future[None] | None = None
         self._delivery_error: Exception | None = None
         self._resolved = False
@@ -84,7 +87,8 @@ class Runner:
         `lag` becomes 0 a little earlier: when the text exists, but `on_events` has not returned yet.
         """
         with self._state_lock:
-            return not (self._driving or self._undelivered or self._session.busy or self._session.lag > 0)
+            coming = self._session.busy or self._session.aligning or self._session.lag > 0
+            return not (self._driving or self._undelivered or coming)
 
     @property
     def received(self) -> int:
@@ -131,7 +135,7 @@ class Runner:
             self._closed = True
             self._undelivered.clear()
             self._session.drop()
-            abandoned = [self._submitted, self._finishing if not self._resolved else None]
+            abandoned = [self._submitted, *self._aligning, self._finishing if not self._resolved else None]
             self._resolved = True
         for future in abandoned:
             if future is not None:
@@ -146,9 +150,11 @@ class Runner:
             self._driving = True
         try:
             while (work := self._next_work()) is not None:
-                step, events = work
+                step, alignment, events = work
                 if step is not None:
                     self._submit(step)
+                if alignment is not None:
+                    self._align(alignment)
                 if events:
                     self._deliver(events)
         except BaseException:
@@ -156,12 +162,13 @@ class Runner:
                 self._driving = False  # otherwise the session would never run again
             raise
 
-    def _next_work(self) -> tuple[Step | None, list[Event]] | None:
+    def _next_work(self) -> tuple[Step | None, Alignment | None, list[Event]] | None:
         with self._state_lock:
             step = None if self._closed else self._session.next_step()
+            alignment = None if self._closed else self._session.next_alignment()
             events, self._undelivered = self._undelivered, []
-            if step is not None or events:
-                return step, events
+            if step is not None or alignment is not None or events:
+                return step, alignment, events
             self._driving = False
             finishing = self._finishing
             if self._closed or self._resolved or finishing is None or not self._session.done:
@@ -204,7 +211,34 @@ class Runner:
             self._report(lambda: self._session.completed(step, done.result()))
         self._drive()
 
-    def _report(self, outcome: Callable[[], list[Event]]) -> None:
+    def _align(self, alignment: Alignment) -> None:
+        try:
+            future = self._scheduler.align(alignment.clip, background=alignment.background)
+        except Exception as error:  # the final does without its words
+            message = _why_no_words(error)
+            self._report(lambda: self._session.not_aligned(alignment, message))
+            return
+        with self._state_lock:
+            self._aligning.add(future)
+            closed = self._closed
+        future.add_done_callback(lambda done: self._alignment_done(alignment, done))
+        if closed:
+            future.cancel()
+
+    def _alignment_done(self, alignment: Alignment, done: Future[tuple[Word, ...]]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if done.cancelled():
+            self._report(lambda: self._session.not_aligned(alignment, "The recognizer was stopped."))
+        elif error is not None:
+            message = _why_no_words(error)
+            self._report(lambda: self._session.not_aligned(alignment, message))
+        else:
+            self._report(lambda: self._session.aligned(alignment, done.result()))
+        with self._state_lock:
+            self._aligning.discard(done)
+        self._drive()
+
+    def _report(self, outcome: Callable[[], Sequence[Event]]) -> None:
         with self._state_lock:
             if not self._closed:
                 self._undelivered += outcome()
@@ -220,7 +254,8 @@ class Runner:
 def run_session(session: Session, blocks: Iterable[NDArray[np.float32]]) -> Iterator[Event]:
     """Feeds `blocks` (float32 mono 16 kHz) to `session`, runs its steps in this thread, and yields the events.
 
-    A failed step is logged. A failed final step yields a `Failed` event, as with a `Runner`.
+    A failed step is logged. A failed final step yields a `Failed` event, as with a `Runner`. Words are found in this
+    thread too.
     """
     for block in blocks:
         yield from session.feed(block)
@@ -230,7 +265,12 @@ def run_session(session: Session, blocks: Iterable[NDArray[np.float32]]) -> Iter
 
 
 def _run_steps(session: Session) -> Iterator[Event]:
-    while (step := session.next_step()) is not None:
+    while True:
+        if (alignment := session.next_alignment()) is not None:
+            yield from _align(session, alignment)
+            continue
+        if (step := session.next_step()) is None:
+            return
         try:
             nothing = np.zeros(0, np.float32)
             hypothesis = step.utterance.finish() if step.final else step.utterance.feed(nothing)
@@ -240,7 +280,21 @@ def _run_steps(session: Session) -> Iterator[Event]:
             yield from session.completed(step, hypothesis)
 
 
+def _align(session: Session, alignment: Alignment) -> list[Event]:
+    try:
+        [words] = alignment.aligner.align_words([alignment.clip])
+    except Exception as error:
+        return session.not_aligned(alignment, _why_no_words(error))
+    return session.aligned(alignment, words)
+
+
 def _public_message(error: BaseException) -> str:
     """The message for the user. Details of errors other than `QwenASRError` appear only in the log."""
     logger.error("A recognition step failed.", exc_info=error)
     return str(error) if isinstance(error, QwenASRError) else "The recognizer failed on this part; the log says why."
+
+
+def _why_no_words(error: BaseException) -> str:
+    """The message for the user, as `_public_message`: the text is whole, so this is only a warning."""
+    logger.warning("The times of an utterance's words could not be found.", exc_info=error)
+    return f"their times are unknown. {error if isinstance(error, QwenASRError) else 'The log says why.'}"

@@ -7,8 +7,11 @@ longer steps instead of a growing queue of them, and no audio is dropped. A call
 reports when one begins, with `began`: it then covers the audio that arrived while it waited. It may also begin a step
 again that has become `urgent`, because its utterance has ended: then that one gives the final text.
 
+If the options ask for `words`, the caller also has each `next_alignment()` done, and reports it with `aligned` or
+`not_aligned`. Any number of them may be under way beside the step.
+
     received audio ──detector──▶ skipped
-                        └─▶ utterance (open) ─▶ ended ─▶ final step ─▶ Final | Failed
+                        └─▶ utterance (open) ─▶ ended ─▶ final step ─▶ [alignment] ─▶ Final | Failed [─▶ Aligned]
                                     └─ partial step at each chunk (`pacing`) ─▶ Partial
 
 While a step runs, the session does not change its engine utterance.
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -28,15 +31,17 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import Ended, Skipped, Speech, Started, cut_span
 from qwen_asr.audio.validation import ArrayReader
 from qwen_asr.live import guards
-from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.live.alignment import Alignment, Alignments
+from qwen_asr.live.events import Aligned, Event, Failed, Final, Partial, TextEvent
 from qwen_asr.live.pacing import Pacing
-from qwen_asr.live.settling import Settling
+from qwen_asr.live.pending_utterance import PendingUtterance
 from qwen_asr.live.text_tokens import text_tokens
 from qwen_asr.live.transcript import Transcript
 
 if TYPE_CHECKING:  # the engine imports torch, which this module does not need
     from qwen_asr.audio.endpointing import Detector
     from qwen_asr.engine.streaming import Hypothesis, Utterance
+    from qwen_asr.engine.words import Word, WordAligner
     from qwen_asr.live.session_options import SessionOptions
 
 Detected = Started | Speech | Ended | Skipped
@@ -64,54 +69,18 @@ class Step:
     urgent: bool = False
 
 
-@dataclass(eq=False)
-class _PendingUtterance:
-    """The state of an utterance until its `Final` or `Failed`. Lengths are in samples since `start`."""
-
-    number: int
-    start: int
-    engine: Utterance
-    context: str
-    length: int = 0  # received from the detector; after the end, the exact length of the utterance
-    ended: bool = False
-    buffered: deque[NDArray[np.float32]] = field(default_factory=deque)  # not yet appended to `engine`
-    submitted: int = 0  # length at the start of the last step
-    covered: int = 0  # length of the last hypothesis
-    audible: bool = False
-    settling: Settling = field(default_factory=Settling)
-    warnings: list[str] = field(default_factory=list)  # for the next event
-    retry: guards.Retry | None = None  # set while the utterance is decoded again
-    first: Hypothesis | None = None  # the hypothesis that caused the retry
-    retried: set[str] = field(default_factory=set)  # reasons of retries so far; each is allowed once
-
-    @property
-    def end(self) -> int:
-        return self.start + self.length
-
-    @property
-    def uncovered(self) -> int:
-        return self.length - min(self.covered, self.length)
-
-    def hand_over(self) -> None:
-        """Appends the buffered audio to the engine utterance, and removes audio after a cut."""
-        while self.buffered:
-            self.engine.append(self.buffered[0])
-            self.buffered.popleft()
-        if self.ended and self.engine.length > self.length:
-            self.engine.truncate(self.length)
-
-    def restart(self, fresh: Utterance) -> None:
-        """Replaces the engine utterance by a new one with the same samples."""
-        fresh.append(self.engine.samples)
-        self.engine.close()
-        self.engine = fresh
-
-
 class Session:
     """The state machine of one speaker. Not thread-safe: `Runner` adds the locks."""
 
-    def __init__(self, new_utterance: NewUtterance, detector: Detector, options: SessionOptions) -> None:
-        """`detector` must be new.
+    def __init__(
+        self,
+        new_utterance: NewUtterance,
+        detector: Detector,
+        options: SessionOptions,
+        aligner: WordAligner | None = None,
+    ) -> None:
+        """`detector` must be new. `aligner` finds the words, if the options ask for them; the session only asks it
+        questions.
 
         Raises what `new_utterance` raises, such as `BadInput` for a context that contains a control token. The first
         engine utterance is created here, so that invalid options are reported when the session is opened.
@@ -132,7 +101,8 @@ class Session:
         )
         self._established: str | None = None  # language of the last utterance that was long enough to be reliable
         self._recalled: deque[Final] = deque()  # of an earlier session with the same audio
-        self._queue: deque[_PendingUtterance] = deque()  # in order; only the last can still be open
+        self._alignments = Alignments(aligner if options.words else None, options.background)
+        self._queue: deque[PendingUtterance] = deque()  # in order; only the last can still be open
         self._outstanding: Step | None = None
         self._finished = False
         self._received = 0
@@ -155,35 +125,41 @@ class Session:
         Audio that the detector holds back (pre-roll, sound that is still too short to be speech, silence after a word)
         does not count, because it waits for more audio, not for the recognizer. So lag is 0 in silence, rises to one
         chunk between two steps of an idle device, and rises further only if the device is slower than the speaker.
-        It is 0 once all audio is covered, skipped or failed. A hypothesis that a guard rejected covers nothing.
+        It is 0 once all audio is covered, skipped or failed. A hypothesis that a guard rejected covers nothing, and
+        that of a final that waits for its words no more than the last partial.
         """
         return sum(pending.uncovered for pending in self._queue) / SAMPLE_RATE
 
     @property
     def busy(self) -> bool:
-        """Whether a step is running. If not, only more audio or `finish` can reduce the lag."""
-        return self._outstanding is not None
+        """Whether a step is running, or a final waits for its words. If not, only more audio can reduce the lag."""
+        return self._outstanding is not None or (self._alignments.pending and self._alignments.holds)
+
+    @property
+    def aligning(self) -> bool:
+        """Whether words are still to come."""
+        return self._alignments.pending
 
     @property
     def gathering(self) -> float:
         """Seconds of audio that may gather before they are fed: 0 unless a step is under way (`Pacing.gathering`)."""
-        return self._pacing.gathering / SAMPLE_RATE if self.busy else 0.0
+        return self._pacing.gathering / SAMPLE_RATE if self._outstanding is not None else 0.0
 
     @property
     def done(self) -> bool:
-        """Whether `finish` was called and every utterance has its `Final` or `Failed`."""
-        return self._finished and not self._queue and self._outstanding is None
+        """Whether `finish` was called and every utterance has its `Final` or `Failed`, and its words."""
+        return self._finished and not self._queue and self._outstanding is None and not self.aligning
 
     def recall(self, finals: Iterable[Final]) -> None:
         """Takes the first finals of an earlier session with the same audio and options, before the first audio.
 
-        An utterance that they have gets its final from them, without a step. From the first on that begins or ends
-        elsewhere, all are decoded. In a session without partials the events are, but for `lag`, those of one that
-        decodes everything.
+        An utterance that they have gets its final from them, without a step; it is aligned if it needs words and has
+        none. From the first on that begins or ends elsewhere, all are decoded. In a session without partials the events
+        are, but for `lag`, those of one that decodes everything.
         """
         self._recalled.extend(finals)
 
-    def feed(self, samples: NDArray[np.float32]) -> list[Event]:
+    def feed(self, samples: NDArray[np.float32]) -> list[TextEvent]:
         """Processes the next samples (16 kHz, any number, as `ArrayReader` reads them).
 
         Runs voice detection, but no decoding.
@@ -202,9 +178,9 @@ class Session:
         self._received += len(samples)
         return self._detector.feed(samples)
 
-    def take(self, detected: Iterable[Detected]) -> list[Event]:
+    def take(self, detected: Iterable[Detected]) -> list[TextEvent]:
         """The second half of `feed`: processes what `listen` returned, in order."""
-        events: list[Event] = []
+        events: list[TextEvent] = []
         for event in detected:
             if isinstance(event, Started):
                 self._queue.append(self._begin(event))
@@ -221,7 +197,7 @@ class Session:
                 self._skipped += event.end - event.start
         return events
 
-    def finish(self) -> list[Event]:
+    def finish(self) -> list[TextEvent]:
         """Ends the audio, and with it the open utterance: its final step becomes due. A second call does nothing."""
         if self._finished:
             return []
@@ -229,8 +205,9 @@ class Session:
         return self.take(self._detector.finish())
 
     def drop(self) -> None:
-        """Discards all utterances that have no `Final` or `Failed` yet. The session is then done."""
+        """Discards all utterances that have no `Final` or `Failed` yet, and all alignments. It is then done."""
         self._finished = True
+        self._alignments.clear()
         for pending in self._queue:
             pending.engine.close()
         self._queue.clear()
@@ -246,6 +223,8 @@ class Session:
         if self._outstanding is not None or not self._queue:
             return None
         pending = self._queue[0]
+        if pending.final is not None:
+            return None
         if not (pending.ended or self._pacing.is_due(pending.length - pending.submitted, self._received)):
             return None
         self._hand_over(pending)
@@ -263,7 +242,7 @@ class Session:
             self._hand_over(self._queue[0])
             self._pacing.began(self._received)
 
-    def completed(self, step: Step, hypothesis: Hypothesis) -> list[Event]:
+    def completed(self, step: Step, hypothesis: Hypothesis) -> list[TextEvent]:
         """Reports the hypothesis of a step. Returns the resulting events."""
         pending = self._release(step)
         pending.covered = hypothesis.samples
@@ -274,7 +253,7 @@ class Session:
             return []  # the utterance was cut during the step, so part of this text belongs to the next one
         return [self._partial(pending, hypothesis)]
 
-    def failed(self, step: Step, message: str) -> list[Event]:
+    def failed(self, step: Step, message: str) -> list[TextEvent]:
         """Reports that a step failed. `message` is one sentence for the user. Returns the resulting events.
 
         If a final step fails, so does its utterance. If a partial step fails, only that partial is lost: the utterance
@@ -294,46 +273,75 @@ class Session:
         pending.restart(self._engine_utterance(pending.context, self._language))
         return []
 
-    def _recall(self, ended: _PendingUtterance) -> list[Event]:
+    def _recall(self, ended: PendingUtterance) -> list[TextEvent]:
         """The recalled final of an utterance that has just ended, if there is one."""
         if not self._recalled:
             return []
         final = self._recalled.popleft()
         same = (final.utterance, final.start, final.end) == (ended.number, ended.start, ended.end)
-        if not same or ended is not self._queue[0] or self._outstanding is not None:
+        before = self._queue[0]  # an earlier one may still wait for its words
+        if not same or not (ended is before or before.final is not None) or self._outstanding is not None:
             self._recalled.clear()
             return []
-        return [self._conclude_with(ended, final)]
+        ended.final = final
+        return self._conclude_with(ended, final) if ended is before else []
 
-    def _begin(self, started: Started) -> _PendingUtterance:
+    def next_alignment(self) -> Alignment | None:
+        """The alignment to begin now, or None. It takes no turn of a step."""
+        return self._alignments.next()
+
+    def aligned(self, alignment: Alignment, words: Sequence[Word]) -> list[Event]:
+        """Reports the words of an alignment's clip, with times from its first sample. Returns the resulting events."""
+        return self._end_alignment(alignment, self._alignments.end(alignment, words))
+
+    def not_aligned(self, alignment: Alignment, message: str) -> list[Event]:
+        """Reports that an alignment failed, with a sentence for the user. The final then has no words."""
+        self._alignments.end(alignment)
+        return self._end_alignment(alignment, (), f"words: {message}")
+
+    def _end_alignment(self, alignment: Alignment, words: tuple[Word, ...], *warnings: str) -> list[Event]:
+        if not self._alignments.holds:
+            aligned = Aligned(alignment.final.utterance, words)
+            self.transcript.align(aligned)
+            return [aligned] if words else []
+        pending = self._queue[0]
+        pending.covered = pending.length
+        final = replace(alignment.final, words=words, warnings=(*alignment.final.warnings, *warnings), lag=self.lag)
+        events: list[Event] = [self._emit(pending, final)]
+        # Recalled finals have waited behind it. The loop ends at the first that waits for words of its own.
+        while self._queue and not self.aligning and (recalled := self._queue[0].final) is not None:
+            events += self._conclude_with(self._queue[0], recalled)
+        return events
+
+    def _begin(self, started: Started) -> PendingUtterance:
         engine, self._spare = self._spare, None
         if engine is None:
             engine = self._engine_utterance(self._context, self._language)
-        return _PendingUtterance(started.utterance, started.start, engine, self._context)
+        return PendingUtterance(started.utterance, started.start, engine, self._context)
 
     def _engine_utterance(self, context: str, language: str | None) -> Utterance:
         return self._new_utterance(context=context, language=language, max_new_tokens=self._max_new_tokens)
 
-    def _hurry(self, ended: _PendingUtterance) -> None:
+    def _hurry(self, ended: PendingUtterance) -> None:
         """Makes the step of an utterance that has ended urgent. One that has begun may cover exactly the utterance."""
         step = self._outstanding
         if step is not None and ended is self._queue[0] and not (step.begun and ended.submitted == ended.length):
             step.urgent = True
 
-    def _hand_over(self, pending: _PendingUtterance) -> None:
+    def _hand_over(self, pending: PendingUtterance) -> None:
         """Lets a step that begins now cover everything received so far."""
         pending.hand_over()
         pending.submitted = pending.length
         pending.engine.max_new_tokens = guards.token_limit(pending.length, self._max_new_tokens)
 
-    def _release(self, step: Step) -> _PendingUtterance:
+    def _release(self, step: Step) -> PendingUtterance:
         if step is not self._outstanding:
             raise ValueError(f"The step of utterance {step.number} is not the one that is running.")
         self._outstanding = None
         self._pacing.ended(self._received)
         return self._queue[0]
 
-    def _partial(self, pending: _PendingUtterance, hypothesis: Hypothesis) -> Partial:
+    def _partial(self, pending: PendingUtterance, hypothesis: Hypothesis) -> Partial:
         covered = pending.engine.samples[: hypothesis.samples]
         pending.audible = pending.audible or not guards.is_silent(covered)
         text, warnings = guards.clean_text(hypothesis, not pending.audible, self._max_new_tokens)
@@ -345,12 +353,13 @@ class Session:
         else:
             shown, stable = pending.settling.update(text, hypothesis.samples)
         warnings = self._take_warnings(pending) + warnings
+        pending.shown = hypothesis.samples
         end = pending.start + hypothesis.samples
         return Partial(
             pending.number, pending.start, end, hypothesis.language, shown, stable, self.lag, tuple(warnings)
         )
 
-    def _conclude(self, pending: _PendingUtterance, hypothesis: Hypothesis) -> list[Event]:
+    def _conclude(self, pending: PendingUtterance, hypothesis: Hypothesis) -> list[TextEvent]:
         """Returns the final, or nothing if a guard requests a retry: then the utterance is decoded again first."""
         if pending.retry is not None and pending.first is not None:
             use_second, warning = guards.replaces_first(pending.retry, pending.first, hypothesis)
@@ -366,9 +375,9 @@ class Session:
             pending.covered = 0
             pending.restart(self._engine_utterance(retry.context, retry.language))
             return []
-        return [self._final(pending, hypothesis)]
+        return self._final(pending, hypothesis)
 
-    def _find_retry(self, pending: _PendingUtterance, hypothesis: Hypothesis) -> guards.Retry | None:
+    def _find_retry(self, pending: PendingUtterance, hypothesis: Hypothesis) -> guards.Retry | None:
         if "context" not in pending.retried and guards.echoes_context(hypothesis.text, pending.context):
             return guards.Retry("context", "", self._language)
         switched = self._language is None and guards.switches_language(hypothesis, self._established)
@@ -376,7 +385,7 @@ class Session:
             return guards.Retry("language", pending.context, self._established)
         return None
 
-    def _final(self, pending: _PendingUtterance, hypothesis: Hypothesis) -> Final:
+    def _final(self, pending: PendingUtterance, hypothesis: Hypothesis) -> list[TextEvent]:
         silent = guards.is_silent(pending.engine.samples[: pending.length])
         text, warnings = guards.clean_text(hypothesis, silent, self._max_new_tokens)
         final = Final(
@@ -394,16 +403,26 @@ class Session:
         )
         return self._conclude_with(pending, final)
 
-    def _conclude_with(self, pending: _PendingUtterance, final: Final) -> Final:
-        """Removes the first utterance of the queue, of which `final` is the final."""
+    def _conclude_with(self, pending: PendingUtterance, final: Final) -> list[TextEvent]:
+        """The final of the first utterance of the queue; nothing yet if it waits for its words."""
         if final.language and pending.length > guards.SHORT_SAMPLES:
             self._established = final.language
+        if self._alignments.wants(final):
+            pending.hand_over()  # of a recalled utterance, the engine has no audio yet
+            self._alignments.add(final, pending.engine.samples[: pending.length])
+            if self._alignments.holds:
+                pending.final, pending.covered = final, pending.shown
+                return []
+        return [self._emit(pending, final)]
+
+    def _emit(self, pending: PendingUtterance, final: Final) -> Final:
+        """Removes the first utterance of the queue, of which `final` is the final."""
         self._queue.popleft()
         pending.engine.close()
         self.transcript.add(final)
         return final
 
     @staticmethod
-    def _take_warnings(pending: _PendingUtterance) -> list[str]:
+    def _take_warnings(pending: PendingUtterance) -> list[str]:
         warnings, pending.warnings = pending.warnings, []
         return warnings

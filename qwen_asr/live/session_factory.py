@@ -26,4 +26,4 @@ def create_session(recognizer: Recognizer, silero: Silero, options: SessionOptio
     new_utterance = partial(
         Utterance, recognizer, beginning=Beginning(), background=options.background, scored=options.scored
     )
-    return Session(new_utterance, options.detector(silero, options.endpoints), options)
+    return Session(new_utterance, options.detector(silero, options.endpoints), options, recognizer.aligner)

@@ -7,77 +7,55 @@ known. All pieces joined are the file. There is none before the first final.
 from __future__ import annotations
 
 import json
-import unicodedata
+import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from functools import partial
 
-from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.live.cues import Cue, CueLimits, Cues
 from qwen_asr.live.events import Final
+from qwen_asr.live.line_breaks import one_line
 from qwen_asr.live.transcript import Transcript, utterance_as_dict
 
 VTT_HEADER = "WEBVTT\n\n"
-
-
-@dataclass(frozen=True)
-class Cue:
-    """A cue of subtitles, numbered from 1. Times are in milliseconds; the text is one line."""
-
-    number: int
-    start: int
-    end: int
-    text: str
-
-
-class Cues:
-    """Makes the cues of finals that come in order. No cue begins before the one before it has ended."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._latest = 0
-
-    def add(self, final: Final) -> Cue | None:
-        """The cue of the next final; None if it has no text."""
-        text = _one_line(final.text)
-        if not text:
-            return None
-        start = max(self._latest, _milliseconds(final.start))
-        self._latest = max(start + 1, _milliseconds(final.end))
-        self._count += 1
-        return Cue(self._count, start, self._latest, text)
+_LONG_ARROW = re.compile("-{2,}>")
 
 
 def srt_cue(cue: Cue) -> str:
     """A cue of SubRip."""
-    text = cue.text.replace("-->", "->")
-    return f"{cue.number}\n{_time(cue.start, ',')} --> {_time(cue.end, ',')}\n{text}\n\n"
+    lines = _LONG_ARROW.sub("->", "\n".join(cue.lines))
+    return f"{cue.number}\n{_time(cue.start, ',')} --> {_time(cue.end, ',')}\n{lines}\n\n"
 
 
 def vtt_cue(cue: Cue) -> str:
     """A cue of WebVTT."""
-    return f"{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n{_escaped(cue.text)}\n\n"
+    lines = _escaped("\n".join(cue.lines))
+    return f"{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n{lines}\n\n"
 
 
-def srt(finals: Iterable[Final]) -> str:
+def srt(finals: Iterable[Final], limits: CueLimits | None = None) -> str:
     """SubRip. The format has no escapes, so an arrow in the text, which would start a new cue, is shortened to `->`."""
-    return "".join(srt_pieces(_in_order(finals)))
+    return "".join(srt_pieces(_in_order(finals), limits))
 
 
-def srt_pieces(finals: Iterable[Final]) -> Iterator[str]:
-    """SubRip, a piece for each cue."""
-    return map(srt_cue, _cues(finals))
+def srt_pieces(finals: Iterable[Final], limits: CueLimits | None = None) -> Iterator[str]:
+    """SubRip, a piece for each utterance."""
+    cues = Cues(limits)
+    return ("".join(map(srt_cue, added)) for final in finals if (added := cues.add(final)))
 
 
-def vtt(finals: Iterable[Final]) -> str:
+def vtt(finals: Iterable[Final], limits: CueLimits | None = None) -> str:
     """WebVTT (https://www.w3.org/TR/webvtt1/): `&`, `<` and `>` are escaped."""
-    return "".join(vtt_pieces(_in_order(finals)))
+    return "".join(vtt_pieces(_in_order(finals), limits))
 
 
-def vtt_pieces(finals: Iterable[Final]) -> Iterator[str]:
-    """WebVTT, a piece for each cue; the first begins with the header."""
+def vtt_pieces(finals: Iterable[Final], limits: CueLimits | None = None) -> Iterator[str]:
+    """WebVTT, a piece for each utterance; the first begins with the header."""
+    cues = Cues(limits)
     header = VTT_HEADER
-    for cue in _cues(finals):
-        yield header + vtt_cue(cue)
-        header = ""
+    for final in finals:
+        if added := cues.add(final):
+            yield header + "".join(map(vtt_cue, added))
+            header = ""
     if header:
         yield header
 
@@ -89,7 +67,7 @@ def txt(finals: Iterable[Final]) -> str:
 
 def txt_pieces(finals: Iterable[Final]) -> Iterator[str]:
     """Plain text, a piece for each line."""
-    return (f"{cue.text}\n" for cue in _cues(finals))
+    return (f"{text}\n" for final in finals if (text := one_line(final.text)))
 
 
 def as_json(finals: Iterable[Final]) -> str:
@@ -125,23 +103,14 @@ PIECES: dict[str, Callable[[Iterable[Final]], Iterator[str]]] = {
 """The pieces of each format."""
 
 
+def pieces_of(form: str, limits: CueLimits | None = None) -> Callable[[Iterable[Final]], Iterator[str]]:
+    """Those of a format, with cues within `limits`."""
+    of_cues = {"srt": srt_pieces, "vtt": vtt_pieces}.get(form)
+    return PIECES[form] if of_cues is None else partial(of_cues, limits=limits)
+
+
 def _in_order(finals: Iterable[Final]) -> list[Final]:
     return sorted(finals, key=lambda final: (final.start, final.end))
-
-
-def _cues(finals: Iterable[Final]) -> Iterator[Cue]:
-    cues = Cues()
-    return (cue for final in finals if (cue := cues.add(final)) is not None)
-
-
-def _one_line(text: str) -> str:
-    """Removes line breaks, which would end a cue or line, and control characters, which some players cannot handle."""
-    spaced = " ".join(text.split())
-    return "".join(character for character in spaced if unicodedata.category(character) != "Cc").strip()
-
-
-def _milliseconds(samples: int) -> int:
-    return samples * 1000 // SAMPLE_RATE
 
 
 def _time(milliseconds: int, point: str) -> str:

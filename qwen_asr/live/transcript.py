@@ -5,9 +5,11 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.live.events import Final
+from qwen_asr.engine.words import Word
+from qwen_asr.live.events import Aligned, Final
 
 # Code points of scripts without spaces between words, where a unit of agreement is one character.
 # Hangul is not included, because Korean has spaces.
@@ -73,6 +75,13 @@ class Transcript:
         """Appends the next final."""
         self._finals.append(final)
 
+    def align(self, aligned: Aligned) -> None:
+        """Gives an earlier final its words."""
+        for index in reversed(range(len(self._finals))):
+            if self._finals[index].utterance == aligned.utterance:
+                self._finals[index] = replace(self._finals[index], words=aligned.words)
+                return
+
     @property
     def finals(self) -> tuple[Final, ...]:
         """All finals so far, including those without text."""
@@ -93,17 +102,30 @@ class Transcript:
         return spoken.most_common(1)[0][0] if spoken else None
 
     def as_dict(self) -> dict[str, object]:
-        """`text`, `language` and `utterances` (those with text; `start` and `end` in seconds), ready for JSON."""
+        """`text`, `language` and `utterances` (those with text, see `utterance_as_dict`), ready for JSON."""
         utterances = [utterance_as_dict(final) for final in self._finals if final.text]
         return {"text": self.text, "language": self.language, "utterances": utterances}
 
 
 def utterance_as_dict(final: Final) -> dict[str, object]:
-    """One of the `utterances` of `Transcript.as_dict`."""
-    return {
+    """One of the `utterances` of `Transcript.as_dict`: `start` and `end` in seconds, `words` only if it has some."""
+    utterance: dict[str, object] = {
         "utterance": final.utterance,
         "start": final.start / SAMPLE_RATE,
         "end": final.end / SAMPLE_RATE,
         "language": final.language,
         "text": final.text,
     }
+    if final.words:
+        utterance["words"] = [word_as_dict(word) for word in final.words]
+    return utterance
+
+
+def word_as_dict(word: Word) -> dict[str, object]:
+    """A word and its times in seconds, to the millisecond."""
+    return {"word": word.text, "start": rounded_seconds(word.start), "end": rounded_seconds(word.end)}
+
+
+def rounded_seconds(samples: float) -> float:
+    """Samples at 16 kHz as seconds, to the millisecond."""
+    return round(samples / SAMPLE_RATE, 3)

@@ -17,6 +17,7 @@ from qwen_asr.audio.vad import Silero
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits
 from qwen_asr.engine.inference_only import for_inference_only
+from qwen_asr.engine.languages import resolve_language
 from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
 from qwen_asr.live.events import Event
 from qwen_asr.live.session_options import DetectorFactory, SessionOptions, endpoints_of, voice_detector
@@ -124,6 +125,7 @@ class Service:
         prompt: str = "",
         chunk_seconds: float | Literal["auto"] | None = None,
         detector: DetectorFactory | None = None,
+        words: bool = False,
     ) -> SessionOptions:
         """The options of a session, with the server's defaults for what is empty or None. Raises `UnknownLanguage`.
 
@@ -140,7 +142,22 @@ class Service:
             max_new_tokens=config.max_new_tokens,
             endpoints=endpoints_of(config),
             detector=detector or voice_detector,
+            words=words,
         )
+
+    def why_no_words(self, language: str | None = None) -> str | None:
+        """Why finals in this language have no times of their words, as a sentence; None if they have.
+
+        `language` is as in `session_options`; one that is recognized later counts as known. Raises NotReady while no
+        checkpoint is loaded, and UnknownLanguage.
+        """
+        if self._scheduler is None:
+            raise NotReady(self.text)
+        aligner = self._scheduler.recognizer.aligner
+        if aligner is None:
+            return "This server has no aligner, which finds the times of words: start it with --aligner-model-path."
+        name = resolve_language(language or self.config.default_language)
+        return aligner.why_not(name) if name else None
 
     def check_options(self, options: SessionOptions) -> None:
         """Raises what `open_session` would raise for these options, without opening a session.
@@ -210,6 +227,12 @@ class Service:
         return None
 
     @property
+    def has_quick_words(self) -> bool:
+        """Whether finals can have the times of their words at once."""
+        aligner = self._scheduler.recognizer.aligner if self._scheduler else None
+        return aligner is not None and aligner.is_quick
+
+    @property
     def model_name(self) -> str:
         """The name of the checkpoint. Raises NotReady while none is loaded."""
         if self._scheduler is None:
@@ -251,11 +274,16 @@ class Service:
             self._fail(QwenASRError(f"The checkpoint could not be loaded ({reason}). The server's log says more."))
 
     def _load_recognizer(self) -> Recognizer:
-        from qwen_asr.engine.checkpoint import load_recognizer  # heavy: takes seconds, and the page is up meanwhile
+        from qwen_asr.engine.aligner import load_with_aligner  # heavy: takes seconds, and the page is up meanwhile
 
         config = self.config
-        return load_recognizer(
-            config.asr_model_path, config.device, config.dtype, self._progress, quantize=config.quantize
+        return load_with_aligner(
+            config.asr_model_path,
+            config.device,
+            config.dtype,
+            self._progress,
+            aligner_path=config.aligner_model_path,
+            quantize=config.quantize,
         )
 
     def _use(self, recognizer: Recognizer) -> None:
@@ -271,6 +299,8 @@ class Service:
         threading.Thread(target=self._watch, args=(self._scheduler,), name="qwen-asr-watchdog", daemon=True).start()
         form = f"{recognizer.dtype}, decoder in int8" if recognizer.quantized else str(recognizer.dtype)
         log.info("Ready: %s on %s (%s)", recognizer.name, recognizer.device, form)
+        if (aligner := recognizer.aligner) is not None:
+            log.info("Times of words: %s%s", aligner.name, "" if aligner.is_quick else ", which come after the text")
         pool = recognizer.decoder.pool
         log.info("KV cache: up to %.1f GB, which holds %d positions.", pool.bytes / 1e9, pool.positions)
         self._settle("ready", "Ready")

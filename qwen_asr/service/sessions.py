@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qwen_asr import logs
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.live.events import Event, Failed, Final
+from qwen_asr.live.events import Aligned, Event, Failed, Final
 from qwen_asr.live.runner import Runner
 
 if TYPE_CHECKING:
@@ -156,6 +156,8 @@ class TrackedRunner(Runner):
     def _account(self, events: list[Event]) -> None:
         """Counts the events and passes them on, on the thread that made them."""
         for event in events:
+            if isinstance(event, Aligned):
+                continue
             self._lag_sum += event.lag
             self._events += 1
             self._sessions.on_lag(event.lag)

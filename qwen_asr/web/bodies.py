@@ -35,7 +35,7 @@ async def read_body(
                 piece = await body.read()
                 size += len(piece)
                 if size > max_bytes:
-                    raise _too_large(max_bytes)
+                    raise too_large(max_bytes)
                 take(len(piece))
                 pieces.append(piece)
     except TimeoutError:
@@ -48,7 +48,7 @@ def _check_announced_length(scope: Scope, max_bytes: int) -> None:
     length = Headers(scope=scope).get("content-length", "0")
     # uvicorn has refused a length that is no number.
     if not length.isdecimal() or int(length) > max_bytes:
-        raise _too_large(max_bytes)
+        raise too_large(max_bytes)
 
 
 def replayed(data: bytes, receive: Receive | None = None) -> Receive:
@@ -65,5 +65,6 @@ def replayed(data: bytes, receive: Receive | None = None) -> Receive:
     return replay
 
 
-def _too_large(max_bytes: int) -> TooLarge:
+def too_large(max_bytes: int) -> TooLarge:
+    """The error for a body of more than `max_bytes`."""
     return TooLarge(f"The request's body is too large: this address takes at most {max_bytes} bytes.")

@@ -49,6 +49,7 @@ def test_the_demo_takes_the_options_of_the_original(start: Start, caplog: pytest
         )  # fmt: skip  # a command line reads best in lines of its own
     assert config == Config(
         asr_model_path="Qwen/Qwen3-ASR-1.7B",
+        aligner_model_path="Qwen/Aligner",
         device="cuda",
         dtype="bfloat16",
         max_new_tokens=256,
@@ -59,7 +60,6 @@ def test_the_demo_takes_the_options_of_the_original(start: Start, caplog: pytest
     [line] = [message for message in caplog.messages if "accepted for compatibility; ignored." in message]
     for name in (
         "--backend,",
-        "--aligner-checkpoint",
         "--aligner-kwargs",
         "--concurrency",
         "--no-ssl-verify",

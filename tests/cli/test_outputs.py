@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from qwen_asr.cli.outputs import Output, ResultFolder, Resume, StandardOutput
 from qwen_asr.cli.progress import Progress
 from qwen_asr.errors import AudioError, StepFailed
+from qwen_asr.live.cues import CueLimits
 from qwen_asr.live.events import Final
 
 FINALS = [Final(n, n * 16_000, (n + 1) * 16_000, "English", f"Sentence {n}.", 0.0) for n in range(3)]
@@ -56,6 +58,19 @@ def test_json_is_valid_whatever_fails(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(StepFailed):
         write(StandardOutput("json", several=True), "step 0", "none 1")
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("form", ["srt", "vtt"])
+def test_cues_are_as_wide_as_they_may_be(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = CueLimits(columns=8, lines=1, seconds=0.5)
+    assert write(StandardOutput(form, several=False, limits=limits), "none 1") == []
+    printed = capsys.readouterr().out
+    assert re.findall(r"(\S+) --> (\S+)\n(.*)\n\n", printed.replace(",", ".")) == [
+        ("00:00:00.000", "00:00:00.500", "Sentence"),
+        ("00:00:00.800", "00:00:01.000", "0."),
+    ]
+    assert write(ResultFolder(tmp_path, form, {}, overwrite=False, limits=limits), "none 1") == []
+    assert (tmp_path / f"none 1.{form}").read_text() == printed
 
 
 @pytest.mark.parametrize("form", ["txt", "srt", "vtt", "json"])

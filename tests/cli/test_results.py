@@ -15,6 +15,7 @@ from qwen_asr.cli.results import ResultFile, identified, result_paths
 from qwen_asr.errors import BadConfig, OtherResult, StorageError
 from qwen_asr.live.events import Final
 from qwen_asr.live.subtitles import PIECES
+from tests.support.aligners import even_words
 
 CONDITIONS = {"version": "1", "options": {"context": "Grünau"}}
 
@@ -62,12 +63,12 @@ def test_a_result_never_replaces_an_input(tmp_path: Path) -> None:
 
 
 def finals(count: int, shift: int = 0) -> list[Final]:
-    return [
-        Final(
-            n, n * SAMPLE_RATE + shift, (n + 1) * SAMPLE_RATE, "German", f"Satz „{n}“.", 0.5, warnings=("tokens: x.",)
-        )
-        for n in range(count)
-    ]
+    found = []
+    for n in range(count):
+        start, end, text = n * SAMPLE_RATE + shift, (n + 1) * SAMPLE_RATE, f"Satz „{n}“."
+        words = even_words(text, end - start, start)
+        found.append(Final(n, start, end, "German", text, 0.5, warnings=("tokens: x.",), words=words))
+    return found
 
 
 class Interrupted(Exception):

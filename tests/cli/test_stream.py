@@ -14,6 +14,7 @@ import torch
 from qwen_asr.cli import main as cli
 from qwen_asr.config.config import Config
 from qwen_asr.service.service import Service
+from tests.support.aligners import EvenAligner, aligned_by
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.commands import QWEN_ASR, ROOT, run_in_terminal, run_with_input
 from tests.support.media import Track, container, save, tone
@@ -46,6 +47,25 @@ def test_piped_audio_becomes_lines_of_text(served: Listening) -> None:
     done = run_with_input(PCM + b"\0", *QWEN_ASR, "stream", "--url", served.url, "-", "--rate", "16000")
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode().splitlines() == list(SENTENCES)
+
+
+@pytest.mark.slow
+def test_words_follow_their_text(served: Listening) -> None:
+    command = [*QWEN_ASR, "stream", "--words", "--url", served.url, "-", "--rate", "16000"]
+    with aligned_by(demo_recognizer(), EvenAligner()):
+        done = run_with_input(PCM, *command)
+    lines = done.stdout.decode().splitlines()
+    assert [line for line in lines if "\t" not in line] == list(SENTENCES)
+    words = [line.split("\t") for line in lines if "\t" in line]
+    assert [word for _, _, word in words] == " ".join(SENTENCES).split()
+    times = [float(time) for start, end, _ in words for time in (start, end)]
+    assert times == sorted(times)
+    assert lines[0] == SENTENCES[0]
+    assert lines[1].endswith("\tTurn")
+    with aligned_by(demo_recognizer(), None):
+        done = run_with_input(PCM, *command)
+    assert done.stdout.decode().splitlines() == list(SENTENCES)
+    assert "--aligner-model-path" in done.stderr.decode()
 
 
 @pytest.mark.slow

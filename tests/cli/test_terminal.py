@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from qwen_asr.cli.terminal import Screen, fit_line
-from qwen_asr.client.events import Connected, Failed, Final, Gap, Lost, Partial, Queued, Warned
+from qwen_asr.client.events import Aligned, Connected, Failed, Final, Gap, Lost, Partial, Queued, Warned, Word
 
 
 def test_a_long_text_is_shortened_at_the_beginning() -> None:
@@ -40,3 +40,29 @@ def test_messages_about_the_connection() -> None:
         "A stray byte.",
         "From 1.0 s to 2.0 s there is no text: No text.",
     ]
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what is written."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+WORDS = (Word("A", 0.5, 0.75), Word("b.", 0.75, 1.0))
+
+
+def test_words_have_a_line_each_when_they_come() -> None:
+    lines = "0.500\t0.750\tA\n0.750\t1.000\tb.\n"
+    pipe, terminal = io.StringIO(), Terminal()
+    for out in (pipe, terminal):
+        screen = Screen(out, io.StringIO())
+        for event in (
+            Final(0, 0.5, 1.0, "English", "A b.", words=WORDS), Final(1, 2.0, 3.0, "English", "C."),
+            Partial(2, 4.0, 5.0, "", "D", 0, 0), Aligned(1, (Word("C.", 2.0, 2.25),)),
+        ):  # fmt: skip
+            screen.show(event)
+    assert pipe.getvalue() == f"A b.\n{lines}C.\n2.000\t2.250\tC.\n"
+    clear = "\r\x1b[K"
+    assert terminal.getvalue().startswith(f"{clear}A b.\n{lines}{clear}C.\n{clear}")
+    assert terminal.getvalue().endswith(f"D\x1b[0m{clear}2.000\t2.250\tC.\n")  # in place of the tentative text

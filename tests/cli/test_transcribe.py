@@ -17,16 +17,20 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import srt
 from av.stream import Disposition
 
-from qwen_asr.cli.transcribe import FORMATS
+from qwen_asr.cli.transcribe import FORMATS, FileTranscriber
+from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import Hypothesis, Utterance
 from qwen_asr.errors import StepFailed
-from tests.support.checkpoints import spoken
+from qwen_asr.live.transcript import word_as_dict
+from tests.support.aligners import EvenAligner, aligned_by, even_words
+from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.commands import OFFLINE, QWEN_ASR, ROOT, error_of, run, run_in_terminal, run_with_input
 from tests.support.media import Track, container, placed, save, tone
 
@@ -109,6 +113,45 @@ def test_transcribe_in_each_format(qwen_asr: Command, sentence: Path, form: str)
     assert "kitchen" in done.stdout
     beginning = {"txt": "Turn", "srt": "1\n00:00:0", "vtt": "WEBVTT\n\n00:00:0", "json": "{\n"}[form]
     assert done.stdout.startswith(beginning)
+
+
+@pytest.mark.slow
+def test_json_has_the_words_of_a_model_with_an_aligner(
+    qwen_asr: Command, sentence: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FileTranscriber, "_load_recognizer", lambda _: demo_recognizer())
+    for aligner in (EvenAligner(), EvenAligner(is_quick=False)):
+        with aligned_by(demo_recognizer(), aligner):
+            done = qwen_asr("transcribe", "--format", "json", sentence)
+        [utterance] = json.loads(done.stdout)["utterances"]
+        start, end = round(utterance["start"] * 16_000), round(utterance["end"] * 16_000)
+        words = even_words("Turn on the kitchen light.", end - start, start)
+        assert utterance["words"] == [word_as_dict(word) for word in words]
+    with aligned_by(demo_recognizer(), None):
+        done = qwen_asr("transcribe", "--format", "json", sentence)
+    assert "words" not in json.loads(done.stdout)["utterances"][0]
+
+
+@pytest.mark.slow
+def test_a_text_without_times_needs_no_aligner(
+    qwen_asr: Command, sentence: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths: list[str | None] = []
+
+    def load(*_: Any, aligner_path: str | None, **__: Any) -> Recognizer:
+        paths.append(aligner_path)
+        return demo_recognizer()
+
+    monkeypatch.setattr("qwen_asr.engine.aligner.load_with_aligner", load)
+    options = ["--aligner-model-path", "aligner", "--format"]
+    aligner = EvenAligner()
+    with aligned_by(demo_recognizer(), aligner):
+        assert qwen_asr("transcribe", *options, "txt", sentence).stdout == "Turn on the kitchen light.\n"
+        assert aligner.clips == 0
+        for form in ("srt", "vtt", "json"):
+            assert "kitchen" in qwen_asr("transcribe", *options, form, sentence).stdout
+    assert aligner.clips == 3
+    assert paths == [None, *["aligner"] * 3]
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
@@ -198,6 +241,31 @@ def test_standard_output_holds_the_subtitles_of_one_file(qwen_asr: Command, form
     done = qwen_asr("transcribe", "--format", form, "a.wav", "b.wav")
     assert done.returncode == 2
     assert "give --output-dir" in error_of(done)
+
+
+@pytest.mark.slow
+def test_the_limits_of_cues(qwen_asr: Command, sentence: Path) -> None:
+    limits = ["--max-line-width", "12", "--max-line-count", "1", "--max-cue-seconds", "3"]
+    done = qwen_asr("transcribe", "--asr-model-path", "demo", "--format", "srt", *limits, sentence)
+    cues = list(srt.parse(done.stdout))
+    assert " ".join(cue.content for cue in cues) == "Turn on the kitchen light."
+    assert max(len(cue.content) for cue in cues) <= 12
+    assert max((cue.end - cue.start).total_seconds() for cue in cues) <= 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-line-width", "3"], "argument --max-line-width: '3' was given, expected a whole number from 4 to 1000"),
+        (["--max-line-count", "1.5"], "argument --max-line-count: '1.5' was given, expected a whole number from 1"),
+        (["--max-cue-seconds", "nan"], "argument --max-cue-seconds: 'nan' was given, expected a number from 0.5"),
+        (["--max-line-width", "30", "--format", "json"], "--max-line-width was given with --format json, which"),
+    ],
+)  # fmt: skip
+def test_limits_of_cues_that_cannot_be_used(qwen_asr: Command, options: list[str], message: str) -> None:
+    done = qwen_asr("transcribe", *options, "a.wav")
+    assert done.returncode == 2
+    assert message.casefold() in error_of(done).casefold()
 
 
 def test_options_of_a_folder_that_cannot_be_used(qwen_asr: Command, sentence: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qwen_asr import errors
-from qwen_asr.client.events import Connected, Failed, Final, Partial, Queued, Warned
+from qwen_asr.client.events import Aligned, Connected, Failed, Final, Partial, Queued, Warned, Word
 from qwen_asr.client.protocol import ClientProtocol, error_from
 from qwen_asr.client.replay_buffer import ReplayBuffer
 
@@ -60,6 +60,35 @@ def test_an_empty_final_and_unknown_messages_are_ignored(buffer: ReplayBuffer) -
     protocol.handle_config_answer({"type": "session_created", "session_id": "a"})
     assert protocol.handle_message(final(0, 80_000, text="", start=5.0)) is None
     assert protocol.handle_message({"type": "news"}) is None
+
+
+ONE = [{"word": "A.", "start": 0.75, "end": 1.0}]
+WORDS = (Word("A.", 0.75, 1.0),)
+
+
+def words(utterance: int, **keys: Any) -> dict[str, Any]:
+    return {"type": "words", "utterance": utterance, "words": ONE, **keys}
+
+
+def test_words_are_in_the_final_or_come_later_once(buffer: ReplayBuffer) -> None:
+    protocol = ClientProtocol({}, RATE, buffer)
+    protocol.handle_config_answer({"type": "session_created", "session_id": "a"})
+    at_once = protocol.handle_message(final(0, 20_000, words=ONE))
+    assert at_once == Final(0, 0.5, 1.25, "English", "A.", words=WORDS)
+    assert (WORDS[0].start, WORDS[0].end) == (0.75, 1.0)
+    assert protocol.handle_message(words(0)) is None
+    later = protocol.handle_message(final(1, 30_000, words=[]))
+    assert isinstance(later, Final)
+    assert later.words == ()
+    assert protocol.handle_message(words(1)) == Aligned(1, WORDS)
+    assert protocol.handle_message(words(1, repeated=True)) is None
+    assert protocol.handle_message(final(2, 40_000)) == Final(2, 0.5, 2.5, "English", "A.")
+    protocol.handle_config_answer({"type": "session_resumed", "session_id": "a", "received_samples": 40_000})
+    assert protocol.handle_message(final(2, 40_000, words=ONE, repeated=True)) == Aligned(2, WORDS)
+    protocol.handle_config_answer({"type": "session_created", "session_id": "b", "received_samples": 40_000})
+    protocol.handle_message(final(0, 50_000, words=[]))
+    assert protocol.handle_message(words(0)) == Aligned(3, WORDS)  # the numbers go on
+    assert protocol.handle_message(words(0, words=None)) is None
 
 
 def test_a_warning_about_the_stream_is_an_event(buffer: ReplayBuffer) -> None:

@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 import torch
 
-from qwen_asr.client import Connected, Event, Final, Gap, Lost, Partial, SpeechClient
+from qwen_asr.client import Aligned, Connected, Event, Final, Gap, Lost, Partial, SpeechClient, Warned
 from qwen_asr.client.limits import ClientLimits
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import SocketLimits
 from qwen_asr.errors import QwenASRError
+from qwen_asr.live.transcript import word_as_dict
 from qwen_asr.service.service import Service
+from tests.support.aligners import EvenAligner, aligned_by, even_words
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
 from tests.support.network import Proxy, free_ports, proxy
 from tests.support.processes import ServerProcess, kill
@@ -105,6 +107,28 @@ def check_stream(received: Received) -> None:
     assert [final.utterance for final in finals] == list(range(len(finals)))
     assert all(one.end <= other.start for one, other in pairwise(finals))
     assert received.of(Gap) == []
+
+
+@pytest.mark.slow
+def test_words_are_in_the_finals_or_come_after_them(served: Listening) -> None:
+    samples = AUDIO[:80_000]
+    with aligned_by(demo_recognizer(), EvenAligner()):
+        at_once = asyncio.run(stream(served.url, samples, words=True)).of(Final)
+    assert at_once[0].text == SENTENCES[0]
+    for final in at_once:
+        words = even_words(final.text, round((final.end - final.start) * 16_000), round(final.start * 16_000))
+        assert [(word.text, word.start, word.end) for word in final.words] == [
+            tuple(word_as_dict(word).values()) for word in words
+        ]
+    with aligned_by(demo_recognizer(), EvenAligner(is_quick=False)):
+        received = asyncio.run(stream(served.url, samples, words=True))
+    assert received.of(Final) == [replace(final, words=()) for final in at_once]
+    assert {event.utterance: event.words for event in received.of(Aligned)} == {
+        final.utterance: final.words for final in at_once
+    }
+    with aligned_by(demo_recognizer(), None):
+        [warned] = asyncio.run(stream(served.url, samples, words=True)).of(Warned)
+    assert "--aligner-model-path" in warned.message
 
 
 @pytest.mark.slow

@@ -25,6 +25,16 @@ def text_of(results: list[Any]) -> list[str]:
     return words(" ".join(result.channel.alternatives[0].transcript for result in results if result.is_final))
 
 
+def check_words(alternative: Any, length: float) -> None:
+    """The words of a text, with times in the audio, which is `length` seconds long."""
+    assert [word.punctuated_word for word in alternative.words] == alternative.transcript.split()
+    assert [word.word for word in alternative.words] == words(alternative.transcript)
+    assert all(0 < word.confidence <= 1 for word in alternative.words)
+    starts = [word.start for word in alternative.words]
+    assert starts == sorted(starts)
+    assert all(0 <= word.start <= word.end <= length for word in alternative.words)
+
+
 def test_live(server: ClientServer, speech: Speech) -> None:
     """As its examples do: handlers of events, and a thread that listens; here the audio is sent first."""
     client = DeepgramClient(api_key="any", environment=environment(server))
@@ -58,6 +68,9 @@ def test_live(server: ClientServer, speech: Speech) -> None:
     finals = [result for result in results if result.is_final]
     assert 0 < finals[0].channel.alternatives[0].confidence <= 1
     assert [result.from_finalize for result in finals][-1] is True
+    for result in results:
+        if result.is_final and result.channel.alternatives[0].transcript:
+            check_words(result.channel.alternatives[0], messages[-1].duration)
     assert messages[-1].request_id == results[0].metadata.request_id
 
 
@@ -101,3 +114,5 @@ def test_a_file(server: ClientServer, speech: Speech) -> None:
     assert words(alternative.transcript) == speech.words
     assert 0 < alternative.confidence <= 1
     assert words(" ".join(utterance.transcript for utterance in answer.results.utterances)) == speech.words
+    check_words(alternative, answer.metadata.duration)
+    assert [word for utterance in answer.results.utterances for word in utterance.words] == alternative.words

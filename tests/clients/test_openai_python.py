@@ -34,6 +34,21 @@ def test_verbose_json(client: openai.OpenAI, speech: Speech) -> None:
     assert 0 <= answer.segments[0].start < answer.segments[-1].end <= answer.duration
 
 
+def test_words(client: openai.OpenAI, speech: Speech) -> None:
+    answer = client.audio.transcriptions.create(
+        model="whisper-1",
+        file=speech.wav(16_000),
+        response_format="verbose_json",
+        timestamp_granularities=["word"],
+    )
+    assert answer.words
+    assert answer.segments is None
+    assert [word.word.lower() for word in answer.words] == speech.words
+    starts = [word.start for word in answer.words]
+    assert starts == sorted(starts)
+    assert all(0 <= word.start <= word.end <= answer.duration for word in answer.words)
+
+
 def test_subtitles(client: openai.OpenAI, speech: Speech) -> None:
     answer = client.audio.transcriptions.create(model="whisper-1", file=speech.wav(16_000), response_format="srt")
     number, times, *text = answer.strip().splitlines()

@@ -17,8 +17,8 @@ from qwen_asr.engine.inference_only import for_inference_only
 HEAVY = {"scipy", "torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.distributed.fsdp"}
 
 def load():
-    from qwen_asr.engine.checkpoint import load_recognizer
-    return load_recognizer("demo", "cpu")
+    from qwen_asr.engine.aligner import load_with_aligner
+    return load_with_aligner("demo", "cpu")
 
 recognizer = for_inference_only(load)
 from qwen_asr.engine.streaming import Utterance

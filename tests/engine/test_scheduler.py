@@ -13,10 +13,11 @@ import torch
 
 from qwen_asr.engine.decoder.kv_pool import PAGE, PoolFull
 from qwen_asr.engine.observer import Observer, PassSize
-from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer, Transform
+from qwen_asr.engine.recognizer import Align, Encode, Pass, Predict, Recognizer, Transform
 from qwen_asr.engine.scheduler import Scheduler
 from qwen_asr.engine.streaming import MAX_WINDOWS, Hypothesis, Utterance, run_steps
-from qwen_asr.errors import StepFailed
+from qwen_asr.engine.words import Clip
+from qwen_asr.errors import BadInput, StepFailed
 from tests.support.checkpoints import (
     Samples,
     check_generated,
@@ -26,6 +27,7 @@ from tests.support.checkpoints import (
     random_recognizer,
     small_pool,
 )
+from tests.support.engine_double import AlignerDouble, words_of
 from tests.support.faults import before_each_decoding
 
 
@@ -172,6 +174,7 @@ def test_a_step_that_runs_out_of_memory_alone_waits_for_another_to_end() -> None
     def is_large(one: Pass) -> bool:
         if isinstance(one, Predict):
             return one.row.cache is large._cache
+        assert isinstance(one, Transform | Encode)
         return (one.segment.frames if isinstance(one, Transform) else one.windows[0].frames.shape[1]) > 500
 
     def fail(passes: list[Pass]) -> None:
@@ -388,6 +391,101 @@ def test_an_iteration_takes_a_step_from_its_samples_to_its_first_tokens() -> Non
         scheduler.submit(speaking(recognizer, 45, 1.0)[0]).result(60)
     assert iterations[0] == [Transform, Encode, Predict]
     assert all(kinds == [Predict] for kinds in iterations[1:])
+
+
+def clips(*texts: str) -> list[Clip]:
+    return [Clip(np.zeros(16_000 * (index + 1), np.float32), text, "English") for index, text in enumerate(texts)]
+
+
+def test_alignments_run_last_and_together_and_a_poisoned_one_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    recognizer, aligner, observer = random_recognizer(), AlignerDouble(is_quick=True, poison="bad"), RecordingObserver()
+    monkeypatch.setattr(recognizer, "aligner", aligner)
+    wanted = clips("one", "two words", "bad", "", "five")
+    utterance, speech = speaking(recognizer, 47, 1.0)
+    kinds: list[list[type]] = []
+    with (
+        WatchRuns(recognizer, lambda passes: kinds.append([type(one) for one in passes])),
+        Scheduler(recognizer, observer) as scheduler,
+    ):
+        with scheduler._changed:  # all start in the same iteration
+            futures = [scheduler.align(clip) for clip in wanted]
+            text = scheduler.submit(utterance)
+        check_generated("random", speech, text.result(60).tokens, max_new_tokens=20)
+        for clip, future in zip(wanted, futures, strict=True):
+            if clip.text == "bad":
+                with pytest.raises(StepFailed, match="RuntimeError"):
+                    future.result(60)
+            else:
+                assert future.result(60) == words_of(clip.text, 0, len(clip.samples))
+    assert kinds[:4] == [[Transform], [Encode], [Predict], [Align] * 5]
+    assert aligner.batches[0] == wanted
+    frames = observer.passes[3].frames
+    assert frames == sum(100 * seconds for seconds in range(1, 6))  # so that the watchdog knows what it waits for
+    assert observer.passes[3].rows == 5
+    assert observer.passes[3].positions > frames // 10
+
+
+def test_a_slow_aligner_takes_one_clip_at_a_time_and_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    recognizer = random_recognizer()
+    monkeypatch.setattr("qwen_asr.engine.scheduler._STARTS", {recognizer.device.type: 2})
+    monkeypatch.setattr(recognizer, "aligner", AlignerDouble(is_quick=False))
+    live, speech = speaking(recognizer, 48, 9.0)
+    runs: list[list[type]] = []
+
+    with (
+        WatchRuns(recognizer, lambda passes: runs.append([type(one) for one in passes])),
+        Scheduler(recognizer) as scheduler,
+    ):
+        with scheduler._changed:
+            futures = [scheduler.align(clip) for clip in clips(*"abcdef")]
+            text = scheduler.submit(live)
+        check_generated("random", speech, text.result(60).tokens, max_new_tokens=20)
+        assert [[word.text for word in future.result(60)] for future in futures] == [[text] for text in "abcdef"]
+    aligned = [index for index, run in enumerate(runs) if Align in run]
+    predicted = [index for index, run in enumerate(runs) if Predict in run]
+    assert all(run == [Align] for run in runs if Align in run)
+    assert len(aligned) == 6
+    assert sum(index < predicted[-1] for index in aligned) <= len(predicted) / 4
+
+
+def test_an_alignment_can_be_cancelled_and_ends_with_the_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    recognizer, entered, let_go = random_recognizer(), threading.Event(), threading.Event()
+
+    class Hangs(AlignerDouble):
+        def align_words(self, clips: Any) -> Any:
+            entered.set()
+            assert let_go.wait(60)
+            return super().align_words(clips)
+
+    monkeypatch.setattr(recognizer, "aligner", Hangs(is_quick=True))
+    with Scheduler(recognizer) as scheduler:
+        first = scheduler.align(clips("a")[0])
+        assert entered.wait(60)
+        second, third = scheduler.align(clips("b")[0]), scheduler.align(clips("c")[0])
+        assert second.cancel()
+        assert not first.cancel()
+        [thread] = scheduler.abandon("It hung.", replace=True)
+        with pytest.raises(StepFailed, match="It hung"):
+            first.result(60)
+        let_go.set()
+        thread.join(60)
+        assert [word.text for word in third.result(60)] == ["c"]
+    with pytest.raises(StepFailed, match="stopped"):
+        scheduler.align(clips("d")[0]).result(60)
+    monkeypatch.setattr(recognizer, "aligner", None)
+    with pytest.raises(RuntimeError, match="no aligner"):
+        scheduler.align(clips("e")[0])
+
+
+def test_what_an_aligner_refuses_is_told_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refuses(AlignerDouble):
+        def align_words(self, clips: Any) -> Any:
+            raise BadInput("The audio is too long: cut it.")
+
+    recognizer = random_recognizer()
+    monkeypatch.setattr(recognizer, "aligner", Refuses(is_quick=True))
+    with Scheduler(recognizer) as scheduler, pytest.raises(StepFailed, match="too long: cut it"):
+        scheduler.align(clips("a")[0]).result(60)
 
 
 def test_a_callback_that_hangs_is_left_behind() -> None:

@@ -15,12 +15,14 @@ import pytest
 
 from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
 from qwen_asr.engine.streaming import Hypothesis
+from qwen_asr.engine.words import Clip, Word
 from qwen_asr.errors import StepFailed
 from qwen_asr.live.events import Event, Failed, Final
 from qwen_asr.live.runner import Runner, run_session
 from qwen_asr.live.session import Session
 from qwen_asr.live.session_options import SessionOptions
 from tests.support.engine_double import (
+    AlignerDouble,
     EventChecker,
     Loudness,
     UtteranceDouble,
@@ -28,6 +30,7 @@ from tests.support.engine_double import (
     new_session,
     text_of,
     transcribe_exactly,
+    words_of,
 )
 
 SECOND = 16000
@@ -79,6 +82,15 @@ class RandomDevice:
         utterance.busy = True
         time.sleep(seconds)
         utterance.busy = False
+
+    def align(self, clip: Clip, *, background: bool) -> Future[tuple[Word, ...]]:
+        return self._pool.submit(self._align, clip, self._random.uniform(0, self._longest))
+
+    def _align(self, clip: Clip, seconds: float) -> tuple[Word, ...]:
+        time.sleep(seconds)
+        if "w12" in clip.text:
+            raise StepFailed("It broke.")
+        return words_of(clip.text, 0, len(clip.samples))
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -144,6 +156,81 @@ def test_every_event_arrives_in_order_on_any_device(seed: int, failing: float) -
     assert min(lags) >= 0
     for final in sink.checker.finals:
         assert final.text == text_of(audio[final.start : final.end])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("is_quick", [False, True])
+def test_words_come_with_their_finals_or_after_them(is_quick: bool, seed: int) -> None:
+    audio, device = make_audio([*SEVERAL, *SEVERAL], seed), RandomDevice(seed)
+    session = new_session(aligner=AlignerDouble(is_quick=is_quick), words=True, chunk_seconds=0.2)
+    sink = EventSink()
+    runner = run(session, device, np.array_split(audio, 30), sink)
+    assert runner.finish().result(timeout=60) is None
+    assert runner.idle
+    device.close()
+    assert not sink.problems
+    sink.checker.check_complete(session)
+    assert bool(sink.checker.words) != is_quick
+    finals = session.transcript.finals
+    assert {"w12" in final.text for final in finals} == {False, True}
+    for final in finals:
+        lost = "w12" in final.text
+        assert final.words == (() if lost else words_of(final.text, final.start, final.end))
+        assert bool(final.warnings) == (lost and is_quick)
+        assert set(final.warnings) <= {"words: their times are unknown. It broke."}
+
+
+class WaitsToAlign(RandomDevice):
+    """A device whose alignments all wait."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.waiting: list[tuple[Clip, Future[tuple[Word, ...]]]] = []
+        self.asked = threading.Semaphore(0)
+
+    def align(self, clip: Clip, *, background: bool) -> Future[tuple[Word, ...]]:
+        self.waiting.append((clip, Future()))
+        self.asked.release()
+        return self.waiting[-1][1]
+
+
+@pytest.mark.parametrize("is_quick", [False, True])
+def test_close_cancels_the_alignments_and_finish_waits_for_them(is_quick: bool) -> None:
+    for closes in (False, True):
+        device: Any = WaitsToAlign()
+        session, sink = new_session(aligner=AlignerDouble(is_quick=is_quick), words=True, chunk_seconds=9), EventSink()
+        runner = run(session, device, [make_audio([(True, SECOND // 2)])], sink)
+        finished = runner.finish()
+        assert device.asked.acquire(timeout=60)
+        [(clip, future)] = device.waiting
+        assert not finished.done()
+        assert not runner.idle
+        if closes:
+            runner.close()
+            assert future.cancelled()
+            assert finished.cancelled()
+        else:
+            future.set_result(words_of(clip.text, 0, len(clip.samples)))
+            finished.result(timeout=60)
+            sink.checker.check_complete(session)
+            assert [final.words != () for final in session.transcript.finals] == [True]
+        assert not sink.problems
+        device.close()
+
+
+def test_an_aligner_that_cannot_be_asked_costs_only_the_words(caplog: pytest.LogCaptureFixture) -> None:
+    class Refuses(AnswersAtOnce):
+        def align(self, clip: Clip, *, background: bool) -> Future[tuple[Word, ...]]:
+            raise RuntimeError("secret detail")
+
+    session, sink = new_session(aligner=AlignerDouble(is_quick=True), words=True, chunk_seconds=0.2), EventSink()
+    device: Any = Refuses()
+    run(session, device, [make_audio(SEVERAL)], sink).finish().result(timeout=60)
+    sink.checker.check_complete(session)
+    warnings = {final.warnings for final in sink.checker.finals}
+    assert warnings == {("words: their times are unknown. The log says why.",)}
+    assert "secret detail" in caplog.text
 
 
 def test_a_runner_is_idle_once_all_events_are_delivered() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,7 +43,7 @@ class Driver:
         self.waiting = False  # whether the device has not begun the step
         self.failures = 0
 
-    def take(self, events: list[Event]) -> None:
+    def take(self, events: Sequence[Event]) -> None:
         self.checker.take(events)
         assert 0 <= self.session.lag <= self.session.received / SECOND
 

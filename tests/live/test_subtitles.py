@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
 
 import pytest
+import srt
+import webvtt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_asr.live import subtitles
+from qwen_asr.live.cues import CueLimits, Cues
 from qwen_asr.live.events import Final
+from tests.support.finals import hostile_finals
 
 SECOND = 16000
 
@@ -83,31 +88,38 @@ def test_finals_without_text() -> None:
     assert subtitles.vtt([]) == "WEBVTT\n\n"
 
 
+def test_no_arrow_is_left_in_subrip() -> None:
+    assert "a -> b -> c" in subtitles.srt([final(0, 5, "a --> b ----> c")])
+
+
+def test_each_format_takes_the_limits_of_its_cues() -> None:
+    for form in subtitles.PIECES:
+        narrow = "".join(subtitles.pieces_of(form, CueLimits(columns=9, lines=1))(FINALS))
+        assert (narrow == "".join(subtitles.PIECES[form](FINALS))) == (form in ("txt", "json"))
+    assert subtitles.srt(FINALS[2:], CueLimits(columns=9, lines=9)).count("-->") == 1
+
+
 @pytest.mark.slow
-@settings(deadline=None)
-@given(
-    st.lists(
-        st.builds(
-            lambda start, length, text: Final(0, start, start + length, None, text, 0.0),
-            st.integers(0, 10**7),
-            st.integers(0, 10**5),
-            st.text(max_size=12),
-        ),
-        max_size=8,
-    )
-)
-def test_cues_never_overlap_and_any_text_gives_a_valid_file(finals: list[Final]) -> None:
-    for text, point in ((subtitles.srt(finals), ","), (subtitles.vtt(finals), ".")):
-        stamp = rf"(\d+):(\d\d):(\d\d){re.escape(point)}(\d\d\d)"
-        blocks = [block for block in text.removeprefix("WEBVTT\n\n").split("\n\n") if block]
-        latest = 0
-        for block in blocks:
-            lines = block.split("\n")
-            assert len(lines) == (3 if point == "," else 2)
-            assert sum("-->" in line for line in lines) == 1
-            times = re.fullmatch(f"{stamp} --> {stamp}", lines[-2])
-            assert times is not None
-            numbers = [int(number) for number in times.groups()]
-            start, end = (((h * 60 + m) * 60 + s) * 1000 + ms for h, m, s, ms in (numbers[:4], numbers[4:]))
-            assert latest <= start < end
-            latest = end
+@settings(deadline=None, max_examples=100)
+@given(st.lists(hostile_finals(), max_size=4))
+def test_any_subtitles_are_read_as_they_are_meant(given_finals: list[Final]) -> None:
+    maker = Cues()
+    in_order = sorted(given_finals, key=lambda one: (one.start, one.end))
+    cues = [cue for one in in_order for cue in maker.add(one)]
+    read = list(srt.parse(subtitles.srt(given_finals)))
+    captions = webvtt.from_buffer(io.StringIO(subtitles.vtt(given_finals))).captions
+    for cue, subtitle, caption in zip(cues, read, captions, strict=True):
+        lines = "\n".join(cue.lines)
+        assert subtitle.index == cue.number
+        assert subtitle.content == re.sub("-{2,}>", "->", lines)
+        assert caption.raw_text == lines.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        for start, end in (
+            (subtitle.start.total_seconds(), subtitle.end.total_seconds()),
+            (seconds(caption.start), seconds(caption.end)),
+        ):
+            assert (round(start * 1000), round(end * 1000)) == (cue.start, cue.end)
+
+
+def seconds(stamp: str) -> float:
+    hours, minutes, rest = stamp.split(":")
+    return int(hours) * 3600 + int(minutes) * 60 + float(rest)

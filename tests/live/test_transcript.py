@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_asr.live.events import Final
-from qwen_asr.live.transcript import Transcript, join_texts, split_units
+from qwen_asr.live.transcript import Transcript, join_texts, split_units, utterance_as_dict
+from tests.support.aligners import aligned_finals, with_words
 
 words = st.text(st.sampled_from("ab .,北京กำ한ナ\n"), max_size=12)
 
@@ -48,3 +52,21 @@ def test_history() -> None:
 
 def test_texts_are_joined_with_spaces_only_in_scripts_that_have_them() -> None:
     assert join_texts(["你好。", "", "再见。", "Bye.", "Ciao."]) == "你好。再见。 Bye. Ciao."
+
+
+def test_an_utterance_has_its_words_if_they_are_known() -> None:
+    assert utterance_as_dict(with_words("Turn it on.", 1, step=1_001))["words"] == [
+        {"word": "Turn", "start": 2.0, "end": 2.063},
+        {"word": "it", "start": 2.063, "end": 2.125},
+        {"word": "on.", "start": 2.125, "end": 2.188},
+    ]
+    assert "words" not in utterance_as_dict(final(0, "One."))
+
+
+@given(aligned_finals())
+def test_the_words_cover_the_text_and_never_go_back(finals: list[Final]) -> None:
+    for one in finals:
+        words: Any = utterance_as_dict(one).get("words", [])
+        assert " ".join(word["word"] for word in words) == one.text
+        assert all(word["start"] <= word["end"] for word in words)
+        assert all(before["start"] <= after["start"] for before, after in pairwise(words))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from qwen_asr.config.config import Config
 from qwen_asr.errors import BadConfig, BadInput, NotReady, UnknownLanguage
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.service import Service
-from tests.support.checkpoints import demo_recognizer
+from tests.support.checkpoints import DEMO, demo_recognizer, save_aligner
+from tests.support.engine_double import AlignerDouble
 
 DEFAULTS = Config(default_prompt="P", default_context="C", default_language="de", chunk_size_sec=0.5)
 
@@ -89,3 +92,66 @@ def test_the_page_says_if_the_demo_replaces_a_model(path: str, replaced: bool) -
         note = service.as_dict()["note"]
     assert "A small demo" in note
     assert ("could be loaded" in note) == replaced
+
+
+def test_the_server_says_why_there_are_no_words(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotReady):
+        Service(DEFAULTS).why_no_words()
+    recognizer = demo_recognizer()
+    monkeypatch.setattr(recognizer, "aligner", None)
+    assert "start it with --aligner-model-path" in str(service.why_no_words())
+    monkeypatch.setattr(recognizer, "aligner", AlignerDouble(is_quick=True))
+    assert service.why_no_words() is None
+    assert service.why_no_words("en") is None
+    assert service.why_no_words("auto") is None
+    assert service.why_no_words("th") == "The double does not know Thai."
+    with pytest.raises(UnknownLanguage):
+        service.why_no_words("Klingon")
+    assert service.session_options(words=True).words
+    assert not service.session_options().words
+
+
+def loaded(config: Config) -> tuple[Service, list[str]]:
+    """A service that has loaded, or failed to, and what it has said of it."""
+    lines: list[str] = []
+
+    class Watched(Service):
+        def _progress(self, text: str) -> None:
+            lines.append(text)
+            super()._progress(text)
+
+    service = Watched(config)
+    service.start()
+    service.wait(120)
+    return service, lines
+
+
+@pytest.mark.slow
+def test_the_aligner_is_loaded_and_its_progress_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_aligner(tmp_path / "my-aligner")
+    path = str(tmp_path / "my-aligner")
+    with caplog.at_level(logging.INFO):
+        service, lines = loaded(Config(asr_model_path="demo", aligner_model_path=path, device="cpu"))
+    with contextlib.closing(service):
+        assert service.state == "ready"
+        assert service.why_no_words() is None
+        assert "does not know Thai" in str(service.why_no_words("Thai"))
+    assert any(line.startswith("Loading my-aligner on cpu") for line in lines)
+    assert "Times of words: my-aligner, which come after the text" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        (
+            "missing",
+            "There is no folder missing. Give an existing folder, or a hub id such as Qwen/Qwen3-ForcedAligner",
+        ),
+        (str(DEMO), "holds no forced aligner. Give the folder or the id of one: Qwen/Qwen3-ForcedAligner-0.6B"),
+    ],
+)
+def test_a_wrong_aligner_is_a_clear_error(path: str, problem: str) -> None:
+    service, _ = loaded(Config(asr_model_path="demo", aligner_model_path=path, device="cpu"))
+    with contextlib.closing(service):
+        assert service.state == "failed"
+        assert problem in service.text

@@ -6,6 +6,7 @@ The double is deterministic: its text is a function of the samples. `tests/live/
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
 from qwen_asr.audio.vad import WINDOW
 from qwen_asr.engine.streaming import Hypothesis
-from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.engine.words import Clip, Word
+from qwen_asr.live.events import Aligned, Event, Failed, Final, Partial
 from qwen_asr.live.session import Session
 from qwen_asr.live.session_options import SessionOptions
 
@@ -121,12 +123,43 @@ class UtteranceDouble:
         return self.feed(np.zeros(0, np.float32))
 
 
+def words_of(text: str, start: int, end: int) -> tuple[Word, ...]:
+    """The words of the aligner's double: they share the samples from `start` to `end` evenly."""
+    words = text.split()
+    bounds = [start + (end - start) * index // len(words) for index in range(len(words) + 1)] if words else []
+    return tuple(Word(*word) for word in zip(words, bounds, bounds[1:], strict=False))
+
+
+class AlignerDouble:
+    """A double of an aligner. It fails on each batch with a text that holds `poison`, and knows no Thai."""
+
+    name = "double"
+
+    def __init__(self, *, is_quick: bool, poison: str | None = None) -> None:
+        self.is_quick = is_quick
+        self.poison = poison
+        self.batches: list[list[Clip]] = []
+
+    def why_not(self, language: str | None) -> str | None:
+        return "The double does not know Thai." if language == "Thai" else None
+
+    def align_words(self, clips: Sequence[Clip]) -> list[tuple[Word, ...]]:
+        self.batches.append(list(clips))
+        if self.poison is not None and any(self.poison in clip.text for clip in clips):
+            raise RuntimeError("poisoned")
+        return [words_of(clip.text, 0, len(clip.samples)) for clip in clips]
+
+
 def new_session(
-    transcribe: Transcribe = transcribe_exactly, endpoints: EndpointConfig = QUICK, **options: Any
+    transcribe: Transcribe = transcribe_exactly,
+    endpoints: EndpointConfig = QUICK,
+    *,
+    aligner: AlignerDouble | None = None,
+    **options: Any,
 ) -> Session:
     """A session on doubles that transcribe with `transcribe`, with loudness as the voice activity."""
     new_utterance: Any = partial(UtteranceDouble, transcribe)
-    return Session(new_utterance, UtteranceDetector(endpoints, Loudness()), SessionOptions(**options))
+    return Session(new_utterance, UtteranceDetector(endpoints, Loudness()), SessionOptions(**options), aligner)
 
 
 class EventChecker:
@@ -134,12 +167,16 @@ class EventChecker:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.words: dict[int, tuple[Word, ...]] = {}  # those that came after their finals
         self._settled = ""
         self._current = 0  # the utterance being reported; all earlier ones are closed
 
     def take(self, events: Sequence[Event]) -> None:
         for event in events:
             self.events.append(event)
+            if isinstance(event, Aligned):
+                self._align(event)
+                continue
             assert event.utterance == self._current
             assert event.lag >= 0
             assert event.start <= event.end
@@ -153,9 +190,16 @@ class EventChecker:
             self._settled = ""
             self._current += 1
 
+    def _align(self, event: Aligned) -> None:
+        [final] = [final for final in self.finals if final.utterance == event.utterance]
+        assert event.utterance not in self.words
+        assert event.words
+        assert not final.words
+        self.words[event.utterance] = event.words
+
     @property
     def closed(self) -> list[Final | Failed]:
-        return [event for event in self.events if not isinstance(event, Partial)]
+        return [event for event in self.events if isinstance(event, Final | Failed)]
 
     @property
     def finals(self) -> list[Final]:
@@ -167,4 +211,6 @@ class EventChecker:
         assert session.lag == 0
         assert sum(event.end - event.start for event in self.closed) + session.skipped == session.received
         assert all(one.end <= other.start for one, other in zip(self.closed, self.closed[1:], strict=False))
-        assert list(session.transcript.finals) == self.finals
+        assert list(session.transcript.finals) == [
+            replace(final, words=self.words.get(final.utterance, final.words)) for final in self.finals
+        ]

@@ -46,6 +46,7 @@ from qwen_asr.errors import BadInput, LimitExceeded, NotReady, QwenASRError
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.page.bundle import bundle
+from qwen_asr.web.page.downloads import download
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
 
 BROWSER = Path(__file__).parent / "browser"
@@ -64,7 +65,7 @@ class State(Protocol):
     def as_dict(self) -> dict[str, Any]:
         """`state` ("loading", "ready" or "failed"), `text` (progress, or what is wrong), `model` (its name), `note`."""
 
-    def session_options(self, *, language: str | None = None, context: str = "") -> SessionOptions:
+    def session_options(self, *, language: str | None = None, context: str = "", words: bool = False) -> SessionOptions:
         """The options of a session, with the server's defaults. Raises UnknownLanguage."""
 
 
@@ -149,7 +150,7 @@ def streaming_microphone(
                 # Only a recording that begins is opened. One that continues was lost in a restart, or closed as idle.
                 if post.offset > 0 or post.recording == STOCK_RECORDING:
                     return {"gone": True}
-                options = state.session_options(language=post.language, context=post.context)
+                options = state.session_options(language=post.language, context=post.context, words=True)
                 if position := await _position(recordings, tab, post, sender(request.scope)):
                     return {"queued": position}
                 recording = await anyio.to_thread.run_sync(recordings.open, tab, post.recording, post.rate, options)
@@ -178,7 +179,7 @@ def streaming_microphone(
     return gr.HTML(
         html_template=_text("live/microphone.html"),
         js_on_load=bundle(BROWSER / "live" / "microphone.js") + START,
-        server_functions=[exchange, server_state, leave],
+        server_functions=[exchange, server_state, leave, download],
         apply_default_css=False,
         elem_id=elem_id,
         worklet=_text("live/worklet.js"),

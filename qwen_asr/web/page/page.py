@@ -177,7 +177,7 @@ class FallbackRecorder:
             if recording is None:
                 spoken = None if language == AUTOMATIC else language
                 try:
-                    options = self._state.session_options(language=spoken, context=context)
+                    options = self._state.session_options(language=spoken, context=context, words=True)
                     # Only the address: Gradio's request wrapper fails on the full scope, which it turns into JSON.
                     address = sender({"client": (request.client.host,)})
                     self._recordings.check_rate(address)

@@ -30,7 +30,7 @@ from qwen_asr.audio.resample import StreamingResampler
 from qwen_asr.audio.validation import to_mono
 from qwen_asr.config.limits import PageLimits
 from qwen_asr.errors import ServerStopping
-from qwen_asr.live.events import Event, Partial
+from qwen_asr.live.events import Aligned, Event, Partial
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.admission import Admission
 from qwen_asr.service.notifier import Notifier
@@ -250,7 +250,11 @@ class Recording:
         with self._lines_lock:
             for event in events:
                 self._revision += 1
-                self._lines.pop(event.utterance, None)
+                line = self._lines.pop(event.utterance, None)
+                if isinstance(event, Aligned):
+                    if line is not None:
+                        self._lines[event.utterance] = line.with_words(event, self._revision)
+                    continue
                 self._lines[event.utterance] = TranscriptLine(self._revision, event)
                 if isinstance(event, Partial):
                     self._open_at[event.utterance] = event.start

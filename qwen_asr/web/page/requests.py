@@ -36,9 +36,10 @@ from qwen_asr.service.rate_limit import sender
 from qwen_asr.service.shares import Shares
 from qwen_asr.web.access import route_table
 from qwen_asr.web.access.identity import identity
-from qwen_asr.web.bodies import read_body, replayed
+from qwen_asr.web.bodies import read_body, replayed, too_large
 from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import error_response, status_response
+from qwen_asr.web.page.downloads import download
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=BaseModel)
 RELOAD = "reload the page"
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _PART = re.compile(rb"content-disposition\s*:", re.IGNORECASE)
 
 SessionHash = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -54,7 +56,7 @@ Scalar = str | int | float | bool | None
 
 
 class ServerFunctionCall(BaseModel):
-    """The page's microphone calls a function of the server."""
+    """A component of the page calls a function of the server."""
 
     data: dict[str, Scalar] | None = None
     fn_name: str
@@ -198,6 +200,8 @@ class PageRequests:
         largest = self._limits.message_bytes
         if is_upload:
             largest = self._limits.upload_bytes + self._limits.upload_form_bytes
+        elif path == route_table.SERVER_FUNCTION:
+            largest = max(largest, self._limits.transcript_bytes)
         body = Body(receive, self._limits.body_seconds)
         address, owner = sender(scope), identity(scope)
         # Held until the answer: the page's calls wait for text.
@@ -233,6 +237,8 @@ class PageRequests:
         call = self._parsed(ServerFunctionCall, body)
         if (call.component_id, call.fn_name) not in self._calls.functions:
             raise BadInput(f"The page called a function that the server does not have; {RELOAD}.")
+        if call.fn_name != download.__name__ and len(body) > self._limits.message_bytes:
+            raise too_large(self._limits.message_bytes)
         call.session_hash = self._own_hash(call.session_hash, owner)
         return call.model_dump_json().encode()
 
@@ -266,8 +272,8 @@ class PageRequests:
         self._recorders[own_hash] = address
 
     def _parsed(self, model: type[M], body: bytes) -> M:
-        # Counted first: parsed, each bracket takes far more memory than its byte.
-        if body.count(b"[") + body.count(b"{") > self._limits.brackets:
+        # Counted first: parsed, each bracket takes far more memory than its byte, unless it is in a string.
+        if _brackets(body) > self._limits.brackets and _brackets(_STRING.sub(b"", body)) > self._limits.brackets:
             raise TooLarge(f"The page sent a message with too many brackets; {RELOAD}.")
         try:
             return model.model_validate_json(body)
@@ -299,6 +305,10 @@ class PageRequests:
             return self._signer(owner).unsign(path).decode()
         except BadSignature:
             raise BadInput(f"The page named a file that it has not uploaded; {RELOAD}.") from None
+
+
+def _brackets(body: bytes) -> int:
+    return body.count(b"[") + body.count(b"{")
 
 
 class _Rewriting:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,10 +14,12 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.engine.languages import language_code, resolve_language
 from qwen_asr.live.events import Final
 from qwen_asr.live.subtitles import srt, vtt
-from qwen_asr.live.transcript import Transcript, join_texts
+from qwen_asr.live.transcript import Transcript, join_texts, rounded_seconds
 from qwen_asr.web.rest.form import TranscriptionRequest
+from qwen_asr.web.spoken_words import bare, spoken_words
 
-NO_WORDS = "words: this server does not know the times of single words; `segments` has those of the utterances."
+WhyNoWords = Callable[[str | None], str | None]
+"""`Service.why_no_words`."""
 
 
 class Answer(BaseModel):
@@ -77,6 +79,14 @@ class Segment(SegmentFields):
     id: int
 
 
+class TranscribedWord(Answer):
+    """A word and its times in seconds from the beginning of the audio."""
+
+    word: str = Field(description="Without the punctuation around it, which `text` has.")
+    start: float
+    end: float
+
+
 class Transcription(Answer):
     """The answer for `response_format=json`."""
 
@@ -92,11 +102,14 @@ class VerboseTranscription(Transcription):
     task: Literal["transcribe"] = "transcribe"
     language: str = Field(description="The English name of the language in lower case; empty if nothing was said.")
     duration: float = Field(description="The length of the audio in seconds.")
-    segments: list[Segment]
+    segments: list[Segment] | None = absent("Absent where timestamp_granularities[] has only word, and all are known.")
+    words: list[TranscribedWord] | None = absent("With timestamp_granularities[]=word, where words are known.")
     warnings: list[str] = Field(description="What is missing in the answer, and what was removed from the text.")
 
 
-def whole_answer(request: TranscriptionRequest, finals: Sequence[Final], seconds: float) -> Response:
+def whole_answer(
+    request: TranscriptionRequest, why_no_words: WhyNoWords, finals: Sequence[Final], seconds: float
+) -> Response:
     """The answer to `request`. `seconds` is the length of the audio."""
     text = join_texts(final.text for final in finals)
     if request.response_format == "text":
@@ -112,20 +125,44 @@ def whole_answer(request: TranscriptionRequest, finals: Sequence[Final], seconds
         usage=Usage(seconds=seconds),
     )
     if request.response_format == "verbose_json":
+        has_words = request.words and why_no_words(request.spoken_language) is None
+        words = transcribed_words(finals) if has_words else None
+        is_complete = words is not None and all(final.words or not bare(final.text) for final in finals)
         answer = VerboseTranscription(
             **dict(answer),
             language=(Transcript(finals).language or resolve_language(request.spoken_language) or "").lower(),
             duration=seconds,
-            segments=[
-                Segment(id=number, **segment_fields(final))
-                for number, final in enumerate(final for final in finals if final.text)
-            ],
+            # A client that wants the times of words gets those of the utterances where there are none.
+            segments=None if is_complete and not request.segments else segments(finals),
+            words=words,
             warnings=[
-                *([NO_WORDS] if "word" in request.timestamp_granularities else []),
+                *(word_warnings(request, why_no_words, finals) if request.words else []),
                 *(warning for final in finals for warning in final.warnings),
             ],
         )
     return JSONResponse(answer.model_dump())
+
+
+def segments(finals: Iterable[Final]) -> list[Segment]:
+    """A segment for each utterance with text."""
+    spoken = (final for final in finals if final.text)
+    return [Segment(id=number, **segment_fields(final)) for number, final in enumerate(spoken)]
+
+
+def transcribed_words(finals: Iterable[Final]) -> list[TranscribedWord]:
+    """The words of all utterances, as OpenAI names them."""
+    return [
+        TranscribedWord(word=word.bare, start=rounded_seconds(word.start), end=rounded_seconds(word.end))
+        for final in finals
+        for word in spoken_words(final)
+    ]
+
+
+def word_warnings(request: TranscriptionRequest, why_no_words: WhyNoWords, finals: Iterable[Final]) -> list[str]:
+    """Why words are missing, each reason once."""
+    spoken = [final.language for final in finals if final.language and not final.words]
+    reasons = dict.fromkeys(filter(None, map(why_no_words, [request.spoken_language, *spoken])))
+    return [f"words: {reason} `segments` has the times of the utterances." for reason in reasons]
 
 
 def segment_fields(final: Final) -> dict[str, Any]:

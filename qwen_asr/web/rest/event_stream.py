@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from qwen_asr.live.cues import Cues
 from qwen_asr.live.events import Final
-from qwen_asr.live.subtitles import VTT_HEADER, Cues, srt_cue, vtt_cue
+from qwen_asr.live.subtitles import VTT_HEADER, srt_cue, vtt_cue
 from qwen_asr.live.transcript import join_texts
 from qwen_asr.web.error_response import ErrorBody
 from qwen_asr.web.rest.answers import (
@@ -91,8 +92,7 @@ class EventStream:
             return b""
         scores = logprobs([final], before=self._text) if self._request.with_logprobs else None
         if self._write:
-            cue = self._cues.add(final)
-            added = self._write(cue) if cue is not None else ""  # a file has no cue for a space
+            added = "".join(map(self._write, self._cues.add(final)))  # a file has no cue for a space
         else:
             added = join_texts([self._text[-1:], final.text])[len(self._text[-1:]) :]
         self._text += added

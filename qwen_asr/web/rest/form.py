@@ -66,7 +66,8 @@ class TranscriptionRequest(BaseModel):
     timestamp_granularities: list[Literal["segment", "word"]] = Field(
         default=[],
         alias="timestamp_granularities[]",
-        description="Segments are always part of verbose_json. Words are not available, as its `warnings` say then.",
+        description="What verbose_json has: segments, words, or both; segments without this field. Where words are not "
+        "known, `warnings` say why, and segments are there. Other formats and streams have no words.",
     )
     include: list[Literal["logprobs"]] = Field(
         default=[], alias="include[]", description="The probabilities of the tokens, in json and in events."
@@ -76,6 +77,22 @@ class TranscriptionRequest(BaseModel):
     def with_logprobs(self) -> bool:
         """Whether the answer has the probabilities of the tokens."""
         return "logprobs" in self.include and self.response_format in _SCORED_FORMATS
+
+    @property
+    def words(self) -> bool:
+        """Whether the answer has words."""
+        is_verbose = self.response_format == "verbose_json" and not self.stream
+        return is_verbose and "word" in self.timestamp_granularities
+
+    @property
+    def subtitles(self) -> bool:
+        """Whether the answer is a file of subtitles, whose cues are better with the times of words."""
+        return self.response_format in ("srt", "vtt")
+
+    @property
+    def segments(self) -> bool:
+        """Whether the answer has segments even if it has all words."""
+        return "segment" in self.timestamp_granularities
 
     @property
     def scored(self) -> bool:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from anyio import to_thread
 from pydantic import Field
@@ -21,13 +21,13 @@ from qwen_asr.live.transcript import Transcript, join_texts
 from qwen_asr.web.rest.answers import Answer, absent
 from qwen_asr.web.rest.transcriptions import Job
 from qwen_asr.web.rest.upload import Upload, received_body
-from qwen_asr.web.sockets.deepgram.messages import RequestInfo, ResultsMetadata, confidence, seconds
+from qwen_asr.web.sockets.deepgram.messages import RequestInfo, ResultsMetadata, Word, confidence, seconds, words
 from qwen_asr.web.sockets.deepgram.query import ListenQuery
 
 if TYPE_CHECKING:
     from qwen_asr.live.events import Final
 
-NO_WORDS = "Empty: the times of single words are not known."
+WORDS = "Empty where the server knows no times of words: without --aligner-model-path, and in some languages."
 
 
 class FileQuery(ListenQuery):
@@ -41,7 +41,7 @@ class FileAlternative(Answer):
 
     transcript: str
     confidence: float = Field(description="The geometric mean of the probabilities of its tokens, 0 to 1.")
-    words: list[Any] = Field(default=[], description=NO_WORDS)
+    words: list[Word] = Field(description=WORDS)
 
 
 class FileChannel(Answer):
@@ -59,7 +59,7 @@ class FileUtterance(Answer):
     confidence: float
     channel: int = 0
     transcript: str
-    words: list[Any] = Field(default=[], description=NO_WORDS)
+    words: list[Word] = Field(description=WORDS)
     id: str
 
 
@@ -81,7 +81,11 @@ def whole_answer(
     query: FileQuery, metadata: ResultsMetadata, created: datetime, sha256: str, finals: Sequence[Final], length: float
 ) -> Response:
     """The answer for a file with the hash `sha256`, `length` seconds long."""
-    text = FileAlternative(transcript=join_texts(final.text for final in finals), confidence=confidence(finals))
+    text = FileAlternative(
+        transcript=join_texts(final.text for final in finals),
+        confidence=confidence(finals),
+        words=[word for final in finals for word in words(final)],
+    )
     language = language_code(Transcript(finals).language) if query.detect_language != "false" else None
     utterances = [
         FileUtterance(
@@ -89,6 +93,7 @@ def whole_answer(
             end=seconds(final.end),
             confidence=confidence([final]),
             transcript=final.text,
+            words=list(words(final)),
             id=str(uuid.uuid4()),
         )
         for final in finals
@@ -122,6 +127,7 @@ async def listen_job(model: str, upload: Upload) -> AsyncIterator[Job]:
             scored=True,
             events=None,
             whole=partial(whole_answer, query, ResultsMetadata.of(model), created, sha256),
+            words=True,
         )
 
 

@@ -78,10 +78,10 @@ class Job:
     """Files to transcribe one after another, each in a session of its own.
 
     `context_field`: the field of the request that is wrong if the model cannot take the context. `scored`: whether
-    finals need their tokens. `events`: those of a stream; without them `whole` makes the answer of all finals and the
-    length of the audio in seconds. `track` and `channel` of the files: see `audio.tracks.parse_choice`. `words`:
-    whether finals need the times of their words. `progress`: of a stream, for a job with one file; a wait in the queue
-    is then told as an event too.
+    finals need their tokens. `words`: whether they need the times of their words. `events`: those of a stream; without
+    them `whole` makes the answer of all finals and the length of the audio in seconds. `track` and `channel` of the
+    files: see `audio.tracks.parse_choice`. `progress`: of a stream, for a job with one file; a wait in the queue is
+    then told as an event too.
     """
 
     files: Sequence[BinaryIO]
@@ -217,7 +217,7 @@ class Transcriptions:
 
     async def create(self, _: Request) -> Response:
         """The text of the file, as OpenAI's API returns it: at once, or with `stream=true` utterance by utterance."""
-        return self.answering(transcription_job)
+        return self.answering(partial(transcription_job, self._service))
 
     def answering(self, read: ReadJob) -> Response:
         """The response to a request for the same work that `read` reads."""
@@ -377,7 +377,7 @@ async def begin(work: FileTranscription, context_field: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def transcription_job(upload: Upload) -> AsyncIterator[Job]:
+async def transcription_job(service: Service, upload: Upload) -> AsyncIterator[Job]:
     """Reads a request to transcribe one file."""
     async with received_file(upload) as form:
         request = parse_request(form.fields)
@@ -388,9 +388,10 @@ async def transcription_job(upload: Upload) -> AsyncIterator[Job]:
             context_field="prompt",
             scored=request.scored,
             events=EventStream(request) if request.stream else None,
-            whole=partial(whole_answer, request),
+            whole=partial(whole_answer, request, service.why_no_words),
             track=request.track,
             channel=request.channel,
+            words=request.words or (request.subtitles and service.has_quick_words),
         )
 
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from qwen_asr.audio.resample import StreamingResampler
 from qwen_asr.audio.validation import to_mono
 from qwen_asr.config.limits import PageLimits
+from qwen_asr.engine.words import Word
 from qwen_asr.errors import AudioError, ServerStopping
-from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.live.events import Aligned, Event, Failed, Final, Partial
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.admission import Admission
 from qwen_asr.web.page.recordings import Recording, RecordingRegistry
@@ -301,3 +302,24 @@ def test_a_recording_that_is_being_opened_when_everything_closes_is_closed() -> 
             opened.result(60)
     assert start.sinks[0].closed
     assert recordings.ids() == []
+
+
+def test_words_and_corrections_are_told_also_when_they_come_later() -> None:
+    recording, sink = open_recording()
+    words = (Word("Turn", 8160, 11840), Word("on.", 11840, 16000))
+    sink.deliver([Partial(0, 8000, 16000, "English", "Turn", 4, 0.1)])
+    sink.deliver([Final(0, 8000, 16000, "English", "Turn on.", 0.0, corrected=True)])
+    sink.deliver([Final(1, 24000, 32000, "English", "Now.", 0.0, words=(Word("Now.", 24000, 32000),))])
+    view = recording.view(0)
+    first, second = view["utterances"]
+    assert (first["words"], first["corrected"]) == ([], True)
+    assert (second["words"], second["corrected"]) == ([["Now.", 1.5, 2.0]], False)
+    sink.deliver([Aligned(0, words)])
+    assert recording.has_changed(view["revision"])
+    [line] = recording.view(view["revision"])["utterances"]
+    assert line == first | {"words": [["Turn", 0.51, 0.74], ["on.", 0.74, 1.0]]}
+    safe = recording.view(0)["safe"]
+    sink.deliver([Aligned(7, words), Failed(2, 40000, 48000, "It failed.", 0.0)])  # of no line: nothing happens
+    lines = recording.view(0)["utterances"]
+    assert [(line["number"], line["words"] != []) for line in lines] == [(0, True), (1, True), (2, False)]
+    assert recording.view(0)["safe"] >= safe

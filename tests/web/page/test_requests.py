@@ -19,22 +19,23 @@ from starlette.testclient import TestClient
 from qwen_asr.config.limits import Limits, PageLimits
 from qwen_asr.service.service import Service
 from qwen_asr.web.access.identity import set_identity
+from qwen_asr.web.page.downloads import download
 from qwen_asr.web.page.requests import PageCalls, PageRequests
 from tests.support.browser import Served, page_config, serving, small_config
 from tests.support.checkpoints import random_recognizer
 
-LIMITS = PageLimits(message_bytes=2000, upload_bytes=900, upload_form_bytes=100, brackets=100)
+LIMITS = PageLimits(message_bytes=2000, transcript_bytes=5000, upload_bytes=900, upload_form_bytes=100, brackets=100)
 CALL, JOIN, UPLOAD = "/gradio_api/component_server/", "/gradio_api/queue/join", "/gradio_api/upload"
 STREAM = "/gradio_api/stream/7de8e66b"
 
 
 class Block:
-    """A component with one server function."""
+    """A component with two server functions."""
 
     def __init__(self) -> None:
         def exchange() -> None: ...
 
-        self.server_fns = [exchange]
+        self.server_fns = [exchange, download]
 
 
 class Function:
@@ -106,7 +107,7 @@ def event(**changes: Any) -> dict[str, Any]:
 
 
 def test_what_the_page_calls() -> None:
-    assert PageCalls.of(Page()) == PageCalls(frozenset({(7, "exchange")}), frozenset({3}))
+    assert PageCalls.of(Page()) == PageCalls(frozenset({(7, "exchange"), (7, "download")}), frozenset({3}))
 
 
 def test_messages_of_the_page_reach_gradio() -> None:
@@ -170,9 +171,24 @@ def test_bodies_are_bounded() -> None:
         assert f"at most {largest} bytes" in announced.json()["error"]["message"]
 
 
+def test_a_transcript_that_is_saved_may_be_longer_than_another_message() -> None:
+    known = client()
+    body = json.dumps(call(fn_name="download")).encode()
+    assert known.post(CALL, content=body.ljust(5000)).status_code == 200
+    for name, largest in (("download", 5000), ("exchange", 2000)):
+        refused = known.post(CALL, content=json.dumps(call(fn_name=name)).encode().ljust(largest + 1))
+        assert (refused.status_code, f"at most {largest} bytes" in refused.text) == (413, True)
+    # The brackets in its JSON are in a string.
+    saved = call(fn_name="download", data={"lines": '[["a\\"b[", 0, 1]]' * 60})
+    assert known.post(CALL, json=saved).json()["body"]["data"] == saved["data"]
+
+
 def test_brackets_are_counted_before_they_are_parsed() -> None:
-    for count, status in ((99, 200), (100, 413)):
-        assert client().post(JOIN, json=event(data=[None, "", "[" * (count - 1)])).status_code == status
+    for count, status in ((99, 400), (100, 413)):  # two more are around them
+        assert client().post(JOIN, json=event(data=[[]] * (count - 1))).status_code == status
+    for end in ('"', "", '\\"'):
+        assert client().post(CALL, content=b'{"a": "' + b"[" * 200 + end.encode() + b"[" * 99).status_code in (400, 413)
+    assert client().post(CALL, content=b'{"a": "[' + b'\\"' + b"[" * 200 + b'"' + b"[" * 101).status_code == 413
     assert client().post(CALL, content=b'{"session_hash":' + b"[],[]," * 300).status_code == 413
     assert client().post(CALL, content=b"[" * 90).status_code == 400
 
@@ -300,6 +316,19 @@ def test_two_browsers_with_one_session_hash_do_not_share_a_recording(
         assert [hash == tab for hash in closed] == [False, False, True]
         ended = message | {"data": message["data"] | {"last": 0}}
         assert one.post(served.url + CALL, json=ended).json()["done"]
+
+
+def test_the_page_saves_its_transcript(served: Served) -> None:
+    lines = json.dumps([{"start": 0, "end": 1, "text": "Turn on the light."}])
+    with httpx.Client(timeout=60) as http:
+        message = exchange_message(served, http, "abc") | {"fn_name": "download"}
+
+        def save(lines: str) -> Any:
+            return http.post(served.url + CALL, json=message | {"data": {"format": "vtt", "lines": lines}}).json()
+
+        saved = {"text": "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\nTurn on the light.\n\n"}
+        assert save(lines) == save(lines.ljust(PageLimits.message_bytes + 1)) == saved
+        assert "cannot be read" in save("[1]")["error"]
 
 
 def test_a_tab_without_an_event_gets_no_stream(served: Served, caplog: pytest.LogCaptureFixture) -> None:

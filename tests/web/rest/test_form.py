@@ -99,6 +99,14 @@ def test_json_in_a_field_is_text_of_any_depth(name: str, depth: int) -> None:
         parse_request({name: ["[" * depth + "]" * depth]})
 
 
+def test_only_a_whole_answer_in_verbose_json_has_words() -> None:
+    asked = {"timestamp_granularities[]": ["word"]}
+    assert parse_request({**asked, "response_format": ["verbose_json"]}).words
+    assert not parse_request({"response_format": ["verbose_json"]}).words
+    assert not parse_request({**asked, "response_format": ["verbose_json"], "stream": ["true"]}).words
+    assert not parse_request(asked).words
+
+
 def test_the_schema_has_the_file_and_every_field() -> None:
     schema = form_schema("An audio file.")
     assert schema["required"] == ["file"]

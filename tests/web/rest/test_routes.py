@@ -28,10 +28,11 @@ from prometheus_client import CollectorRegistry
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import RETRY_AFTER_SECONDS, Limits, ShutdownLimits, UploadLimits
-from qwen_asr.live.transcript import join_texts
+from qwen_asr.live.transcript import join_texts, rounded_seconds
 from qwen_asr.service.service import Service
 from qwen_asr.tls.self_signed import ensure_self_signed
 from qwen_asr.web.rest.transcriptions import Transcriptions
+from tests.support.aligners import EvenAligner, aligned_by, even_words
 from tests.support.browser import serving
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.media import Track, container, placed
@@ -107,11 +108,17 @@ def check_formats(answers: dict[str, Any], recording: bytes) -> None:
     assert answers["text"] == verbose.text + "\n"
     cues = list(srt.parse(answers["srt"]))
     captions = webvtt.from_buffer(io.StringIO(answers["vtt"])).captions
-    for cue, caption, segment in zip(cues, captions, verbose.segments, strict=True):
-        assert cue.content == caption.text == segment.text
-        for seconds in (cue.start.total_seconds(), caption.start_in_seconds + caption.start_time.milliseconds / 1000):
-            assert abs(seconds - segment.start) < 0.002
-        assert abs(cue.end.total_seconds() - segment.end) < 0.002
+    for cue, caption in zip(cues, captions, strict=True):
+        assert cue.content == caption.text
+        assert (
+            abs(cue.start.total_seconds() - caption.start_in_seconds - caption.start_time.milliseconds / 1000) < 0.002
+        )
+    for segment in verbose.segments:
+        inside = [cue for cue in cues if segment.start - 0.002 < cue.start.total_seconds() < segment.end]
+        assert " ".join(cue.content for cue in inside).replace("\n", " ") == segment.text
+        assert abs(inside[0].start.total_seconds() - segment.start) < 0.002
+        assert abs(inside[-1].end.total_seconds() - segment.end) < 0.002
+    assert " ".join(cue.content for cue in cues).replace("\n", " ") == verbose.text
 
 
 @pytest.mark.slow
@@ -171,6 +178,52 @@ def test_language_and_prompt_reach_the_model(clients: Clients) -> None:
         granular = ask(client, response_format="verbose_json", timestamp_granularities=["segment"])
     assert answer.language == "english"
     assert len(answer.segments) == len(granular.segments) == 3
+
+
+@pytest.mark.slow
+def test_words_with_the_openai_package(clients: Clients) -> None:
+    asked: Any = {"response_format": "verbose_json", "timestamp_granularities": ["word", "segment"]}
+    for aligner in (EvenAligner(), EvenAligner(is_quick=False)):
+        with aligned_by(demo_recognizer(), aligner), clients.sync() as client:
+            answer = ask(client, **asked)
+        expected = [
+            (word.text.strip("."), rounded_seconds(word.start), rounded_seconds(word.end))
+            for segment in answer.segments
+            for word in even_words(
+                segment.text, round((segment.end - segment.start) * 16_000), round(segment.start * 16_000)
+            )
+        ]
+        assert [(word.word, word.start, word.end) for word in answer.words] == expected
+        assert answer.warnings == []
+    with aligned_by(demo_recognizer(), None), clients.sync() as client:
+        answer = ask(client, **asked)
+    assert answer.words is None
+    assert len(answer.segments) == 3
+    [warning] = answer.warnings
+    assert warning.startswith("words: ")
+    assert "--aligner-model-path" in warning
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fields", "is_quick", "clips"),
+    [
+        ({"response_format": "srt"}, True, 3),
+        ({"response_format": "vtt", "stream": True}, True, 3),
+        ({"response_format": "srt"}, False, 0),
+        ({"response_format": "verbose_json"}, True, 0),
+        ({"timestamp_granularities": ["word"]}, True, 0),  # json
+    ],
+)
+def test_words_are_found_only_for_what_uses_them(
+    clients: Clients, fields: dict[str, Any], is_quick: bool, clips: int
+) -> None:
+    aligner = EvenAligner(is_quick)
+    with aligned_by(demo_recognizer(), aligner), clients.sync() as client:
+        answer = ask(client, **fields)
+        if "stream" in fields:
+            list(answer)
+    assert aligner.clips == clips
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -12,9 +13,10 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.validation import HIGHEST_RATE, LOWEST_RATE
 from qwen_asr.config.config import Config
 from qwen_asr.engine.languages import resolve_language
+from qwen_asr.engine.words import Word
 from qwen_asr.errors import BadConfig, BadInput, QwenASRError
-from qwen_asr.live.events import Event, Failed, Partial
-from qwen_asr.web.sockets.messages import ClientModel, ServerMessage, read_object
+from qwen_asr.live.events import Aligned, Failed, Partial, TextEvent
+from qwen_asr.web.sockets.messages import ClientModel, ServerMessage, ServerModel, read_object
 from qwen_asr.web.validation import SHOWN_CHARACTERS, expects, first_error, shown
 
 _CHUNK = next(field.metadata for field in dataclasses.fields(Config) if field.name == "chunk_size_sec")
@@ -64,6 +66,7 @@ class AsrConfig(ClientModel):
     chunk_size_sec: ChunkSeconds | None = None
     sample_rate: SampleRate = SAMPLE_RATE
     encoding: Encoding = "f32le"
+    words: bool = False
     resume: str = ""
     offset: Offset = 0
 
@@ -259,8 +262,19 @@ class PartialMessage(AsrMessage):
         return isinstance(waiting, PartialMessage) and waiting.utterance == self.utterance
 
 
+class WordTimes(ServerModel):
+    """A word, with the punctuation that touches it. Times are seconds in the client's stream, to the millisecond."""
+
+    word: str
+    start: float
+    end: float
+
+
 class FinalMessage(AsrMessage):
-    """The text of a whole utterance. `end_sample`: where it ends in the client's stream, in samples at its own rate."""
+    """The text of a whole utterance. `end_sample`: where it ends in the client's stream, in samples at its own rate.
+
+    `words`: None where the client does not want them; empty where they are not known, or not yet.
+    """
 
     type: Literal["final"] = "final"
     language: str
@@ -274,7 +288,17 @@ class FinalMessage(AsrMessage):
     lag: float
     received_samples: int
     end_sample: int
+    words: tuple[WordTimes, ...] | None = None
     warning: str | None = None
+    repeated: Literal[True] | None = None
+
+
+class WordsMessage(AsrMessage):
+    """The words of an utterance whose final was sent without them, because finding their times takes long."""
+
+    type: Literal["words"] = "words"
+    utterance: int
+    words: tuple[WordTimes, ...]
     repeated: Literal[True] | None = None
 
 
@@ -292,12 +316,12 @@ class UtteranceErrorMessage(ErrorMessage):
 
 
 def event_message(
-    event: Event, received: int, now: float, timeline: ClientTimeline | None = None
+    event: TextEvent, received: int, now: float, timeline: ClientTimeline | None = None, *, with_words: bool = False
 ) -> PartialMessage | FinalMessage | UtteranceErrorMessage:
     """The message for an event of the session.
 
     `received` is the sample of the client's stream up to which audio was received; `now` is the Unix time in seconds,
-    which clients of the protocol's first server show as the time of day.
+    which clients of the protocol's first server show as the time of day. `with_words`: whether the client wants them.
     """
     timeline = timeline or ClientTimeline()
     position: dict[str, Any] = {
@@ -316,16 +340,39 @@ def event_message(
     warning = "\n".join(event.warnings) or None
     if isinstance(event, Partial):
         return PartialMessage(**text, stable=event.stable, **position, warning=warning)
-    return FinalMessage(**text, stable=len(event.text), **position, warning=warning)
+    words = word_times(event.words, timeline) if with_words else None
+    return FinalMessage(**text, stable=len(event.text), **position, words=words, warning=warning)
 
 
-def empty_final(samples: int, received: int, now: float, timeline: ClientTimeline | None = None) -> FinalMessage:
+def words_message(aligned: Aligned, timeline: ClientTimeline | None = None) -> WordsMessage:
+    """The message for words that come after their final."""
+    return WordsMessage(utterance=aligned.utterance, words=word_times(aligned.words, timeline or ClientTimeline()))
+
+
+def word_times(words: Iterable[Word], timeline: ClientTimeline) -> tuple[WordTimes, ...]:
+    """The words with times in the client's stream."""
+    return tuple(
+        WordTimes(
+            word=word.text, start=round(timeline.seconds(word.start), 3), end=round(timeline.seconds(word.end), 3)
+        )
+        for word in words
+    )
+
+
+def no_words(reason: str) -> WarningMessage:
+    """The warning to a client that wants words, about why text has none."""
+    return WarningMessage(code="NoWords", message=f"words: {reason}")
+
+
+def empty_final(
+    samples: int, received: int, now: float, timeline: ClientTimeline | None = None, *, with_words: bool = False
+) -> FinalMessage:
     """The final of a session of `samples` at 16 kHz in which nothing was said: clients wait for one."""
     timeline = timeline or ClientTimeline()
     end, end_sample = timeline.seconds(samples), min(timeline.sample(samples), received)
     return FinalMessage(
         language="", text="", timestamp=now, stable=0, utterance=0, start=end, end=end, lag=0.0,
-        received_samples=received, end_sample=end_sample,
+        received_samples=received, end_sample=end_sample, words=() if with_words else None,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,15 +20,18 @@ from qwen_asr import logs
 from qwen_asr.audio.pcm import PcmStream
 from qwen_asr.audio.stream_checks.arrival import ArrivalRate
 from qwen_asr.errors import QwenASRError
-from qwen_asr.live.events import Event
+from qwen_asr.live.events import Aligned, Event, Final
 from qwen_asr.web.sockets.asr.messages import (
     ClientTimeline,
     FinalMessage,
     PartialMessage,
     UtteranceErrorMessage,
     WarningMessage,
+    WordsMessage,
     empty_final,
     event_message,
+    no_words,
+    words_message,
 )
 from qwen_asr.web.sockets.outbox import Outbox
 
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from qwen_asr.service.admission import Slot
     from qwen_asr.service.service import Service
     from qwen_asr.web.sockets.asr.messages import AsrConfig, SessionCreated, SessionResumed
+    from qwen_asr.web.sockets.messages import ServerMessage
 
 
 class Holder(Protocol):
@@ -79,12 +84,16 @@ class AsrSession:
         self._answered = False  # whether any utterance has ended
         self._partial: PartialMessage | None = None
         self._empty_final: FinalMessage | None = None
+        self._aligned_later: set[int] = set()  # utterances among the finals whose words came after the final
+        self._told: set[str] = set()  # why there are no words, as the client knows
         options = service.session_options(
             language=config.language or None,
             context=config.context,
             prompt=config.prompt,
             chunk_seconds=config.chunk_size_sec,
+            words=config.words,
         )
+        self._why_no_words = service.why_no_words
         self._runner = service.open_session(options, self._on_events, kind="asr", name=self.id, slot=slot)
 
     @property
@@ -127,20 +136,28 @@ class AsrSession:
     def attach(self, greeting: SessionCreated | SessionResumed, offset: int | None = None) -> Outbox:
         """Returns an outbox for a connection: the greeting, then every message from now on.
 
-        With an `offset`, the greeting is followed by the finals that end after it, marked as repeated, and by the
-        newest partial.
+        With an `offset`, the greeting is followed by the finals that end after it, marked as repeated, by the words
+        that came after those that end before it, which the client may lack, and by the newest partial.
         """
         outbox = Outbox(self._limits.waiting_messages)
         outbox.put(greeting)
         with self._lock:
             if offset is not None:
-                for final in self._finals:
-                    if final.end_sample > offset or final is self._empty_final:
-                        outbox.put(final.model_copy(update={"repeated": True}))
+                for message in self._repeated(offset):
+                    outbox.put(message)
                 if self._partial is not None:
                     outbox.put(self._partial)
             self._outbox = outbox
+            if offset is None:
+                self._explain_missing_words(self.config.language or None)
         return outbox
+
+    def _repeated(self, offset: int) -> Iterator[ServerMessage]:
+        for final in self._finals:
+            if final.end_sample > offset or final is self._empty_final:
+                yield final.model_copy(update={"repeated": True})
+            elif isinstance(final, FinalMessage) and final.utterance in self._aligned_later:
+                yield WordsMessage(utterance=final.utterance, words=final.words or (), repeated=True)
 
     def detach(self) -> None:
         """The connection is gone. Bytes of an incomplete sample are dropped: the client sends that sample again."""
@@ -185,7 +202,9 @@ class AsrSession:
         """Call after the last event. If there was no final, add an empty one: the client waits for it."""
         with self._lock:
             if not self._answered:
-                self._empty_final = empty_final(self._runner.received, self.received, time.time(), self._timeline)
+                self._empty_final = empty_final(
+                    self._runner.received, self.received, time.time(), self._timeline, with_words=self.config.words
+                )
                 self._add(self._empty_final)
 
     def _warn(self, code: str, message: str) -> None:
@@ -197,7 +216,13 @@ class AsrSession:
         """Runs on the thread that produced the events, often the scheduler's for results: hand them over and return."""
         with self._lock:
             for event in events:
-                self._add(event_message(event, self.received, time.time(), self._timeline))
+                if isinstance(event, Aligned):
+                    self._align(words_message(event, self._timeline))
+                    continue
+                message = event_message(event, self.received, time.time(), self._timeline, with_words=self.config.words)
+                self._add(message)
+                if isinstance(event, Final) and event.language and not event.words:
+                    self._explain_missing_words(event.language)
 
     def _add(self, message: PartialMessage | FinalMessage | UtteranceErrorMessage) -> None:
         if isinstance(message, PartialMessage):
@@ -207,6 +232,26 @@ class AsrSession:
             self._answered = True
             self._finals.append(message)
             if len(self._finals) > self._limits.kept_finals:
-                self._dropped_until = self._finals.popleft().end_sample
+                dropped = self._finals.popleft()
+                self._dropped_until = dropped.end_sample
+                self._aligned_later.discard(dropped.utterance)
         if self._outbox is not None:
             self._outbox.put(message)
+
+    def _align(self, message: WordsMessage) -> None:
+        """Gives a final its words, for a client that has it repeated, and tells the one that has it already."""
+        for index in reversed(range(len(self._finals))):
+            final = self._finals[index]
+            if isinstance(final, FinalMessage) and final.utterance == message.utterance:
+                self._finals[index] = final.model_copy(update={"words": message.words})
+                self._aligned_later.add(message.utterance)
+                break
+        if self._outbox is not None:
+            self._outbox.put(message)
+
+    def _explain_missing_words(self, language: str | None) -> None:
+        """Warns a client that wants words if text in this language has none; once for each reason."""
+        reason = self._why_no_words(language) if self.config.words else None
+        if reason is not None and reason not in self._told and self._outbox is not None:
+            self._told.add(reason)
+            self._outbox.put(no_words(reason))

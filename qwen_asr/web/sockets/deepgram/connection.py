@@ -195,6 +195,14 @@ class ListenConnection(Connection):
 
 
 def session_options(service: Service, query: ListenQuery, detector: DetectorFactory | None = None) -> SessionOptions:
-    """The options of a session for this query. Its finals have probabilities: results have a confidence."""
-    options = service.session_options(context=query.context, language=query.language_option, detector=detector)
+    """The options of a session for this query. Its finals have probabilities: results have a confidence.
+
+    They have words only where these come at once: Deepgram has no message for words that come after their result.
+    """
+    options = service.session_options(
+        context=query.context,
+        language=query.language_option,
+        detector=detector,
+        words=service.has_quick_words,
+    )
     return replace(options, scored=True)

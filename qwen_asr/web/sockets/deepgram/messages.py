@@ -14,7 +14,9 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.engine.languages import language_code
 from qwen_asr.errors import AudioError, BadInput, QwenASRError, TimedOut
 from qwen_asr.live.events import Final, Partial
+from qwen_asr.live.transcript import rounded_seconds
 from qwen_asr.web.sockets.messages import ServerMessage, ServerModel, close_reason, read_object
+from qwen_asr.web.spoken_words import spoken_words
 from qwen_asr.web.validation import shown
 
 KEEP_ALIVE, FINALIZE, CLOSE_STREAM = "KeepAlive", "Finalize", "CloseStream"
@@ -63,13 +65,23 @@ class ResultsMetadata(ServerModel):
         )
 
 
+class Word(ServerModel):
+    """A word, with times in seconds: `word` in lower case without punctuation, `punctuated_word` as in the text."""
+
+    word: str
+    start: float
+    end: float
+    confidence: float
+    punctuated_word: str
+
+
 class Alternative(ServerModel):
-    """A text. `words` have times at Deepgram, which are not known here, so there are none."""
+    """A text. There are no `words` where their times are not known."""
 
     transcript: str = ""
     confidence: float = 0.0
     languages: list[str] | None = None
-    words: tuple[Any, ...] = ()
+    words: tuple[Word, ...] = ()
 
 
 class Channel(ServerModel):
@@ -178,13 +190,31 @@ def confidence(finals: Sequence[Final]) -> float:
     return math.exp(fmean(scores)) if scores else 0.0
 
 
-def alternative(event: Partial | Final, with_language: bool) -> Alternative:
-    """The text of an event. A partial has no confidence yet: 0.0."""
+def alternative(event: Partial | Final, with_language: bool, begin: int = 0) -> Alternative:
+    """The text of an event. A partial has no confidence yet: 0.0, and no words.
+
+    `begin`: samples at 16 kHz before the session. The times of words count from before them.
+    """
     code = language_code(event.language) if with_language else None
     return Alternative(
         transcript=event.text,
         confidence=confidence([event]) if isinstance(event, Final) else 0.0,
         languages=[code] if code else None,
+        words=words(event, begin) if isinstance(event, Final) else (),
+    )
+
+
+def words(final: Final, begin: int = 0) -> tuple[Word, ...]:
+    """The words of a text. `punctuated_word` of all, with the blanks between them, are the text. `begin` as above."""
+    return tuple(
+        Word(
+            word=word.bare.lower(),
+            start=rounded_seconds(begin + word.start),
+            end=rounded_seconds(begin + word.end),
+            confidence=word.confidence,
+            punctuated_word=word.text,
+        )
+        for word in spoken_words(final)
     )
 
 

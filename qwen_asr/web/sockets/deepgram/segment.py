@@ -13,7 +13,7 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.endpointing import Detector, DetectorEvent, Ended, EndpointConfig, Started, UtteranceDetector
 from qwen_asr.audio.vad import Silero, VoiceActivity
 from qwen_asr.errors import StepFailed
-from qwen_asr.live.events import Event, Failed, Partial
+from qwen_asr.live.events import Aligned, Event, Failed, Partial, TextEvent
 from qwen_asr.web.sockets.deepgram.messages import (
     Alternative,
     Channel,
@@ -130,6 +130,8 @@ class Segment:
     def on_events(self, events: list[Event]) -> None:
         """Runs on the thread that produced the events, often the recognizer's: hand them over and return."""
         for event in events:
+            if isinstance(event, Aligned):
+                continue
             if isinstance(event, Partial):
                 if self._query.interim_results:
                     self._put(self._results(event, alternative(event, self._detects_language)))
@@ -139,7 +141,7 @@ class Segment:
                 self._put(Error.of(StepFailed(event.message)))
                 text = Alternative()
             else:
-                text = alternative(event, self._detects_language)
+                text = alternative(event, self._detects_language, self.begin)
             self._put(self._results(event, text, ended))
             self._pauses.told()
 
@@ -147,7 +149,7 @@ class Segment:
     def _detects_language(self) -> bool:
         return self._query.language_option in ("", "auto")
 
-    def _results(self, event: Event, text: Alternative, ended: Ended | None = None) -> Results:
+    def _results(self, event: TextEvent, text: Alternative, ended: Ended | None = None) -> Results:
         """The message for a text; `ended` is how its utterance ended, if it did."""
         from_finalize = self.finalizing and ended is not None and ended.reason == "finish"
         self._confirmed = self._confirmed or from_finalize

@@ -20,7 +20,7 @@ from qwen_asr.audio.manual_turns import ManualTurnDetector
 from qwen_asr.audio.vad import Silero, VoiceActivity
 from qwen_asr.engine.languages import language_code
 from qwen_asr.errors import QwenASRError, StepFailed
-from qwen_asr.live.events import Event, Failed, Final, Partial
+from qwen_asr.live.events import Aligned, Event, Failed, Final, Partial
 from qwen_asr.live.transcript import join_texts
 from qwen_asr.web.rest.answers import logprobs
 from qwen_asr.web.sockets.observed_detector import ObservedDetector
@@ -187,6 +187,8 @@ class TurnStream:
     def on_events(self, events: list[Event]) -> None:
         """Runs on the thread that produced the events, often the recognizer's: hand them over and return."""
         for event in events:
+            if isinstance(event, Aligned):
+                continue
             item = self._item(event.utterance)
             if isinstance(event, Partial):
                 item.add_partial(event.text, event.stable, event.language)

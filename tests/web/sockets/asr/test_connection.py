@@ -26,9 +26,11 @@ from qwen_asr import Qwen3ASRModel
 from qwen_asr.audio.pcm import PcmStream
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import SocketLimits
+from qwen_asr.live.transcript import word_as_dict
 from qwen_asr.service.service import Service
 from qwen_asr.web.sockets.asr.messages import SessionCreated, WarningMessage, parse_config
 from qwen_asr.web.sockets.asr.session import AsrSession
+from tests.support.aligners import EvenAligner, aligned_by, even_words
 from tests.support.browser import serving
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
 from tests.support.sockets import PATIENT, Client, Listening, client, listening, silence, until
@@ -133,6 +135,53 @@ def test_the_original_clients_exchange_beside_the_page(scheme: str, tmp_path: Pa
     assert finals[-1]["received_samples"] == len(samples)
     audible = np.flatnonzero(np.abs(samples) > 0.01)
     assert finals[-1]["end"] * 16_000 > audible[-1]  # nothing of the last word is missing
+
+
+def even(final: dict[str, Any]) -> list[dict[str, Any]]:
+    """The words of a final, by `EvenAligner`."""
+    start, end = (round(final[key] * 16_000) for key in ("start", "end"))
+    return [word_as_dict(word) for word in even_words(final["text"], end - start, start)]
+
+
+@pytest.mark.slow
+def test_words_are_in_the_finals_or_come_after_them(served: Listening) -> None:
+    async def speak() -> Client:
+        async with client(served.url) as speaker:
+            await speaker.config(words=True)
+            await speaker.audio(said(*SENTENCES))
+            assert await speaker.finalize() == 1000
+        return speaker
+
+    with aligned_by(demo_recognizer(), EvenAligner()):
+        finals = asyncio.run(speak()).of_type("final")
+    assert [final["text"] for final in finals] == list(SENTENCES)
+    assert [final["words"] for final in finals] == [even(final) for final in finals]
+    with aligned_by(demo_recognizer(), EvenAligner(is_quick=False)):
+        speaker = asyncio.run(speak())
+    later = speaker.of_type("final")
+    assert [final["words"] for final in later] == [[], []]
+    assert [(one["utterance"], one["words"]) for one in speaker.of_type("words")] == [
+        (final["utterance"], final["words"]) for final in finals
+    ]
+    assert speaker.of_type("warning") == []
+
+
+@pytest.mark.slow
+def test_a_client_that_wants_words_learns_that_there_are_none(served: Listening) -> None:
+    async def speak() -> Client:
+        async with client(served.url) as speaker:
+            await speaker.config(words=True)
+            await speaker.audio(said(*SENTENCES))
+            assert await speaker.finalize() == 1000
+        return speaker
+
+    with aligned_by(demo_recognizer(), None):
+        speaker = asyncio.run(speak())
+    assert [message["type"] for message in speaker.messages[:2]] == ["session_created", "warning"]
+    [warning] = speaker.of_type("warning")
+    assert warning["code"] == "NoWords"
+    assert "--aligner-model-path" in warning["message"]
+    assert [final["words"] for final in speaker.of_type("final")] == [[], []]
 
 
 def test_int16_at_48_khz_in_pieces_that_cut_samples(served: Listening) -> None:

@@ -19,7 +19,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 KEYS = ["context", "prompt", "language", "chunk_size_sec", "sample_rate", "encoding", "unfixed_chunk_num", "resume"]
-KEYS += ["offset"]
+KEYS += ["offset", "words"]
 
 
 def parsed(**settings: Any) -> AsrConfig:
@@ -34,9 +34,10 @@ def test_the_config_of_the_original_client() -> None:
 
 def test_every_setting() -> None:
     config = parsed(
-        context="names", prompt="say", language="de", chunk_size_sec=0.1, sample_rate=48000.0, encoding="s16le", new=1
-    )
-    assert config.encoding == "s16le"
+        context="names", prompt="say", language="de", chunk_size_sec=0.1, sample_rate=48000.0, encoding="s16le", new=1,
+        words=True,
+    )  # fmt: skip
+    assert (config.encoding, config.words) == ("s16le", True)
     assert (config.context, config.prompt, config.language) == ("names", "say", "de")
     assert (config.sample_rate, config.chunk_size_sec) == (48_000, 0.1)
     assert isinstance(config.sample_rate, int)
@@ -80,6 +81,9 @@ def test_the_encodings_are_those_of_the_stream() -> None:
         ({"sample_rate": 10**400}, "expected a whole number from 4000 to 384000"),
         ({"sample_rate": float("inf")}, "sample_rate was given Infinity; expected a whole number"),
         ({"encoding": "mp3"}, 'encoding was given "mp3"; expected one of f32le, s16le.'),
+        ({"words": "true"}, 'words was given "true"; expected true or false.'),
+        ({"words": 1}, "words was given 1; expected true or false."),
+        ({"words": ["word"]}, 'words was given ["word"]; expected true or false.'),
         ({"resume": "x", "offset": -1}, "offset was given -1; expected a whole number of samples from 0 to"),
         ({"offset": 1}, "offset was given without resume"),
         ({"type": "start"}, 'The first message has the type "start"; expected {"type": "config"}'),
@@ -153,6 +157,8 @@ def test_settings_of_a_client_that_resumes() -> None:
     warning = check_resume(parsed(resume="x", context="June", language="", chunk_size_sec=1), session)
     assert warning is not None
     assert warning.startswith("resume: context, language, chunk_size_sec differ from the session's")
+    assert check_resume(parsed(resume="x", words=False), session) is None
+    assert "resume: words differ" in str(check_resume(parsed(resume="x", words=True), session))
     for different in ({"sample_rate": 16_000}, {"encoding": "s16le"}):
         with pytest.raises(BadConfig, match="but the session to resume has"):
             check_resume(parsed(resume="x", **different), session)

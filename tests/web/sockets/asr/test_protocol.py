@@ -12,11 +12,15 @@ import pytest
 from qwen_asr import errors
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import SocketLimits
-from qwen_asr.live.events import Failed, Final, Partial
+from qwen_asr.engine.words import Word
+from qwen_asr.live.events import Aligned, Failed, Final, Partial
 from qwen_asr.web.sockets.asr import connection, messages
 
 PARTIAL = Partial(0, 8_000, 24_000, "English", "Turn on the kit", 11, 0.25)
-FINAL = Final(0, 8_000, 40_000, "English", "Turn on the kitchen light.", 0.0)
+TIMES = (13_120, 16_960, 19_520, 20_816, 27_200, 35_200)
+WORDS = tuple(map(Word, ("Turn", "on", "the", "kitchen", "light."), TIMES, TIMES[1:]))
+FINAL = Final(0, 8_000, 40_000, "English", "Turn on the kitchen light.", 0.0, words=WORDS)
+ALIGNED = Aligned(3, (Word("Thanks.", 980_800, 989_120),))
 NOW = 1_767_225_600.25
 FAILED = Failed(0, 8_000, 40_000, "The recognizer failed on this utterance (RuntimeError). The next one goes on.", 0.0)
 
@@ -37,7 +41,7 @@ def examples(document: str) -> dict[str, Any]:
 def test_the_server_accepts_the_examples_of_clients(examples: dict[str, Any]) -> None:
     config = examples.pop("client config")
     parsed = messages.parse_config(json.dumps(config))
-    keys = ("context", "prompt", "language", "chunk_size_sec", "sample_rate", "encoding")
+    keys = ("context", "prompt", "language", "chunk_size_sec", "sample_rate", "encoding", "words")
     assert [getattr(parsed, key) for key in keys] == [config[key] for key in keys]
     again = examples.pop("client config that resumes")
     parsed = messages.parse_config(json.dumps(again))
@@ -59,12 +63,12 @@ def test_the_server_sends_the_examples(examples: dict[str, Any]) -> None:
         "queued": messages.Queued(position=2),
         "warning": messages.unknown_message("stop"),
         "partial": messages.event_message(PARTIAL, 28_000, NOW),
-        "final": messages.event_message(FINAL, 48_000, NOW + 1.25),
+        "final": messages.event_message(FINAL, 48_000, NOW + 1.25, with_words=True),
+        "words": messages.words_message(ALIGNED),
         "error": messages.error_message(bad.value),
         "error of an utterance": messages.event_message(FAILED, 48_000, NOW),
     }
     shown = {name.removeprefix("server "): example for name, example in examples.items() if name.startswith("server ")}
-    assert shown == {name: message.as_dict() for name, message in sent.items()}
     assert shown == {name: json.loads(message.to_json()) for name, message in sent.items()}
 
 

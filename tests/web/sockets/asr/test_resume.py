@@ -15,8 +15,10 @@ import torch
 from scipy.signal import resample_poly
 
 from qwen_asr.config.config import Config
+from qwen_asr.live.transcript import word_as_dict
 from qwen_asr.service.service import Service
 from qwen_asr.web.sockets.asr.session import AsrSession
+from tests.support.aligners import EvenAligner, aligned_by, even_words
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
 from tests.support.sockets import PATIENT, Client, Listening, client, listening, silence, until
 
@@ -98,6 +100,34 @@ def test_a_session_goes_on_where_it_stopped(served: Listening, uncut: list[tuple
     assert final["text"] == SENTENCES[0]
     assert results([final, *second.messages]) == uncut
     assert second.messages[-1]["received_samples"] == len(SAID)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_a_resumed_session_keeps_its_words(served: Listening, is_quick: bool) -> None:
+    async def speak() -> list[dict[str, Any]]:
+        async with client(served.url) as first:
+            session = await first.config(words=True)
+            await first.audio(SAID[:60_000])
+            await first.wait_for("final")
+            drop(first)
+        async with client(served.url) as second:
+            answer = await resume(second, session, 0)
+            await second.audio(SAID[answer["received_samples"] :])
+            assert await second.finalize() == 1000
+        return second.messages
+
+    with aligned_by(demo_recognizer(), EvenAligner(is_quick)):
+        messages = asyncio.run(speak())
+    later = {one["utterance"]: one["words"] for one in messages if one["type"] == "words"}
+    finals = [one for one in messages if one["type"] == "final"]
+    assert [final["text"] for final in finals] == list(SENTENCES)
+    assert finals[0]["repeated"] is True
+    for final in finals:
+        start, end = (round(final[key] * 16_000) for key in ("start", "end"))
+        words = final["words"] or later[final["utterance"]]
+        assert words == [word_as_dict(word) for word in even_words(final["text"], end - start, start)]
+        assert is_quick <= bool(final["words"])
 
 
 @pytest.mark.slow

@@ -21,8 +21,10 @@ from qwen_asr import Qwen3ASRModel
 from qwen_asr.audio.g711 import LAWS
 from qwen_asr.audio.pcm import PcmStream
 from qwen_asr.config.config import Config
+from qwen_asr.live.transcript import word_as_dict
 from qwen_asr.service.service import Service
 from qwen_asr.web.sockets.deepgram.route import ListenRoute
+from tests.support.aligners import EvenAligner, aligned_by, even_words
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
 from tests.support.sockets import PATIENT, Client, Listening, client_of, listening, silence, until
 
@@ -113,6 +115,38 @@ def utterance(audio: bytes, result: dict[str, Any]) -> Samples:
     begin, length = round(result["start"] * 16_000), round(result["duration"] * 16_000)
     samples: Samples = np.frombuffer(audio, "<i2").astype(np.float32) / np.float32(32_768)
     return samples[begin : begin + length]
+
+
+def words_of(result: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """The words of a result as they are written, with their times."""
+    [alternative] = result["channel"]["alternatives"]
+    return [(word["punctuated_word"], word["start"], word["end"]) for word in alternative["words"]]
+
+
+def test_words_where_they_come_at_once(served: Listening) -> None:
+    async def use(client: Speaker) -> None:
+        await client.speak(silence(0.5), spoken(SENTENCES[0]), silence(1.2))
+        await client.send({"type": "Finalize"})  # the times go on after it
+        await client.speak(silence(0.5), spoken(SENTENCES[1]))
+        assert await client.close_stream() == 1000
+
+    with aligned_by(demo_recognizer(), EvenAligner()):
+        client = with_speaker(served, use, f"{LINEAR}&interim_results=true")
+    assert client.texts == list(SENTENCES)
+    for result in client.of_type("Results"):
+        start, length = round(result["start"] * 16_000), round(result["duration"] * 16_000)
+        words = even_words(text_of(result), length, start) if result["is_final"] else ()
+        assert words_of(result) == [tuple(word_as_dict(word).values()) for word in words]
+    assert all(
+        0 < word["confidence"] <= 1
+        for result in client.finals
+        for word in result["channel"]["alternatives"][0]["words"]
+    )
+    for aligner in (EvenAligner(is_quick=False), None):
+        with aligned_by(demo_recognizer(), aligner):
+            client = with_speaker(served, use)
+        assert client.texts == list(SENTENCES)
+        assert all(words_of(result) == [] for result in client.finals)
 
 
 def test_two_sentences(served: Listening) -> None:

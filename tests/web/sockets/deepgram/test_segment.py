@@ -1,11 +1,16 @@
-"""When a pause is announced. tests/web/sockets/deepgram/test_connection.py has the results."""
+"""When a pause is announced, and the words of results. test_connection.py beside this has the rest of the results."""
 
 from __future__ import annotations
 
 from itertools import permutations
 
-from qwen_asr.web.sockets.deepgram.segment import Pauses
+from qwen_asr.audio.endpointing import Ended
+from qwen_asr.live.events import Event, Partial
+from qwen_asr.web.sockets.deepgram.messages import Results, ResultsMetadata
+from qwen_asr.web.sockets.deepgram.query import LiveQuery
+from qwen_asr.web.sockets.deepgram.segment import Pauses, Segment
 from qwen_asr.web.sockets.messages import ServerMessage
+from tests.support.aligners import with_words
 
 
 def pauses(length: int | None) -> tuple[Pauses, list[ServerMessage]]:
@@ -51,3 +56,21 @@ def test_without_a_length_nothing_is_announced() -> None:
     watch.told()
     watch.heard(1_000_000)
     assert not put
+
+
+def test_the_times_of_words_count_from_the_beginning_of_the_connection() -> None:
+    put: list[ServerMessage] = []
+    query = LiveQuery(encoding="mulaw", interim_results=True)
+    segment = Segment(query, ResultsMetadata.of("demo"), put.append, Pauses(None, put.append), begin=160_000)
+    segment._on_detected([Ended(1, 32_000, 48_000, "finish")])
+    events: list[Event] = [Partial(1, 32_000, 40_000, "English", "Turn", 0, 0.0), with_words("Turn it on.", 1)]
+    segment.on_events(events)
+    interim, result = put
+    assert isinstance(interim, Results)
+    assert isinstance(result, Results)
+    assert interim.channel.alternatives[0].words == ()
+    assert (result.start, result.duration, result.is_final) == (12.0, 1.0, True)
+    words = result.as_dict()["channel"]["alternatives"][0]["words"]
+    assert [(word["punctuated_word"], word["word"], word["start"], word["end"]) for word in words] == [
+        ("Turn", "turn", 12.0, 12.1), ("it", "it", 12.1, 12.2), ("on.", "on", 12.2, 12.3),
+    ]  # fmt: skip
