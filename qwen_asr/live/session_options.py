@@ -42,12 +42,14 @@ class SessionOptions:
     detector: DetectorFactory = voice_detector
     """Creates the detector that applies `endpoints`."""
     background: bool = False
-    """Whether nobody waits for the text while it is spoken, as with a file: its steps give way to those of others."""
+    """Whether nobody waits for the text while it is spoken, as with a file: its steps give way to those of others, and
+    each final waits for its words."""
 
     scored: bool = False
     """Whether finals have the probabilities of their tokens."""
     words: bool = False
-    """Whether finals have the times of their words, where the recognizer has an aligner."""
+    """Whether finals have the times of their words, where the recognizer has an aligner. A slow one gives them later, as
+    `Aligned`."""
 
     def __post_init__(self) -> None:
         if self.chunk_seconds is not None and not self.chunk_seconds > 0:
