@@ -32,6 +32,7 @@ from qwen_asr.config.limits import PageLimits
 from qwen_asr.errors import BadField
 from qwen_asr.web.access.route_table import PAGE_LINK, PAGE_TRANSCRIBE
 from qwen_asr.web.page.bundle import bundle
+from qwen_asr.web.page.downloads import download
 from qwen_asr.web.rest.transcriptions import Job, Transcriptions
 from qwen_asr.web.rest.upload import received_form
 
@@ -60,6 +61,7 @@ def file_tab(*, file_bytes: int, has_links: bool, elem_id: str = "files") -> gr.
         js_on_load=bundle(FOLDER / "file_tab.js") + START,
         apply_default_css=False,
         elem_id=elem_id,
+        server_functions=[download],
         file_bytes=file_bytes,
         has_links=has_links,
         # Relative, so that they lead to this server behind any proxy and at any public path.
