@@ -31,6 +31,7 @@ from qwen_asr.engine.checkpoint import (
     read_config,
     unreadable,
 )
+from qwen_asr.engine.frame_aligner import load_frame_aligner
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.words import Clip, Word, WordAligner, cut_at_words
 from qwen_asr.errors import BadInput, WrongArchitecture
@@ -243,7 +244,7 @@ def load_with_aligner(
 
 def own_aligner(recognizer: Recognizer) -> WordAligner | None:
     """The aligner that is bundled with the recognizer: the demo has one."""
-    return None
+    return load_frame_aligner(recognizer) if recognizer.is_demo else None
 
 
 def load_aligner(

@@ -48,8 +48,8 @@ class SessionOptions:
     scored: bool = False
     """Whether finals have the probabilities of their tokens."""
     words: bool = False
-    """Whether finals have the times of their words, where the recognizer has an aligner. A slow one gives them later, as
-    `Aligned`."""
+    """Whether finals have the times of their words, where the recognizer has an aligner. A slow one gives them later,
+    as `Aligned`."""
 
     def __post_init__(self) -> None:
         if self.chunk_seconds is not None and not self.chunk_seconds > 0:
