@@ -17,7 +17,7 @@ import webvtt
 from playwright.sync_api import Browser, Locator, expect
 
 from qwen_asr.service.service import Service
-from qwen_asr.web.temporary_files import UPLOADS, private_folder
+from qwen_asr.web.temporary_files import private_folder
 from tests.support.browser import MARKS, Served, Tab, serving, small_config
 from tests.support.checkpoints import spoken
 from tests.support.processes import until
@@ -121,7 +121,7 @@ def is_idle(served: Served, folder: Path) -> bool:
                 continue
     # The folder itself is open, because it is locked.
     stored = [path for path in targets if path.startswith(f"{folder}/")]
-    named = [path for path in folder.rglob("*") if path.name != UPLOADS]
+    named = [path for path in folder.rglob("*") if path.is_file()]
     return not (service.sessions.open_by_kind()["rest"] or service.admission.admitted or stored or named)
 
 
