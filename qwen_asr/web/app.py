@@ -64,8 +64,8 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     from qwen_asr.web.access.forwarded import ForwardedHeaders
     from qwen_asr.web.access.guard import AccessGuard
     from qwen_asr.web.access.response_headers import SecurityHeaders
-    from qwen_asr.web.page import files
-    from qwen_asr.web.page.links import LinkRoute
+    from qwen_asr.web.page.files import route as files
+    from qwen_asr.web.page.files.links import LinkRoute
     from qwen_asr.web.page.recordings import RecordingRegistry
     from qwen_asr.web.page.requests import EventStreams, PageRequests
     from qwen_asr.web.page.transcribe_endpoint import TranscribeEndpoint, describe

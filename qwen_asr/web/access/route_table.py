@@ -46,7 +46,7 @@ SOCKETS = (ASR, REALTIME, DASHSCOPE_REALTIME, LISTEN)
 """The paths of WebSockets."""
 GRADIO = "/gradio_api"
 PAGE_TRANSCRIBE, PAGE_LINK = "/page/transcribe", "/page/link"
-"""For the File tab: `page.files`, `page.links`."""
+"""For the File tab: `page.files.route`, `page.files.links`."""
 GRADIO_CLIENT = "/gradio_client"
 """For programs: `page.transcribe_endpoint`. Nothing of the page's own API is open to them."""
 STREAM = re.compile(rf"{GRADIO}/stream/{_ID}", re.ASCII)

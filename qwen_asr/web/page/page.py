@@ -14,7 +14,7 @@ from qwen_asr.config.limits import PageLimits, UploadLimits
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import QwenASRError
 from qwen_asr.service.rate_limit import sender
-from qwen_asr.web.page.files import file_tab
+from qwen_asr.web.page.files.component import file_tab
 from qwen_asr.web.page.microphone import BROWSER, STOCK_RECORDING, State, streaming_microphone
 from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
 from qwen_asr.web.page.uploads import opened_upload

@@ -61,7 +61,7 @@ export class FileState {
     this.#move(UPLOADING, { loaded, total });
   }
 
-  // An event of the server (page/files.py), at `now` in ms.
+  // An event of the server (page/files/route.py), at `now` in ms.
   take(event, now) {
     if (this.ended) return;
     if ("queued" in event) this.#move(QUEUED, { position: event.queued });

@@ -1,4 +1,4 @@
-// The File tab: files that are dropped, chosen or linked become cards with their text. page/files.py starts it.
+// The File tab: files that are dropped, chosen or linked become cards with their text. page/files/component.py starts it.
 
 import { UserError, messageFor } from "../shared/errors.js";
 import { preferredLanguage, setLanguage, t, translate } from "../shared/text.js";

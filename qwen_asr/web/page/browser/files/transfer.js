@@ -6,7 +6,7 @@ import { UserError } from "../shared/errors.js";
 import { t } from "../shared/text.js";
 import { EventReader } from "./event_stream.js";
 
-const OUTCOME_BYTES = 1024; // behind a file that was fetched: page/links.py
+const OUTCOME_BYTES = 1024; // behind a file that was fetched: page/files/links.py
 
 const broken = () => t("The connection to the server broke. Check the network, then press Retry.");
 

@@ -1,7 +1,7 @@
-"""The File tab: a Gradio component that sends files to a route of ours, and shows their text as it is made.
+"""`POST /page/transcribe`: the route that the File tab sends its files to. Their text comes back as it is made.
 
-The script's modules are in `browser/files`. A file travels as a form, in a request of its own; its language and its
-context stand in the same form. The answer is a stream of server-sent events, each a JSON object with one key:
+A file travels as a form, in a request of its own; its language and its context stand in the same form. The answer is a
+stream of server-sent events, each a JSON object with one key:
 
     page ← {queued}  the file waits at this position for a free slot
     page ← {heard}   [seconds whose text is known, seconds in the file or null]; every second
@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -30,44 +29,17 @@ from starlette.routing import Route
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.config.limits import PageLimits
 from qwen_asr.errors import BadField
-from qwen_asr.web.access.route_table import PAGE_LINK, PAGE_TRANSCRIBE
-from qwen_asr.web.page.bundle import bundle
-from qwen_asr.web.page.downloads import download
+from qwen_asr.web.access.route_table import PAGE_TRANSCRIBE
 from qwen_asr.web.rest.transcriptions import Job, Transcriptions
 from qwen_asr.web.rest.upload import received_form
 
 if TYPE_CHECKING:
-    import gradio as gr
     from fastapi import FastAPI
 
     from qwen_asr.live.events import Final
     from qwen_asr.service.service import Service
     from qwen_asr.web.error_response import ErrorBody
     from qwen_asr.web.rest.upload import Upload
-
-FOLDER = Path(__file__).parent / "browser" / "files"
-START = "\nmodules.file_tab.start(element, props, server);\n//# sourceURL=qwen-asr-files.js\n"
-
-
-def file_tab(*, file_bytes: int, has_links: bool, elem_id: str = "files") -> gr.HTML:
-    """The component: where files are dropped, and what became of them. Call it inside of `gr.Blocks`.
-
-    `file_bytes` is the size of the largest file that the routes take. `has_links`: whether the server fetches links.
-    """
-    import gradio as gr  # heavy; the page has imported it by now
-
-    return gr.HTML(
-        html_template=(FOLDER / "files.html").read_text(encoding="utf-8"),
-        js_on_load=bundle(FOLDER / "file_tab.js") + START,
-        apply_default_css=False,
-        elem_id=elem_id,
-        server_functions=[download],
-        file_bytes=file_bytes,
-        has_links=has_links,
-        # Relative, so that they lead to this server behind any proxy and at any public path.
-        transcribe=PAGE_TRANSCRIBE.lstrip("/"),
-        link=PAGE_LINK.lstrip("/"),
-    )
 
 
 class FileEvents:

@@ -26,7 +26,7 @@ from qwen_asr.service.shutdown import Stopping
 from qwen_asr.web.access.guard import AccessGuard
 from qwen_asr.web.access.route_table import PAGE_TRANSCRIBE
 from qwen_asr.web.error_response import error_body
-from qwen_asr.web.page.files import FileEvents, add_route, line_of
+from qwen_asr.web.page.files.route import FileEvents, add_route, line_of
 from qwen_asr.web.rest.transcriptions import Transcriptions
 from qwen_asr.web.transport.uvicorn_server import bind, create_server
 from tests.support.checkpoints import demo_recognizer

@@ -29,7 +29,7 @@ from qwen_asr.errors import QwenASRError
 from qwen_asr.network import is_public
 from qwen_asr.service.service import Service
 from qwen_asr.tls.self_signed import ensure_self_signed
-from qwen_asr.web.page.links import OUTCOME_BYTES, Fetcher, LinkRoute
+from qwen_asr.web.page.files.links import OUTCOME_BYTES, Fetcher, LinkRoute
 from qwen_asr.web.rest.transcriptions import Transcriptions
 from tests.support.checkpoints import random_recognizer
 
