@@ -185,7 +185,7 @@ def test_downloads_can_be_read_by_others(chromium: Browser, demo: Served, media:
         assert tab.download("TXT").splitlines() == list(SENTENCES)
         assert [cue.content for cue in srt.parse(tab.download("SRT"))] == list(SENTENCES)
         captions = webvtt.from_string(tab.download("VTT"))
-        assert [caption.text for caption in captions] == list(SENTENCES)
+        assert [caption.text for caption in captions.captions] == list(SENTENCES)
         assert '"words"' in tab.download("JSON")
         assert tab.problems == []
 

@@ -48,9 +48,11 @@ class Running:
     service: Service
     folder: str  # of temporary files
 
-    def post(self, file: bytes, headers: dict[str, str] | None = None, **fields: str) -> httpx.Response:
+    def post(
+        self, file: bytes, fields: dict[str, str] | None = None, headers: dict[str, str] | None = None
+    ) -> httpx.Response:
         """The whole answer to a file."""
-        return httpx.post(self.url, data=fields, files={"file": file}, headers=headers, timeout=TIMEOUT)
+        return httpx.post(self.url, data=fields or {}, files={"file": file}, headers=headers, timeout=TIMEOUT)
 
     def idle(self) -> bool:
         """Whether nothing is held for any file."""
@@ -127,7 +129,7 @@ def test_the_events() -> None:
 
 @slow
 def test_a_file_gets_its_text_line_by_line_and_its_progress(server: Running) -> None:
-    found = events(server.post(speech(2), language="en", context="kitchen"))
+    found = events(server.post(speech(2), {"language": "en", "context": "kitchen"}))
     assert [line["text"] for line in values(found, "line")] == [*SENTENCES, *SENTENCES]
     assert {line["language"] for line in values(found, "line")} == {"English"}
     spans = [time for line in values(found, "line") for time in (line["start"], line["end"])]
@@ -189,7 +191,7 @@ def test_a_file_waits_in_line_and_is_told_its_position() -> None:
 def test_what_is_wrong_with_a_file_is_the_last_event(
     server: Running, file: bytes, fields: dict[str, str], message: str
 ) -> None:
-    found = events(server.post(file, **fields))
+    found = events(server.post(file, fields))
     assert message in found[-1]["error"]
     assert values(found, "line") == []
     assert until(server.idle)
@@ -222,7 +224,7 @@ def test_fields_that_the_page_would_not_send(server: Running) -> None:
         ({"language": "a" * 100}, "language has 100 characters"),
         ({"context": "a" * 20_000}, "context has 20000 characters"),
     ):
-        answer = server.post(speech(), **fields)
+        answer = server.post(speech(), fields)
         assert (answer.status_code, message in answer.json()["error"]["message"]) == (400, True)
     two = httpx.post(server.url, files=[("file", b"a"), ("file", b"b")], timeout=TIMEOUT)
     assert "two fields" in two.json()["error"]["message"]
@@ -244,7 +246,7 @@ def test_only_who_may_use_the_page_may_use_the_route() -> None:
     with running(auth=(USER,), api_key=(KEY,)) as server:
         key = {"Authorization": f"Bearer {KEY}"}
         for headers in ({}, key):
-            answer = server.post(speech(), headers)
+            answer = server.post(speech(), headers=headers)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
         user, _, password = USER.partition(":")
         login = server.url.replace(PAGE_TRANSCRIBE, "/login")
