@@ -17,8 +17,8 @@ const rules = {
 // Modules without access to the browser: what they need is passed to them, so that Node can test them.
 const PURE = [
   "files/chinese_files", "files/event_stream", "files/file_state", "files/position", "files/time_left",
-  "live/byte_queue", "live/recording", "live/recording_state", "live/status", "shared/chinese", "shared/errors",
-  "shared/format", "shared/text", "shared/transcript",
+  "live/byte_queue", "live/recording", "live/recording_state", "live/status", "settings/labels", "shared/chinese",
+  "shared/chinese_server", "shared/chinese_settings", "shared/errors", "shared/format", "shared/text", "shared/transcript",
 ];
 const withoutBrowser = Object.fromEntries(Object.keys(globals.browser).map((name) => [name, "off"]));
 const pureGlobals = { btoa: "readonly", console: "readonly" };

@@ -66,6 +66,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     from qwen_asr.web.access.response_headers import SecurityHeaders
     from qwen_asr.web.page.files import route as files
     from qwen_asr.web.page.files.links import LinkRoute
+    from qwen_asr.web.page.head_script import HeadScript
     from qwen_asr.web.page.recordings import RecordingRegistry
     from qwen_asr.web.page.requests import EventStreams, PageRequests
     from qwen_asr.web.page.transcribe_endpoint import TranscribeEndpoint, describe
@@ -104,6 +105,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     app = FastAPI(title="Qwen3-ASR live", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     # The last one that is added sees a request first.
     streams = EventStreams()
+    app.add_middleware(HeadScript)
     app.add_middleware(PageRequests, lambda: gradio_app.get_blocks(), limits.page, streams)
     app.add_middleware(Unbuffered)
     app.add_middleware(guard.middleware)
@@ -156,6 +158,7 @@ def _mount_page(
         service,
         language=resolve_language(config.default_language),
         context=config.default_context or "",
+        pause_seconds=config.silence_threshold,
         limits=service.limits.page,
         file_bytes=service.limits.upload.file_bytes,
         has_links=config.link_addresses.enabled,

@@ -1,4 +1,4 @@
-"""The page: Gradio Blocks with language and context, a tab for live speech, and one for files."""
+"""The page: Gradio Blocks with language and context, and tabs for live speech, files and settings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.page.files.component import file_tab
 from qwen_asr.web.page.microphone import BROWSER, STOCK_RECORDING, State, streaming_microphone
 from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
+from qwen_asr.web.page.settings_tab import TRANSLATED, add_settings_events, settings_tab
 from qwen_asr.web.page.uploads import opened_upload
 
-CSS = [BROWSER / "page.css", BROWSER / "live" / "live.css", BROWSER / "files" / "files.css"]
+CSS = [
+    BROWSER / name
+    for name in ("page.css", "live/live.css", "live/big_screen.css", "files/files.css", "settings/settings.css")
+]
 AUTOMATIC = "Automatic"
 TITLE = "Qwen3-ASR live"
-LOG_OUT = "<form class='log-out' method='post' action='logout'><button>Log out</button></form>"
+LOG_OUT = "<form class='log-out' method='post' action='logout'><button data-t>Log out</button></form>"
+HEADER = "<header class='title'><h1 data-t>{}</h1><p data-t>Press Record, speak, and read along.</p>{}</header>"
 LATE_BLOCK_SECONDS = 3.0
 """A block of the fallback recorder that comes this soon after the end of its recording still belongs to it."""
 
@@ -48,6 +53,16 @@ def theme() -> gr.themes.Base:
         # Gradio's grey has a contrast of 2.6 on white. WCAG AA asks for 4.5 for small text.
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        # WCAG 1.4.11 asks for a contrast of 3 for what shows where an input is.
+        input_border_color="*neutral_500",
+        input_border_color_dark="*neutral_400",
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
+        checkbox_border_color_selected="*primary_700",
+        checkbox_border_color_selected_dark="*primary_400",
+        checkbox_background_color_selected="*primary_700",
     )
 
 
@@ -57,13 +72,15 @@ def build_page(
     *,
     language: str | None = None,
     context: str = "",
+    pause_seconds: float = 0.8,
     limits: PageLimits | None = None,
     file_bytes: int = UploadLimits.file_bytes,
     has_links: bool = True,
     has_login: bool = False,
 ) -> gr.Blocks:
-    """The whole page. `language` (an English name) and `context` are the first values of the inputs. `has_login` adds a
-    button to log out. `file_bytes` and `has_links`: see `file_tab`.
+    """The whole page. `language` (an English name) and `context` are the first values of the inputs. `pause_seconds` is
+    the server's pause length, which the page shows. `file_bytes` and `has_links`: see `file_tab`. `has_login` adds a
+    button to log out.
 
     Mount the page with `theme()` and `CSS`.
     """
@@ -73,7 +90,7 @@ def build_page(
     page.state_session_capacity = 64  # Gradio keeps 18 kB for each tab that ever was, 10,000 of them; none is needed
     with page:
         log_out = LOG_OUT if has_login else ""
-        gr.HTML(f"<header class='title'><h1>{TITLE}</h1><p>Press Record, speak, and read along.</p>{log_out}</header>")
+        gr.HTML(HEADER.format(TITLE, log_out), js_on_load=TRANSLATED)
         with gr.Row(elem_id="options"):
             language_input = gr.Dropdown(
                 [AUTOMATIC, *LANGUAGES.values()],
@@ -98,6 +115,9 @@ def build_page(
                 _add_fallback_recorder(recordings, state, language_input, context_input, limits)
             with _tab("File"):
                 file_tab(file_bytes=file_bytes, has_links=has_links)
+            with _tab("Settings"):
+                settings = settings_tab(pause_seconds)
+        add_settings_events(page, settings, language_input, context_input)
         page.load(None, js=SELECT_JS, api_visibility="private")
         gr.on(
             [page.load, language_input.change, context_input.change],

@@ -29,10 +29,12 @@ test("without storage, and with rubbish in it, choices last as long as the page"
     assert.equal(settings.get("theme", "light"), "light");
     settings.set("theme", "dark");
     assert.equal(settings.get("theme"), "dark");
+    assert.equal(settings.isKept, storage !== null);
   }
   const full = new Storage();
   full.setItem = () => { throw new Error("QuotaExceededError"); };
   const settings = new Settings(full, new EventTarget());
   settings.set("theme", "dark");
   assert.equal(settings.get("theme"), "dark");
+  assert.equal(settings.isKept, false);
 });

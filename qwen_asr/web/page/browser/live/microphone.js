@@ -3,8 +3,10 @@
 
 import { messageFor } from "../shared/errors.js";
 import { formatTime } from "../shared/format.js";
-import { preferredLanguage, setLanguage, t, translate } from "../shared/text.js";
+import { Settings, browserStorage } from "../shared/settings.js";
+import { followLanguage, t } from "../shared/text.js";
 import { Transcript, setText } from "../shared/transcript.js";
+import { BigScreen } from "./big_screen.js";
 import { Capture, busy, findObstacle, insecure } from "./capture.js";
 import { Recording } from "./recording.js";
 import { FallbackState, RecordingState } from "./recording_state.js";
@@ -58,12 +60,15 @@ class MicrophonePage {
   }
 
   start() {
-    setLanguage(preferredLanguage(null, navigator.languages));
-    translate(this.element);
+    const settings = new Settings(browserStorage(), document);
+    const bigScreen = new BigScreen(this.element);
+    bigScreen.listen();
+    followLanguage(this.element, settings, navigator.languages, () => this.refresh());
     const actions = {
       record: () => this.capture ? this.stop() : this.record(),
       copy: () => this.copy(),
       clear: () => this.clear(),
+      bigScreen: () => bigScreen.open(),
     };
     this.element.addEventListener("click", (event) => {
       const node = event.target.closest("[data-do]");
@@ -109,7 +114,7 @@ class MicrophonePage {
     setText(this.find("#lag"), recording ? t("{seconds} s behind", { seconds: recording.behind.toFixed(1) }) : "");
     setText(this.find("#clock"), recording ? formatTime(this.recordedSeconds + recording.duration) : "");
     const { model, note } = this.serverState;
-    setText(this.find("#model"), model ? `${model}.${note ? ` ${note}` : ""}` : "");
+    setText(this.find("#model"), model ? `${t(model)}${t(".")}${note ? ` ${t(note)}` : ""}` : "");
   }
 
   // Not `disabled`: that would take the keyboard's focus away from the button.

@@ -18,7 +18,7 @@ const MUTED_AFTER_MS = 6000;
 export function statusText({ server, recording, opening, problem, obstacle, interruption }) {
   if (!recording && server.state !== "ready") return t(server.text);
   if (opening) return t("Waiting for the microphone …");
-  if (!recording) return problem || obstacle || t("Ready");
+  if (!recording) return t(problem || obstacle) || t("Ready");
   switch (recording.phase) {
     case "reconnecting": return t(recording.reason || "Reconnecting");
     case "queued": return recording.position === 1 ? t("Waiting: you are next")

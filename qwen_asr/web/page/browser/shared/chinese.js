@@ -1,9 +1,11 @@
 // The page's words in Chinese, by the English words in the code.
 
 import { CHINESE_FILES } from "../files/chinese_files.js";
+import { CHINESE_SETTINGS } from "./chinese_settings.js";
 
 export const CHINESE = {
   ...CHINESE_FILES,
+  ...CHINESE_SETTINGS,
   ".": "。",
   "A content security policy blocks the recorder (it needs blob: in script-src). Use the simple recorder below.":
     "内容安全策略阻止了录音（script-src 需要允许 blob:）。请使用下面的简易录音器。",

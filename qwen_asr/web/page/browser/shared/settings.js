@@ -7,6 +7,7 @@ export class Settings {
   // `storage`: localStorage, or null where the browser forbids it; then the choices last as long as the page.
   constructor(storage, events) {
     Object.assign(this, { storage, events });
+    this.isKept = Boolean(storage); // whether the choices outlast the page
     this.values = {};
     try {
       const kept = JSON.parse(storage?.getItem(KEY) ?? "{}");
@@ -21,7 +22,9 @@ export class Settings {
     this.events.dispatchEvent(new CustomEvent(CHANGED, { detail: { [name]: value } }));
     try {
       this.storage?.setItem(KEY, JSON.stringify(this.values));
-    } catch { /* the storage is full or forbidden: the choice lasts as long as the page */ }
+    } catch { // the storage is full or forbidden: the choice lasts as long as the page
+      this.isKept = false;
+    }
   }
 
   // `callback(name, value)` is called for each change, from whichever script of the page.

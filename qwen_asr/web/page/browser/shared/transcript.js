@@ -3,6 +3,7 @@
 // All text goes into the page through textContent, so nothing that is said or recognized can become markup.
 
 import { formatTime } from "./format.js";
+import { t } from "./text.js";
 
 // How an utterance is shown: `line` comes from the server (TranscriptLine.to_json), its part began `offset` seconds in.
 export function lineView(line, offset) {
@@ -10,7 +11,7 @@ export function lineView(line, offset) {
   return {
     time: formatTime(start),
     range: `${start.toFixed(2)} s – ${(offset + line.end).toFixed(2)} s`,
-    settled: line.error || line.settled,
+    settled: line.error ? t(line.error) : line.settled,
     tentative: line.tentative,
     failed: Boolean(line.error),
     final: line.final,

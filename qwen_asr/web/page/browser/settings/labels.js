@@ -1,0 +1,25 @@
+// The words and values of Gradio's components, as updates that Gradio applies: its own way to change a component from a
+// script. Pure.
+
+import { t } from "../shared/text.js";
+
+// One update for each of `fields`, which are
+//   {texts: {label, info, placeholder, value}, choices: [[words, value]], setting, value}
+// `texts` and `choices` are the English ones. `setting` names what the component's value is kept as, and `value` is its
+// first value. The values come along only where `withValues` says so: what is being typed is left alone.
+export function updates(fields, settings, withValues) {
+  return fields.map(({ texts, choices, setting, value }) => {
+    const update = { __type__: "update" };
+    for (const [name, english] of Object.entries(texts)) update[name] = t(english);
+    if (choices) update.choices = choices.map(([words, choice]) => [t(words), choice]);
+    if (setting && withValues) update.value = keptValue(settings.get(setting), choices, value);
+    return update;
+  });
+}
+
+// What was kept, unless it cannot be this component's: the storage may hold what another version has written.
+function keptValue(kept, choices, otherwise) {
+  if (kept === null) return otherwise;
+  const fits = choices ? choices.some(([, choice]) => choice === kept) : typeof kept === typeof otherwise;
+  return fits ? kept : otherwise;
+}
