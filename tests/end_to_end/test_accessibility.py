@@ -5,7 +5,7 @@ The tabs are those that the page has, so a new one is checked without a change h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Playwright, expect
 
 from qwen_asr.live.events import Event, Failed, Final, Partial
-from tests.support.accessibility import axe_source, contrast, violations
+from tests.support.accessibility import contrast, violations
 from tests.support.browser import MARKS, Served, Tab, start_chromium, unfinished_recording, write_wav
 
 pytestmark = MARKS
@@ -44,12 +44,6 @@ FOCUSED = """() => {
   const name = it.getAttribute("aria-label") || it.labels?.[0]?.innerText || it.innerText;
   return { name: (name || it.id).trim().split("\\n")[0], visible: outlineStyle !== "none" && parseFloat(outlineWidth) >= 2 };
 }"""
-
-
-@pytest.fixture(scope="session")
-def axe(program: Callable[[str], str]) -> str:
-    """The script of axe-core."""
-    return axe_source(program("npm"))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import re
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,7 @@ from playwright.sync_api import Browser, Locator, expect
 
 from qwen_asr.service.service import Service
 from qwen_asr.web.temporary_files import private_folder
+from tests.support.accessibility import contrast, violations
 from tests.support.browser import MARKS, Served, Tab, serving, small_config
 from tests.support.checkpoints import spoken
 from tests.support.processes import until
@@ -256,6 +258,48 @@ def test_on_a_phone_nothing_sticks_out(chromium: Browser, demo: Served, media: P
             "[...document.querySelectorAll('#files :is(button, input, .lines)')].every((node) => {"
             "  const {left, right} = node.getBoundingClientRect(); return left >= 0 && right <= 390; })"
         )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_use_it(chromium: Browser, demo: Served, media: Path, axe: str, scheme: Any) -> None:
+    with FileTab(chromium, demo.url, color_scheme=scheme, bypass_csp=True) as tab:
+        tab.choose(media / "short.wav", media / "text.wav", media / "long.wav")
+        tab.wait_for("done")
+        tab.wait_for("failed", 1)
+        tab.wait_for("transcribing", 2)
+        tab.card().locator(".word").nth(2).click()
+        expect(tab.card().locator(".word.now")).to_have_count(1)
+        tab.card().locator("audio").evaluate("element => element.pause()")
+        tab.button("Cancel long.wav").click()
+        tab.wait_for("cancelled", 2)
+        assert violations(tab.page, axe) == []
+        assert contrast(tab.card().locator(".word.now")) >= 4.5
+        for place in (".state", ".time", ".line.now .text"):
+            assert contrast(tab.card().locator(place).first) >= 4.5
+        expect(tab.page.locator("#files .announcer")).to_have_text("long.wav: Cancelled")
+
+
+def test_all_words_follow_the_language_of_the_page(chromium: Browser, demo: Served, media: Path) -> None:
+    with FileTab(chromium, demo.url) as tab:
+        tab.choose(media / "short.wav", media / "text.wav")
+        tab.wait_for("failed", 1)
+        tab.page.evaluate("document.dispatchEvent(new CustomEvent('qwen-asr-settings', {detail: {language: 'zh'}}))")
+        expect(tab.button("移除 short.wav")).to_be_visible()
+        words = tab.page.evaluate("document.querySelector('#files').innerText")
+        for kept in (
+            "short.wav",
+            "text.wav",
+            *SENTENCES,
+            "TXT",
+            "SRT",
+            "VTT",
+            "JSON",
+            "MB",
+            "Invalid data found when processing input",
+        ):
+            words = words.replace(kept, "")
+        words = words.replace("wav、flac、mp3、m4a、ogg、webm 或 mp4", "")
+        assert not re.search("[A-Za-z]{2}", words), words
 
 
 def test_files_can_be_dropped(chromium: Browser, demo: Served) -> None:

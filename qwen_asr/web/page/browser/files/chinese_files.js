@@ -19,6 +19,7 @@ export const CHINESE_FILES = {
   "Drop audio or video files here": "将音频或视频文件拖放到这里",
   "Fetching: {done}": "正在获取：{done}",
   "Fetching: {done} of {total}": "正在获取：{done}，共 {total}",
+  "File": "文件",
   "Files": "文件",
   "less than a minute left": "还需不到一分钟",
   "Link to a file": "文件链接",

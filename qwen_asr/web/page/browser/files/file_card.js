@@ -18,13 +18,11 @@ export class FileCard {
       parent.append(node);
       return node;
     };
-    const button = (parent, className, text, label, action) => {
-      const node = add(parent, "button", className, { type: "button", "aria-label": label });
-      node.textContent = text;
+    const button = (parent, className, action) => {
+      const node = add(parent, "button", className, { type: "button" });
       node.addEventListener("click", action);
       return node;
     };
-    const { name } = item;
     this.element = document.createElement("li");
     this.element.className = "file";
     const head = add(this.element, "div", "head");
@@ -32,29 +30,53 @@ export class FileCard {
     this.name = add(words, "h3", "name", { dir: "auto" });
     this.status = add(words, "p", "state");
     const buttons = add(head, "div", "buttons");
-    this.cancel = button(buttons, "cancel", t("Cancel"), t("Cancel {name}", { name }), on.cancel);
-    this.retry = button(buttons, "retry", t("Retry"), t("Retry {name}", { name }), on.retry);
-    this.remove = button(buttons, "remove", t("Remove"), t("Remove {name}", { name }), on.remove);
-    this.progress = add(this.element, "progress", "progress", { max: "1", "aria-label": t("Progress of {name}", { name }) });
+    this.cancel = button(buttons, "cancel", on.cancel);
+    this.retry = button(buttons, "retry", on.retry);
+    this.remove = button(buttons, "remove", on.remove);
+    this.progress = add(this.element, "progress", "progress", { max: "1" });
     const media = add(this.element, "div", "media");
     const note = add(this.element, "p", "note", { role: "status" });
-    this.text = add(this.element, "div", "lines", {
-      role: "region", tabindex: "0", "aria-label": t("Text of {name}", { name }),
+    this.text = add(this.element, "div", "lines", { role: "region", tabindex: "0" });
+    this.downloads = add(this.element, "div", "downloads", { role: "group" });
+    this.download = add(this.downloads, "span", "label");
+    this.formats = FORMATS.map((format) => {
+      const node = button(this.downloads, "download", () => on.download(format));
+      node.textContent = format.toUpperCase();
+      return node;
     });
-    this.downloads = add(this.element, "div", "downloads", { role: "group", "aria-label": t("Download {name}", { name }) });
-    add(this.downloads, "span", "label").textContent = t("Download");
-    for (const format of FORMATS) {
-      const label = t("Download {name} as {format}", { name, format: format.toUpperCase() });
-      button(this.downloads, "download", format.toUpperCase(), label, () => on.download(format));
-    }
     this.player = new Player({ media, text: this.text, note });
+    this.translate();
+  }
+
+  // Writes all words of the card, in the page's language. The name of a file may follow only when it is fetched.
+  translate() {
+    const { name } = this.item;
+    const label = (node, text) => node.setAttribute("aria-label", text);
+    setText(this.cancel, t("Cancel"));
+    label(this.cancel, t("Cancel {name}", { name }));
+    setText(this.retry, t("Retry"));
+    label(this.retry, t("Retry {name}", { name }));
+    setText(this.remove, t("Remove"));
+    label(this.remove, t("Remove {name}", { name }));
+    label(this.progress, t("Progress of {name}", { name }));
+    label(this.text, t("Text of {name}", { name }));
+    label(this.downloads, t("Download {name}", { name }));
+    setText(this.download, t("Download"));
+    for (const node of this.formats) {
+      label(node, t("Download {name} as {format}", { name, format: node.textContent }));
+    }
+    this.player.translate();
     this.refresh();
   }
 
   // Puts the state of the file into its elements.
   refresh() {
     const { item } = this;
-    setText(this.name, item.name);
+    if (this.name.textContent !== item.name) {
+      this.name.textContent = item.name;
+      this.translate();
+      return;
+    }
     setText(this.status, item.text);
     this.element.dataset.state = item.state;
     this.cancel.hidden = item.ended;

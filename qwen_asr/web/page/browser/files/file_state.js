@@ -131,7 +131,7 @@ export class FileState {
         ? t("Done: {seconds} of audio", { seconds: formatTime(seconds) })
         : t("Done: no speech was found in {seconds} of audio", { seconds: formatTime(seconds) });
       case CANCELLED: return t("Cancelled");
-      default: return this.error;
+      default: return t(this.error); // a sentence of the server
     }
   }
 }

@@ -1,7 +1,8 @@
-// The File tab: files that are dropped, chosen or linked become cards with their text. page/files/component.py starts it.
+// The File tab: files that are dropped, chosen or linked become cards with their text. files/component.py starts it.
 
 import { UserError, messageFor } from "../shared/errors.js";
-import { preferredLanguage, setLanguage, t, translate } from "../shared/text.js";
+import { Settings, browserStorage } from "../shared/settings.js";
+import { followLanguage, t } from "../shared/text.js";
 import { setText } from "../shared/transcript.js";
 import { FileCard } from "./file_card.js";
 import { FileList, FileState, formatSize } from "./file_state.js";
@@ -21,14 +22,16 @@ class FileTab {
   find(selector) { return this.element.querySelector(selector); }
 
   start() {
-    setLanguage(preferredLanguage(null, navigator.languages));
-    translate(this.element);
+    followLanguage(this.element, new Settings(browserStorage(), document), navigator.languages, () => {
+      setText(this.find(".limit"), t("At most {size} each", { size: formatSize(this.props.file_bytes) }));
+      setText(this.find(".announcer"), ""); // it has been read
+      this.#cards.forEach((card) => card.translate());
+    });
     const input = this.find("input[type=file]");
     input.addEventListener("change", () => {
       this.take([...input.files]);
       input.value = ""; // so that the same file can be chosen again
     });
-    setText(this.find(".limit"), t("At most {size} each", { size: formatSize(this.props.file_bytes) }));
     this.find(".link").hidden = !this.props.has_links;
     this.find(".link").addEventListener("submit", (event) => {
       event.preventDefault();

@@ -31,18 +31,30 @@ export class Player {
     this.media = document.createElement(file.type.startsWith("audio/") ? "audio" : "video");
     this.address = URL.createObjectURL(file);
     Object.assign(this.media, { controls: true, preload: "metadata", playsInline: true, src: this.address });
-    this.media.setAttribute("aria-label", t("Player of {name}", { name: file.name }));
+    this.fileName = file.name;
     this.media.classList.add("sound");
     this.media.addEventListener("loadedmetadata", () => {
       this.media.classList.toggle("sound", !this.media.videoWidth);
     });
     this.media.addEventListener("error", () => {
       this.media.hidden = true;
-      this.note.textContent = t("This browser cannot play this file. It is transcribed all the same.");
+      this.translate();
     });
     for (const kind of ["timeupdate", "seeked", "pause"]) this.media.addEventListener(kind, () => this.mark());
     this.media.addEventListener("play", () => this.#follow());
     this.container.append(this.media);
+    this.translate();
+  }
+
+  // Writes all words around the text, in the page's language.
+  translate() {
+    for (const time of this.text.querySelectorAll(".time")) {
+      time.setAttribute("aria-label", t("Play from {time}", { time: time.textContent }));
+    }
+    if (!this.media) return;
+    this.media.setAttribute("aria-label", t("Player of {name}", { name: this.fileName }));
+    const problem = t("This browser cannot play this file. It is transcribed all the same.");
+    this.note.textContent = this.media.hidden ? problem : "";
   }
 
   close() {
