@@ -47,6 +47,15 @@ def chromium(playwright: Playwright, speech: dict[int, Path]) -> Iterator[Browse
     browser.close()
 
 
+@pytest.fixture(scope="module")
+def quiet(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A Chromium that hears a room where nobody speaks: all text comes from the tests."""
+    noise = np.random.default_rng(0).uniform(-0.004, 0.004, 30 * 16_000).astype(np.float32)
+    browser = start_chromium(playwright, write_wav(tmp_path_factory.mktemp("quiet") / "room.wav", noise, 16_000))
+    yield browser
+    browser.close()
+
+
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for the certificate of all servers."""

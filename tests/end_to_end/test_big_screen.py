@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from playwright.sync_api import Browser, Locator, Playwright, expect
+from playwright.sync_api import Browser, Locator, expect
 
 from qwen_asr.live.events import Failed, Final, Partial
 from qwen_asr.web.page.recordings import Recording
 from tests.support.accessibility import contrast
-from tests.support.browser import MARKS, Served, Tab, start_chromium, unfinished_recording, write_wav
+from tests.support.browser import MARKS, Served, Tab, unfinished_recording
 
 pytestmark = MARKS
 
@@ -51,15 +48,6 @@ def open_screen(tab: Tab) -> Recording:
 
 def tab_served(tab: Tab) -> Served:
     return tab.served  # type: ignore[attr-defined]  # set by the fixture below
-
-
-@pytest.fixture(scope="module")
-def quiet(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A Chromium that hears a room where nobody speaks: all text comes from the tests."""
-    noise = np.random.default_rng(0).uniform(-0.004, 0.004, 30 * 16_000).astype(np.float32)
-    browser = start_chromium(playwright, write_wav(tmp_path_factory.mktemp("quiet") / "room.wav", noise, 16_000))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def test_language_and_context_are_remembered_only_if_the_user_says_so(chromium: 
         tab.wait_status("Ready")
         expect(context).to_have_value("")
         open_settings(tab)
-        page.get_by_label("Remember language and context").check()
+        page.get_by_label("Remember the fields above").check()
         context.fill("Frau Özdemir")
         language.click()
         page.get_by_role("option", name="German", exact=True).click()
@@ -156,7 +156,7 @@ def test_language_and_context_are_remembered_only_if_the_user_says_so(chromium: 
         expect(language).to_have_value("German")
         page.wait_for_function("document.querySelector('#microphone').options?.language === 'German'")
         open_settings(tab)
-        page.get_by_label("Remember language and context").uncheck()
+        page.get_by_label("Remember the fields above").uncheck()
         page.wait_for_function(f"{STORED}.context === null && {STORED}.spokenLanguage === null")
         expect(context).to_have_value("Frau Özdemir")  # what is there stays; it is not kept
 

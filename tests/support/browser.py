@@ -35,7 +35,7 @@ MARKS = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:unclosed file .*audio:ResourceWarning"),
 ]
-TIMEOUT_MS = 15_000  # a busy machine is slow, and no test is about speed
+TIMEOUT_MS = 60_000  # a busy machine is slow, and no test is about speed
 expect.set_options(timeout=TIMEOUT_MS)
 
 

@@ -195,7 +195,7 @@ class AccessGuard:
                 set_identity(scope, f"user {login.user}")
                 return None, self._logins.renewal(scope, login)
             if route_path(scope) == "/":
-                return login_page(200), None
+                return login_page(scope, 200), None
             raise InvalidApiKey("You are not logged in, or your login has ended: open the page and log in.")
         visitor = self._visitors.read(scope)
         set_identity(scope, self._visitor_identity(visitor))

@@ -29,6 +29,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from qwen_asr.config.limits import GuardLimits
 from qwen_asr.errors import BadInput, LimitExceeded, QwenASRError
 from qwen_asr.service.rate_limit import sender
+from qwen_asr.web.access.accept_language import preferred_language
 from qwen_asr.web.access.cookies import CookieWriter
 from qwen_asr.web.access.route_table import LOGOUT, route_path
 from qwen_asr.web.bodies import read_body, replayed
@@ -41,6 +42,18 @@ log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).with_name("login.html")
 WRONG = "The user name or the password is wrong."
+WRONG_IN_CHINESE = "用户名或密码错误。"
+WORDS = {
+    "en": {
+        "lang": "en",
+        "title": "Qwen3-ASR live",
+        "log_in": "Log in",
+        "user_name": "User name",
+        "password": "Password",
+    },
+    "zh": {"lang": "zh-CN", "title": "Qwen3-ASR 实时转写", "log_in": "登录", "user_name": "用户名", "password": "密码"},
+}
+"""What login.html says, by language. The title is that of the page, as in `chinese_settings.js`."""
 _MAX_ENDED = 10_000
 _RENEW_AFTER = 0.05  # of the idle time: not every answer carries a cookie
 
@@ -136,14 +149,14 @@ class LoginRoutes:
             if route_path(scope) == LOGOUT:
                 response = self._log_out(scope)
             elif scope["method"] != "POST":
-                response = RedirectResponse("./", 303) if self._logins.read(scope) else login_page(200)
+                response = RedirectResponse("./", 303) if self._logins.read(scope) else login_page(scope, 200)
             else:
                 response = await self._log_in(scope, body)
         except ClientDisconnect:
             log.debug("A client left before its login was complete.")
             return
         except QwenASRError as error:
-            response = login_page(error.http_status, str(error))
+            response = login_page(scope, error.http_status, str(error))
             if isinstance(error, LimitExceeded):
                 response.headers["Retry-After"] = str(error.retry_after)
         await answer_early(response, body, scope, receive, send)
@@ -159,7 +172,7 @@ class LoginRoutes:
             raise BadInput("The login form has no username or no password: send both.")
         user = user.strip()
         if not self._verify(sender(scope), user, password):
-            return login_page(401, WRONG)
+            return login_page(scope, 401, WRONG)
         is_browser = "text/html" in Headers(scope=scope).get("accept", "")
         response = RedirectResponse("./", 303) if is_browser else JSONResponse({"success": True})
         response.headers["Set-Cookie"] = self._logins.begin(scope, user)
@@ -179,10 +192,14 @@ class LoginRoutes:
             raise BadInput("The login form cannot be read: send username and password as a form.") from None
 
 
-def login_page(status: int, problem: str = "") -> Response:
-    """The page with the form. `problem` is what was wrong with the last attempt."""
-    note = f'<p role="alert">{html.escape(problem)}</p>' if problem else ""
-    return HTMLResponse(_template().substitute(problem=note), status, headers={"Cache-Control": "no-store"})
+def login_page(scope: Scope, status: int, problem: str = "") -> Response:
+    """The page with the form, in the language of the browser. `problem` is what was wrong with the last attempt."""
+    language = preferred_language(scope)
+    shown = WRONG_IN_CHINESE if problem == WRONG and language == "zh" else html.escape(problem)
+    spoken = ' lang="en"' if language != "en" and shown != WRONG_IN_CHINESE else ""  # for screen readers
+    note = f'<p role="alert"{spoken}>{shown}</p>' if problem else ""
+    page = _template().substitute(WORDS[language], problem=note)
+    return HTMLResponse(page, status, headers={"Cache-Control": "no-store"})
 
 
 @functools.cache

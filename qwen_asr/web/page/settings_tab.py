@@ -30,7 +30,7 @@ _CHOOSE = "(value) => window.pageSettings.choose(%s, value)"
 class SettingsTab:
     """The components of the tab. `settings` are the names under which the browser keeps their values."""
 
-    settings: dict[gr.components.Component, str]
+    settings: dict[Any, str]  # of Gradio's components, which get their events' methods only when Gradio is imported
     remember: gr.Checkbox
     reset: gr.Button
 
@@ -72,8 +72,8 @@ def settings_tab(pause_seconds: float) -> SettingsTab:
     )
     remember = gr.Checkbox(
         False,
-        label="Remember language and context",
-        info="The two fields above, for your next visit. They are kept in this browser only, as plain text, until you "
+        label="Remember the fields above",
+        info="Language and context, for your next visit. They are kept in this browser only, as plain text, until you "
         "untick this or reset. A context may hold names: leave this off on a shared computer.",
         elem_id="remember",
     )
@@ -91,7 +91,8 @@ def add_settings_events(page: gr.Blocks, tab: SettingsTab, language: gr.Dropdown
     page.load(js=_LOAD % json.dumps(fields), outputs=blocks, **private)
     for component, name in tab.settings.items():
         if component is not tab.remember:
-            component.input(js=_CHOOSE % json.dumps(name), inputs=component, outputs=blocks, **private)
+            outputs = blocks if name == "language" else None  # no other choice changes a word
+            component.input(js=_CHOOSE % json.dumps(name), inputs=component, outputs=outputs, **private)
     tab.remember.input(
         js="(...values) => { window.pageSettings.remember(...values); }",
         inputs=[tab.remember, language, context],

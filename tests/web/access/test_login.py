@@ -15,7 +15,7 @@ from qwen_asr.service.rate_limit import Rates
 from qwen_asr.service.service import Service
 from qwen_asr.web.access.cookies import CookieWriter
 from qwen_asr.web.access.guard import AccessGuard
-from qwen_asr.web.access.login import Login, Logins
+from qwen_asr.web.access.login import WORDS, WRONG, WRONG_IN_CHINESE, Login, Logins, login_page
 from tests.support.browser import serving, small_config
 from tests.support.checkpoints import random_recognizer
 from tests.web.access.test_guard import guarded_client
@@ -198,3 +198,19 @@ def test_without_users_there_is_no_login() -> None:
     client = guarded_client(AccessGuard(Config(), Rates(None)), "192.0.2.1")
     for method, path in (("GET", "/login"), ("POST", "/login"), ("POST", "/logout")):
         assert client.request(method, path).status_code == 404
+
+
+def test_the_form_is_in_the_browsers_language() -> None:
+    def form(language: str, problem: str = "") -> str:
+        asked = {"type": "http", "headers": [(b"accept-language", language.encode())]}
+        return bytes(login_page(asked, 401, problem).body).decode()
+
+    assert WORDS["en"].keys() == WORDS["zh"].keys()
+    assert '<html lang="zh-CN">' in form("zh-TW, en;q=0.5")
+    for words in WORDS["zh"].values():
+        assert words in form("zh")
+    assert f'<p role="alert">{WRONG_IN_CHINESE}</p>' in form("zh", WRONG)
+    # A sentence that stays English is marked, so that a screen reader reads it as English.
+    assert '<p role="alert" lang="en">Try &lt;later&gt;.</p>' in form("zh", "Try <later>.")
+    assert '<html lang="en">' in form("fr")
+    assert f'<p role="alert">{WRONG}</p>' in form("en", WRONG)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from qwen_asr.config.config import Config
@@ -14,7 +16,7 @@ from qwen_asr.engine.scheduler import explain
 from qwen_asr.errors import LimitExceeded, ServerStopping
 from qwen_asr.service.rate_limit import Rates
 from qwen_asr.service.service import DEMO_NOTE, FALLBACK_NOTE, Service, short_of_memory
-from qwen_asr.web.app import _in_event_loop
+from qwen_asr.web.access.login import WORDS
 from qwen_asr.web.page.microphone import BROWSER
 from qwen_asr.web.page.page import build_page
 from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
@@ -48,8 +50,12 @@ def chinese(program: Callable[[str], str]) -> Callable[[list[str]], list[str]]:
 @pytest.fixture
 def fields() -> Iterator[list[dict[str, Any]]]:
     """What the page's script gets about Gradio's components, when the page opens."""
-    recordings = RecordingRegistry(lambda *_, **__: None)  # type: ignore[arg-type, return-value]  # never opened
-    page = _in_event_loop(lambda: build_page(recordings, Service(Config()), pause_seconds=0.6))
+    recordings = RecordingRegistry(lambda *_, **__: None)  # type: ignore[arg-type]  # never opened
+
+    async def build() -> gr.Blocks:  # without a loop Gradio creates some, and closes none
+        return build_page(recordings, Service(Config()), pause_seconds=0.6)
+
+    page = asyncio.run(build())
     scripts = [str(dependency["js"]) for dependency in page.get_config_file()["dependencies"]]
     [call] = [script for script in scripts if "pageSettings.load" in script]
     yield json.loads(call[call.index("load(") + 5 : -1])
@@ -74,6 +80,11 @@ def test_every_word_of_gradios_components_is_translated(
     }
     assert "As the server (0.6 s)" in texts
     assert untranslated(texts, chinese) == []
+
+
+@pytest.mark.slow
+def test_the_login_page_has_the_same_title(chinese: Callable[[list[str]], list[str]]) -> None:
+    assert chinese([WORDS["en"]["title"]]) == [WORDS["zh"]["title"]]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from qwen_asr.tls.local_ca import CA_KEY_NAME, CA_NAME, LEAF_KEY_NAME
+from qwen_asr.web.page.trust import TITLES, read_template
 from tests.support.processes import MAIN
 
 pytestmark = pytest.mark.slow
@@ -51,10 +53,11 @@ def started(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Itera
                 assert process.wait(60) == 0
 
 
-def get(started: tuple[str, Path, list[str]], path: str) -> Any:
+def get(started: tuple[str, Path, list[str]], path: str, language: str = "en") -> Any:
     trust = ssl.create_default_context(cafile=str(started[1] / "certs" / CA_NAME))
     trust.verify_flags |= ssl.VERIFY_X509_STRICT
-    return urllib.request.urlopen(started[0] + path, context=trust, timeout=30)  # noqa: S310 - our own server
+    request = urllib.request.Request(started[0] + path, headers={"Accept-Language": language})  # noqa: S310 - our own
+    return urllib.request.urlopen(request, context=trust, timeout=30)  # noqa: S310 - our own server
 
 
 def test_it_prints_where_to_install_the_certificate(started: tuple[str, Path, list[str]]) -> None:
@@ -72,12 +75,17 @@ def test_the_certificate_is_served_as_a_file_that_phones_install(started: tuple[
         assert answer.read() == (started[1] / "certs" / CA_NAME).read_bytes()
 
 
-def test_the_trust_page(started: tuple[str, Path, list[str]]) -> None:
+@pytest.mark.parametrize(
+    ("language", "code", "words"), [("fr", "en", "Get the certificate"), ("zh", "zh-CN", "获取证书")]
+)
+def test_the_trust_page(started: tuple[str, Path, list[str]], language: str, code: str, words: str) -> None:
     fingerprint = next(line for line in started[2] if "fingerprint:" in line).rpartition(" ")[2]
-    with get(started, "/trust") as answer:
+    with get(started, "/trust", language) as answer:
         assert answer.headers["content-type"].startswith("text/html")
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         page = answer.read().decode()
+    assert f'<html lang="{code}">' in page
+    assert f">{words}</a>" in page
     assert fingerprint in page.replace("<wbr>", "")
     assert f"{started[0]}/trust" in page
     assert page.count("<svg") == 1
@@ -104,3 +112,10 @@ def test_only_the_owner_can_read_the_keys(started: tuple[str, Path, list[str]]) 
     folder = started[1] / "certs"
     assert (folder / CA_KEY_NAME).stat().st_mode & 0o777 == 0o400
     assert (folder / LEAF_KEY_NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_both_languages_give_the_same_steps() -> None:
+    pages = [read_template(language).template for language in TITLES]
+    for what in (r"<details id=.(\w+)", r"\$\w+", r"<(\w+)", r"<code>([^<]*)"):
+        english, chinese = (Counter(re.findall(what, re.sub(r"\s+", " ", page))) for page in pages)
+        assert english == chinese

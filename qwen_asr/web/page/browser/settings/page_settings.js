@@ -25,6 +25,11 @@ class PageSettings {
     });
     // Gradio asks this property alone for the language of its own words, once, while it starts.
     Object.defineProperty(navigator, "language", { get: () => LOCALES[language()], configurable: true });
+    // Tab would go from a drop-down to its list, because Chromium stops at whatever scrolls. Gradio removes the list,
+    // and the focus with it.
+    document.addEventListener("keydown", ({ key }) => {
+      if (key === "Tab") for (const list of document.querySelectorAll("[role=listbox]")) list.tabIndex = -1;
+    });
     this.applyFontSize();
     this.applyTheme();
     document.addEventListener("DOMContentLoaded", () => {

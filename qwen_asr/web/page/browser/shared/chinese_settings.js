@@ -28,7 +28,7 @@ export const CHINESE_SETTINGS = {
   "Pause length": "停顿长度",
   "Press Record, speak, and read along.": "按“录音”，说话，同时阅读文字。",
   "Qwen3-ASR live": "Qwen3-ASR 实时转写",
-  "Remember language and context": "记住语言和上下文",
+  "Remember the fields above": "记住上面的栏目",
   "Reset settings": "重置设置",
   "Settings": "设置",
   "Silence of this length ends an utterance. A longer pause makes longer paragraphs. Applies to the next recording.":
@@ -36,8 +36,8 @@ export const CHINESE_SETTINGS = {
   "Simple recorder": "简易录音器",
   "Small": "小",
   "Text size": "文字大小",
-  "The two fields above, for your next visit. They are kept in this browser only, as plain text, until you untick this or reset. A context may hold names: leave this off on a shared computer.":
-    "记住上面两栏，供下次使用。它们以明文只保存在此浏览器中，直到您取消勾选或重置。上下文可能包含人名：在公用电脑上请不要勾选。",
+  "Language and context, for your next visit. They are kept in this browser only, as plain text, until you untick this or reset. A context may hold names: leave this off on a shared computer.":
+    "语言和上下文，供下次使用。它们以明文只保存在此浏览器中，直到您取消勾选或重置。上下文可能包含人名：在公用电脑上请不要勾选。",
   "Theme": "主题",
   "This browser keeps no settings for this page (private window, or its storage is full or forbidden). They last until the page is closed.":
     "此浏览器不为本页保存设置（无痕窗口，或存储空间已满或被禁止）。设置在关闭本页之前有效。",
