@@ -16,6 +16,7 @@ const rules = {
 
 // Modules without access to the browser: what they need is passed to them, so that Node can test them.
 const PURE = [
+  "files/chinese_files", "files/event_stream", "files/file_state", "files/position", "files/time_left",
   "kept_audio/wav", "live/byte_queue", "live/option_changes", "live/recording", "live/recording_state", "live/status",
   "microphone/interruptions", "microphone/level", "microphone/microphone_choice", "microphone/shortcut",
   "phone/chinese_phone", "settings/labels", "shared/chinese", "shared/chinese_recording", "shared/chinese_server",

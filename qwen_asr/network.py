@@ -98,3 +98,24 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
+"""IPv6 addresses that stand for an IPv4 address behind a translator (NAT64, RFC 6052)."""
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address belongs to one host on the public internet, by IANA's registries of special addresses.
+
+    An IPv6 address that holds an IPv4 address, to which its packets may be sent on, is as public as that.
+    """
+    if isinstance(address, ipaddress.IPv6Address):
+        embedded = address.ipv4_mapped or address.sixtofour
+        if address in _TRANSLATED:
+            embedded = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if embedded is not None:
+            return is_public(embedded)
+        if address.is_site_local or address.teredo is not None:
+            return False
+    # Python takes multicast for global.
+    return address.is_global and not (address.is_multicast or address.is_reserved)

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_asr.network import HostHeader, client_prefix, is_loopback, normalize_host_name, parse_address, parse_host
+from qwen_asr.network import (
+    HostHeader,
+    client_prefix,
+    is_loopback,
+    is_public,
+    normalize_host_name,
+    parse_address,
+    parse_host,
+)
 
 VALID = {
     "localhost": HostHeader("localhost"),
@@ -196,3 +204,30 @@ def test_clients_are_counted_by_ipv4_address_or_ipv6_network() -> None:
 def test_loopback_names_and_addresses() -> None:
     assert all(map(is_loopback, ("localhost", "LocalHost", "127.0.0.1", "127.9.9.9", "::1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "box", "", "localhost.evil.example")))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("0.0.0.0", "127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"),
+        *("192.0.2.1", "198.18.0.1", "224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255"),
+        *("::", "::1", "::127.0.0.1", "fe80::1", "fec0::1", "fd00::1", "ff02::1", "2001:db8::1", "2001:0:1::1"),
+        *("::ffff:10.0.0.1", "2002:7f00:1::", "2002:a00:1::", "64:ff9b::127.0.0.1", "64:ff9b::a00:1", "64:ff9b:1::1"),
+    ],
+)
+def test_addresses_that_are_not_public(text: str) -> None:
+    assert not is_public(ipaddress.ip_address(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1"]
+)
+def test_addresses_that_are_public(text: str) -> None:
+    assert is_public(ipaddress.ip_address(text))
+
+
+@given(st.ip_addresses(v=4))
+def test_an_address_that_holds_another_is_as_public_as_that(address: ipaddress.IPv4Address) -> None:
+    number = int(address)
+    for base, shift in ((0xFFFF << 32, 0), (0x64FF9B << 96, 0), (0x2002 << 112, 80)):
+        assert is_public(ipaddress.IPv6Address(base | number << shift)) == is_public(address)

@@ -126,15 +126,28 @@ def read_pcm_wav(file: BinaryIO, name: str, max_seconds: float) -> tuple[int, ND
     return rate, np.concatenate(parts)
 
 
-def seconds_of(path: Path) -> float | None:
-    """The duration in seconds that a file states; None if it states none or cannot be read."""
-    if not path.is_file():  # reading would consume a pipe
-        return None
+def seconds_of(source: Path | BinaryIO) -> float | None:
+    """The duration in seconds that a file, or an open one that can seek, states; None if it states none.
+
+    None too if it cannot be read. An open file is at its beginning afterwards.
+    """
     try:
-        with path.open("rb") as file, opened(file, repr(str(path))) as container:
-            return container.duration / av.time_base if container.duration else None
+        if not isinstance(source, Path):
+            return _stated_seconds(source, "The audio")
+        if not source.is_file():  # reading would consume a pipe
+            return None
+        with source.open("rb") as file:
+            return _stated_seconds(file, repr(str(source)))
     except (OSError, AudioError):
         return None
+
+
+def _stated_seconds(file: BinaryIO, name: str) -> float | None:
+    try:
+        with opened(file, name) as container:
+            return container.duration / av.time_base if container.duration else None
+    finally:
+        file.seek(0)
 
 
 def spooled(source: BinaryIO, name: str) -> BinaryIO:

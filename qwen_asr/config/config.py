@@ -15,6 +15,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
+from qwen_asr.config.link_addresses import LinkAddresses
 from qwen_asr.config.option_fields import check, flag, option
 from qwen_asr.config.proxies import ANY_PEER, LOOPBACK, TrustedProxies, check_root_path
 from qwen_asr.config.validators import (
@@ -192,6 +193,13 @@ class Config:
         metavar="KEY",
         secret=True,
     )
+    file_links: str = option(
+        "public",
+        "what the page may transcribe by link: `public` for files on public addresses, networks such as "
+        "`10.0.0.0/8` for addresses that only the server reaches, several separated by commas, or `off`",
+        "access",
+        metavar="LIST",
+    )
     max_sessions: int = option(
         64, "sessions that run at once, from pages and API clients together", "limits", metavar="N", low=1, high=10_000
     )
@@ -331,6 +339,7 @@ class Config:
         if self.root_path is not None:
             check_root_path(self.root_path)
         TrustedProxies(self.forwarded_allow_ips)
+        LinkAddresses(self.file_links)
         check_hosts(self.allowed_hosts)
         check_users(self.auth)
         check_keys(self.api_key)
@@ -349,6 +358,11 @@ class Config:
         """
         default = (ANY_PEER,) if self.on_space else LOOPBACK if self.share else ()
         return TrustedProxies(self.forwarded_allow_ips or default)
+
+    @property
+    def link_addresses(self) -> LinkAddresses:
+        """The addresses from which the page's links are fetched."""
+        return LinkAddresses(self.file_links)
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -119,6 +119,26 @@ class UploadLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LinkLimits:
+    """Limits for files that the page has the server fetch. The largest is that of an upload."""
+
+    url_characters: int = 4096
+    """Maximum length of an address. Signed addresses of cloud storage have up to two thousand characters."""
+    body_bytes: int = 32 << 10
+    """Maximum size of the request, which holds the address."""
+    body_seconds: float = 20.0
+    """How long that request may take to arrive."""
+    redirects: int = 5
+    """How many redirects are followed."""
+    connect_seconds: float = 10.0
+    """How long the name may take to resolve, and each of its addresses to be connected to."""
+    idle_seconds: float = 20.0
+    """Maximum pause in the other server's answer, and in what the page takes of it."""
+    seconds: float = 1800.0
+    """How long a file may take in all: 512 MiB at 300 kB/s."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WatchdogLimits:
     """How long a pass over the model may take, and what happens after one that hangs or runs out of memory."""
 
@@ -269,6 +289,7 @@ class Limits:
 
     page: PageLimits = field(default_factory=PageLimits)
     upload: UploadLimits = field(default_factory=UploadLimits)
+    links: LinkLimits = field(default_factory=LinkLimits)
     sockets: SocketLimits = field(default_factory=SocketLimits)
     guard: GuardLimits = field(default_factory=GuardLimits)
     watchdog: WatchdogLimits = field(default_factory=WatchdogLimits)

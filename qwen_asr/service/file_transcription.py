@@ -62,6 +62,7 @@ class FileTranscription:
         self._decoded = np.zeros(0, np.float32)
         self._take = take
         self._samples = 0
+        self._heard = 0.0
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + service.config.max_session_seconds
         self._runner: Runner | None = None
@@ -74,6 +75,13 @@ class FileTranscription:
     def seconds(self) -> float:
         """Seconds of audio decoded so far; the length of the file once `finals` is exhausted."""
         return self._runner.received / SAMPLE_RATE if self._runner else 0.0
+
+    @property
+    def heard(self) -> float:
+        """Seconds of audio whose text is known, from the beginning of the file. It never falls."""
+        if self._runner is not None:
+            self._heard = max(self._heard, self.seconds - self._runner.lag)
+        return self._heard
 
     async def begin(self) -> None:
         """Decodes the first seconds and opens the session, so that most errors are raised here.

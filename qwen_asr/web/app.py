@@ -65,6 +65,8 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     from qwen_asr.web.access.guard import AccessGuard
     from qwen_asr.web.access.response_headers import SecurityHeaders
     from qwen_asr.web.page import phone
+    from qwen_asr.web.page.files import route as files
+    from qwen_asr.web.page.files.links import LinkRoute
     from qwen_asr.web.page.head_script import HeadScript
     from qwen_asr.web.page.recordings import RecordingRegistry
     from qwen_asr.web.page.requests import EventStreams, PageRequests
@@ -117,6 +119,8 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     transcriptions = rest.add_routes(app, service)  # the last, because it answers every path below /v1 that is left
     TranscribeEndpoint(transcriptions, limits.upload, describe).add_to(app)
     phone.add_routes(app)
+    files.add_route(app, service, transcriptions)
+    LinkRoute(service, transcriptions).add_to(app)
     app.state.stopping = Stopping(service, recordings, *sockets, transcriptions)
     if chosen is not None and chosen.root is not None:
         from qwen_asr.web.page import trust
@@ -158,6 +162,8 @@ def _mount_page(
         context=config.default_context or "",
         pause_seconds=config.silence_threshold,
         limits=service.limits.page,
+        file_bytes=service.limits.upload.file_bytes,
+        has_links=config.link_addresses.enabled,
         has_login=bool(config.auth),
         host=config.host,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
 from scipy.signal import resample_poly
 
+from tests.support.accessibility import axe_source
 from tests.support.browser import Served, chromium_path, serving, small_config, start_chromium, write_wav
 from tests.support.checkpoints import random_recognizer, spoken
 
@@ -68,3 +69,9 @@ def served(certificates: Path) -> Iterator[Served]:
 
     with serving(Service(small_config(), random_recognizer()), certificates) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def axe(program: Callable[[str], str]) -> str:
+    """The script of axe-core."""
+    return axe_source(program("npm"))

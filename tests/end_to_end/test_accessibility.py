@@ -5,7 +5,7 @@ The tabs are those that the page has, so a new one is checked without a change h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, expect
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.web.access.login import WRONG, login_page
 from qwen_asr.web.page.trust import read_template, trust_page
-from tests.support.accessibility import axe_source, contrast, violations
+from tests.support.accessibility import contrast, violations
 from tests.support.browser import MARKS, Served, Tab, unfinished_recording
 
 pytestmark = MARKS
@@ -45,12 +45,6 @@ FOCUSED = """() => {
   const visible = outlineStyle !== "none" && parseFloat(outlineWidth) >= 2;
   return { name: name.trim().split("\\n")[0], visible };
 }"""
-
-
-@pytest.fixture(scope="session")
-def axe(program: Callable[[str], str]) -> str:
-    """The script of axe-core."""
-    return axe_source(program("npm"))
 
 
 @pytest.fixture(autouse=True)

@@ -31,10 +31,13 @@ class Track:
     disposition: Disposition | int = 0
 
 
-def container(form: str, *tracks: Track) -> bytes:
-    """A container of a format of FFmpeg's with these tracks. Times of packets and gaps count from its zero."""
+def container(form: str, *tracks: Track, options: dict[str, str] | None = None) -> bytes:
+    """A container of a format of FFmpeg's with these tracks. Times of packets and gaps count from its zero.
+
+    `options` are those of FFmpeg's muxer.
+    """
     target = io.BytesIO()
-    with av.open(target, "w", format=form) as out:
+    with av.open(target, "w", format=form, options=options or {}) as out:
         streams: list[av.AudioStream] = []
         for track in tracks:
             stream: Any = out.add_stream(track.codec, rate=track.rate, layout=track.layout)

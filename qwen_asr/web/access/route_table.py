@@ -45,6 +45,8 @@ ASR, LISTEN = "/ws/asr", "/v1/listen"
 SOCKETS = (ASR, REALTIME, DASHSCOPE_REALTIME, LISTEN)
 """The paths of WebSockets."""
 GRADIO = "/gradio_api"
+PAGE_TRANSCRIBE, PAGE_LINK = "/page/transcribe", "/page/link"
+"""For the File tab: `page.files.route`, `page.files.links`."""
 GRADIO_CLIENT = "/gradio_client"
 """For programs: `page.transcribe_endpoint`. Nothing of the page's own API is open to them."""
 STREAM = re.compile(rf"{GRADIO}/stream/{_ID}", re.ASCII)
@@ -68,8 +70,9 @@ RULES = (
     # Gradio's own files, the same for everybody.
     _rule(r"/(theme\.css|favicon\.ico|manifest\.json|robots\.txt)", Access.OPEN, "GET", "HEAD"),
     _rule(rf"/(assets|static)(/{_FILE})+", Access.OPEN, "GET", "HEAD"),
-    # The page: the document, the microphone, and what the simple recorder needs.
+    # The page: the document, its files, the microphone, and what the simple recorder needs.
     _rule(r"/", Access.PAGE, "GET", "HEAD"),
+    _rule(rf"{PAGE_TRANSCRIBE}|{PAGE_LINK}", Access.PAGE, "POST"),
     _rule(SERVER_FUNCTION, Access.PAGE, "POST"),
     _rule(JOIN, Access.PAGE, "POST"),
     _rule(DATA, Access.PAGE, "GET"),

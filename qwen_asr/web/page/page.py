@@ -1,4 +1,4 @@
-"""The page: Gradio Blocks with language and context, and tabs for live speech and for settings."""
+"""The page: Gradio Blocks with language and context, and tabs for live speech, files and settings."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio.decode import read_pcm_wav
-from qwen_asr.config.limits import PageLimits
+from qwen_asr.config.limits import PageLimits, UploadLimits
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import QwenASRError
 from qwen_asr.service.rate_limit import sender
+from qwen_asr.web.page.files.component import file_tab
 from qwen_asr.web.page.microphone import BROWSER, STOCK_RECORDING, State, change_options, streaming_microphone
 from qwen_asr.web.page.phone import TITLE, phone_section
 from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
@@ -26,6 +27,7 @@ CSS = [
     BROWSER / "live" / "live.css",
     BROWSER / "live" / "transcript.css",
     BROWSER / "live" / "big_screen.css",
+    BROWSER / "files" / "files.css",
     BROWSER / "microphone" / "microphone.css",
     BROWSER / "phone" / "phone.css",
     BROWSER / "settings" / "settings.css",
@@ -79,12 +81,14 @@ def build_page(
     context: str = "",
     pause_seconds: float = 0.8,
     limits: PageLimits | None = None,
+    file_bytes: int = UploadLimits.file_bytes,
+    has_links: bool = True,
     has_login: bool = False,
     host: str = "",
 ) -> gr.Blocks:
     """The whole page. `language` (an English name) and `context` are the first values of the inputs. `pause_seconds` is
-    the server's pause length, which the page shows. `has_login` adds a button to log out. `host` is the address that
-    the server listens on.
+    the server's pause length, which the page shows. `file_bytes` and `has_links`: see `file_tab`. `has_login` adds a
+    button to log out. `host` is the address that the server listens on.
 
     Mount the page with `theme()` and `CSS`.
     """
@@ -119,6 +123,8 @@ def build_page(
                 _add_fallback_recorder(recordings, state, language_input, context_input, limits)
                 with gr.Accordion("Use it on a phone", open=False, elem_id="on-a-phone"):
                     phone_section(host)
+            with _tab("File"):
+                file_tab(file_bytes=file_bytes, has_links=has_links)
             with _tab("Settings"):
                 settings = settings_tab(pause_seconds)
         add_settings_events(page, settings, language_input, context_input)

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.audio.decode import seconds_of
 from qwen_asr.audio.tracks import parse_choice
 from qwen_asr.engine.languages import language_tags
 from qwen_asr.errors import AudioError, BadField, BadInput, LimitExceeded, ServerStopping, StepFailed, TooLarge
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from qwen_asr.service.service import Service
 
 T = TypeVar("T")
+PROGRESS_SECONDS = 1.0
+"""How often a stream that reports its progress does so. It also shows proxies that the stream is alive."""
 HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
@@ -60,6 +63,16 @@ class Events(Protocol):
         """The last events, if an error ends the stream."""
 
 
+class Progress(Protocol):
+    """Writes the events of a stream that tell how far the work is."""
+
+    def queued(self, position: int) -> bytes:
+        """The events for a position in the queue; 1 is the next."""
+
+    def heard(self, seconds: float, total: float | None) -> bytes:
+        """The events for so many seconds whose text is known, of `total` in the file; None: it does not say."""
+
+
 @dataclass(frozen=True)
 class Job:
     """Files to transcribe one after another, each in a session of its own.
@@ -67,7 +80,8 @@ class Job:
     `context_field`: the field of the request that is wrong if the model cannot take the context. `scored`: whether
     finals need their tokens. `words`: whether they need the times of their words. `events`: those of a stream; without
     them `whole` makes the answer of all finals and the length of the audio in seconds. `track` and `channel` of the
-    files: see `audio.tracks.parse_choice`.
+    files: see `audio.tracks.parse_choice`. `progress`: of a stream, for a job with one file; a wait in the queue is
+    then told as an event too.
     """
 
     files: Sequence[BinaryIO]
@@ -80,6 +94,7 @@ class Job:
     track: str = ""
     channel: str = ""
     words: bool = False
+    progress: Progress | None = None
 
 
 ReadJob = Callable[[Upload], AbstractAsyncContextManager[Job]]
@@ -98,6 +113,13 @@ class Collected:
     async def begin(self) -> None:
         """Nothing is sent yet."""
 
+    async def queued(self, position: int) -> None:
+        """Nothing is sent yet."""
+
+    def reporting(self, work: FileTranscription, total: float | None) -> AbstractAsyncContextManager[None]:
+        """Nothing is sent yet."""
+        return contextlib.nullcontext()
+
     async def add(self, final: Final) -> None:
         """Keeps the next final."""
         self._finals.append(final)
@@ -113,8 +135,9 @@ class Collected:
 class Streamed:
     """An answer that is sent event by event. `begun`: whether it is too late for another status than 200."""
 
-    def __init__(self, events: Events, send: Send) -> None:
+    def __init__(self, events: Events, progress: Progress | None, send: Send) -> None:
         self._events = events
+        self._progress = progress
         self._send = send
         self.begun = False
 
@@ -125,13 +148,37 @@ class Streamed:
             await self._send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             await self._send_events(self._events.begin())
 
+    async def queued(self, position: int) -> None:
+        """Sends the events for a position in the queue."""
+        if self._progress is not None:
+            await self._send_events(self._progress.queued(position))
+
+    @contextlib.asynccontextmanager
+    async def reporting(self, work: FileTranscription, total: float | None) -> AsyncIterator[None]:
+        """Sends how far the work is, again and again as long as the context lasts."""
+        if self._progress is None:
+            yield
+            return
+        reporting = asyncio.ensure_future(self._report(self._progress, work, total))
+        try:
+            yield
+        finally:
+            reporting.cancel()
+            await asyncio.gather(reporting, return_exceptions=True)
+
+    async def _report(self, progress: Progress, work: FileTranscription, total: float | None) -> None:
+        while True:
+            await self._send_events(progress.heard(work.heard, total))
+            await asyncio.sleep(PROGRESS_SECONDS)
+
     async def add(self, final: Final) -> None:
         """Sends the events of the next final."""
         await self._send_events(self._events.add(final))
 
     async def end(self, seconds: float) -> None:
         """Sends the last events."""
-        await self._send_events(self._events.end(), more=False)
+        progress = b"" if self._progress is None else self._progress.heard(seconds, seconds)
+        await self._send_events(progress + self._events.end(), more=False)
 
     async def fail(self, error: Exception) -> None:
         """Ends the stream with an error."""
@@ -261,22 +308,26 @@ class Transcriptions:
         options = self._service.session_options(language=job.language, context=job.context)
         options = replace(options, scored=job.scored, words=job.words)
         choice = parse_choice(job.track, job.channel, options.language, language_tags)
-        answer = Collected(job) if job.events is None else Streamed(job.events, send)
+        answer = Collected(job) if job.events is None else Streamed(job.events, job.progress, send)
         seconds = 0.0
         try:
+            if job.progress is not None:  # its errors are events, too
+                await answer.begin()
             for file in job.files:
                 # After the upload, so that a slow one takes no slot from others.
-                slot = await wait_for_slot(self._service.admission, address)
+                slot = await wait_for_slot(self._service.admission, address, answer.queued)
                 with (
                     self._samples.opened(address) as take,
                     contextlib.closing(
                         FileTranscription(self._service, file, options, choice=choice, slot=slot, take=take)
                     ) as work,
                 ):
+                    total = await self._total(job, file)
                     await begin(work, job.context_field)
                     await answer.begin()
-                    async for final in work.finals():
-                        await answer.add(final)
+                    async with answer.reporting(work, total):
+                        async for final in work.finals():
+                            await answer.add(final)
                     seconds += work.seconds
             return await answer.end(seconds)
         except (Exception, asyncio.CancelledError) as error:
@@ -287,6 +338,12 @@ class Transcriptions:
             # A client that still reads learns why the stream ends.
             await answer.fail(error if isinstance(error, Exception) else ServerStopping())
             return None
+
+    async def _total(self, job: Job, file: BinaryIO) -> float | None:
+        """The duration that the file states, where the job reports its progress."""
+        if job.progress is None:
+            return None
+        return await self._service.file_threads.run(partial(seconds_of, file))
 
     def _count(self, error: Exception) -> None:
         if not isinstance(error, StepFailed):  # counted where the step failed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qwen_asr.service.admission import Admission, QueueTicket
     from qwen_asr.web.sockets.messages import ServerMessage
 
-_WAIT_SECONDS = 60.0  # timeout of a wait for a notification; any value works, since every move notifies
+_WAIT_SECONDS = 15.0  # how often a position is told that has not changed: proxies end what says nothing for a minute
 
 
 class QueueEntry:
@@ -41,11 +41,21 @@ class QueueEntry:
         await self._notifier.wait(lambda: self.position != position, seconds)
 
 
-async def wait_for_slot(admission: Admission, address: str) -> QueueTicket:
-    """Wait for a ticket that has a slot; if cancelled, it leaves the queue. Raises what `Admission.enter` raises."""
+async def _ignore(_: int) -> None:
+    """Nobody is told the position."""
+
+
+async def wait_for_slot(
+    admission: Admission, address: str, tell: Callable[[int], Awaitable[None]] = _ignore
+) -> QueueTicket:
+    """Wait for a ticket that has a slot; if cancelled, it leaves the queue. Raises what `Admission.enter` raises.
+
+    `tell` is called with the position at first, at each change, and from time to time.
+    """
     entry = QueueEntry(admission, address)
     try:
         while position := entry.position:
+            await tell(position)
             await entry.wait_for_move(position, _WAIT_SECONDS)
     except BaseException:
         entry.ticket.leave()

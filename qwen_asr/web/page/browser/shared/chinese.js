@@ -1,11 +1,13 @@
 // The page's words in Chinese, by the English words in the code.
 
+import { CHINESE_FILES } from "../files/chinese_files.js";
 import { CHINESE_PHONE } from "../phone/chinese_phone.js";
 import { CHINESE_RECORDING } from "./chinese_recording.js";
 import { CHINESE_SETTINGS } from "./chinese_settings.js";
 import { CHINESE_TRANSCRIPT } from "./chinese_transcript.js";
 
 export const CHINESE = {
+  ...CHINESE_FILES,
   ...CHINESE_PHONE,
   ...CHINESE_RECORDING,
   ...CHINESE_SETTINGS,

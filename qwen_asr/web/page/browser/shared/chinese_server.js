@@ -20,6 +20,10 @@ export const CHINESE_SERVER = {
   "No Qwen3-ASR weights are cached and none can be fetched: using the bundled demo checkpoint …":
     "没有缓存的 Qwen3-ASR 权重，也无法下载：使用自带的演示模型…",
   "Preparing the GPU: {percent} % …": "正在准备 GPU：{percent} %…",
+  "The address of {name} is not a public one, and this server fetches only from those that --file-links names: download the file and drop it here.":
+    "{name} 的地址不是公共地址，此服务器只从 --file-links 指定的地址获取文件：请下载文件并拖放到这里。",
+  "The audio cannot be read as audio ({reason}); expected a recording such as wav, flac, mp3, m4a, ogg, webm or mp4.":
+    "无法将文件作为音频读取（{reason}）；需要 wav、flac、mp3、m4a、ogg、webm 或 mp4 等录音。",
   "The device is short of memory for another session: try again a little later.":
     "设备内存不足，无法再开始一个会话：请稍后再试。",
   "The device ran out of memory on this utterance. Fewer sessions or a smaller checkpoint will fit.":
@@ -27,11 +31,16 @@ export const CHINESE_SERVER = {
   "The recognizer failed on this part; the log says why.": "识别器处理这一部分时出错；原因见日志。",
   "The recognizer failed on this utterance ({error}). The next one goes on.":
     "识别器处理这句话时出错（{error}）。下一句会继续识别。",
+  "The file is longer than {seconds} seconds, the most that this server takes: split it.":
+    "文件长度超过 {seconds} 秒，这是此服务器允许的最大长度：请拆分文件。",
   "The recognizer was stopped.": "识别器已停止。",
   "The recording has lasted as long as this server allows and was stopped. Press Record to continue.":
     "录音已达到此服务器允许的最长时间，已停止。按“录音”以继续。",
   "The server is restarting: reconnect in a moment to continue.": "服务器正在重启：请稍后重新连接以继续。",
   "This server accepts {count} requests in {seconds} seconds from one sender: try again in {wait} seconds.":
     "此服务器每 {seconds} 秒只接受同一来源的 {count} 个请求：请在 {wait} 秒后重试。",
+  "This address leads to a web page, not to a media file: give the file's own.":
+    "此地址指向网页，而不是媒体文件：请提供文件本身的地址。",
+  "You are not logged in, or your login has ended: open the page and log in.": "您尚未登录，或登录已失效：请打开本页并登录。",
   "{seconds} s": "{seconds} 秒",
 };
