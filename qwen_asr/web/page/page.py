@@ -17,7 +17,7 @@ from qwen_asr.errors import QwenASRError
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.page.files.component import file_tab
 from qwen_asr.web.page.microphone import BROWSER, STOCK_RECORDING, State, change_options, streaming_microphone
-from qwen_asr.web.page.phone import TITLE, phone_section
+from qwen_asr.web.page.phone.section import TITLE, phone_section
 from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
 from qwen_asr.web.page.settings_tab import TRANSLATED, add_settings_events, settings_tab
 from qwen_asr.web.page.uploads import opened_upload

@@ -46,7 +46,7 @@ def test_the_page_is_one_script_that_node_can_read(program: Callable[[str], str]
     }
     assert set(joined) >= files - {"worklet"}  # the worklet is a thread of its own
     run = f"new Function('element', 'props', 'server', {json.dumps(script)})"
-    subprocess.run([program("node"), "-e", run], check=True)
+    subprocess.run([program("node"), "-"], input=run, text=True, check=True)
 
 
 @pytest.mark.parametrize(

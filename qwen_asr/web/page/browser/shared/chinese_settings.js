@@ -42,6 +42,7 @@ export const CHINESE_SETTINGS = {
   "This browser keeps no settings for this page (private window, or its storage is full or forbidden). They last until the page is closed.":
     "此浏览器不为本页保存设置（无痕窗口，或存储空间已满或被禁止）。设置在关闭本页之前有效。",
   "Trouble with the microphone?": "麦克风有问题？",
+  "Use it on a phone": "在手机上使用",
   "Very large": "很大",
   "中文 (Chinese)": "中文 (Chinese)",
 

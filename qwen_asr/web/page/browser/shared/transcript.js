@@ -116,7 +116,7 @@ export class Transcript {
     setText(item.time, formatTime(line.start));
     item.time.title = `${line.start.toFixed(2)} s – ${line.end.toFixed(2)} s`;
     if (line.changes.length || item.changes.length) this.#renderChanges(item, line);
-    else growText(item.settled, line.settled);
+    else growText(item.settled, line.failed ? t(line.settled) : line.settled);
     setText(item.tentative, line.tentative);
     utterance.classList.toggle("failed", line.failed);
     utterance.classList.toggle("edited", line.edited);

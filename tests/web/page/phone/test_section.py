@@ -10,8 +10,8 @@ from starlette.testclient import TestClient
 
 from qwen_asr.service.service import Service
 from qwen_asr.web.app import create_app
-from qwen_asr.web.page.icon import icon_png
-from qwen_asr.web.page.phone import ICON_SIZES, NOT_SECURE, THIS_COMPUTER_ONLY, phone_address
+from qwen_asr.web.page.phone.icon import icon_png
+from qwen_asr.web.page.phone.section import ICON_SIZES, NOT_SECURE, THIS_COMPUTER_ONLY, phone_address
 from tests.support.browser import small_config
 
 
@@ -52,7 +52,7 @@ def test_a_page_that_is_open_at_its_public_address_keeps_it() -> None:
 
 def test_localhost_becomes_the_address_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "qwen_asr.web.page.phone.page_urls", lambda *_: ("https://localhost:8000", "https://192.0.2.7:8000")
+        "qwen_asr.web.page.phone.section.page_urls", lambda *_: ("https://localhost:8000", "https://192.0.2.7:8000")
     )
     assert phone_address("https://localhost:8000/", "0.0.0.0", 8000)["address"] == "https://192.0.2.7:8000"
 
