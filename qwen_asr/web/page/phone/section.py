@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 from qwen_asr.network import is_loopback
 from qwen_asr.tls.addresses import page_urls
 from qwen_asr.web.page.bundle import bundle
-from qwen_asr.web.page.phone.icon import icon_png
 from qwen_asr.web.page.microphone import BROWSER
+from qwen_asr.web.page.phone.icon import icon_png
 from qwen_asr.web.qr import network_url, svg_code
 from qwen_asr.web.rest.api_route import ApiRoute
 
