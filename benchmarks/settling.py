@@ -24,7 +24,7 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.live.settling import MIN_DISTANCE, Settling
 from qwen_asr.live.transcript import split_units
 
-DISTANCES = (1, *(round(seconds * SAMPLE_RATE) for seconds in (0.5, 0.8, 1, 1.5)))
+DISTANCES = (1, *(round(seconds * SAMPLE_RATE) for seconds in (0.5, 0.8, 1, 1.2, 1.5)))
 
 
 @dataclass
