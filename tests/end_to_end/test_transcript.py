@@ -447,8 +447,8 @@ def test_three_speakers_never_see_the_text_of_each_other(chromium: Browser, serv
     assert until(lambda: set(by_speaker()) == set(SPEAKERS.items()))
     recordings = by_speaker()
     for number in range(5):
-        for (language, spoken), recording in recordings.items():
-            recording.on_events([final(100 + number, f"{spoken} {number} {language}")])
+        for (name, context_text), recording in recordings.items():
+            recording.on_events([final(100 + number, f"{context_text} {number} {name}")])
     for (language, spoken), tab in zip(SPEAKERS.items(), tabs.values(), strict=True):
         expect(line(tab, f"{spoken} 4 {language}")).to_be_visible()
         tab.stop()
