@@ -11,8 +11,8 @@ from qwen_asr.live.transcript import split_units
 
 MIN_DISTANCE = round(1.2 * SAMPLE_RATE)
 """Samples of audio over which hypotheses must agree. The model guesses a word that it has only half heard, and with
-less new audio it makes the same guess again. `benchmarks/settling.py` measures how often a final then takes a settled word
-back, at most 2 of 100 times, and how long words wait."""
+less new audio it makes the same guess again. `benchmarks/settling.py` measures how often a final then takes a settled
+word back, at most 2 of 100 times, and how long words wait."""
 
 
 def _without_closing_marks(text: str) -> str:
