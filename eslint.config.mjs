@@ -16,9 +16,10 @@ const rules = {
 
 // Modules without access to the browser: what they need is passed to them, so that Node can test them.
 const PURE = [
-  "live/byte_queue", "live/recording", "live/recording_state", "live/status", "shared/chinese",
-  "shared/chinese_transcript", "shared/corrections", "shared/errors", "shared/format", "shared/text", "shared/transcript",
-  "shared/transcript_file", "shared/transcript_model",
+  "kept_audio/wav", "live/byte_queue", "live/option_changes", "live/recording", "live/recording_state", "live/status",
+  "microphone/interruptions", "microphone/level", "microphone/microphone_choice", "microphone/shortcut",
+  "phone/chinese_phone", "shared/chinese", "shared/chinese_recording", "shared/chinese_transcript", "shared/corrections", "shared/errors",
+  "shared/format", "shared/text", "shared/transcript", "shared/transcript_file", "shared/transcript_model",
 ];
 const withoutBrowser = Object.fromEntries(Object.keys(globals.browser).map((name) => [name, "off"]));
 const pureGlobals = { TextEncoder: "readonly", btoa: "readonly", console: "readonly" };
@@ -32,6 +33,6 @@ export default [
     files: PURE.map((name) => `${FOLDER}/${name}.js`),
     languageOptions: { globals: { ...withoutBrowser, ...pureGlobals } },
   },
-  { files: [`${FOLDER}/live/worklet.js`], languageOptions: { globals: globals.audioWorklet } },
+  { files: [`${FOLDER}/microphone/worklet.js`], languageOptions: { globals: globals.audioWorklet } },
   { files: ["tests/**/*.mjs", "*.mjs"], languageOptions: { ecmaVersion: 2022, globals: globals.node } },
 ];

@@ -4,7 +4,7 @@ Audio flows through the packages in this order, and each imports only from those
 
     audio      any file or sample rate → float32 mono 16 kHz → utterances with sample-exact start and end
     engine     samples of an utterance → hypotheses, each equal to offline `generate` on the audio so far
-    live       the session of one speaker: utterances → engine steps → `Partial`, `Final` and `Failed` events
+    live       the session of one speaker: utterances → engine steps → `Partial`, `Final`, `Failed` and `Aligned` events
     service    the recognizer that all sessions share, admission and shutdown
     web        the page, WebSockets and HTTP routes
     cli        the commands
@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 from qwen_asr.errors import missing_package
 
 if TYPE_CHECKING:
+    from qwen_asr.engine.words import Word
     from qwen_asr.inference.qwen3_asr import Qwen3ASRModel, Transcription
     from qwen_asr.inference.qwen3_forced_aligner import Qwen3ForcedAligner
     from qwen_asr.inference.utils import parse_asr_output
-    from qwen_asr.live.events import Failed, Final, Partial
+    from qwen_asr.live.events import Aligned, Failed, Final, Partial
     from qwen_asr.live.runner import run_session
     from qwen_asr.live.session import Session
 
@@ -40,9 +41,12 @@ _MODULES = {
     "Partial": "qwen_asr.live.events",
     "Final": "qwen_asr.live.events",
     "Failed": "qwen_asr.live.events",
+    "Aligned": "qwen_asr.live.events",
+    "Word": "qwen_asr.engine.words",
 }
 
 __all__ = [
+    "Aligned",
     "Failed",
     "Final",
     "Partial",
@@ -50,6 +54,7 @@ __all__ = [
     "Qwen3ForcedAligner",
     "Session",
     "Transcription",
+    "Word",
     "parse_asr_output",
     "run_session",
 ]

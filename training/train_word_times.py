@@ -1,6 +1,6 @@
 """Train the head for the times of words on the frozen encoder of the demo checkpoint. Two CPU cores are enough.
 
-    python -m training.train_word_times OUTPUT [--checkpoint demo] [--sentences 4000] [--minutes 2]
+    python -m training.train_word_times OUTPUT [--checkpoint demo] [--sentences 4000] [--steps 2500]
 
 libespeak-ng speaks sentences of the grammar and says when each word is spoken (`espeak_events`). They are joined with
 pauses and degraded as in the corpus of the recognizer, and encoded once. Then the head learns which letter is spoken in
@@ -8,9 +8,9 @@ each part of an embedding. OUTPUT gets `word_times.safetensors`, and `progress.t
 """
 
 import argparse
+import itertools
 import math
 import random
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +27,13 @@ from qwen_asr.engine.recognizer import Recognizer
 from training.corpus import LENGTH_SKEW, MAX_SECONDS, degrade, draw_voice, silence, stretch
 from training.espeak_events import SpokenWord, speak_timed
 from training.grammar import sentence
-from training.voices import SAMPLE_RATE
+from training.voices import SAMPLE_RATE, Voice
 
 SENTENCES = 4_000
 CLIPS_PER_SENTENCE = 0.75
-MINUTES = 2.0
+STEPS = 2_500
 HIDDEN = 64
+LONGEST_PAUSE = 1.8  # seconds; a live utterance can end with more silence than the corpus of the recognizer has
 PEAK_RATE = 3e-3
 BATCH, ROWS = 64, 64  # 64 rows are 5 s
 IGNORED = -100
@@ -55,14 +56,17 @@ class Encoded:
     classes: Tensor
 
 
-def speak_sentences(count: int, seed: int) -> list[Sentence]:
-    """Sentences in training voices. Only those of espeak-ng: flite does not tell the times of words."""
+def training_jobs(count: int = SENTENCES, seed: int = 0) -> list[tuple[str, Voice]]:
+    """Sentences and training voices. Only voices of espeak-ng: flite does not tell the times of words."""
     rng = random.Random(seed)
+    drawn = ((sentence(rng), draw_voice(rng)) for _ in itertools.count())
+    return list(itertools.islice((job for job in drawn if job[1].engine == "espeak"), count))
+
+
+def speak_sentences(count: int, seed: int) -> list[Sentence]:
+    """The sentences of `training_jobs`."""
     spoken: list[Sentence] = []
-    while len(spoken) < count:
-        text, voice = sentence(rng), draw_voice(rng)
-        if voice.engine != "espeak":
-            continue
+    for text, voice in training_jobs(count, seed):
         samples, words = speak_timed(text, voice)
         end = max(word.end for word in words if word.end is not None)
         pcm = np.clip(np.rint(samples[:end] * 32767), -32768, 32767).astype(np.int16)
@@ -86,7 +90,7 @@ class Clips:
         """The samples of a clip of at most `MAX_SECONDS`, and its words."""
         rng = self.rng
         target = MAX_SECONDS * SAMPLE_RATE * rng.random() ** LENGTH_SKEW
-        parts = [silence(rng, 0.0, 0.9)]
+        parts = [silence(rng, 0.0, LONGEST_PAUSE)]
         words: list[SpokenWord] = []
         length, chosen = len(parts[0]), self.sentences[int(rng.integers(len(self.sentences)))]
         while True:
@@ -95,13 +99,13 @@ class Clips:
             if words and length + len(clip) > MAX_SECONDS * SAMPLE_RATE:
                 break
             words += [word.moved(1 / factor, length) for word in chosen.words]
-            parts += [clip * 10 ** rng.uniform(-0.25, 0.0), silence(rng, 0.05, 1.2)]
+            parts += [clip * 10 ** rng.uniform(-0.25, 0.0), silence(rng, 0.05, LONGEST_PAUSE)]
             length += len(parts[-2]) + len(parts[-1])
             if length >= target:
                 break
             voice = self.by_voice[chosen.voice]
             chosen = voice[int(rng.integers(len(voice)))]
-        parts[-1] = silence(rng, 0.0, 0.9)
+        parts[-1] = silence(rng, 0.0, LONGEST_PAUSE)
         return degrade(np.concatenate(parts), rng), words
 
 
@@ -140,25 +144,22 @@ def target_classes(words: list[SpokenWord], edges: NDArray[np.int64]) -> NDArray
 
 
 class Trainer:
-    """The head, its optimizer, and batches of random pieces of the clips. The rate falls by a cosine over the time."""
+    """The head, its optimizer, and batches of random pieces of the clips. The learning rate falls by a cosine."""
 
-    def __init__(self, clips: list[Encoded], minutes: float, seed: int) -> None:
+    def __init__(self, clips: list[Encoded], steps: int, seed: int) -> None:
         torch.manual_seed(seed)
         self.clips = clips
-        self.head = FrameHead(clips[0].rows.shape[1], HIDDEN).train()
+        rows = torch.cat([clip.rows for clip in clips]).float()
+        self.head = FrameHead(rows.shape[1], HIDDEN).train()
+        self.head.mean.copy_(rows.mean(dim=0))
+        self.head.deviation.copy_(rows.std(dim=0).clamp(min=1e-3))
         self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=PEAK_RATE, weight_decay=0.01)
         self.rng = np.random.default_rng(seed)
-        self.seconds, self.started = minutes * 60, time.monotonic()
-        self.steps = 0
-
-    @property
-    def progress(self) -> float:
-        """The elapsed share of the training time, from 0 to 1."""
-        return min((time.monotonic() - self.started) / self.seconds, 1.0)
+        self.total, self.steps = steps, 0
 
     def step(self) -> float:
         """Train on one batch. Returns the loss."""
-        rate = PEAK_RATE * (0.01 + 0.99 * (1 + math.cos(math.pi * self.progress)) / 2)
+        rate = PEAK_RATE * (0.01 + 0.99 * (1 + math.cos(math.pi * self.steps / self.total)) / 2)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         pieces = [self._piece(self.clips[index]) for index in self.rng.integers(len(self.clips), size=BATCH)]
@@ -172,21 +173,22 @@ class Trainer:
         return float(loss.detach())
 
     def _piece(self, clip: Encoded) -> Encoded:
-        """`ROWS` rows of a clip in float32, filled up with zeros as at the end of a clip."""
+        """`ROWS` rows of a clip in float32, filled up as the convolution does it at the end of a clip."""
         first = int(self.rng.integers(max(len(clip.rows) - ROWS, 0) + 1))
         rows = clip.rows[first : first + ROWS].float()
         classes = clip.classes[first * PARTS : (first + ROWS) * PARTS]
         missing = ROWS - len(rows)
-        return Encoded(F.pad(rows, (0, 0, 0, missing)), F.pad(classes, (0, missing * PARTS), value=IGNORED))
+        filled = torch.cat([rows, self.head.mean.expand(missing, -1)])
+        return Encoded(filled, F.pad(classes, (0, missing * PARTS), value=IGNORED))
 
 
 def train(trainer: Trainer, folder: Path) -> None:
-    """Train until the time is over, and write the head."""
+    """Run all steps, and write the head."""
     recent: list[float] = []
-    while trainer.progress < 1.0:
+    while trainer.steps < trainer.total:
         recent.append(trainer.step())
-        if trainer.steps % 100 == 0 or trainer.progress >= 1.0:
-            line = f"{trainer.progress:6.1%}  step {trainer.steps}  loss {np.mean(recent):.3f}"
+        if trainer.steps % 100 == 0 or trainer.steps == trainer.total:
+            line = f"step {trainer.steps} of {trainer.total}  loss {np.mean(recent):.3f}"
             print(line, flush=True)
             with (folder / "progress.txt").open("a") as log:
                 log.write(line + "\n")
@@ -199,14 +201,15 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="the folder that gets the head")
     parser.add_argument("--checkpoint", default="demo", help="the folder of a checkpoint of training.train")
     parser.add_argument("--sentences", type=int, default=SENTENCES, help=f"to speak (default: {SENTENCES})")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"of the training loop (default: {MINUTES:g})")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of the training loop (default: {STEPS})")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # the model is small: two threads wait for each other more than they gain
     options.output.mkdir(parents=True, exist_ok=True)
     recognizer = load_recognizer(options.checkpoint, "cpu", "float32")
     clips = Clips(speak_sentences(options.sentences, options.seed), options.seed)
     count = max(round(options.sentences * CLIPS_PER_SENTENCE), 1)
-    train(Trainer(encode_clips(recognizer, clips, count), options.minutes, options.seed), options.output)
+    train(Trainer(encode_clips(recognizer, clips, count), options.steps, options.seed), options.output)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ enough to count as speech), SPEECH (an utterance is open, and its samples are pa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Literal, Protocol
 
@@ -119,6 +119,9 @@ class Detector(Protocol):
     def finish(self) -> Sequence[DetectorEvent]:
         """No more samples follow."""
 
+    def set_silence(self, seconds: float) -> None:
+        """Changes `silence_seconds` for the utterances that have not begun. Raises `BadConfig`."""
+
 
 class VoiceModel(Protocol):
     """What the detector needs from a `VoiceActivity`: a probability for each completed window of 512 samples."""
@@ -141,11 +144,10 @@ class UtteranceDetector:
     """
 
     def __init__(self, config: EndpointConfig, voice: VoiceModel) -> None:
-        self.config = config
+        self._apply(config)
+        self._next_config = config
         self._voice = voice
         self._voiced_enough = max(1, _samples(config.min_speech_seconds * VOICED_SHARE))
-        self._silence = _samples(config.silence_seconds)
-        self._hang_over = min(_samples(config.hang_over_seconds), self._silence)
         self._pre_roll = _samples(config.pre_roll_seconds)
         self._longest = _samples(config.longest_seconds)
         self._cut_span = cut_span(self._longest)
@@ -160,6 +162,11 @@ class UtteranceDetector:
         self._voice_end = 0  # end of the last window with voice
         self._utterance = -1
         self._finished = False
+
+    def _apply(self, config: EndpointConfig) -> None:
+        self.config = config
+        self._silence = _samples(config.silence_seconds)
+        self._hang_over = min(_samples(config.hang_over_seconds), self._silence)
 
     @property
     def position(self) -> int:
@@ -206,6 +213,10 @@ class UtteranceDetector:
         self._drop_old()
         return events
 
+    def set_silence(self, seconds: float) -> None:
+        """Changes `silence_seconds` from the next `Started` on. Raises `BadConfig`."""
+        self._next_config = replace(self._next_config, silence_seconds=seconds)
+
     def _window(self, end: int) -> list[DetectorEvent]:
         """Judge the window that ends at `end` by `_speaking`."""
         begin, self._judged = self._judged, end
@@ -235,6 +246,7 @@ class UtteranceDetector:
 
     def _open(self) -> list[DetectorEvent]:
         """Start an utterance where the last decided range ended."""
+        self._apply(self._next_config)
         self._state = _State.SPEECH
         self._utterance += 1
         self._passed_on = self._decided_until

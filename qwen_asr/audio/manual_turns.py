@@ -84,6 +84,9 @@ class ManualTurnDetector:
         self._kept, self._skipped = [], []
         return [Started(0, 0), Speech(0, whole), Ended(0, 0, len(whole), "finish")]
 
+    def set_silence(self, seconds: float) -> None:
+        """Does nothing: the client ends the turn, not a pause (`PAUSE_SECONDS`)."""
+
     def _found(self) -> list[DetectorEvent]:
         """The search is over: everything that it has found so far."""
         self._searching = False

@@ -13,12 +13,12 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.cli.common import print_message
 from qwen_asr.cli.results import ResultFile, make_folder, result_paths
 from qwen_asr.errors import QwenASRError, StorageError
-from qwen_asr.live.subtitles import json_pieces, pieces_of
+from qwen_asr.live.subtitles.formats import json_pieces, pieces_of
 
 if TYPE_CHECKING:
     from qwen_asr.cli.progress import Progress
-    from qwen_asr.live.cues import CueLimits
     from qwen_asr.live.events import Final
+    from qwen_asr.live.subtitles.cues import CueLimits
 
 
 Resume = Callable[[dict[str, Any]], Iterable["Final"]]

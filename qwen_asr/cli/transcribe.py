@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from qwen_asr.cli.outputs import Output, Resume
     from qwen_asr.cli.progress import Progress
     from qwen_asr.engine.recognizer import Recognizer
-    from qwen_asr.live.cues import CueLimits
     from qwen_asr.live.events import Final
     from qwen_asr.live.session import Session
+    from qwen_asr.live.subtitles.cues import CueLimits
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _output(options: dict[str, Any]) -> Output:
 
 def _cue_limits(options: dict[str, Any]) -> CueLimits:
     """The limits of cues. Raises BadConfig if they are given for a format that has no cues."""
-    from qwen_asr.live.cues import CueLimits
+    from qwen_asr.live.subtitles.cues import CueLimits
 
     names = {"columns": "max_line_width", "lines": "max_line_count", "seconds": "max_cue_seconds"}
     given = {field: options[name] for field, name in names.items() if options[name] is not None}

@@ -13,7 +13,7 @@ ANY_PEER = "*"
 LOOPBACK = ("127.0.0.1", "::1")
 ALL_NETWORKS = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
-_API_PATHS = ("v1", "ws", "api-ws", "healthz", "readyz", "metrics", "trust", "ca.pem")
+_API_PATHS = ("v1", "ws", "api-ws", "healthz", "readyz", "metrics", "trust", "ca.pem", "icons")
 _GRADIO_PATHS = (
     *("gradio_api", "gradio_client", "assets", "static", "svelte", "config", "login", "logout", "monitoring"),
     "theme.css",

@@ -31,6 +31,7 @@ from qwen_asr.engine.checkpoint import (
     read_config,
     unreadable,
 )
+from qwen_asr.engine.frame_aligner import load_frame_aligner
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.words import Clip, Word, WordAligner, cut_at_words
 from qwen_asr.errors import BadInput, WrongArchitecture
@@ -43,8 +44,9 @@ SPLITTERS = {"Japanese": "nagisa", "Korean": "soynlp"}
 ALIGNER_RENAMED = RENAMED | {r"^thinker\.lm_head\.": "score."}
 EXAMPLE = "Qwen/Qwen3-ForcedAligner-0.6B"
 """The id of Qwen's weights on the hub."""
-PASS_SECONDS = 300
-"""How much audio one pass of a batch holds, counting each clip as long as the longest."""
+PASS_SECONDS = 120
+"""How much audio one pass of a batch holds, counting each clip as long as the longest. The first convolution makes 6 MB
+of float32 of each second at the size of Qwen's weights."""
 # What Qwen's package writes: the audio, and each word with the marks of its start and its end.
 ALIGNER_TEMPLATE = """
 {%- for message in messages -%}{%- for part in message.content -%}
@@ -188,11 +190,19 @@ def _cover(clip: Clip, items: list[ForcedAlignItem]) -> tuple[Word, ...]:
         start = min(max(round(item.start_time * SAMPLE_RATE), earliest), len(clip.samples))
         end = min(max(round(item.end_time * SAMPLE_RATE), start), len(clip.samples))
         if part:
-            words.append(Word(part, start, end))
-            earliest = start
+            words += _apart(part, start, end)
+            earliest = words[-1].start
         elif words:  # the splitter has made a word that the text does not have
             words[-1] = Word(words[-1].text, words[-1].start, max(words[-1].end, end))
     return tuple(words)
+
+
+def _apart(part: str, start: int, end: int) -> Iterator[Word]:
+    """A spoken word, and punctuation that stands alone before or after it, which lasts no time."""
+    chunks = part.split()
+    spoken = next((index for index, chunk in enumerate(chunks) if _bare(chunk)), 0)
+    for index, chunk in enumerate(chunks):
+        yield Word(chunk, start if index <= spoken else end, start if index < spoken else end)
 
 
 def _within(last: float, text: str, start_time: float, end_time: float) -> ForcedAlignItem:
@@ -243,7 +253,7 @@ def load_with_aligner(
 
 def own_aligner(recognizer: Recognizer) -> WordAligner | None:
     """The aligner that is bundled with the recognizer: the demo has one."""
-    return None
+    return load_frame_aligner(recognizer) if recognizer.is_demo else None
 
 
 def load_aligner(

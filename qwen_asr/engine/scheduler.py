@@ -15,7 +15,8 @@ at most, and takes part in every `_BACKGROUND_EVERY`-th iteration only. So live 
 most, however many there are, and files still advance. On a GPU they only make a pass wider, which costs it little.
 
 The passes of the aligner, for the times of words, run last in an iteration, together. Those of an aligner that is slow
-on this device are background work too, and run one clip at a time.
+on this device are background work too, and run one clip at a time. A pass takes as long as many of the others, so it
+waits until nothing else is active, or for `_SLOW_EVERY` iterations.
 
 Another thread hands the hypotheses over and runs the callbacks, so that the model never waits for what is done with
 the text.
@@ -49,6 +50,8 @@ _STARTS = {"cpu": 2}
 """How many steps that are not urgent start in an iteration, by the type of the device. Not listed: all."""
 _BACKGROUND_EVERY = 4
 """In which iterations a step in the background takes part while there are others."""
+_SLOW_EVERY = 64
+"""Likewise for an alignment: live text stands still while it runs, for seconds at the true size of the models."""
 MAX_TRIES = 3
 """How often a step without enough memory is tried before it fails."""
 FRAME = 160
@@ -95,6 +98,7 @@ class _ActiveStep:
         self.future: Future[Any] = Future()
         self.next_pass: Pass | None = None
         self.background = work.background
+        self.is_alignment = isinstance(work, _Alignment)
         self.tries = 1
         self._work = work
         self._on_start = on_start
@@ -466,7 +470,7 @@ class Scheduler:
             worker.held_back = 0
             return []
         worker.held_back += 1
-        if worker.held_back < _BACKGROUND_EVERY:
+        if worker.held_back < (_SLOW_EVERY if background[0].is_alignment else _BACKGROUND_EVERY):
             return background
         worker.held_back = 0
         return background[1:]

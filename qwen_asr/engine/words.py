@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 class Word:
     """A word of a text, or a character of a script without spaces, with the punctuation that touches it.
 
+    Punctuation that stands alone is a word that lasts no time, so no word holds a blank.
+
     All words of a text, in order and with the blanks between them, are the text. `start` and `end` are samples at
     16 kHz; `end` is exclusive, and no word ends before it starts or starts before the one before it.
     """

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from qwen_asr.engine.words import Clip, Word
@@ -84,6 +84,6 @@ class Alignments:
         self._open.clear()
 
 
-@cache
+@lru_cache(maxsize=256)  # the model may name any language
 def _say_once(reason: str) -> None:
     logger.warning("Some text has no times of words. %s", reason)

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
+class SpokenLanguage:
+    """The language of utterances in a row: `given` by the options, or `established` by the last long one."""
+
+    given: str | None
+    established: str | None = None
+
+
+@dataclass(eq=False)
 class PendingUtterance:
     """The state of an utterance. Lengths are in samples since `start`."""
 
@@ -25,6 +33,7 @@ class PendingUtterance:
     start: int
     engine: Utterance
     context: str
+    language: SpokenLanguage
     length: int = 0  # received from the detector; after the end, the exact length of the utterance
     ended: bool = False
     buffered: deque[NDArray[np.float32]] = field(default_factory=deque)  # not yet appended to `engine`

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qwen_asr.engine.scheduler import Scheduler
     from qwen_asr.engine.streaming import Hypothesis
     from qwen_asr.engine.words import Word
+    from qwen_asr.live.session_options import SessionOptions
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,11 @@ class Runner:
                 if not self._closed:
                     self._undelivered += self._session.take(detected)
         self._drive()
+
+    def change(self, options: SessionOptions) -> int:
+        """`Session.change`, from any thread. Does nothing after `close`, and returns 0."""
+        with self._detector_lock, self._state_lock:
+            return 0 if self._closed else self._session.change(options)
 
     def finish(self) -> Future[None]:
         """Ends the audio. Returns a future that is resolved after the last event; each call returns the same one.

@@ -34,7 +34,7 @@ from qwen_asr.live import guards
 from qwen_asr.live.alignment import Alignment, Alignments
 from qwen_asr.live.events import Aligned, Event, Failed, Final, Partial, TextEvent
 from qwen_asr.live.pacing import Pacing
-from qwen_asr.live.pending_utterance import PendingUtterance
+from qwen_asr.live.pending_utterance import PendingUtterance, SpokenLanguage
 from qwen_asr.live.text_tokens import text_tokens
 from qwen_asr.live.transcript import Transcript
 
@@ -94,12 +94,13 @@ class Session:
         # An utterance may be cut after this length. Words after the cut belong to the next, so they must not settle.
         self._cut_from = longest - cut_span(longest)
         self._context = options.system_prompt
-        self._language = options.language
+        self._language = SpokenLanguage(options.language)
         self._max_new_tokens = options.max_new_tokens
+        self._silence_seconds = options.endpoints.silence_seconds
         self._spare: Utterance | None = new_utterance(
-            context=self._context, language=self._language, max_new_tokens=self._max_new_tokens
+            context=self._context, language=self._language.given, max_new_tokens=self._max_new_tokens
         )
-        self._established: str | None = None  # language of the last utterance that was long enough to be reliable
+        self._begun = 0  # utterances that have begun
         self._recalled: deque[Final] = deque()  # of an earlier session with the same audio
         self._alignments = Alignments(aligner if options.words else None, options.background)
         self._queue: deque[PendingUtterance] = deque()  # in order; only the last can still be open
@@ -158,6 +159,24 @@ class Session:
         are, but for `lag`, those of one that decodes everything.
         """
         self._recalled.extend(finals)
+
+    def change(self, options: SessionOptions) -> int:
+        """Uses the language, context, prompt and `silence_seconds` of `options` for the utterances that have not begun.
+
+        Everything else stays as it is. Returns the number of the first utterance with these options. Raises what
+        `__init__` raises, and `BadConfig`; the session is then unchanged. It changes the detector, as `listen` does.
+        """
+        spare = self._engine_utterance(options.system_prompt, options.language)
+        if options.endpoints.silence_seconds != self._silence_seconds:
+            self._detector.set_silence(options.endpoints.silence_seconds)
+        self._silence_seconds = options.endpoints.silence_seconds
+        if self._spare is not None:
+            self._spare.close()
+        self._spare, self._context = spare, options.system_prompt
+        if options.language != self._language.given:
+            self._language = SpokenLanguage(options.language)
+        self._recalled.clear()  # they are for other options
+        return self._begun
 
     def feed(self, samples: NDArray[np.float32]) -> list[TextEvent]:
         """Processes the next samples (16 kHz, any number, as `ArrayReader` reads them).
@@ -270,7 +289,7 @@ class Session:
             pending.engine.close()
             return [Failed(pending.number, pending.start, pending.end, message, self.lag)]
         pending.warnings.append(f"step: {message}")
-        pending.restart(self._engine_utterance(pending.context, self._language))
+        pending.restart(self._engine_utterance(pending.context, pending.language.given))
         return []
 
     def _recall(self, ended: PendingUtterance) -> list[TextEvent]:
@@ -316,8 +335,9 @@ class Session:
     def _begin(self, started: Started) -> PendingUtterance:
         engine, self._spare = self._spare, None
         if engine is None:
-            engine = self._engine_utterance(self._context, self._language)
-        return PendingUtterance(started.utterance, started.start, engine, self._context)
+            engine = self._engine_utterance(self._context, self._language.given)
+        self._begun = started.utterance + 1
+        return PendingUtterance(started.utterance, started.start, engine, self._context, self._language)
 
     def _engine_utterance(self, context: str, language: str | None) -> Utterance:
         return self._new_utterance(context=context, language=language, max_new_tokens=self._max_new_tokens)
@@ -379,10 +399,11 @@ class Session:
 
     def _find_retry(self, pending: PendingUtterance, hypothesis: Hypothesis) -> guards.Retry | None:
         if "context" not in pending.retried and guards.echoes_context(hypothesis.text, pending.context):
-            return guards.Retry("context", "", self._language)
-        switched = self._language is None and guards.switches_language(hypothesis, self._established)
+            return guards.Retry("context", "", pending.language.given)
+        established = None if pending.language.given else pending.language.established
+        switched = guards.switches_language(hypothesis, established)
         if switched and "language" not in pending.retried:
-            return guards.Retry("language", pending.context, self._established)
+            return guards.Retry("language", pending.context, established)
         return None
 
     def _final(self, pending: PendingUtterance, hypothesis: Hypothesis) -> list[TextEvent]:
@@ -406,7 +427,7 @@ class Session:
     def _conclude_with(self, pending: PendingUtterance, final: Final) -> list[TextEvent]:
         """The final of the first utterance of the queue; nothing yet if it waits for its words."""
         if final.language and pending.length > guards.SHORT_SAMPLES:
-            self._established = final.language
+            pending.language.established = final.language
         if self._alignments.wants(final):
             pending.hand_over()  # of a recalled utterance, the engine has no audio yet
             self._alignments.add(final, pending.engine.samples[: pending.length])

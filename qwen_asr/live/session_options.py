@@ -42,12 +42,14 @@ class SessionOptions:
     detector: DetectorFactory = voice_detector
     """Creates the detector that applies `endpoints`."""
     background: bool = False
-    """Whether nobody waits for the text while it is spoken, as with a file: its steps give way to those of others."""
+    """Whether nobody waits for the text while it is spoken, as with a file: its steps give way to those of others, and
+    each final waits for its words."""
 
     scored: bool = False
     """Whether finals have the probabilities of their tokens."""
     words: bool = False
-    """Whether finals have the times of their words, where the recognizer has an aligner."""
+    """Whether finals have the times of their words, where the recognizer has an aligner. A slow one gives them later,
+    as `Aligned`."""
 
     def __post_init__(self) -> None:
         if self.chunk_seconds is not None and not self.chunk_seconds > 0:
@@ -60,11 +62,20 @@ class SessionOptions:
         return "\n\n".join(part for part in (self.prompt, self.context) if part)
 
 
-def endpoints_of(config: Config) -> EndpointConfig:
-    """The endpointing options of the server's configuration."""
+def endpoints_of(config: Config, silence_seconds: float | None = None) -> EndpointConfig:
+    """The endpointing options of the server's configuration, with another `silence_seconds` where it is given.
+
+    Raises `BadConfig` if that is out of the range of `--silence-threshold`.
+    """
+    limits = Config.__dataclass_fields__["silence_threshold"].metadata
+    if silence_seconds is not None and not limits["low"] <= silence_seconds <= limits["high"]:
+        raise BadConfig(
+            f"The pause that ends an utterance is {silence_seconds:g} seconds; it must be from {limits['low']:g} to "
+            f"{limits['high']:g}, for example {config.silence_threshold:g}."
+        )
     return EndpointConfig(
         threshold=config.vad_threshold,
-        silence_seconds=config.silence_threshold,
+        silence_seconds=config.silence_threshold if silence_seconds is None else silence_seconds,
         min_speech_seconds=config.min_speech_duration,
         longest_seconds=config.max_utterance_seconds,
     )

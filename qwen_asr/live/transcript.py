@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.engine.words import Word
@@ -107,9 +108,9 @@ class Transcript:
         return {"text": self.text, "language": self.language, "utterances": utterances}
 
 
-def utterance_as_dict(final: Final) -> dict[str, object]:
+def utterance_as_dict(final: Final) -> dict[str, Any]:
     """One of the `utterances` of `Transcript.as_dict`: `start` and `end` in seconds, `words` only if it has some."""
-    utterance: dict[str, object] = {
+    utterance: dict[str, Any] = {
         "utterance": final.utterance,
         "start": final.start / SAMPLE_RATE,
         "end": final.end / SAMPLE_RATE,
@@ -121,7 +122,7 @@ def utterance_as_dict(final: Final) -> dict[str, object]:
     return utterance
 
 
-def word_as_dict(word: Word) -> dict[str, object]:
+def word_as_dict(word: Word) -> dict[str, Any]:
     """A word and its times in seconds, to the millisecond."""
     return {"word": word.text, "start": rounded_seconds(word.start), "end": rounded_seconds(word.end)}
 

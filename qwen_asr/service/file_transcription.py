@@ -88,7 +88,9 @@ class FileTranscription:
         self._runner = await in_thread(open_session)  # it takes locks that live sessions take, too
 
     async def finals(self) -> AsyncIterator[Final]:
-        """Yields the utterances in order, each as soon as it is final. Call it after `begin`.
+        """Yields the utterances in order, each as soon as it is final, with its words if the options ask for them.
+
+        Call it after `begin`.
 
         Raises StepFailed, AudioError if the file is damaged further on, TooLarge if it is longer than
         `--max-file-seconds`, what `take` raises, and LimitExceeded if the work takes longer than

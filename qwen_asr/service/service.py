@@ -18,7 +18,7 @@ from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits
 from qwen_asr.engine.inference_only import for_inference_only
 from qwen_asr.engine.languages import resolve_language
-from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
+from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping, UnknownLanguage
 from qwen_asr.live.events import Event
 from qwen_asr.live.session_options import DetectorFactory, SessionOptions, endpoints_of, voice_detector
 from qwen_asr.service.admission import Admission, Slot
@@ -124,10 +124,13 @@ class Service:
         context: str = "",
         prompt: str = "",
         chunk_seconds: float | Literal["auto"] | None = None,
+        silence_seconds: float | None = None,
         detector: DetectorFactory | None = None,
         words: bool = False,
     ) -> SessionOptions:
-        """The options of a session, with the server's defaults for what is empty or None. Raises `UnknownLanguage`.
+        """The options of a session, with the server's defaults for what is empty or None.
+
+        Raises `UnknownLanguage`, and `BadConfig` for `silence_seconds` out of the range of `--silence-threshold`.
 
         `language="auto"` has the language recognized even where the server has a default. So does
         `chunk_seconds="auto"` with the seconds between two partials.
@@ -140,7 +143,7 @@ class Service:
             prompt=prompt or config.default_prompt or "",
             chunk_seconds=None if chunk == "auto" else chunk,
             max_new_tokens=config.max_new_tokens,
-            endpoints=endpoints_of(config),
+            endpoints=endpoints_of(config, silence_seconds),
             detector=detector or voice_detector,
             words=words,
         )
@@ -148,15 +151,19 @@ class Service:
     def why_no_words(self, language: str | None = None) -> str | None:
         """Why finals in this language have no times of their words, as a sentence; None if they have.
 
-        `language` is as in `session_options`; one that is recognized later counts as known. Raises NotReady while no
-        checkpoint is loaded, and UnknownLanguage.
+        `language` is as in `session_options`; one that is recognized later counts as known. Or it is that of a final,
+        where the model may have written any name. Raises NotReady while no checkpoint is loaded.
         """
         if self._scheduler is None:
             raise NotReady(self.text)
         aligner = self._scheduler.recognizer.aligner
         if aligner is None:
             return "This server has no aligner, which finds the times of words: start it with --aligner-model-path."
-        name = resolve_language(language or self.config.default_language)
+        given = language or self.config.default_language
+        try:
+            name = resolve_language(given)
+        except UnknownLanguage:
+            name = given
         return aligner.why_not(name) if name else None
 
     def check_options(self, options: SessionOptions) -> None:

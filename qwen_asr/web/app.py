@@ -64,6 +64,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     from qwen_asr.web.access.forwarded import ForwardedHeaders
     from qwen_asr.web.access.guard import AccessGuard
     from qwen_asr.web.access.response_headers import SecurityHeaders
+    from qwen_asr.web.page import phone
     from qwen_asr.web.page.recordings import RecordingRegistry
     from qwen_asr.web.page.requests import EventStreams, PageRequests
     from qwen_asr.web.page.transcribe_endpoint import TranscribeEndpoint, describe
@@ -113,6 +114,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     app.router.routes.append(WebSocketRoute("/{path:path}", refuse_unknown_path))
     transcriptions = rest.add_routes(app, service)  # the last, because it answers every path below /v1 that is left
     TranscribeEndpoint(transcriptions, limits.upload, describe).add_to(app)
+    phone.add_routes(app)
     app.state.stopping = Stopping(service, recordings, *sockets, transcriptions)
     if chosen is not None and chosen.root is not None:
         from qwen_asr.web.page import trust
@@ -154,6 +156,7 @@ def _mount_page(
         context=config.default_context or "",
         limits=service.limits.page,
         has_login=bool(config.auth),
+        host=config.host,
     )
     mounted: FastAPI = gr.mount_gradio_app(
         app,

@@ -500,3 +500,28 @@ def test_every_input_sample_is_accounted_for_at_any_rate(one_window, synthesize,
     assert decisions(events) == decisions(expected)
     counted = sum(event.end - event.start for event in events if isinstance(event, Ended | Skipped))
     assert counted == len(whole) == (2 * len(recorded) * SAMPLE_RATE + rate) // (2 * rate)
+
+
+def test_another_silence_holds_from_the_next_utterance_on():
+    probabilities = windows((1, 10), (0, 20), (1, 10), (0, 20), (1, 10), (0, 60))
+    samples = sound(probabilities)
+    config = EndpointConfig(silence_seconds=0.5, hang_over_seconds=0.3)
+
+    def run_with(*changes):
+        detector, events = UtteranceDetector(config, ScriptedVoiceActivity(probabilities)), []
+        for index, block in enumerate(np.array_split(samples, len(samples) // WINDOW)):
+            for at, seconds in changes:
+                if index == at:
+                    detector.set_silence(seconds)
+            events += detector.feed(block)
+        events += detector.finish()
+        return utterances(events)
+
+    assert len(run_with()) == 3  # the pauses are 0.64 s long
+    first, *rest = run_with((15, 1.0))  # during the first pause: it ends the utterance as before
+    assert first == run_with()[0]
+    assert len(rest) == 1  # and the second pause does not
+    assert len(run_with((0, 1.0))) == 1
+    assert run_with((0, 1.0), (1, 0.5)) == run_with()
+    with pytest.raises(BadConfig, match="silence_seconds"):
+        UtteranceDetector(config, ScriptedVoiceActivity([0.0])).set_silence(0.0)

@@ -12,8 +12,8 @@ import pytest
 from qwen_asr.cli.outputs import Output, ResultFolder, Resume, StandardOutput
 from qwen_asr.cli.progress import Progress
 from qwen_asr.errors import AudioError, StepFailed
-from qwen_asr.live.cues import CueLimits
 from qwen_asr.live.events import Final
+from qwen_asr.live.subtitles.cues import CueLimits
 
 FINALS = [Final(n, n * 16_000, (n + 1) * 16_000, "English", f"Sentence {n}.", 0.0) for n in range(3)]
 

@@ -14,8 +14,8 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.cli.results import ResultFile, identified, result_paths
 from qwen_asr.errors import BadConfig, OtherResult, StorageError
 from qwen_asr.live.events import Final
-from qwen_asr.live.subtitles import PIECES
-from tests.support.aligners import even_words
+from qwen_asr.live.subtitles.formats import PIECES
+from tests.support.engine_double import words_of
 
 CONDITIONS = {"version": "1", "options": {"context": "Grünau"}}
 
@@ -66,7 +66,7 @@ def finals(count: int, shift: int = 0) -> list[Final]:
     found = []
     for n in range(count):
         start, end, text = n * SAMPLE_RATE + shift, (n + 1) * SAMPLE_RATE, f"Satz „{n}“."
-        words = even_words(text, end - start, start)
+        words = words_of(text, start, end)
         found.append(Final(n, start, end, "German", text, 0.5, warnings=("tokens: x.",), words=words))
     return found
 

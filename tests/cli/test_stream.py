@@ -14,9 +14,10 @@ import torch
 from qwen_asr.cli import main as cli
 from qwen_asr.config.config import Config
 from qwen_asr.service.service import Service
-from tests.support.aligners import EvenAligner, aligned_by
+from tests.support.aligners import aligned_by
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.commands import QWEN_ASR, ROOT, run_in_terminal, run_with_input
+from tests.support.engine_double import AlignerDouble
 from tests.support.media import Track, container, save, tone
 from tests.support.processes import ServerProcess
 from tests.support.sockets import Listening, listening, silence
@@ -52,7 +53,7 @@ def test_piped_audio_becomes_lines_of_text(served: Listening) -> None:
 @pytest.mark.slow
 def test_words_follow_their_text(served: Listening) -> None:
     command = [*QWEN_ASR, "stream", "--words", "--url", served.url, "-", "--rate", "16000"]
-    with aligned_by(demo_recognizer(), EvenAligner()):
+    with aligned_by(demo_recognizer(), AlignerDouble(is_quick=True)):
         done = run_with_input(PCM, *command)
     lines = done.stdout.decode().splitlines()
     assert [line for line in lines if "\t" not in line] == list(SENTENCES)

@@ -28,10 +28,10 @@ from qwen_asr.cli.transcribe import FORMATS, FileTranscriber
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.streaming import Hypothesis, Utterance
 from qwen_asr.errors import StepFailed
-from qwen_asr.live.transcript import word_as_dict
-from tests.support.aligners import EvenAligner, aligned_by, even_words
+from tests.support.aligners import aligned_by, even_words
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.commands import OFFLINE, QWEN_ASR, ROOT, error_of, run, run_in_terminal, run_with_input
+from tests.support.engine_double import AlignerDouble
 from tests.support.media import Track, container, placed, save, tone
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -120,13 +120,12 @@ def test_json_has_the_words_of_a_model_with_an_aligner(
     qwen_asr: Command, sentence: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FileTranscriber, "_load_recognizer", lambda _: demo_recognizer())
-    for aligner in (EvenAligner(), EvenAligner(is_quick=False)):
+    for aligner in (AlignerDouble(is_quick=True), AlignerDouble(is_quick=False)):
         with aligned_by(demo_recognizer(), aligner):
             done = qwen_asr("transcribe", "--format", "json", sentence)
         [utterance] = json.loads(done.stdout)["utterances"]
-        start, end = round(utterance["start"] * 16_000), round(utterance["end"] * 16_000)
-        words = even_words("Turn on the kitchen light.", end - start, start)
-        assert utterance["words"] == [word_as_dict(word) for word in words]
+        words = even_words("Turn on the kitchen light.", utterance["start"], utterance["end"])
+        assert utterance["words"] == words
     with aligned_by(demo_recognizer(), None):
         done = qwen_asr("transcribe", "--format", "json", sentence)
     assert "words" not in json.loads(done.stdout)["utterances"][0]
@@ -144,13 +143,13 @@ def test_a_text_without_times_needs_no_aligner(
 
     monkeypatch.setattr("qwen_asr.engine.aligner.load_with_aligner", load)
     options = ["--aligner-model-path", "aligner", "--format"]
-    aligner = EvenAligner()
+    aligner = AlignerDouble(is_quick=True)
     with aligned_by(demo_recognizer(), aligner):
         assert qwen_asr("transcribe", *options, "txt", sentence).stdout == "Turn on the kitchen light.\n"
-        assert aligner.clips == 0
+        assert aligner.batches == []
         for form in ("srt", "vtt", "json"):
             assert "kitchen" in qwen_asr("transcribe", *options, form, sentence).stdout
-    assert aligner.clips == 3
+    assert sum(map(len, aligner.batches)) == 3
     assert paths == [None, *["aligner"] * 3]
 
 

@@ -24,10 +24,10 @@ from qwen_asr.client.limits import ClientLimits
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import SocketLimits
 from qwen_asr.errors import QwenASRError
-from qwen_asr.live.transcript import word_as_dict
 from qwen_asr.service.service import Service
-from tests.support.aligners import EvenAligner, aligned_by, even_words
+from tests.support.aligners import aligned_by, even_words
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
+from tests.support.engine_double import AlignerDouble
 from tests.support.network import Proxy, free_ports, proxy
 from tests.support.processes import ServerProcess, kill
 from tests.support.sockets import Listening, listening, silence, until
@@ -112,15 +112,13 @@ def check_stream(received: Received) -> None:
 @pytest.mark.slow
 def test_words_are_in_the_finals_or_come_after_them(served: Listening) -> None:
     samples = AUDIO[:80_000]
-    with aligned_by(demo_recognizer(), EvenAligner()):
+    with aligned_by(demo_recognizer(), AlignerDouble(is_quick=True)):
         at_once = asyncio.run(stream(served.url, samples, words=True)).of(Final)
     assert at_once[0].text == SENTENCES[0]
     for final in at_once:
-        words = even_words(final.text, round((final.end - final.start) * 16_000), round(final.start * 16_000))
-        assert [(word.text, word.start, word.end) for word in final.words] == [
-            tuple(word_as_dict(word).values()) for word in words
-        ]
-    with aligned_by(demo_recognizer(), EvenAligner(is_quick=False)):
+        words = even_words(final.text, final.start, final.end)
+        assert [(word.text, word.start, word.end) for word in final.words] == [tuple(word.values()) for word in words]
+    with aligned_by(demo_recognizer(), AlignerDouble(is_quick=False)):
         received = asyncio.run(stream(served.url, samples, words=True))
     assert received.of(Final) == [replace(final, words=()) for final in at_once]
     assert {event.utterance: event.words for event in received.of(Aligned)} == {

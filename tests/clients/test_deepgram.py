@@ -115,4 +115,5 @@ def test_a_file(server: ClientServer, speech: Speech) -> None:
     assert 0 < alternative.confidence <= 1
     assert words(" ".join(utterance.transcript for utterance in answer.results.utterances)) == speech.words
     check_words(alternative, answer.metadata.duration)
-    assert [word for utterance in answer.results.utterances for word in utterance.words] == alternative.words
+    in_utterances = [word for utterance in answer.results.utterances for word in utterance.words]
+    assert [word.model_dump() for word in in_utterances] == [word.model_dump() for word in alternative.words]

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import Qwen3ASRForTokenClassification, Qwen3ASRProcessor
 
 from qwen_asr.engine.aligner import Aligner, ForcedAlignItem, load_aligner
@@ -165,6 +167,39 @@ def test_words_are_those_of_the_text_with_its_punctuation(aligner: Aligner, monk
     assert [word.start for word in words] == sorted(word.start for word in words)
     assert all(word.start <= word.end <= len(samples) for word in words)
     assert words[-1].end > len(samples) - 16
+
+
+def test_punctuation_that_stands_alone_lasts_no_time(aligner: Aligner, monkeypatch: pytest.MonkeyPatch) -> None:
+    spread(aligner, monkeypatch, [1, 2, 3, 4])
+    [words] = aligner.align_words([Clip(spoken(TEXT), " … one  – ! two\n?", "English")])
+    assert words == (
+        Word("…", 1280, 1280),
+        Word("one", 1280, 2560),
+        Word("–", 2560, 2560),
+        Word("!", 2560, 2560),
+        Word("two", 3840, 5120),
+        Word("?", 5120, 5120),
+    )
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=st.text(st.sampled_from("ab3 \n.,–…!“”(（）你好。'\u0301"), max_size=30),
+    times=st.lists(st.floats(0, 9), min_size=60, max_size=60).map(sorted),
+    length=st.integers(0, 80_000),
+)
+def test_words_cover_the_text_and_rise_within_the_clip(
+    aligner: Aligner, monkeypatch: pytest.MonkeyPatch, text: str, times: list[float], length: int
+) -> None:
+    spoken_words = aligner.processor.split_words_for_alignment(text, None)
+    items = [ForcedAlignItem(word, *times[2 * at : 2 * at + 2]) for at, word in enumerate(spoken_words)]
+    monkeypatch.setattr(aligner, "align", lambda clips: [items])
+    [words] = aligner.align_words([Clip(np.zeros(length, np.float32), text, None)])
+    assert [word.text for word in words if len(word.text.split()) != 1] == []
+    assert "".join(word.text for word in words) == ("".join(text.split()) if spoken_words else "")
+    bounds = [bound for word in words for bound in (word.start, word.end)]
+    assert bounds == sorted(bounds)
+    assert all(0 <= bound <= length for bound in bounds)
 
 
 @pytest.mark.parametrize("language", ["Thai", "Dutch", "Japanese", "Korean"])

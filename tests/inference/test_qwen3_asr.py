@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import qwen_asr
-from qwen_asr import Final, Partial, Qwen3ASRModel, run_session
+from qwen_asr import Aligned, Final, Partial, Qwen3ASRModel, run_session
 from qwen_asr.errors import AudioError, BadInput, UnknownLanguage
 from qwen_asr.inference.qwen3_asr import ASRTranscription
 from tests.support.checkpoints import DEMO, Samples, check_generated, demo_recognizer, long_speech, save_aligner, spoken
@@ -181,8 +181,9 @@ def test_a_stream_is_not_cut_at_a_small_max_new_tokens() -> None:
 
 
 def test_time_stamps_without_an_aligner_are_none_and_it_is_said(
-    model: Qwen3ASRModel, caplog: pytest.LogCaptureFixture
+    model: Qwen3ASRModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(model.recognizer, "aligner", None)
     clips = [(spoken(TEXT), 16_000)] * 2
     assert [one.time_stamps for one in model.transcribe(clips)] == [None, None]
     assert isinstance(model.transcribe(clips)[0], ASRTranscription)
@@ -190,6 +191,37 @@ def test_time_stamps_without_an_aligner_are_none_and_it_is_said(
     answers = model.transcribe(clips, return_time_stamps=True)
     assert [(one.text, one.time_stamps) for one in answers] == [(TEXT, None)] * 2
     assert caplog.text.count("need a forced aligner") == 1
+
+
+def test_the_demo_has_time_stamps_of_its_own_and_sessions_have_words() -> None:
+    demo = Qwen3ASRModel.from_pretrained("demo", device_map="cpu", max_utterance_seconds=6)
+    speech = np.concatenate([spoken(TEXT), np.zeros(32_000, np.float32)] * 2)
+    [found] = demo.transcribe((speech, 16_000), return_time_stamps=True)
+    assert demo.forced_aligner is None
+    assert found.time_stamps is not None
+    assert [word.text for word in found.time_stamps] == ["Turn", "on", "the", "kitchen", "light"] * 2
+    times = [time for word in found.time_stamps for time in (word.start_time, word.end_time)]
+    assert times == sorted(times)
+    assert len(set(times)) > 10
+    assert len(spoken(TEXT)) / 16_000 < times[10] < times[-1] < len(speech) / 16_000 - 1.5
+    finals = [event for event in run_session(demo.session(words=True), [speech]) if isinstance(event, Final)]
+    words = [word for final in finals for word in final.words]
+    assert " ".join(word.text for word in words) == f"{TEXT} {TEXT}"
+    for word, item in zip(words, found.time_stamps, strict=True):
+        assert abs(word.start / 16_000 - item.start_time) < 0.1
+    assert not any(event.words for event in run_session(demo.session(), [speech]) if isinstance(event, Final))
+
+
+def test_a_session_has_words_of_the_forced_aligner(tmp_path: Path) -> None:
+    save_aligner(tmp_path)
+    kwargs = {"dtype": torch.float32, "device_map": "cpu"}
+    model = Qwen3ASRModel.from_pretrained("demo", str(tmp_path), kwargs, device_map="cpu")
+    session = model.session(words=True)
+    events = list(run_session(session, [np.pad(spoken(TEXT), 16_000)]))
+    [aligned] = [event for event in events if isinstance(event, Aligned)]
+    [final] = session.transcript.finals
+    assert final.words == aligned.words
+    assert " ".join(word.text for word in final.words) == final.text == TEXT
 
 
 def test_time_stamps_of_an_aligner(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -243,9 +243,8 @@ def test_recalled_finals_keep_their_words_or_get_them(is_quick: bool) -> None:
     ("text", "language", "options"),
     [
         ("", "English", {"words": True}),
-        (" ", "English", {"words": True}),
         ("hi", "Thai", {"words": True}),
-        ("hi", "", {}),
+        ("hi", None, {}),
     ],
 )
 def test_finals_without_words_do_not_wait(text: str, language: str | None, options: dict[str, Any]) -> None:

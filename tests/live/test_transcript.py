@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_asr.live.events import Final
+from qwen_asr.engine.words import Word
+from qwen_asr.live.events import Aligned, Final
+from qwen_asr.live.subtitles.formats import as_json
 from qwen_asr.live.transcript import Transcript, join_texts, split_units, utterance_as_dict
 from tests.support.aligners import aligned_finals, with_words
 
@@ -70,3 +73,20 @@ def test_the_words_cover_the_text_and_never_go_back(finals: list[Final]) -> None
         assert " ".join(word["word"] for word in words) == one.text
         assert all(word["start"] <= word["end"] for word in words)
         assert all(before["start"] <= after["start"] for before, after in pairwise(words))
+
+
+def test_words_that_come_later_are_those_of_their_final() -> None:
+    history = Transcript([final(0, "One."), final(1, "Two."), final(2, "Three.")])
+    words = (Word("Two.", 5, 9),)
+    history.align(Aligned(1, words))
+    assert [one.words for one in history.finals] == [(), words, ()]
+    assert [one.text for one in history.finals] == ["One.", "Two.", "Three."]
+    history.align(Aligned(7, words))  # of no final
+    assert [one.words for one in history.finals] == [(), words, ()]
+
+
+@given(aligned_finals())
+def test_json_is_the_dictionary_with_a_line_for_each_word(finals: list[Final]) -> None:
+    written = as_json(finals)
+    assert json.loads(written) == Transcript(finals).as_dict()
+    assert written.count('\n        {"word": ') == sum(len(one.words) for one in finals)

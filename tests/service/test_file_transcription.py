@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,31 @@ def test_without_the_option_nothing_is_aligned(service: Service, monkeypatch: py
     samples = speech()
     assert not any(isinstance(event, Aligned) for event in live(service, samples, words=False))
     assert [final.words for final in of_file(service, samples, words=False)] == [(), ()]
+
+
+def test_the_demo_has_words_of_its_own_with_each_final() -> None:
+    service = Service(Config(asr_model_path="demo", device="cpu"))
+    with contextlib.closing(service):
+        service.start()
+        assert service.wait(120) == "ready", service.text
+        rounded = (np.round(speech() * 32_767) / 32_768).astype(np.float32)
+        events = live(service, rounded)
+        assert not any(isinstance(event, Aligned) for event in events)
+        finals = [event for event in events if isinstance(event, Final)]
+        assert [final.text for final in finals] == TEXTS
+        for final in finals:
+            assert " ".join(word.text for word in final.words) == final.text
+            assert all(one.end <= other.start for one, other in pairwise(final.words))
+            assert all(final.start <= word.start < word.end <= final.end for word in final.words)
+        assert [final.words for final in of_file(service, rounded)] == [final.words for final in finals]
+        assert service.why_no_words("English") is None
+        assert "not for German" in str(service.why_no_words("de"))
+        german = service.session_options(words=True, language="German")
+        unknown: list[Event] = []
+        runner = service.open_session(german, unknown.extend)
+        runner.feed(rounded)
+        runner.finish().result(timeout=120)
+        assert [event.words for event in unknown if isinstance(event, Final)] == [(), ()]  # and no error
 
 
 @pytest.mark.parametrize("run", [live, of_file])

@@ -1,49 +1,29 @@
-"""Finals that have words, and an aligner double: its times are a function of the text and the length of the audio."""
+"""Finals that have words, and the words that the aligner's double finds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
 
+from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.engine.recognizer import Recognizer
-from qwen_asr.engine.words import Clip, Word
+from qwen_asr.engine.words import Word, WordAligner
 from qwen_asr.live.events import Final
+from qwen_asr.live.transcript import word_as_dict
+from tests.support.engine_double import words_of
 from tests.support.finals import final
 
 
-@dataclass
-class EvenAligner:
-    """Words are what stands between blanks, and equally long. It knows all languages but `unknown`.
-
-    clips: how many it has aligned.
-    """
-
-    is_quick: bool = True
-    unknown: str = "Finnish"
-    name: str = "even"
-    clips: int = 0
-
-    def why_not(self, language: str | None) -> str | None:
-        return f"The aligner does not know {language}." if language == self.unknown else None
-
-    def align_words(self, clips: Sequence[Clip]) -> list[tuple[Word, ...]]:
-        self.clips += len(clips)
-        return [even_words(clip.text, len(clip.samples)) for clip in clips]
-
-
-def even_words(text: str, samples: int, start: int = 0) -> tuple[Word, ...]:
-    """The words of the double, for audio that begins at `start`."""
-    texts = text.split()
-    bounds = [start + samples * index // max(1, len(texts)) for index in range(len(texts) + 1)]
-    return tuple(map(Word, texts, bounds, bounds[1:]))
+def even_words(text: str, start: float, end: float) -> list[dict[str, Any]]:
+    """The words of `AlignerDouble` for a text that is said from `start` to `end`, in seconds, as JSON has them."""
+    return [word_as_dict(word) for word in words_of(text, round(start * SAMPLE_RATE), round(end * SAMPLE_RATE))]
 
 
 @contextmanager
-def aligned_by(recognizer: Recognizer, aligner: EvenAligner | None) -> Iterator[None]:
+def aligned_by(recognizer: Recognizer, aligner: WordAligner | None) -> Iterator[None]:
     """Gives a recognizer, which other tests may share, another aligner for a while."""
     before, recognizer.aligner = recognizer.aligner, aligner
     try:

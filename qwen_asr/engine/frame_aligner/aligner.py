@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from qwen_asr.engine.words import Clip, Word
 
 DEMO_HEAD = Path(__file__).parents[2] / "demo" / "word_times.safetensors"
 """The head that was trained on the encoder of the bundled demo checkpoint."""
+
+MOST_WINDOWS = 32
+"""How many windows a pass encodes: those of eight utterances of 30 s. More would only take more memory."""
 
 
 class FrameAligner:
@@ -49,7 +52,7 @@ class FrameAligner:
         return [self._align(clip, next(rows) if one else None) for clip, one in zip(clips, heard, strict=True)]
 
     def _align(self, clip: Clip, rows: Tensor | None) -> tuple[Word, ...]:
-        words = re.findall(r"\S+", clip.text)
+        words = clip.text.split()
         letters = [letter_classes(word) for word in words]
         spoken = [one for one in letters if one]
         if not spoken:
@@ -72,7 +75,7 @@ def _with_times(words: list[str], spoken: list[bool], times: list[list[int]]) ->
 
 
 def embed(recognizer: Recognizer, clips: Sequence[NDArray[np.float32]]) -> list[Tensor]:
-    """The encoder's embeddings of whole clips, each at least one sample, in one pass: (rows, width) float32 on the CPU.
+    """The encoder's embeddings of whole clips, each at least one sample: (rows, width) float32, on the CPU.
 
     They are those that the decoder gets at the end of an utterance.
     """
@@ -87,7 +90,9 @@ def embed(recognizer: Recognizer, clips: Sequence[NDArray[np.float32]]) -> list[
         spectrum, size = log_mel.spectrum(samples, frames), recognizer.encoder.window_frames
         total = len(spectrum.raw)
         windows.append([Window(spectrum.window(at, min(at + size, total))) for at in range(0, total, size)])
-    encoded = iter(recognizer.encoder.encode([window for clip in windows for window in clip]))
+    flat = [window for clip in windows for window in clip]
+    parts = (recognizer.encoder.encode(flat[at : at + MOST_WINDOWS]) for at in range(0, len(flat), MOST_WINDOWS))
+    encoded = itertools.chain.from_iterable(parts)
     return [torch.cat([next(encoded).embeddings for _ in clip]).float().cpu() for clip in windows]
 
 

@@ -11,6 +11,7 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -34,18 +35,25 @@ STRIDE = 8
 class FrameHead(nn.Module):
     """A convolution over rows, then a linear layer for each part.
 
-    width: that of the embeddings. hidden: that of a part between the two layers.
+    width: that of the embeddings. hidden: that of a part between the two layers. `mean` and `deviation` are those of
+    each value in the embeddings of the training.
     """
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.hidden = hidden
         self.convolution = nn.Conv1d(width, PARTS * hidden, KERNEL, padding=KERNEL // 2)
         self.output = nn.Linear(hidden, CLASSES)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
 
     def forward(self, rows: Tensor) -> Tensor:
         """Embeddings (clips, rows, width) to logits (clips, PARTS * rows, CLASSES)."""
-        hidden = F.gelu(self.convolution(rows.transpose(1, 2))).transpose(1, 2)
+        normed = (rows - self.mean) / self.deviation
+        hidden = F.gelu(self.convolution(normed.transpose(1, 2))).transpose(1, 2)
         logits: Tensor = self.output(hidden.reshape(len(rows), -1, self.hidden))
         return logits
 
@@ -64,7 +72,8 @@ def load_head(file: Path, width: int) -> FrameHead:
     except (OSError, KeyError, IndexError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadCheckpoint(
-            f"{file} holds no head for word times that fits this checkpoint ({reason}). Install the package again."
+            f"{file} holds no head for word times that fits this checkpoint ({reason}). Give what "
+            "training.train_word_times wrote for it, or install the package again."
         ) from error
     return head.eval()
 

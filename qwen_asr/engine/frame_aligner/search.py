@@ -16,6 +16,9 @@ Scores = NDArray[np.float32]
 """Log-probabilities of the classes in each part of the audio, (parts, CLASSES)."""
 ANY_SOUND = CLASSES
 """The class of a character that is no letter."""
+LEAST = -6.0
+"""A log-probability counts as at least this. So a word that is only in the text or only in the audio moves the words
+beside it and no others."""
 ANY_SOUND_COST = 2.0
 """How much less its log-probability is than that of any sound: more than that of the right letter usually is, and less
 than that of a wrong one, so that the letters beside it keep their parts."""
@@ -37,16 +40,18 @@ def find_words(scores: Scores, words: Sequence[Sequence[int | None]]) -> NDArray
     chain = np.array([*classes, SILENCE])
     # The number of the word of each state; that of a silence is half less than that of the word after it.
     owners = np.cumsum(chain == SILENCE) - 1 - 0.5 * (chain == SILENCE)
-    spoken = owners[_best_path(_with_any_sound(scores)[:, chain], chain == SILENCE)]
+    spoken = owners[_best_path(_bounded(scores)[:, chain], chain == SILENCE)]
     numbers = np.arange(len(words))
     return np.stack([np.searchsorted(spoken, numbers, side) for side in ("left", "right")], axis=1)
 
 
-def _with_any_sound(scores: Scores) -> NDArray[np.float64]:
-    """The scores with a column for `ANY_SOUND`."""
+def _bounded(scores: Scores) -> NDArray[np.float64]:
+    """The scores, not less than `LEAST`, and a column for `ANY_SOUND`."""
     exact = scores.astype(np.float64)
     silent = np.minimum(np.exp(exact[:, SILENCE]), 1 - 1e-9)
-    return np.concatenate([exact, np.log1p(-silent)[:, None] - ANY_SOUND_COST], axis=1)
+    any_sound = np.log1p(-silent)[:, None] - ANY_SOUND_COST
+    bounded: NDArray[np.float64] = np.maximum(np.concatenate([exact, any_sound], axis=1), LEAST)
+    return bounded
 
 
 def _best_path(scores: NDArray[np.float64], optional: NDArray[np.bool_]) -> NDArray[np.int64]:

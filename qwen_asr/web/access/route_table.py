@@ -64,6 +64,7 @@ RULES = (
     _rule(r"/(openapi\.json|trust|ca\.pem)", Access.OPEN),
     _rule(LOGIN, Access.OPEN, "GET", "HEAD", "POST"),
     _rule(LOGOUT, Access.OPEN, "POST"),
+    _rule(r"/icons/\d{1,3}\.png", Access.OPEN, "GET", "HEAD"),
     # Gradio's own files, the same for everybody.
     _rule(r"/(theme\.css|favicon\.ico|manifest\.json|robots\.txt)", Access.OPEN, "GET", "HEAD"),
     _rule(rf"/(assets|static)(/{_FILE})+", Access.OPEN, "GET", "HEAD"),

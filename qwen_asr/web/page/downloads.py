@@ -10,9 +10,9 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.config.limits import PageLimits
 from qwen_asr.engine.words import Word
 from qwen_asr.errors import QwenASRError, TooLarge
-from qwen_asr.live.cues import spells
 from qwen_asr.live.events import Final
-from qwen_asr.live.subtitles import as_json, srt, txt, vtt
+from qwen_asr.live.subtitles.cues import spells
+from qwen_asr.live.subtitles.formats import as_json, srt, txt, vtt
 from qwen_asr.web.validation import first_error
 
 WRITERS = {"txt": txt, "srt": srt, "vtt": vtt, "json": as_json}

@@ -20,6 +20,10 @@ or one of these instead:
     page ← {farewell}  the server shuts down; send the rest to its successor
     page ← {error}     the message says what was wrong
 
+Each message has the language, the context and the pause length that were chosen when its audio was spoken. Where they
+change, the recording uses them from the next utterance on. `refused` in a reply says why it cannot; the recording goes
+on with the options that it has.
+
 Pages stay open across updates of the server, so these names do not change.
 
 While there is no new text the reply is held back for a moment (a short long-poll). Text arrives as soon as it is there
@@ -35,6 +39,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -66,8 +71,18 @@ class State(Protocol):
     def as_dict(self) -> dict[str, Any]:
         """`state` ("loading", "ready" or "failed"), `text` (progress, or what is wrong), `model` (its name), `note`."""
 
-    def session_options(self, *, language: str | None = None, context: str = "", words: bool = False) -> SessionOptions:
-        """The options of a session, with the server's defaults. Raises UnknownLanguage."""
+    def session_options(
+        self,
+        *,
+        language: str | None = None,
+        context: str = "",
+        silence_seconds: float | None = None,
+        words: bool = False,
+    ) -> SessionOptions:
+        """The options of a session, with the server's defaults. Raises UnknownLanguage, BadConfig."""
+
+    def check_options(self, options: SessionOptions) -> None:
+        """Raises what opening a session with these options would raise."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,7 @@ class Post:
     wait: float
     context: str
     language: str | None
+    pause: float | None
     queued: int
 
     @classmethod
@@ -94,6 +110,7 @@ class Post:
             last = data.get("last")
             if not math.isfinite(wait := float(data["wait"])):  # NaN would break the order of the event loop's timers
                 raise ValueError("wait is not a number")
+            pause = data.get("pause")
             post = cls(
                 recording=str(data["recording"]),
                 rate=int(data["rate"]),
@@ -104,6 +121,7 @@ class Post:
                 wait=min(max(wait, 0.0), MAX_WAIT_SECONDS),
                 context=str(data.get("context") or ""),
                 language=str(data["language"]) if data.get("language") else None,
+                pause=None if pause is None else float(pause),
                 queued=int(data.get("queued") or 0),
             )
         except (KeyError, TypeError, ValueError, OverflowError, binascii.Error) as error:
@@ -151,11 +169,11 @@ def streaming_microphone(
                 # Only a recording that begins is opened. One that continues was lost in a restart, or closed as idle.
                 if post.offset > 0 or post.recording == STOCK_RECORDING:
                     return {"gone": True}
-                options = state.session_options(language=post.language, context=post.context, words=True)
+                options = _options(post, state)
                 if position := await _position(recordings, tab, post, sender(request.scope)):
                     return {"queued": position}
                 recording = await anyio.to_thread.run_sync(recordings.open, tab, post.recording, post.rate, options)
-            await anyio.to_thread.run_sync(_take, recording, post)
+            await anyio.to_thread.run_sync(_take, recording, post, state)
         except NotReady as error:
             return {"retry": str(error)}
         except LimitExceeded as error:
@@ -183,7 +201,7 @@ def streaming_microphone(
         server_functions=[exchange, server_state, leave, download],
         apply_default_css=False,
         elem_id=elem_id,
-        worklet=_text("live/worklet.js"),
+        worklet=_text("microphone/worklet.js"),
         backlog_seconds=limits.backlog_seconds,
         has_login=has_login,
         stock_recording=STOCK_RECORDING,
@@ -207,8 +225,28 @@ async def _position(recordings: RecordingRegistry, tab: str, post: Post, address
     return entry.position
 
 
-def _take(recording: Recording, post: Post) -> None:
-    if post.recording != STOCK_RECORDING:
+def change_options(recording: Recording, state: State, wanted: Callable[[], SessionOptions]) -> None:
+    """Uses the options that `wanted` returns from the next utterance on, or sets `refused` to why it cannot.
+
+    Takes milliseconds if they have changed: call it on a worker thread.
+    """
+    try:
+        options = wanted()
+        if options != recording.options:
+            state.check_options(options)
+            recording.change(options)
+        recording.refused = None
+    except QwenASRError as error:
+        recording.refused = str(error)
+
+
+def _options(post: Post, state: State) -> SessionOptions:
+    return state.session_options(language=post.language, context=post.context, silence_seconds=post.pause, words=True)
+
+
+def _take(recording: Recording, post: Post, state: State) -> None:
+    if post.recording != STOCK_RECORDING:  # the simple recorder sends its audio and its options by itself
+        change_options(recording, state, partial(_options, post, state))
         recording.receive(post.offset, post.audio)
     if post.last is not None:
         recording.finish(recording.received if post.recording == STOCK_RECORDING else post.last)

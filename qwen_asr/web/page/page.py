@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 
 import gradio as gr
 import numpy as np
@@ -14,21 +15,27 @@ from qwen_asr.config.limits import PageLimits
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import QwenASRError
 from qwen_asr.service.rate_limit import sender
-from qwen_asr.web.page.microphone import BROWSER, STOCK_RECORDING, State, streaming_microphone
+from qwen_asr.web.page.microphone import BROWSER, STOCK_RECORDING, State, change_options, streaming_microphone
+from qwen_asr.web.page.phone import TITLE, phone_section
 from qwen_asr.web.page.recordings import TIME_LIMIT_MESSAGE, RecordingRegistry
 from qwen_asr.web.page.uploads import opened_upload
 
-CSS = [BROWSER / "page.css", BROWSER / "live" / "live.css", BROWSER / "live" / "transcript.css"]
+CSS = [
+    BROWSER / "page.css",
+    BROWSER / "live" / "live.css",
+    BROWSER / "live" / "transcript.css",
+    BROWSER / "microphone" / "microphone.css",
+    BROWSER / "phone" / "phone.css",
+]
 AUTOMATIC = "Automatic"
-TITLE = "Qwen3-ASR live"
 LOG_OUT = "<form class='log-out' method='post' action='logout'><button>Log out</button></form>"
 LATE_BLOCK_SECONDS = 3.0
 """A block of the fallback recorder that comes this soon after the end of its recording still belongs to it."""
 
-# Puts the values of the two inputs where the microphone's script finds them. They are sent when Record is pressed.
+# Puts the values of the two inputs where the microphone's script finds them.
 OPTIONS_JS = """(language, context) => {
   const microphone = document.getElementById("microphone");
-  if (microphone) microphone.options = {language: language === "%s" ? null : language, context};
+  if (microphone) microphone.options = {language: language === "%s" ? "auto" : language, context};
 }"""
 # Typing into the drop-down searches for a language; without this the letters would be added to the current name.
 SELECT_JS = """() => document.addEventListener("click", (event) => event.target.closest("#language input")?.select())"""
@@ -58,9 +65,10 @@ def build_page(
     context: str = "",
     limits: PageLimits | None = None,
     has_login: bool = False,
+    host: str = "",
 ) -> gr.Blocks:
     """The whole page. `language` (an English name) and `context` are the first values of the inputs. `has_login` adds a
-    button to log out.
+    button to log out. `host` is the address that the server listens on.
 
     Mount the page with `theme()` and `CSS`.
     """
@@ -93,6 +101,8 @@ def build_page(
             with _tab("Live"):
                 streaming_microphone(recordings, state, limits=limits, has_login=has_login)
                 _add_fallback_recorder(recordings, state, language_input, context_input, limits)
+                with gr.Accordion("Use it on a phone", open=False, elem_id="on-a-phone"):
+                    phone_section(host)
         page.load(None, js=SELECT_JS, api_visibility="private")
         gr.on(
             [page.load, language_input.change, context_input.change],
@@ -169,10 +179,13 @@ class FallbackRecorder:
                     return
                 self._recordings.remove(tab, STOCK_RECORDING)
                 recording = None
-            if recording is None:
-                spoken = None if language == AUTOMATIC else language
+            spoken = "auto" if language == AUTOMATIC else language
+            wanted = partial(self._state.session_options, language=spoken, context=context, words=True)
+            if recording is not None:
+                change_options(recording, self._state, wanted)
+            else:
                 try:
-                    options = self._state.session_options(language=spoken, context=context, words=True)
+                    options = wanted()
                     # Only the address: Gradio's request wrapper fails on the full scope, which it turns into JSON.
                     address = sender({"client": (request.client.host,)})
                     self._recordings.check_rate(address)

@@ -35,6 +35,7 @@ from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.admission import Admission
 from qwen_asr.service.notifier import Notifier
 from qwen_asr.service.rate_limit import Rates
+from qwen_asr.web.page.speed import Speed
 from qwen_asr.web.page.transcript_view import TranscriptLine
 from qwen_asr.web.sockets.queueing import QueueEntry
 
@@ -60,6 +61,9 @@ class AudioSink(Protocol):
 
     def feed(self, samples: NDArray[np.float32]) -> None:
         """Takes more audio. Must not block on the model."""
+
+    def change(self, options: SessionOptions) -> int:
+        """Uses the options from the next utterance on, and returns its number. Raises BadInput."""
 
     def finish(self) -> Future[None]:
         """No more audio comes. The future is done once the last event was delivered."""
@@ -94,6 +98,7 @@ class Recording:
         self.received = 0
         self.last_request_at = clock()
         self.error: str | None = None
+        self.refused: str | None = None  # why the options that the page asks for now are not used
         self.notifier = Notifier()
         self._clock = clock
         self._time_limit_at = clock() + session_seconds
@@ -106,6 +111,8 @@ class Recording:
         self._ended_at = 0  # the end of the last final, in samples at 16 kHz
         self._lines_lock = threading.Lock()
         self._revision = 0
+        self._speed = Speed()
+        self._options_from: int | None = None
         self._safe_at = 0  # samples at 16 kHz
         self._fed = 0  # bytes that the sink has taken; smaller than `received` while it takes a block
         self._finished: Future[None] | None = None
@@ -155,6 +162,16 @@ class Recording:
                 self._fed = self.received
             return self.received
 
+    def change(self, options: SessionOptions) -> None:
+        """Uses the language, context and pause length of `options` from the next utterance on. Raises BadInput.
+
+        Nothing changes in a recording that has ended.
+        """
+        with self._taking:
+            if not self.finished and not self.error:
+                self._options_from = self._sink.change(options)
+                self.options = options
+
     def append(self, audio: bytes) -> int:
         """Takes bytes without an offset, from the fallback recorder: they follow those that are here."""
         return self.receive(self.received, audio)
@@ -202,7 +219,11 @@ class Recording:
         self.notifier.notify()
 
     def view(self, revision: int) -> dict[str, Any]:
-        """What has changed after `revision`, for the page. Its size does not grow with the recording."""
+        """What has changed after `revision`, for the page. Its size does not grow with the recording.
+
+        `remaining`: seconds until the recording's time limit. `speed`: see `Speed`. `options_from`: the first utterance
+        with the options that came last, if they came during the recording. `refused`: why others were refused.
+        """
         # Read before the lines: if it is done, the lines read after it are the last ones.
         done = self.done
         # Likewise read before `idle`: if the sink is idle, all events about these bytes have been delivered.
@@ -213,6 +234,8 @@ class Recording:
             changed = sorted(newer, key=lambda line: line.event.utterance)
             safe = self._safe(fed, idle)
             newest = self._revision
+            speed = self._speed.value(self._clock())
+        left = self._time_limit_at - self._clock()
         view: dict[str, Any] = {
             "received": self.received,
             "safe": safe,
@@ -223,6 +246,10 @@ class Recording:
             "done": done,
             "error": self.error,
             "over": TIME_LIMIT_MESSAGE if self.time_limit_reached else None,
+            "remaining": round(max(0.0, left), 1) if math.isfinite(left) else None,
+            "speed": None if speed is None else round(speed, 2),
+            "options_from": self._options_from,
+            "refused": self.refused,
         }
         self.delivered = done
         return view | {"sha256": self.sha256} if done else view
@@ -255,6 +282,7 @@ class Recording:
                     if line is not None:
                         self._lines[event.utterance] = line.with_words(event, self._revision)
                     continue
+                self._speed.take(event, self._clock())
                 self._lines[event.utterance] = TranscriptLine(self._revision, event)
                 if isinstance(event, Partial):
                     self._open_at[event.utterance] = event.start

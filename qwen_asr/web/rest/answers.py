@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.engine.languages import language_code, resolve_language
 from qwen_asr.live.events import Final
-from qwen_asr.live.subtitles import srt, vtt
+from qwen_asr.live.subtitles.formats import srt, vtt
 from qwen_asr.live.transcript import Transcript, join_texts, rounded_seconds
 from qwen_asr.web.rest.form import TranscriptionRequest
 from qwen_asr.web.spoken_words import bare, spoken_words

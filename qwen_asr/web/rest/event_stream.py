@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from qwen_asr.live.cues import Cues
 from qwen_asr.live.events import Final
-from qwen_asr.live.subtitles import VTT_HEADER, srt_cue, vtt_cue
+from qwen_asr.live.subtitles.cues import Cues
+from qwen_asr.live.subtitles.formats import VTT_HEADER, srt_cue, vtt_cue
 from qwen_asr.live.transcript import join_texts
 from qwen_asr.web.error_response import ErrorBody
 from qwen_asr.web.rest.answers import (

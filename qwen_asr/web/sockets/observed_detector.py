@@ -27,6 +27,9 @@ class ObservedDetector:
         self._on_detected(found)
         return found
 
+    def set_silence(self, seconds: float) -> None:
+        self._detector.set_silence(seconds)
+
     def finish(self) -> Sequence[DetectorEvent]:
         found = self._detector.finish()
         self._on_detected(found)

@@ -70,6 +70,17 @@ def test_the_words_of_a_sentence_follow_its_sound() -> None:
     assert later[-1].end < len(silence) + len(samples)
 
 
+def test_a_wrong_word_leaves_the_others_where_they_are() -> None:
+    """The text of a recognizer is not always what was said."""
+    for text in ("Turn on the birthday kitchen light.", "Turn on kitchen light.", "Turn on the chicken light."):
+        plain, found = aligner().align_words([Clip(spoken(SENTENCE), one, "English") for one in (SENTENCE, text)])
+        known = {word.text: word for word in plain}
+        for word in found:
+            if word.text in ("Turn", "light."):
+                assert abs(word.start - known[word.text].start) < 3_200  # 0.2 s
+                assert abs(word.end - known[word.text].end) < 3_200
+
+
 @pytest.mark.slow
 def test_clips_together_are_as_each_alone() -> None:
     rng = np.random.default_rng(1)

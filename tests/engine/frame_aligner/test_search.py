@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from qwen_asr.engine.frame_aligner.head import CLASSES, SILENCE
-from qwen_asr.engine.frame_aligner.search import ANY_SOUND_COST, find_words
+from qwen_asr.engine.frame_aligner.search import ANY_SOUND_COST, LEAST, find_words
 
 
 def random_scores(parts: int, rng: np.random.Generator) -> np.ndarray:
-    logits = rng.standard_normal((parts, CLASSES)).astype(np.float32) * 3
-    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    logits = rng.standard_normal((parts, CLASSES)).astype(np.float32) * 0.4
+    scores = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert scores.min() > LEAST  # what is raised to it would make ties
+    return scores
 
 
 def score(scores: np.ndarray, chain: list[int | None], bounds: tuple[int, ...]) -> float:

@@ -39,8 +39,12 @@ def test_the_page_is_one_script_that_node_can_read(program: Callable[[str], str]
     script = bundle(BROWSER / "live" / "microphone.js") + START
     assert not re.search(r"^\s*(import|export)\b", script, re.MULTILINE)
     joined = re.findall(r"^modules\.(\w+) = ", script, re.MULTILINE)
-    files = {path.stem for folder in ("live", "shared") for path in (BROWSER / folder).glob("*.js")}
-    assert set(joined) >= files - {"worklet", "settings"}  # the worklet is a thread of its own
+    files = {
+        path.stem
+        for folder in ("kept_audio", "live", "microphone", "shared")
+        for path in (BROWSER / folder).glob("*.js")
+    }
+    assert set(joined) >= files - {"worklet"}  # the worklet is a thread of its own
     run = f"new Function('element', 'props', 'server', {json.dumps(script)})"
     subprocess.run([program("node"), "-e", run], check=True)
 

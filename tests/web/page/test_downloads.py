@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from qwen_asr.config.limits import PageLimits
 from qwen_asr.engine.words import Word
-from qwen_asr.live import subtitles
 from qwen_asr.live.events import Final
+from qwen_asr.live.subtitles import formats
 from qwen_asr.web.page.downloads import download
 
 LINES: list[dict[str, Any]] = [
@@ -45,10 +45,10 @@ def saved(form: str, lines: Any = LINES) -> str:
 
 
 def test_each_format_is_that_of_the_same_finals() -> None:
-    assert saved("txt") == subtitles.txt(FINALS) == "Turn on the light.\nOne. Two three.\n"
-    assert saved("srt") == subtitles.srt(FINALS)
-    assert saved("vtt") == subtitles.vtt(FINALS)
-    assert saved("json") == subtitles.as_json(FINALS)
+    assert saved("txt") == formats.txt(FINALS) == "Turn on the light.\nOne. Two three.\n"
+    assert saved("srt") == formats.srt(FINALS)
+    assert saved("vtt") == formats.vtt(FINALS)
+    assert saved("json") == formats.as_json(FINALS)
     assert [str(cue.start)[:9] for cue in srt.parse(saved("srt"))] == ["0:00:00", "0:00:02.7", "0:00:04.2"]
     assert len(webvtt.from_buffer(io.StringIO(saved("vtt"))).captions) == 3
     assert json.loads(saved("json"))["text"] == "Turn on the light. One. Two three."

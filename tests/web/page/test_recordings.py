@@ -34,6 +34,7 @@ class Collector:
         self.closed = False
         self.lag = 0.0
         self.idle = True
+        self.changes: list[SessionOptions] = []
 
     def feed(self, samples: NDArray[np.float32]) -> None:
         self.blocks.append(samples)
@@ -41,6 +42,10 @@ class Collector:
     def finish(self) -> Future[None]:
         self.finished.set_result(None)
         return self.finished
+
+    def change(self, options: SessionOptions) -> int:
+        self.changes.append(options)
+        return len(self.changes)
 
     def close(self) -> None:
         self.closed = True

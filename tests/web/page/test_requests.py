@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from qwen_asr.config.limits import Limits, PageLimits
+from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.service import Service
 from qwen_asr.web.access.identity import set_identity
 from qwen_asr.web.page.downloads import download
@@ -345,6 +346,21 @@ def test_the_page_saves_its_transcript(served: Served) -> None:
         saved = {"text": "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\nTurn on the light.\n\n"}
         assert save(lines) == save(lines.ljust(PageLimits.message_bytes + 1)) == saved
         assert "cannot be read" in save("[1]")["error"]
+
+
+def test_a_recording_of_the_page_has_words(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[SessionOptions] = []
+    original = Service.open_session
+
+    def open_session(self: Service, options: SessionOptions, *arguments: Any, **more: Any) -> Any:
+        opened.append(options)
+        return original(self, options, *arguments, **more)
+
+    monkeypatch.setattr(Service, "open_session", open_session)
+    with httpx.Client(timeout=60) as http:
+        message = exchange_message(served, http, "ab12", last=0)
+        assert http.post(served.url + CALL, json=message).json()["done"]
+    assert [options.words for options in opened] == [True]
 
 
 def test_a_tab_without_an_event_gets_no_stream(served: Served, caplog: pytest.LogCaptureFixture) -> None:

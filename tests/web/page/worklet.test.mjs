@@ -13,7 +13,7 @@ globalThis.AudioWorkletProcessor = class {
 };
 globalThis.registerProcessor = (name, processor) => { Blocks = processor; };
 globalThis.sampleRate = 48_000;
-await import("../../../qwen_asr/web/page/browser/live/worklet.js");
+await import("../../../qwen_asr/web/page/browser/microphone/worklet.js");
 
 const samplesOf = (node) => node.sent.filter(({ bytes }) => bytes).flatMap(({ bytes }) => [...new Int16Array(bytes)]);
 

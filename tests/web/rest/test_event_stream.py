@@ -16,7 +16,7 @@ from openai.types.audio import (
 )
 
 from qwen_asr.live.events import Final
-from qwen_asr.live.subtitles import srt, vtt
+from qwen_asr.live.subtitles.formats import srt, vtt
 from qwen_asr.live.transcript import join_texts
 from qwen_asr.web.rest.event_stream import EventStream
 from qwen_asr.web.rest.form import parse_request

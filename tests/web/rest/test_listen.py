@@ -21,13 +21,13 @@ from starlette.datastructures import QueryParams
 from qwen_asr.config.config import Config
 from qwen_asr.engine.words import Word
 from qwen_asr.live.events import Final
-from qwen_asr.live.transcript import word_as_dict
 from qwen_asr.service.service import Service
 from qwen_asr.web.rest.listen import FileQuery, whole_answer
 from qwen_asr.web.sockets.deepgram.messages import ResultsMetadata
 from qwen_asr.web.spoken_words import bare
-from tests.support.aligners import EvenAligner, aligned_by, aligned_finals, even_words, with_words
+from tests.support.aligners import aligned_by, aligned_finals, even_words, with_words
 from tests.support.checkpoints import demo_recognizer, spoken
+from tests.support.engine_double import AlignerDouble
 from tests.support.finals import SCORED, final
 from tests.support.rest_client import wav
 from tests.support.sockets import TIMEOUT, listening, silence
@@ -111,18 +111,14 @@ def test_the_whole_answer(url: str, file: bytes) -> None:
 
 @pytest.mark.slow
 def test_the_words_of_a_file(url: str, file: bytes) -> None:
-    for aligner in (EvenAligner(), EvenAligner(is_quick=False), None):
+    for aligner in (AlignerDouble(is_quick=True), AlignerDouble(is_quick=False), None):
         with aligned_by(demo_recognizer(), aligner):
             answered = httpx.post(url, params={"utterances": "true"}, content=file, headers=RIGHT, timeout=TIMEOUT)
         results = answered.json()["results"]
         words = results["channels"][0]["alternatives"][0]["words"]
         assert words == [word for utterance in results["utterances"] for word in utterance["words"]]
         expected = [
-            word_as_dict(word)
-            for one in results["utterances"]
-            for word in even_words(
-                one["transcript"], round((one["end"] - one["start"]) * 16_000), round(one["start"] * 16_000)
-            )
+            word for one in results["utterances"] for word in even_words(one["transcript"], one["start"], one["end"])
         ]
         timed = [{"word": word["punctuated_word"], "start": word["start"], "end": word["end"]} for word in words]
         assert timed == (expected if aligner else [])

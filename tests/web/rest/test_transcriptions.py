@@ -90,7 +90,8 @@ def test_huggingface_hub(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("kind", ["audio/wav", "video/mp4", "application/octet-stream", None])
 def test_the_file_alone_has_its_fields_in_the_address(url: str, kind: str | None) -> None:
     headers = {"Content-Type": kind} if kind else {}
-    answer = httpx.post(url, params={"response_format": "text"}, content=wav(spoken(SENTENCE)), headers=headers)
+    params, sound = {"response_format": "text"}, wav(spoken(SENTENCE))
+    answer = httpx.post(url, params=params, content=sound, headers=headers, timeout=60)
     assert (answer.status_code, answer.text) == (200, SENTENCE + "\n")
 
 

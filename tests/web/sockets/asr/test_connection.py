@@ -26,13 +26,13 @@ from qwen_asr import Qwen3ASRModel
 from qwen_asr.audio.pcm import PcmStream
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import SocketLimits
-from qwen_asr.live.transcript import word_as_dict
 from qwen_asr.service.service import Service
 from qwen_asr.web.sockets.asr.messages import SessionCreated, WarningMessage, parse_config
 from qwen_asr.web.sockets.asr.session import AsrSession
-from tests.support.aligners import EvenAligner, aligned_by, even_words
+from tests.support.aligners import aligned_by, even_words
 from tests.support.browser import serving
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
+from tests.support.engine_double import AlignerDouble
 from tests.support.sockets import PATIENT, Client, Listening, client, listening, silence, until
 
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.")
@@ -138,9 +138,8 @@ def test_the_original_clients_exchange_beside_the_page(scheme: str, tmp_path: Pa
 
 
 def even(final: dict[str, Any]) -> list[dict[str, Any]]:
-    """The words of a final, by `EvenAligner`."""
-    start, end = (round(final[key] * 16_000) for key in ("start", "end"))
-    return [word_as_dict(word) for word in even_words(final["text"], end - start, start)]
+    """The words of a final, by `AlignerDouble`."""
+    return even_words(final["text"], final["start"], final["end"])
 
 
 @pytest.mark.slow
@@ -152,11 +151,11 @@ def test_words_are_in_the_finals_or_come_after_them(served: Listening) -> None:
             assert await speaker.finalize() == 1000
         return speaker
 
-    with aligned_by(demo_recognizer(), EvenAligner()):
+    with aligned_by(demo_recognizer(), AlignerDouble(is_quick=True)):
         finals = asyncio.run(speak()).of_type("final")
     assert [final["text"] for final in finals] == list(SENTENCES)
     assert [final["words"] for final in finals] == [even(final) for final in finals]
-    with aligned_by(demo_recognizer(), EvenAligner(is_quick=False)):
+    with aligned_by(demo_recognizer(), AlignerDouble(is_quick=False)):
         speaker = asyncio.run(speak())
     later = speaker.of_type("final")
     assert [final["words"] for final in later] == [[], []]
@@ -164,6 +163,26 @@ def test_words_are_in_the_finals_or_come_after_them(served: Listening) -> None:
         (final["utterance"], final["words"]) for final in finals
     ]
     assert speaker.of_type("warning") == []
+
+
+@pytest.mark.slow
+def test_a_model_may_name_any_language(served: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def speak() -> Client:
+        async with client(served.url) as speaker:
+            await speaker.config(words=True)
+            await speaker.audio(said(*SENTENCES))
+            assert await speaker.finalize() == 1000
+        return speaker
+
+    recognizer = demo_recognizer()
+    parse = recognizer.parse
+    monkeypatch.setattr(recognizer, "parse", lambda tokens: (parse(tokens)[0], "Klingon", parse(tokens)[2]))
+    monkeypatch.setattr(AlignerDouble, "why_not", lambda _, language: f"No {language}." if language else None)
+    with aligned_by(recognizer, AlignerDouble(is_quick=True)):
+        speaker = asyncio.run(speak())
+    assert [final["text"] for final in speaker.of_type("final")] == list(SENTENCES)
+    [warning] = speaker.of_type("warning")  # once
+    assert warning["message"] == "words: No Klingon."
 
 
 @pytest.mark.slow

@@ -15,11 +15,11 @@ import torch
 from scipy.signal import resample_poly
 
 from qwen_asr.config.config import Config
-from qwen_asr.live.transcript import word_as_dict
 from qwen_asr.service.service import Service
 from qwen_asr.web.sockets.asr.session import AsrSession
-from tests.support.aligners import EvenAligner, aligned_by, even_words
+from tests.support.aligners import aligned_by, even_words
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
+from tests.support.engine_double import AlignerDouble
 from tests.support.sockets import PATIENT, Client, Listening, client, listening, silence, until
 
 SENTENCES = ("Turn on the kitchen light.", "The meeting is on Monday the tenth of May.", "Wake me up at half past six.")
@@ -117,16 +117,15 @@ def test_a_resumed_session_keeps_its_words(served: Listening, is_quick: bool) ->
             assert await second.finalize() == 1000
         return second.messages
 
-    with aligned_by(demo_recognizer(), EvenAligner(is_quick)):
+    with aligned_by(demo_recognizer(), AlignerDouble(is_quick=is_quick)):
         messages = asyncio.run(speak())
     later = {one["utterance"]: one["words"] for one in messages if one["type"] == "words"}
     finals = [one for one in messages if one["type"] == "final"]
     assert [final["text"] for final in finals] == list(SENTENCES)
     assert finals[0]["repeated"] is True
     for final in finals:
-        start, end = (round(final[key] * 16_000) for key in ("start", "end"))
         words = final["words"] or later[final["utterance"]]
-        assert words == [word_as_dict(word) for word in even_words(final["text"], end - start, start)]
+        assert words == even_words(final["text"], final["start"], final["end"])
         assert is_quick <= bool(final["words"])
 
 

@@ -21,11 +21,11 @@ from qwen_asr import Qwen3ASRModel
 from qwen_asr.audio.g711 import LAWS
 from qwen_asr.audio.pcm import PcmStream
 from qwen_asr.config.config import Config
-from qwen_asr.live.transcript import word_as_dict
 from qwen_asr.service.service import Service
 from qwen_asr.web.sockets.deepgram.route import ListenRoute
-from tests.support.aligners import EvenAligner, aligned_by, even_words
+from tests.support.aligners import aligned_by, even_words
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
+from tests.support.engine_double import AlignerDouble
 from tests.support.sockets import PATIENT, Client, Listening, client_of, listening, silence, until
 
 pytestmark = pytest.mark.slow
@@ -130,19 +130,19 @@ def test_words_where_they_come_at_once(served: Listening) -> None:
         await client.speak(silence(0.5), spoken(SENTENCES[1]))
         assert await client.close_stream() == 1000
 
-    with aligned_by(demo_recognizer(), EvenAligner()):
+    with aligned_by(demo_recognizer(), AlignerDouble(is_quick=True)):
         client = with_speaker(served, use, f"{LINEAR}&interim_results=true")
     assert client.texts == list(SENTENCES)
     for result in client.of_type("Results"):
-        start, length = round(result["start"] * 16_000), round(result["duration"] * 16_000)
-        words = even_words(text_of(result), length, start) if result["is_final"] else ()
-        assert words_of(result) == [tuple(word_as_dict(word).values()) for word in words]
+        end = result["start"] + result["duration"]
+        words = even_words(text_of(result), result["start"], end) if result["is_final"] else []
+        assert words_of(result) == [tuple(word.values()) for word in words]
     assert all(
         0 < word["confidence"] <= 1
         for result in client.finals
         for word in result["channel"]["alternatives"][0]["words"]
     )
-    for aligner in (EvenAligner(is_quick=False), None):
+    for aligner in (AlignerDouble(is_quick=False), None):
         with aligned_by(demo_recognizer(), aligner):
             client = with_speaker(served, use)
         assert client.texts == list(SENTENCES)

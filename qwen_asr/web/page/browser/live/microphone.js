@@ -1,14 +1,21 @@
 // The page: the button, the status, the transcript, and what happens when they are used. microphone.py starts it once
 // in each tab.
 
+import { openKeptAudio, saveWav } from "../kept_audio/keeping.js";
+import { Capture, busy, findObstacle, insecure } from "../microphone/capture.js";
+import { Interruptions } from "../microphone/interruptions.js";
+import { MicrophonePanel } from "../microphone/microphone_panel.js";
+import { pressesRecord } from "../microphone/shortcut.js";
 import { messageFor } from "../shared/errors.js";
 import { formatTime } from "../shared/format.js";
+import { Settings, browserStorage } from "../shared/settings.js";
 import { preferredLanguage, setLanguage, t, translate } from "../shared/text.js";
 import { setText } from "../shared/transcript.js";
-import { Capture, busy, findObstacle, insecure } from "./capture.js";
+import { prepareInstall } from "./install.js";
 import { Recording } from "./recording.js";
 import { FallbackState, RecordingState } from "./recording_state.js";
 import { SILENCE, adviceText, backlogMessage, pageState, statusText } from "./status.js";
+import { changeText, paceText, timeLeft, timeWarning } from "./status.js";
 import { TranscriptPanel } from "./transcript_panel.js";
 
 const loginEnded = () => t(
@@ -19,6 +26,7 @@ const SERVER_POLL_MS = 500;       // while it loads
 const REFRESH_MS = 250;           // of the clock and the lag
 const FALLBACK_POLL_MS = 100;
 const FALLBACK_STOP_MS = 1500;    // the last block of Gradio's recorder is still on its way
+const TYPED_MS = 1000;            // a context that is being typed is not used before this much rest
 const SMALL_SCREEN = "(max-width: 560px), (max-height: 480px)";
 const failed = () => t("The page failed; reload it. The text stays until then.");
 
@@ -45,6 +53,8 @@ class MicrophonePage {
   serverState = { state: "loading", text: "Loading …" };
   recordedSeconds = 0;         // in earlier recordings, so that times continue
   wakeLock = null;
+  interruptions = new Interruptions(); // of the recording that goes on, or the last one
+  keptAudio = null;            // KeptAudio, once the browser's storage is open
   isRestored = false;
 
   // The arguments are those of Gradio's `js_on_load`: the component's element, its properties, its server functions.
@@ -60,6 +70,8 @@ class MicrophonePage {
     });
     this.transcript = this.panel.transcript;
     this.restored = new Promise((resolve) => { this.onRestored = resolve; }); // the text that this browser has kept
+    this.settings = new Settings(browserStorage(), document);
+    this.microphonePanel = new MicrophonePanel(element, this.settings);
     // For tests: keeps all audio, and publishes how much there is and its hash as attributes of #microphone.
     this.keepsAudio = new URLSearchParams(location.search).has("debug");
   }
@@ -67,14 +79,24 @@ class MicrophonePage {
   start() {
     setLanguage(preferredLanguage(null, navigator.languages));
     translate(this.element);
+    prepareInstall();
     const actions = {
       record: () => this.capture ? this.stop() : this.record(),
       ...this.panel.actions,
+      wav: () => saveWav(this.keptAudio),
     };
     this.element.addEventListener("click", (event) => {
       const node = event.target.closest("[data-do]");
       if (node && node.getAttribute("aria-disabled") !== "true") actions[node.dataset.do](node);
     });
+    document.addEventListener("keydown", (event) => {
+      if (!pressesRecord(event)) return;
+      event.preventDefault();
+      // Record only where it can be seen; Stop from any tab.
+      const button = this.find(".record");
+      if (button.getAttribute("aria-disabled") !== "true" && (this.capture || button.offsetParent)) actions.record();
+    });
+    document.addEventListener("qwen-asr-cleared", () => { this.interruptions.last = null; });
     document.addEventListener("pointerdown", () => { if (this.interruption) this.capture?.resume(); });
     document.addEventListener("visibilitychange", () => {
       this.keepAwake();
@@ -84,11 +106,16 @@ class MicrophonePage {
     this.root.addEventListener("fallback-stop", () => this.endFallback());
     addEventListener("beforeunload", (event) => { if (this.recording) event.preventDefault(); });
     addEventListener("pagehide", () => { if (this.recording) this.leave(); });
-    setInterval(() => { if (this.recording) this.refresh(); }, REFRESH_MS);
+    setInterval(() => {
+      if (!this.recording) return;
+      this.watchOptions();
+      this.refresh();
+    }, REFRESH_MS);
     // Gradio's recorder would meet the same obstacle without a message. A rule, because Gradio may add it later.
     if (findObstacle() === insecure()) {
       document.head.appendChild(document.createElement("style")).textContent = "#stock { display: none }";
     }
+    this.microphonePanel.start();
     this.watchServer();
     this.refresh();
   }
@@ -102,6 +129,7 @@ class MicrophonePage {
     const view = {
       server: this.serverState, recording, opening: this.opening, problem: this.problem, obstacle: findObstacle(),
       interruption: this.interruption, fallback: recording instanceof FallbackState,
+      missing: this.interruptions.missing, notice: this.notice(recording),
     };
     const idle = this.serverState.state === "ready" && !view.obstacle;
     root.dataset.state = pageState(view);
@@ -109,12 +137,41 @@ class MicrophonePage {
     setText(this.find("#status"), statusText(view));
     setText(this.find("#advice"), adviceText(view, capture && this.microphone, performance.now()));
     setText(this.find(".record .name"), capture ? t("Stop") : t("Record"));
+    this.find(".record").title = t("Alt+R on the keyboard");
     this.enable(".record", !this.opening && (recording ? capture && !capture.closing : idle));
     this.panel.refresh();
-    setText(this.find("#lag"), recording ? t("{seconds} s behind", { seconds: recording.behind.toFixed(1) }) : "");
+    const hasAudio = Boolean(this.keptAudio?.hasAudio);
+    if (hasAudio) this.enable("[data-do=clear]", true);
+    this.enable("[data-do=wav]", hasAudio);
+    this.microphonePanel.showLevel(capture && this.microphone && !this.interruption, performance.now());
+    this.microphonePanel.showKept(this.keptAudio);
+    setText(this.find("#lag"), recording ? paceText(recording) : "");
+    setText(this.find("#left"), recording ? timeLeft(recording.remaining) : "");
     setText(this.find("#clock"), recording ? formatTime(this.recordedSeconds + recording.duration) : "");
     const { model, note } = this.serverState;
     setText(this.find("#model"), model ? `${model}.${note ? ` ${note}` : ""}` : "");
+  }
+
+  // What the user should know beside the status and trouble with the microphone.
+  notice(recording) {
+    const kept = this.keptAudio?.problem ?? "";
+    const { message } = this.interruptions;
+    if (!recording) return [message, kept].filter(Boolean).join(" ");
+    const { options, remaining } = recording;
+    return [options.refused, changeText(options.coming), timeWarning(remaining), message, kept].filter(Boolean).join(" ");
+  }
+
+  // What the user has chosen for the speech to come.
+  chosenOptions() { return { ...this.root.options, pause: this.settings.get("pauseSeconds") }; }
+
+  // Gives options that have changed to the recording, but not each letter of a context.
+  watchOptions() {
+    const { state } = this.recording;
+    if (!this.capture || this.capture.closing) return;
+    const chosen = this.chosenOptions();
+    const seen = JSON.stringify(chosen);
+    if (seen !== this.seenOptions) Object.assign(this, { seenOptions: seen, seenOptionsAt: performance.now() });
+    if (performance.now() - this.seenOptionsAt >= TYPED_MS) state.options.choose(chosen, state.queue.end);
   }
 
   // Not `disabled`: that would take the keyboard's focus away from the button.
@@ -127,6 +184,7 @@ class MicrophonePage {
       const reply = await Promise.race([call, sleep(SERVER_TIMEOUT_MS)]).catch(() => undefined);
       if (reply) {
         await this.restore(reply.user);
+        this.keptAudio ??= await openKeptAudio(reply.user ?? "", newId, () => this.refresh());
         this.serverState = reply;
         this.refresh();
         if (reply.state !== "loading") return;
@@ -163,9 +221,11 @@ class MicrophonePage {
     try {
       this.capture = await Capture.open({
         workletSource: this.props.worklet,
+        constraints: this.microphonePanel.constraints(),
         onBlock: (bytes, peak) => onBlock(bytes, peak),
         onInterruption: (message) => {
           this.interruption = message;
+          this.interruptions.take(Boolean(message), this.recording?.state.duration ?? 0, Date.now());
           this.refresh();
         },
         onUnplugged: (message) => this.stop(message),
@@ -177,8 +237,11 @@ class MicrophonePage {
       return;
     }
     this.opening = false;
+    this.microphonePanel.opened(this.capture);
+    this.microphonePanel.resetLevel();
+    if (this.microphonePanel.keepsAudio) this.keptAudio?.begin(this.capture.rate);
     const state = new RecordingState({
-      ...this.callbacks(), rate: this.capture.rate, options: { ...root.options },
+      ...this.callbacks(), rate: this.capture.rate, options: this.chosenOptions(),
       maxBlockBytes: this.props.block_bytes, newId,
     });
     const recording = this.createRecording(state);
@@ -188,6 +251,7 @@ class MicrophonePage {
     const kept = [];
     onBlock = (bytes, peak = 0) => {
       if (this.keepsAudio) kept.push(bytes);
+      this.keptAudio?.push(bytes);
       this.takeBlock(recording, microphone, bytes, peak);
       if (this.keepsAudio) root.dataset.seconds = state.duration;
     };
@@ -247,6 +311,7 @@ class MicrophonePage {
     if (state.queue.end === 0) microphone.startedAt = now - state.seconds(bytes.length) * 1000;
     if (peak >= SILENCE) microphone.loudAt = now;
     this.root.style.setProperty("--level", Math.min(1, Math.sqrt(peak)).toFixed(2));
+    this.microphonePanel.take(bytes, now);
     recording.push(bytes);
     const maxSeconds = this.props.backlog_seconds;
     if (state.backlog > maxSeconds && this.capture && !this.capture.closing) {
@@ -263,6 +328,7 @@ class MicrophonePage {
     this.refresh();
     await closed;
     this.capture = this.microphone = null;
+    this.keptAudio?.end();
     this.root.style.setProperty("--level", 0);
     this.wakeLock?.release().catch(() => {});
     this.wakeLock = null;
@@ -273,6 +339,7 @@ class MicrophonePage {
   // Times continue after the text that is there. Where there is none they start at zero.
   beginTranscript() {
     this.problem = this.interruption = "";
+    this.interruptions = new Interruptions();
     this.panel.beginRecording();
     if (this.transcript.isEmpty) this.recordedSeconds = 0;
   }
@@ -291,7 +358,9 @@ class MicrophonePage {
   // A phone that sleeps takes the microphone away.
   async keepAwake() {
     if (!this.capture || document.hidden) return;
-    this.wakeLock = await navigator.wakeLock?.request("screen").catch(() => null); // refused when the battery is low
+    const lock = await navigator.wakeLock?.request("screen").catch(() => null); // refused when the battery is low
+    if (this.capture) this.wakeLock = lock;
+    else lock?.release().catch(() => {}); // Stop was pressed meanwhile
   }
 
   // Gradio's recorder sends its audio itself; the page fetches the text.

@@ -7,6 +7,7 @@
 // server, from the first byte whose text is not final. Bytes are therefore kept until their text is final.
 
 import { ByteQueue, toBase64 } from "./byte_queue.js";
+import { OptionChanges } from "./option_changes.js";
 import { UserError } from "../shared/errors.js";
 import { t } from "../shared/text.js";
 
@@ -18,10 +19,11 @@ const HOLD_QUEUED = 8;       // only the position can change
 const HOLD_ENDED = 1;        // nothing is left to send
 
 export class RecordingState {
-  // `options` are language and context. `newId()` names a part. `onLines(part, lines)` shows text; `onPartLost(part)`
-  // removes the text of a part that is not final; `onTimeLimit(message)` stops the microphone.
+  // `options` are language, context and pause at the beginning. `newId()` names a part. `onLines(part, lines)` shows
+  // text; `onPartLost(part)` removes the text of a part that is not final; `onTimeLimit(message)` stops the microphone.
   constructor({ rate, options, maxBlockBytes, newId, onLines, onPartLost, onTimeLimit }) {
-    Object.assign(this, { rate, options, maxBlockBytes, newId, onLines, onPartLost, onTimeLimit });
+    Object.assign(this, { rate, maxBlockBytes, newId, onLines, onPartLost, onTimeLimit });
+    this.options = new OptionChanges(options);
     this.queue = new ByteQueue();
     this.total = null;          // the length of the recording in bytes, once it has ended
     this.accepted = false;      // whether the server has ever opened it
@@ -31,6 +33,8 @@ export class RecordingState {
     this.position = 0;          // in the queue of the server; audio is kept here meanwhile
     this.lag = 0;               // seconds of audio that the server has, but not as text
     this.timeLimitReached = false;
+    this.remaining = null;      // seconds until the server's time limit, where it has one
+    this.speed = null;          // see pace.js
     this.begin(0);
   }
 
@@ -65,7 +69,9 @@ export class RecordingState {
 
   nextMessage() {
     const { part, position } = this;
-    const audio = position ? new Uint8Array(0) : this.queue.read(this.acknowledged, this.maxBlockBytes);
+    const { options, until } = this.options.at(this.acknowledged);
+    const maxBytes = Math.min(this.maxBlockBytes, until - this.acknowledged);
+    const audio = position ? new Uint8Array(0) : this.queue.read(this.acknowledged, maxBytes);
     const isLast = this.acknowledged + audio.length === this.queue.end;
     const ended = this.total !== null && isLast;
     let wait = 0; // more audio is here to be sent
@@ -74,7 +80,7 @@ export class RecordingState {
     else if (isLast) wait = HOLD_LISTENING;
     return {
       recording: part.id, rate: this.rate, offset: this.acknowledged - part.base, audio: toBase64(audio),
-      last: ended ? this.total - part.base : null, revision: part.revision, wait, queued: position, ...this.options,
+      last: ended ? this.total - part.base : null, revision: part.revision, wait, queued: position, ...options,
     };
   }
 
@@ -111,6 +117,9 @@ export class RecordingState {
     }
     this.acknowledged = part.base + reply.received;
     this.lag = reply.lag;
+    this.remaining = reply.remaining ?? null;
+    this.speed = reply.speed ?? null;
+    this.options.take(reply);
     part.revision = reply.revision;
     this.onLines(part, reply.utterances);
     // Only after the final text, which comes in the same reply, is on the page.
@@ -122,6 +131,7 @@ export class RecordingState {
 
   restart() {
     this.onPartLost(this.part);
+    this.options.restart();
     this.begin(this.part.base + this.part.safe);
   }
 }

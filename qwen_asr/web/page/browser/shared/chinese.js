@@ -1,8 +1,12 @@
 // The page's words in Chinese, by the English words in the code.
 
+import { CHINESE_PHONE } from "../phone/chinese_phone.js";
+import { CHINESE_RECORDING } from "./chinese_recording.js";
 import { CHINESE_TRANSCRIPT } from "./chinese_transcript.js";
 
 export const CHINESE = {
+  ...CHINESE_PHONE,
+  ...CHINESE_RECORDING,
   ...CHINESE_TRANSCRIPT,
   ".": "。",
   "A content security policy blocks the recorder (it needs blob: in script-src). Use the simple recorder below.":

@@ -7,7 +7,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_asr.live.line_breaks import _GRAPHEMES, Break, columns, one_line, pieces
+from qwen_asr.live.subtitles.line_breaks import _GRAPHEMES, Break, columns, one_line, pieces
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """`Cues` makes cues of subtitles: as much text as fits on a screen, and when to show it.
 
 An utterance is parted at the ends of sentences and at pauses, and what is still too much for a cue at the best places:
-pauses, commas, blanks. The limits are those of Netflix's Timed Text Style Guide: General Requirements
-(https://partnerhelp.netflixstudios.com/hc/en-us/articles/215758617): two lines of 42 columns, 5/6 s to 7 s.
+pauses, commas, blanks. The limits are those of Netflix's Timed Text Style Guide: two lines, and 5/6 s to 7 s
+(https://partnerhelp.netflixstudios.com/hc/en-us/articles/215758617), and the 42 columns of its guide for English. The
+other constants were chosen by eye.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from math import ceil
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.engine.words import Word
 from qwen_asr.live.events import Final
-from qwen_asr.live.line_breaks import Break, one_line, pieces
+from qwen_asr.live.subtitles.line_breaks import Break, one_line, pieces
 
 PAUSE_MS = 500
 """A pause of this length ends a cue."""
@@ -50,7 +51,7 @@ EXTRA_CUE_COST = 0.25
 
 @dataclass(frozen=True)
 class CueLimits:
-    """How much text a cue has at most: lines of so many columns, in which wide characters count as two, and seconds."""
+    """How much a cue has at most: `lines` of so many `columns` (2 or more; a wide character has two), and `seconds`."""
 
     columns: int = 42
     lines: int = 2

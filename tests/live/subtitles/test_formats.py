@@ -13,9 +13,9 @@ import webvtt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_asr.live import subtitles
-from qwen_asr.live.cues import CueLimits, Cues
 from qwen_asr.live.events import Final
+from qwen_asr.live.subtitles import formats
+from qwen_asr.live.subtitles.cues import CueLimits, Cues
 from tests.support.finals import hostile_finals
 
 SECOND = 16000
@@ -33,14 +33,14 @@ FINALS = [
 
 
 def test_srt() -> None:
-    assert subtitles.srt(FINALS) == (
+    assert formats.srt(FINALS) == (
         "1\n00:00:00,500 --> 00:00:02,250\nHello & <b>welcome</b>.\n\n"
         "2\n01:01:01,001 --> 01:01:05,000\nAn arrow -> and a blank line.\n\n"
     )
 
 
 def test_vtt() -> None:
-    assert subtitles.vtt(FINALS) == (
+    assert formats.vtt(FINALS) == (
         "WEBVTT\n\n"
         "00:00:00.500 --> 00:00:02.250\nHello &amp; &lt;b&gt;welcome&lt;/b&gt;.\n\n"
         "01:01:01.001 --> 01:01:05.000\nAn arrow --&gt; and a blank line.\n\n"
@@ -48,21 +48,21 @@ def test_vtt() -> None:
 
 
 def test_txt() -> None:
-    assert subtitles.txt(FINALS) == "Hello & <b>welcome</b>.\nAn arrow --> and a blank line.\n"
+    assert formats.txt(FINALS) == "Hello & <b>welcome</b>.\nAn arrow --> and a blank line.\n"
 
 
 def test_json() -> None:
-    read = json.loads(subtitles.as_json(FINALS))
+    read = json.loads(formats.as_json(FINALS))
     assert read["language"] == "English"
     assert [one["start"] for one in read["utterances"]] == [0.5, 3661.001]
 
 
 def test_each_piece_is_there_as_soon_as_its_final_is_known() -> None:
     for form, write in (
-        ("txt", subtitles.txt),
-        ("srt", subtitles.srt),
-        ("vtt", subtitles.vtt),
-        ("json", subtitles.as_json),
+        ("txt", formats.txt),
+        ("srt", formats.srt),
+        ("vtt", formats.vtt),
+        ("json", formats.as_json),
     ):
         taken: list[Final] = []
         written: list[tuple[int, str]] = []
@@ -72,31 +72,31 @@ def test_each_piece_is_there_as_soon_as_its_final_is_known() -> None:
                 taken.append(one)
                 yield one
 
-        for piece in subtitles.PIECES[form](heard()):
+        for piece in formats.PIECES[form](heard()):
             written.append((len(taken), piece))
         assert [count for count, _ in written][:2] == [1, 3]  # the second final has no text
         assert "welcome" in written[0][1]
         assert "".join(piece for _, piece in written) == write(FINALS)
-    assert "".join(subtitles.json_pieces([], "a.wav")) == (
+    assert "".join(formats.json_pieces([], "a.wav")) == (
         '{\n  "file": "a.wav",\n  "utterances": [],\n  "text": "",\n  "language": null\n}\n'
     )
 
 
 def test_finals_without_text() -> None:
-    assert subtitles.srt([]) == ""
-    assert subtitles.txt([final(0, 1, "  ")]) == ""
-    assert subtitles.vtt([]) == "WEBVTT\n\n"
+    assert formats.srt([]) == ""
+    assert formats.txt([final(0, 1, "  ")]) == ""
+    assert formats.vtt([]) == "WEBVTT\n\n"
 
 
 def test_no_arrow_is_left_in_subrip() -> None:
-    assert "a -> b -> c" in subtitles.srt([final(0, 5, "a --> b ----> c")])
+    assert "a -> b -> c" in formats.srt([final(0, 5, "a --> b ----> c")])
 
 
 def test_each_format_takes_the_limits_of_its_cues() -> None:
-    for form in subtitles.PIECES:
-        narrow = "".join(subtitles.pieces_of(form, CueLimits(columns=9, lines=1))(FINALS))
-        assert (narrow == "".join(subtitles.PIECES[form](FINALS))) == (form in ("txt", "json"))
-    assert subtitles.srt(FINALS[2:], CueLimits(columns=9, lines=9)).count("-->") == 1
+    for form in formats.PIECES:
+        narrow = "".join(formats.pieces_of(form, CueLimits(columns=9, lines=1))(FINALS))
+        assert (narrow == "".join(formats.PIECES[form](FINALS))) == (form in ("txt", "json"))
+    assert formats.srt(FINALS[2:], CueLimits(columns=9, lines=9)).count("-->") == 1
 
 
 @pytest.mark.slow
@@ -106,8 +106,8 @@ def test_any_subtitles_are_read_as_they_are_meant(given_finals: list[Final]) -> 
     maker = Cues()
     in_order = sorted(given_finals, key=lambda one: (one.start, one.end))
     cues = [cue for one in in_order for cue in maker.add(one)]
-    read = list(srt.parse(subtitles.srt(given_finals)))
-    captions = webvtt.from_buffer(io.StringIO(subtitles.vtt(given_finals))).captions
+    read = list(srt.parse(formats.srt(given_finals)))
+    captions = webvtt.from_buffer(io.StringIO(formats.vtt(given_finals))).captions
     for cue, subtitle, caption in zip(cues, read, captions, strict=True):
         lines = "\n".join(cue.lines)
         assert subtitle.index == cue.number

@@ -20,6 +20,7 @@ const blocked = () => t(
 );
 const unplugged = () => t("The microphone was unplugged. The text so far is below; plug it in again, then press Record.");
 const paused = () => t("The device has paused the microphone. Tap the page to continue.");
+const muted = () => t("Paused by a call, a locked screen or another app. The recording goes on by itself afterwards.");
 
 const STOP_DELAY_MS = 200;     // the last sound is still in the browser's buffers when Stop is pressed
 const WORKLET_TIMEOUT_MS = 1000; // a suspended audio thread may never answer
@@ -43,30 +44,58 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 export class Capture {
   // `workletSource`: the text of worklet.js. `onBlock(bytes, peak)`: a Uint8Array of int16 and its peak from 0 to 1.
   // `onInterruption(message)`: the device pauses the microphone; "" when it goes on. `onUnplugged(message)`: it ended.
-  // Rejects with UserError if no microphone is available.
-  static async open({ workletSource, onBlock, onInterruption, onUnplugged }) {
+  // `constraints`: what to ask the browser for, as `audioConstraints` makes it. Where the microphone that they name is
+  // gone, the browser's default is opened, and `fellBack` is true. Rejects with UserError if none is available.
+  static async open({ workletSource, constraints, onBlock, onInterruption, onUnplugged }) {
     const obstacle = findObstacle();
     if (obstacle) throw new UserError(obstacle);
     const capture = new Capture();
-    capture.stream = await navigator.mediaDevices.getUserMedia({ audio: {
-      channelCount: { ideal: 1 },
-      echoCancellation: false, // the page plays nothing; on phones this also switches to narrow telephone sound
-      noiseSuppression: false, // removes consonants with the noise; the model was trained on noisy speech
-      autoGainControl: true,   // a microphone across the table is too quiet otherwise, and gain changes no word
-    } }).catch((error) => { throw new UserError(microphoneMessage(error)); });
+    await capture.#openStream(constraints).catch((error) => { throw new UserError(microphoneMessage(error)); });
     try {
       await capture.#connect(workletSource, onBlock);
     } catch (error) {
       capture.#release();
       throw error;
     }
-    capture.stream.getAudioTracks()[0].onended = () => onUnplugged(unplugged());
-    // iOS interrupts the context for a call or another app, and only a touch may resume it.
-    capture.context.onstatechange = () => {
-      const { state } = capture.context;
-      if (state !== "closed") onInterruption(state === "running" ? "" : paused());
-    };
+    capture.track.onended = () => onUnplugged(unplugged());
+    capture.#watch(onInterruption);
     return capture;
+  }
+
+  get track() { return this.stream.getAudioTracks()[0]; }
+
+  async #openStream(constraints) {
+    this.fellBack = false;
+    try {
+      this.stream = await navigator.mediaDevices.getUserMedia({ audio: constraints });
+    } catch (error) {
+      if (!constraints.deviceId || !["OverconstrainedError", "NotFoundError"].includes(error.name)) throw error;
+      this.stream = await navigator.mediaDevices.getUserMedia({ audio: { ...constraints, deviceId: undefined } });
+      this.fellBack = true;
+    }
+  }
+
+  // A call or another app mutes the track, and iOS interrupts the context too. There only a touch may resume it; a
+  // track comes back by itself.
+  #watch(onInterruption) {
+    const { context, track } = this;
+    let away = track.muted;
+    const report = () => {
+      if (context.state === "closed") return;
+      if (away) onInterruption(muted());
+      else onInterruption(context.state === "running" ? "" : paused());
+    };
+    track.onmute = () => {
+      away = true;
+      report();
+    };
+    track.onunmute = async () => {
+      away = false;
+      await this.resume();
+      report();
+    };
+    context.onstatechange = report;
+    if (away) report();
   }
 
   // Has to be called from a touch or a click where the device has paused the microphone.
@@ -87,7 +116,7 @@ export class Capture {
   async #connect(workletSource, onBlock) {
     // At the microphone's own rate where the browser reports and supports it: no resampling in the browser, and no more
     // bytes than there is sound. Firefox does not connect two rates; there the context's own rate is used.
-    const rate = this.stream.getAudioTracks()[0].getSettings().sampleRate;
+    const rate = this.track.getSettings().sampleRate;
     try {
       this.context = new AudioContext(rate ? { sampleRate: rate } : {});
       this.source = this.context.createMediaStreamSource(this.stream);
@@ -118,7 +147,7 @@ export class Capture {
 
   #release() {
     for (const track of this.stream.getTracks()) {
-      track.onended = null;
+      track.onended = track.onmute = track.onunmute = null;
       track.stop();
     }
     if (!this.context) return;

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from qwen_asr.live.cues import Cue, CueLimits, Cues
 from qwen_asr.live.events import Final
-from qwen_asr.live.line_breaks import one_line
+from qwen_asr.live.subtitles.cues import Cue, CueLimits, Cues
+from qwen_asr.live.subtitles.line_breaks import one_line
 from qwen_asr.live.transcript import Transcript, utterance_as_dict
 
 VTT_HEADER = "WEBVTT\n\n"
@@ -83,11 +83,22 @@ def json_pieces(finals: Iterable[Final], file: str | None = None) -> Iterator[st
     for final in finals:
         transcript.add(final)
         if final.text:
-            yield f"{before}\n    " + _json(utterance_as_dict(final)).replace("\n", "\n    ")
+            yield f"{before}\n    " + _utterance_json(final).replace("\n", "\n    ")
             before, after = ",", "\n  ],\n"
     yield ("" if before == "," else before) + (
         f'{after}  "text": {_json(transcript.text)},\n  "language": {_json(transcript.language)}\n}}\n'
     )
+
+
+def _utterance_json(final: Final) -> str:
+    """`utterance_as_dict` as JSON, with a line for each word."""
+    utterance = utterance_as_dict(final)
+    words = utterance.pop("words", [])
+    written = _json(utterance)
+    if not words:
+        return written
+    lines = ",\n".join(f"    {json.dumps(word, ensure_ascii=False)}" for word in words)
+    return written.removesuffix("\n}") + f',\n  "words": [\n{lines}\n  ]\n}}'
 
 
 def _json(value: object) -> str:
