@@ -1,6 +1,6 @@
 """How often a final takes a settled word back, and how long words wait, by the distance of hypotheses that must agree.
 
-    python -m benchmarks.settling [--conversations 14] [--seconds 116] [--chunks 0.2,0.5] [--output FILE]
+    python -m benchmarks.settling [--conversations 14] [--seconds 116] [--chunks 0.2] [--output FILE]
 
 Live sessions transcribe conversations in held-out voices, with a hypothesis for each chunk. What the sessions gave to
 `Settling` is then given to one of each distance. A final takes back if it does not start with the settled text. A word
@@ -24,7 +24,7 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.live.settling import MIN_DISTANCE, Settling
 from qwen_asr.live.transcript import split_units
 
-DISTANCES = (1, *(round(seconds * SAMPLE_RATE) for seconds in (0.5, 0.8, 1, 1.5)))
+DISTANCES = (1, *(round(seconds * SAMPLE_RATE) for seconds in (0.5, 0.8, 1, 1.2, 1.5)))
 
 
 @dataclass
@@ -111,9 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conversations", type=count, default=14)
     parser.add_argument("--seconds", type=positive, default=116.0, help="length of each (default: 116)")
-    parser.add_argument(
-        "--chunks", type=chunks, default="0.2,0.5", help="seconds between hypotheses (default: 0.2,0.5)"
-    )
+    parser.add_argument("--chunks", type=chunks, default="0.2", help="seconds between hypotheses (default: 0.2)")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import unicodedata
 from collections import deque
+from itertools import takewhile
 
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.live.transcript import split_units
 
-MIN_DISTANCE = SAMPLE_RATE
-"""Samples of new audio between two hypotheses that are compared. The model guesses a word that it has only half heard,
-and with less new audio it makes the same guess again. `benchmarks/settling.py` measures how often a final then takes a
-settled word back, and how long words wait."""
+MIN_DISTANCE = round(1.2 * SAMPLE_RATE)
+"""Samples of audio over which hypotheses must agree. The model guesses a word that it has only half heard, and with
+less new audio it makes the same guess again. `benchmarks/settling.py` measures how often a final then takes a settled
+word back, at most 2 of 100 times, and how long words wait."""
 
 
 def _without_closing_marks(text: str) -> str:
@@ -22,11 +23,11 @@ def _without_closing_marks(text: str) -> str:
 
 
 class Settling:
-    """LocalAgreement over two hypotheses of one utterance (Liu et al. 2020, as in whisper_streaming).
+    """LocalAgreement over the last hypotheses of one utterance (Liu et al. 2020, as in whisper_streaming).
 
-    The common prefix of a hypothesis and the newest one that is at least `min_distance` samples older is settled. The
-    model ends every hypothesis with a full stop that disappears when the speaker continues, so punctuation at the very
-    end of a hypothesis stays tentative.
+    What a hypothesis has in common with the newest one that is at least `min_distance` samples older, and with all
+    between them, is settled. The model ends every hypothesis with a full stop that disappears when the speaker
+    continues, so punctuation at the very end of a hypothesis stays tentative.
     """
 
     def __init__(self, min_distance: int = MIN_DISTANCE) -> None:
@@ -44,13 +45,13 @@ class Settling:
         of the hypothesis, and the rest of it is shown as tentative.
         """
         units = split_units(text)
-        self._earlier.append((samples, units))
         while len(self._earlier) > 1 and self._earlier[1][0] <= samples - self._min_distance:
             self._earlier.popleft()
-        oldest, earlier = self._earlier[0]
-        agreed = self._agreed(units, earlier) if oldest <= samples - self._min_distance else ""
-        if text.startswith(self.settled) and len(agreed) > len(self.settled):
-            self.settled = agreed
+        if self._earlier and self._earlier[0][0] <= samples - self._min_distance and text.startswith(self.settled):
+            agreed = self._agreed(units)
+            if len(agreed) > len(self.settled):
+                self.settled = agreed
+        self._earlier.append((samples, units))
         return self.view(text)
 
     def view(self, text: str) -> tuple[str, int]:
@@ -64,12 +65,11 @@ class Settling:
         """Whether the final text contradicts the settled text."""
         return not final.startswith(self.settled)
 
-    @staticmethod
-    def _agreed(units: list[str], earlier: list[str]) -> str:
-        count = 0
-        for new, old in zip(units, earlier, strict=False):
-            if new != old:
-                break
-            count += 1
-        agreed = "".join(units[:count])
-        return _without_closing_marks(agreed) if count == len(units) else agreed
+    def _agreed(self, units: list[str]) -> str:
+        """The beginning that the hypothesis of those units has in common with all earlier ones that are kept."""
+        agreed = units
+        for _, earlier in self._earlier:
+            common = takewhile(lambda pair: pair[0] == pair[1], zip(agreed, earlier, strict=False))
+            agreed = [unit for unit, _ in common]
+        text = "".join(agreed)
+        return _without_closing_marks(text) if len(agreed) == len(units) else text

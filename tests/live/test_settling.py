@@ -49,6 +49,18 @@ def test_hypotheses_that_are_too_close_are_not_compared(distances: list[int]) ->
         assert len(settling.settled.split()) == max(compared, default=0)
 
 
+def test_a_word_that_has_come_and_gone_between_two_hypotheses_does_not_settle() -> None:
+    settling = Settling()
+    for samples, text in [(0.2, "Turn on"), (0.8, "Turn off"), (1.6, "Turn on the")]:
+        _, stable = settling.update(text, round(samples * MIN_DISTANCE))
+    assert settling.settled == "Turn"
+    assert stable == len("Turn")
+    settling.update("Turn on the light", 2 * MIN_DISTANCE)
+    assert settling.settled == "Turn"  # the one in between still counts
+    settling.update("Turn on the light", 3 * MIN_DISTANCE)
+    assert settling.settled == "Turn on the light"
+
+
 def test_the_common_prefix_of_two_hypotheses_settles() -> None:
     settling = Apart()
     assert settling.update("Turn on the kitten.") == ("Turn on the kitten.", 0)
