@@ -140,7 +140,7 @@ def test_settled_text_stays_still_and_what_is_taken_back_is_marked(chromium: Bro
         before = tab.page.evaluate(place)
         assert before[0] == "of"
         tab.page.evaluate(
-            "new MutationObserver(([{target}]) => { (window.heard ||= []).push(target.textContent); })"
+            "new MutationObserver(([{target}]) => { (window.announced ||= []).push(target.textContent); })"
             ".observe(document.querySelector('#microphone .announcer'), {childList: true})"
         )
         deliver([partial("Turn of the kitchen light please", 19)])
@@ -155,7 +155,7 @@ def test_settled_text_stays_still_and_what_is_taken_back_is_marked(chromium: Bro
         expect(tab.page.locator("#microphone .announcer")).to_have_text("Turn on the kitchen light, please.")
         deliver([final(101, "Turn on the kitchen light, please.", corrected=True), final(102, "The end.")])
         expect(tab.page.locator("#microphone .announcer")).to_have_text("The end.")
-        assert tab.page.evaluate("heard").count("Turn on the kitchen light, please.") == 1
+        assert tab.page.evaluate("announced").count("Turn on the kitchen light, please.") == 1
         tab.stop()
         tab.proof()
         assert tab.problems == []
