@@ -66,8 +66,8 @@ def settings_tab(pause_seconds: float) -> SettingsTab:
         [(f"As the server ({pause_seconds:g} s)", AUTO), *((f"{seconds:g} s", seconds) for seconds in PAUSES)],
         value=AUTO,
         label="Pause length",
-        info="Silence of this length ends an utterance. A longer pause makes longer paragraphs. Applies to the next "
-        "recording.",
+        info="Silence of this length ends an utterance. A longer pause makes longer paragraphs. Applies from the next "
+        "sentence on.",
         elem_id="pause-length",
     )
     remember = gr.Checkbox(

@@ -31,8 +31,8 @@ export const CHINESE_SETTINGS = {
   "Remember the fields above": "记住上面的栏目",
   "Reset settings": "重置设置",
   "Settings": "设置",
-  "Silence of this length ends an utterance. A longer pause makes longer paragraphs. Applies to the next recording.":
-    "静音达到此长度时，一段话结束。停顿越长，段落越长。从下一次录音起生效。",
+  "Silence of this length ends an utterance. A longer pause makes longer paragraphs. Applies from the next sentence on.":
+    "静音达到此长度时，一段话结束。停顿越长，段落越长。从下一句话起生效。",
   "Simple recorder": "简易录音器",
   "Small": "小",
   "Text size": "文字大小",
