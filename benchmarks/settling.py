@@ -110,6 +110,7 @@ def chunks(text: str) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conversations", type=count, default=14)
+    parser.add_argument("--seed", type=count, default=1, help="of the first conversation (default: 1)")
     parser.add_argument("--seconds", type=positive, default=116.0, help="length of each (default: 116)")
     parser.add_argument("--chunks", type=chunks, default="0.2", help="seconds between hypotheses (default: 0.2)")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
@@ -118,9 +119,8 @@ def main() -> None:
     model = Qwen3ASRModel.from_pretrained("demo", dtype="float32", device_map="cpu")
     lines = ["| a hypothesis each | distance | finals that take back | a word waits, median |", "|---|---|---|---|"]
     for chunk in options.chunks:
-        spoken = [
-            one for seed in range(options.conversations) for one in utterances(model, options.seconds, seed + 1, chunk)
-        ]
+        seeds = range(options.seed, options.seed + options.conversations)
+        spoken = [one for seed in seeds for one in utterances(model, options.seconds, seed, chunk)]
         lines += rows(chunk, spoken)
     text = "\n".join(lines) + "\n"
     print(text)

@@ -195,7 +195,7 @@ def test_server_vad_in_each_format(server: Server, name: str) -> None:
 
 
 def test_the_client_commits_its_turns_while_it_reads(server: Server) -> None:
-    short = np.concatenate([silence(0.2), spoken(SENTENCES[1])])
+    short = np.concatenate([silence(0.2), spoken(SENTENCES[1]), spoken(SENTENCES[0])])
     long = np.concatenate([part for _ in range(3) for part in (spoken(SENTENCES[1]), spoken(SENTENCES[0]))])
     assert len(long) > 2 * LONGEST * 16_000  # so it is cut more than once
     sessions = server.clients.service.sessions
@@ -240,7 +240,7 @@ def test_the_client_commits_its_turns_while_it_reads(server: Server) -> None:
         heard = decoded(coded(samples, "pcm24"), "pcm24")
         assert one.transcript == offline(heard)
         assert one.usage.seconds == len(heard) / 16_000
-    assert first.transcript == SENTENCES[1]
+    assert first.transcript.startswith(SENTENCES[1])
 
 
 def test_a_turn_in_one_message(server: Server) -> None:

@@ -12,6 +12,7 @@ const WORDS = ".settled, .tentative";
 
 export class BigScreen {
   element = null;     // while it is open
+  fillsScreen = false;
   #lines = new Map(); // element of the transcript → its element here
   #offset = 0;        // in px: how far the lines have rolled up
 
@@ -33,8 +34,10 @@ export class BigScreen {
       if (event.key === "Escape") this.close();
       if (event.key === "Tab") event.preventDefault(); // there is one button
     });
+    // Not before it has filled the screen: the event may still be that of one that was closed.
     document.addEventListener("fullscreenchange", () => {
-      if (document.fullscreenElement !== this.element) this.close();
+      if (this.element && document.fullscreenElement === this.element) this.fillsScreen = true;
+      else if (this.fillsScreen) this.close();
     });
   }
 
@@ -42,6 +45,7 @@ export class BigScreen {
     if (this.element) return;
     this.opener = document.activeElement;
     this.element = this.#create();
+    this.fillsScreen = false;
     document.body.append(this.element);
     this.setOthersInert(true);
     this.find("button").focus();
