@@ -92,12 +92,9 @@ export function backlogMessage(recording, maxSeconds) {
 // seconds of speech that become text in each second in which speech waits.
 export function paceText({ behind, backlog, lag, speed, phase }) {
   const values = { seconds: behind.toFixed(1) };
+  if (phase === "queued" || phase === "reconnecting") return t("{seconds} s behind", values); // the status says why
   if (behind < BEHIND_SECONDS) return t("{seconds} s behind: keeping up", values);
-  if (backlog > lag) {
-    return phase === "listening" || phase === "finishing"
-      ? t("{seconds} s behind: your speech is on its way to the server", values)
-      : t("{seconds} s behind", values);
-  }
+  if (backlog > lag) return t("{seconds} s behind: your speech is on its way to the server", values);
   if (speed === null) return t("{seconds} s behind", values);
   values.speed = speed.toFixed(1);
   return speed < AS_FAST

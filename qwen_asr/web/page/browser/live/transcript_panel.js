@@ -8,8 +8,17 @@ import { LineEditor } from "./line_editor.js";
 import { TranscriptStore } from "./transcript_store.js";
 
 const COPIED_MS = 1500;
+const NOTE_MS = 8000;
 const LOG_OUT_MS = 3000; // whatever the storage does
 const KINDS = { txt: "text/plain", srt: "application/x-subrip", vtt: "text/vtt", json: "application/json" };
+
+// The form stands above all tabs, where the transcript need not be in sight.
+function sayBeside(form, message) {
+  const note = form.querySelector("[role=alert]") ?? form.appendChild(document.createElement("p"));
+  note.setAttribute("role", "alert");
+  note.textContent = message;
+  setTimeout(() => note.remove(), NOTE_MS);
+}
 
 export class TranscriptPanel {
   notice = "";       // what the panel has to say
@@ -166,7 +175,7 @@ export class TranscriptPanel {
       if (!form) return;
       event.preventDefault();
       if (this.isRecording()) {
-        this.#say(t("Stop the recording before you log out."));
+        sayBeside(form, t("Stop the recording before you log out."));
         return;
       }
       await Promise.race([this.store.removeAll(), new Promise((resolve) => setTimeout(resolve, LOG_OUT_MS))]);
