@@ -373,6 +373,7 @@ def test_a_stream_in_another_format_is_reported(served: Listening) -> None:
     assert (speaker.messages[-1]["code"], code) == ("AudioError", 1007)
     assert speaker.messages[-1]["message"].startswith("The audio is WebM or Matroska; expected raw samples")
 
+    samples = samples[: -round(0.9 * 16_000)]  # too little silence for a final before all of the audio is there
     pcm = (np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
     speaker, code = asyncio.run(speak(b"\x55" + pcm))  # the first sentence suffers, and the second does not
     [warning] = speaker.of_type("warning")

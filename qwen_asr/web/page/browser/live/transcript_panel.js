@@ -162,13 +162,15 @@ export class TranscriptPanel {
     this.onChange();
   }
 
-  // The text of one user must not show to the next one, in no tab.
+  // The text of one user must not show to the next one, in no tab. But while somebody speaks into a tab, nothing that it
+  // shows is taken away: the recording goes on after a new login.
   #watchLogOut() {
     this.channel?.addEventListener("message", () => {
-      this.transcript.clear(this.isRecording());
+      if (this.isRecording()) return;
+      this.transcript.clear(false);
       this.transcript.model.forgetRemoved();
       this.onChange();
-      if (!this.isRecording()) location.reload();
+      location.reload();
     });
     document.addEventListener("submit", async (event) => {
       const form = event.target.closest(".log-out");
