@@ -162,8 +162,8 @@ export class TranscriptPanel {
     this.onChange();
   }
 
-  // The text of one user must not show to the next one, in no tab. But while somebody speaks into a tab, nothing that it
-  // shows is taken away: the recording goes on after a new login.
+  // The text of one user must not show to the next one, in no tab. But while somebody speaks into a tab, it keeps what
+  // it shows: the recording goes on after a new login.
   #watchLogOut() {
     this.channel?.addEventListener("message", () => {
       if (this.isRecording()) return;
