@@ -47,6 +47,7 @@ def test_none_is_no_limit() -> None:
         rates.hit("ada")
 
 
+@pytest.mark.slow
 def test_names_without_recent_hits_are_removed(clock: Clock) -> None:
     rates = Rates("1/second", sweep_at=50)
     for number in range(50):

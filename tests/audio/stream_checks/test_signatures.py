@@ -94,6 +94,7 @@ def test_text_is_named() -> None:
     assert refusal(S16[:3_200] + b'{"type": "finalize"}', 320).endswith("each): send text in text messages.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["s16le", "f32le", "mulaw", "alaw"])
 def test_the_header_of_a_wav_file_of_the_announced_format_is_skipped(encoding: str) -> None:
     rng = np.random.default_rng(0)

@@ -376,6 +376,7 @@ def test_a_wait_that_is_no_number(served: Served, wait: Any) -> None:
         assert "cannot be read" in http.post(served.url + CALL, json=message).json()["error"]
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_come_is_not_waited_for(served: Served) -> None:
     def pieces() -> Iterator[bytes]:
         yield b"{"

@@ -111,6 +111,7 @@ def test_messages_in_fragments_and_large_ones_arrive_whole() -> None:
     assert converse(client) == [b"ab", "cd", b"ef", large]
 
 
+@pytest.mark.slow
 def test_reading_pauses_while_a_second_of_audio_waits() -> None:
     async def client(connection: ClientConnection, app: BusyApp) -> None:
         sent = 0
@@ -318,6 +319,7 @@ def test_frames_above_the_budget_are_read_later_and_none_is_lost() -> None:
     assert converse(client, limits) == [str(number) for number in range(1_000)]
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_stop_is_closed_with_1008() -> None:
     async def client(connection: ClientConnection, app: BusyApp) -> None:
         app.free.set()
