@@ -6,7 +6,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from qwen_asr.live.session_options import SessionOptions
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Runner:
@@ -207,14 +210,8 @@ class Runner:
             self._session.began(step)
 
     def _step_done(self, step: Step, done: Future[Hypothesis]) -> None:
-        error = None if done.cancelled() else done.exception()
-        if done.cancelled():
-            self._report(lambda: self._session.failed(step, "The recognizer was stopped."))
-        elif error is not None:
-            message = _public_message(error)
-            self._report(lambda: self._session.failed(step, message))
-        else:
-            self._report(lambda: self._session.completed(step, done.result()))
+        completed, failed = self._session.completed, self._session.failed
+        self._report_end(done, partial(completed, step), partial(failed, step), _public_message)
         self._drive()
 
     def _align(self, alignment: Alignment) -> None:
@@ -232,17 +229,26 @@ class Runner:
             future.cancel()
 
     def _alignment_done(self, alignment: Alignment, done: Future[tuple[Word, ...]]) -> None:
-        error = None if done.cancelled() else done.exception()
-        if done.cancelled():
-            self._report(lambda: self._session.not_aligned(alignment, "The recognizer was stopped."))
-        elif error is not None:
-            message = _why_no_words(error)
-            self._report(lambda: self._session.not_aligned(alignment, message))
-        else:
-            self._report(lambda: self._session.aligned(alignment, done.result()))
+        aligned, not_aligned = self._session.aligned, self._session.not_aligned
+        self._report_end(done, partial(aligned, alignment), partial(not_aligned, alignment), _why_no_words)
         with self._state_lock:
             self._aligning.discard(done)
         self._drive()
+
+    def _report_end(
+        self,
+        done: Future[T],
+        succeeded: Callable[[T], Sequence[Event]],
+        failed: Callable[[str], Sequence[Event]],
+        explain: Callable[[BaseException], str],
+    ) -> None:
+        """Reports the result of a step or an alignment, or why there is none."""
+        error = None if done.cancelled() else done.exception()
+        if done.cancelled() or error is not None:
+            message = "The recognizer was stopped." if error is None else explain(error)
+            self._report(lambda: failed(message))
+        else:
+            self._report(lambda: succeeded(done.result()))
 
     def _report(self, outcome: Callable[[], Sequence[Event]]) -> None:
         with self._state_lock:

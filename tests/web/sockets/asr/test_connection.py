@@ -142,21 +142,23 @@ def even(final: dict[str, Any]) -> list[dict[str, Any]]:
     return even_words(final["text"], final["start"], final["end"])
 
 
+async def with_words(served: Listening) -> Client:
+    """A client that has said the sentences, and asked for the times of their words."""
+    async with client(served.url) as speaker:
+        await speaker.config(words=True)
+        await speaker.audio(said(*SENTENCES))
+        assert await speaker.finalize() == 1000
+    return speaker
+
+
 @pytest.mark.slow
 def test_words_are_in_the_finals_or_come_after_them(served: Listening) -> None:
-    async def speak() -> Client:
-        async with client(served.url) as speaker:
-            await speaker.config(words=True)
-            await speaker.audio(said(*SENTENCES))
-            assert await speaker.finalize() == 1000
-        return speaker
-
     with aligned_by(demo_recognizer(), AlignerDouble(is_quick=True)):
-        finals = asyncio.run(speak()).of_type("final")
+        finals = asyncio.run(with_words(served)).of_type("final")
     assert [final["text"] for final in finals] == list(SENTENCES)
     assert [final["words"] for final in finals] == [even(final) for final in finals]
     with aligned_by(demo_recognizer(), AlignerDouble(is_quick=False)):
-        speaker = asyncio.run(speak())
+        speaker = asyncio.run(with_words(served))
     later = speaker.of_type("final")
     assert [final["words"] for final in later] == [[], []]
     assert [(one["utterance"], one["words"]) for one in speaker.of_type("words")] == [
@@ -167,19 +169,12 @@ def test_words_are_in_the_finals_or_come_after_them(served: Listening) -> None:
 
 @pytest.mark.slow
 def test_a_model_may_name_any_language(served: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def speak() -> Client:
-        async with client(served.url) as speaker:
-            await speaker.config(words=True)
-            await speaker.audio(said(*SENTENCES))
-            assert await speaker.finalize() == 1000
-        return speaker
-
     recognizer = demo_recognizer()
     parse = recognizer.parse
     monkeypatch.setattr(recognizer, "parse", lambda tokens: (parse(tokens)[0], "Klingon", parse(tokens)[2]))
     monkeypatch.setattr(AlignerDouble, "why_not", lambda _, language: f"No {language}." if language else None)
     with aligned_by(recognizer, AlignerDouble(is_quick=True)):
-        speaker = asyncio.run(speak())
+        speaker = asyncio.run(with_words(served))
     assert [final["text"] for final in speaker.of_type("final")] == list(SENTENCES)
     [warning] = speaker.of_type("warning")  # once
     assert warning["message"] == "words: No Klingon."
@@ -187,15 +182,8 @@ def test_a_model_may_name_any_language(served: Listening, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_a_client_that_wants_words_learns_that_there_are_none(served: Listening) -> None:
-    async def speak() -> Client:
-        async with client(served.url) as speaker:
-            await speaker.config(words=True)
-            await speaker.audio(said(*SENTENCES))
-            assert await speaker.finalize() == 1000
-        return speaker
-
     with aligned_by(demo_recognizer(), None):
-        speaker = asyncio.run(speak())
+        speaker = asyncio.run(with_words(served))
     assert [message["type"] for message in speaker.messages[:2]] == ["session_created", "warning"]
     [warning] = speaker.of_type("warning")
     assert warning["code"] == "NoWords"

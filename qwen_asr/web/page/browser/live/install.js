@@ -2,7 +2,7 @@
 
 // The document keeps the browser's offer as `installOffer`, and gets this event when it comes: the section that shows
 // the button exists only once it is opened.
-const OFFERED = "qwen-asr-installable";
+export const OFFERED = "qwen-asr-installable";
 
 export function prepareInstall() {
   // Gradio's own link leads to the top of the host, where the page need not be.

@@ -1,5 +1,6 @@
 // The page on a phone: the QR code of its address, and a button to install it where the browser offers that.
 
+import { OFFERED } from "../live/install.js";
 import { Settings, browserStorage } from "../shared/settings.js";
 import { followLanguage, t } from "../shared/text.js";
 
@@ -15,7 +16,7 @@ export async function start(element, props, server) {
   const install = find(".install");
   const showOffer = () => { install.hidden = !document.installOffer; };
   install.addEventListener("click", () => document.installOffer.prompt());
-  document.addEventListener("qwen-asr-installable", showOffer);
+  document.addEventListener(OFFERED, showOffer);
   showOffer();
   addEventListener("appinstalled", () => { install.hidden = true; });
   const address = location.href.replace(/[?#].*/, "");
