@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from qwen_asr.live.events import Final
 from tests.support.browser import MARKS, Served, Tab, unfinished_recording
+from tests.support.processes import until
 
 pytestmark = MARKS
 
@@ -36,6 +37,11 @@ def choose(page: Page, group: str, value: str) -> None:
 def stored(tab: Tab) -> dict[str, Any]:
     """What the browser keeps, without what is not chosen."""
     return {name: value for name, value in tab.page.evaluate(STORED).items() if value is not None}
+
+
+def wait_stored(tab: Tab, **expected: Any) -> None:
+    """Waits until the browser keeps exactly this: Gradio hands a choice on some time after the click."""
+    assert until(lambda: stored(tab) == expected), stored(tab)
 
 
 def test_the_page_changes_its_language_at_once_and_the_recording_goes_on(chromium: Browser, served: Served) -> None:
@@ -122,7 +128,7 @@ def test_text_size_and_pause_length_are_kept(chromium: Browser, served: Served) 
         choose(page, "font-size", "2")
         choose(page, "pause-length", "1.5")
         expect(transcript).to_have_css("font-size", "32px")
-        assert stored(tab) == {"fontSize": 2, "pauseSeconds": 1.5}
+        wait_stored(tab, fontSize=2, pauseSeconds=1.5)
         page.reload()
         tab.wait_status("Ready")
         expect(transcript).to_have_css("font-size", "32px")
@@ -131,7 +137,7 @@ def test_text_size_and_pause_length_are_kept(chromium: Browser, served: Served) 
         tab.button("Reset settings").click()
         expect(page.locator("#pause-length input[value='auto']")).to_be_checked()
         expect(transcript).to_have_css("font-size", "18.4px")
-        assert stored(tab) == {}
+        wait_stored(tab)
 
 
 def test_language_and_context_are_remembered_only_if_the_user_says_so(chromium: Browser, served: Served) -> None:
