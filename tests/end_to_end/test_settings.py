@@ -140,6 +140,28 @@ def test_text_size_and_pause_length_are_kept(chromium: Browser, served: Served) 
         wait_stored(tab)
 
 
+def test_arrow_keys_choose_within_a_group_that_has_a_name(chromium: Browser, served: Served) -> None:
+    with Tab(chromium, served.url) as tab:
+        open_settings(tab)
+        page = tab.page
+        group = page.get_by_role("radiogroup", name="Text size", exact=True)
+        expect(group.get_by_role("radio")).to_have_count(5)
+        group.get_by_role("radio", name="Medium", exact=True).focus()
+        for key, size in [("ArrowDown", 1.5), ("ArrowDown", 2), ("ArrowUp", 1.5)]:
+            page.keyboard.press(key)
+            wait_stored(tab, fontSize=size)
+            expect(group.locator(f"input[value='{size}']")).to_be_focused()
+        # One stop of the Tab key for each group, and the words follow the page's language.
+        page.keyboard.press("Tab")
+        expect(page.locator("#pause-length input[value=auto]")).to_be_focused()
+        choose(page, "page-language", "zh")
+        expect(page.get_by_role("radiogroup", name="文字大小", exact=True)).to_be_visible()
+        page.locator("#font-size input[value='1.5']").focus()
+        page.keyboard.press("ArrowUp")
+        wait_stored(tab, fontSize=1.15, language="zh")
+        assert tab.problems == []
+
+
 def test_language_and_context_are_remembered_only_if_the_user_says_so(chromium: Browser, served: Served) -> None:
     with Tab(chromium, served.url) as tab:
         page = tab.page

@@ -37,7 +37,11 @@ class SettingsTab:
 
 def settings_tab(pause_seconds: float) -> SettingsTab:
     """Adds the components; call it inside of a `gr.Tab`. `pause_seconds` is the server's pause length."""
-    gr.HTML("<h2 class='tab-title' data-t>Settings</h2>", js_on_load=TRANSLATED, apply_default_css=False)
+    gr.HTML(
+        "<h2 class='tab-title' data-t>Settings</h2>",
+        js_on_load=f"{TRANSLATED}; window.pageSettings.followRadioGroups(element)",
+        apply_default_css=False,
+    )
     gr.Markdown("Choices are kept in this browser, and apply at once.")
     gr.Markdown(
         "This browser keeps no settings for this page (private window, or its storage is full or forbidden). They last "

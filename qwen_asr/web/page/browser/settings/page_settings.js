@@ -5,6 +5,7 @@
 import { Settings, browserStorage } from "../shared/settings.js";
 import { followLanguage, language, t } from "../shared/text.js";
 import { updates } from "./labels.js";
+import { followRadioGroups } from "./radio_groups.js";
 
 const LOCALES = { en: "en", zh: "zh-CN" }; // as Gradio names its own translations
 const LANGUAGE = "spokenLanguage";
@@ -42,6 +43,9 @@ class PageSettings {
 
   // Keeps the words in the HTML of an element in the page's language. Other scripts do it for their own elements.
   follow(element, onChange) { followLanguage(element, this.settings, navigator.languages, onChange); }
+
+  // Lets the groups of radio buttons in the same tab as `element` work as such.
+  followRadioGroups(element) { followRadioGroups(element.closest("[role=tabpanel]")); }
 
   // The functions from here to the empty line are those that page.py calls: as events of Gradio's components.
 
