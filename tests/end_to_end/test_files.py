@@ -254,8 +254,7 @@ def test_a_queue_with_a_wrong_file_a_link_and_a_retry(
             tab.choose(media / "long.wav", media / "text.wav", media / "short.wav")
             tab.link(f"{here}/short.wav")
             tab.wait_for("transcribing")
-            for index in (1, 2, 3):
-                tab.wait_for("waiting", index)
+            assert [tab.card(index).get_attribute("data-state") for index in (1, 2, 3)] == ["waiting"] * 3
             assert tab.page.evaluate("!dispatchEvent(new Event('beforeunload', {cancelable: true}))")
             expect(tab.card().locator(".line")).not_to_have_count(0)
             tab.button("Cancel long.wav").click()
