@@ -84,7 +84,7 @@ def test_axe_finds_nothing(quiet: Browser, served: Served, axe: str, viewport: A
             found[f"{name}, nothing yet"] = violations(tab.page, axe)
             assert contrast(tab.page.get_by_role("tab", name=name, exact=True)) >= 4.5  # axe-core cannot tell
         show(tab, "Live")
-        tab.page.get_by_label("Language").click()
+        tab.page.get_by_label("Language", exact=True).click()
         tab.page.get_by_role("option", name="German", exact=True).wait_for()
         found["a list that is open"] = violations(tab.page, axe)
         tab.page.keyboard.press("Escape")

@@ -83,7 +83,7 @@ def test_copy_gives_the_text(chromium: Browser, served: Served) -> None:
 
 def test_language_and_context_reach_the_session(chromium: Browser, served: Served) -> None:
     with Tab(chromium, served.url) as tab:
-        options = tab.page.get_by_label("Language")
+        options = tab.page.get_by_label("Language", exact=True)
         options.click()
         names = tab.page.get_by_role("option").all_inner_texts()
         assert names[0].endswith("Automatic")
@@ -169,7 +169,7 @@ def test_the_keyboard_focus_stays_on_the_button_from_record_to_stop(chromium: Br
 
 def test_a_language_is_found_by_typing(chromium: Browser, served: Served) -> None:
     with Tab(chromium, served.url) as tab:
-        language = tab.page.get_by_label("Language")
+        language = tab.page.get_by_label("Language", exact=True)
         language.click()
         tab.page.keyboard.type("germ")
         expect(tab.page.get_by_role("option")).to_have_text(["German"], use_inner_text=True)

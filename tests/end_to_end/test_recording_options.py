@@ -121,7 +121,7 @@ def test_the_level_is_shown_before_any_text(chromium: Browser, served: Served) -
 
 
 def choose_language(tab: Tab, name: str) -> None:
-    tab.page.get_by_label("Language").click()
+    tab.page.get_by_label("Language", exact=True).click()
     tab.page.get_by_role("option", name=name, exact=True).click()
 
 

@@ -429,7 +429,7 @@ def test_three_speakers_never_see_the_text_of_each_other(chromium: Browser, serv
     tabs = {}
     for language, spoken in SPEAKERS.items():
         tab = tabs[language] = Tab(chromium, served.url, inside=context)
-        tab.page.get_by_label("Language").click()
+        tab.page.get_by_label("Language", exact=True).click()
         tab.page.get_by_role("option", name=language, exact=True).click()
         tab.page.get_by_label("Context").fill(spoken)
         tab.page.get_by_label("Context").blur()

@@ -91,6 +91,14 @@ def is_ready(port: int) -> bool:
     return False
 
 
+def is_trusted(port: int, certfile: Path) -> bool:
+    """Whether the server there has the certificate in that file."""
+    context = ssl.create_default_context(cafile=str(certfile))
+    with contextlib.suppress(httpx.ConnectError):
+        return httpx.get(f"https://localhost:{port}/readyz", verify=context, timeout=30).status_code == 200
+    return False
+
+
 def is_settled(port: int, process: subprocess.Popen[str]) -> bool:
     """Whether the server answers, or has ended."""
     return is_ready(port) or process.poll() is not None
@@ -163,6 +171,8 @@ def test_a_block_runs_with_a_server(block: Block, shims: Path, folder: Path, htt
     text = block.text.replace("localhost:8000", f"localhost:{https_port}")
     # The default address of `qwen-asr stream` stands in no text.
     text = re.sub(r"^(qwen-asr stream)(?!.*--url)", rf"\1 --url wss://localhost:{https_port}", text, flags=re.MULTILINE)
+    # A block before this one may have renewed the certificate; the server loads the new one within a second.
+    assert until(partial(is_trusted, https_port, folder / "certs/qwen_asr_cert.pem"), 60)
     execute(block, shims, folder, https_port, text)
 
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 
+_random = random.SystemRandom()  # no test repeats its numbers
+
 
 def free_ports(count: int) -> list[int]:
-    """Free ports of 127.0.0.1."""
-    with contextlib.ExitStack() as taken:
-        return [taken.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
+    """Free ports that stay free until they are used: the system gives none of them to who asks for any port."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = _random.randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            ports += [port] if port not in ports else []
+    return ports
 
 
 class Canary:

@@ -156,7 +156,8 @@ def test_a_client_that_goes_leaves_nothing(server: Running) -> None:
         httpx.Client(timeout=TIMEOUT) as client,
         client.stream("POST", server.url, files={"file": speech(60)}) as answer,
     ):
-        assert any("line" in line for line in answer.iter_lines())
+        lines = answer.iter_lines()  # held: without it the connection is closed
+        assert any("line" in line for line in lines)
         assert not server.idle()
         assert server.stored()
     assert until(server.idle)
