@@ -17,6 +17,14 @@ STORED = "JSON.parse(localStorage.getItem('qwen-asr.settings') ?? '{}')"
 BROKEN_STORAGE = (
     """Object.defineProperty(window, "localStorage", { get() { throw new DOMException("no", "SecurityError"); } });"""
 )
+LATE_LOAD = """addEventListener("DOMContentLoaded", () => {
+  const load = pageSettings.load.bind(pageSettings);
+  pageSettings.load = async (fields) => {
+    const updates = load(fields);
+    await new Promise((resolve) => { window.finishLoad = resolve; });
+    return updates;
+  };
+});"""
 LANGUAGES_SEEN = """addEventListener("DOMContentLoaded", () => {
   window.seen = [document.documentElement.lang];
   new MutationObserver(() => window.seen.push(document.documentElement.lang))
@@ -162,10 +170,22 @@ def test_arrow_keys_choose_within_a_group_that_has_a_name(chromium: Browser, ser
         assert tab.problems == []
 
 
+def test_what_is_typed_while_the_page_still_loads_stays(chromium: Browser, served: Served) -> None:
+    with Tab(chromium, served.url, LATE_LOAD) as tab:
+        page = tab.page
+        page.wait_for_function("Boolean(window.finishLoad)")
+        page.get_by_label("Context", exact=True).fill("Frau Özdemir")
+        page.evaluate("finishLoad()")
+        tab.wait_status("Ready")
+        page.wait_for_function("document.querySelector('#microphone').options?.context === 'Frau Özdemir'")
+        expect(page.get_by_label("Context", exact=True)).to_have_value("Frau Özdemir")
+
+
 def test_language_and_context_are_remembered_only_if_the_user_says_so(chromium: Browser, served: Served) -> None:
     with Tab(chromium, served.url) as tab:
         page = tab.page
         context, language = page.get_by_label("Context", exact=True), page.get_by_label("Language", exact=True)
+        tab.wait_status("Ready")
         context.fill("Frau Özdemir")
         page.wait_for_function("document.querySelector('#microphone').options?.context")
         assert "Özdemir" not in json.dumps(stored(tab), ensure_ascii=False)

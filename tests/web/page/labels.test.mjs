@@ -17,16 +17,18 @@ const settingsWith = (values) => new Settings({ getItem: () => JSON.stringify(va
 
 test("words are in the page's language, and what is sent stays English", () => {
   setLanguage("zh");
-  assert.deepEqual(updates([THEME, HEADING], settingsWith({}), false), [
+  assert.deepEqual(updates([THEME, HEADING], settingsWith({}), "none"), [
     { __type__: "update", label: "主题", choices: [["跟随系统", "auto"], ["深色", "dark"]] },
     { __type__: "update", value: "设置" },
   ]);
 });
 
-test("values come back only on demand, and only if they can be the component's", () => {
-  const values = (kept) => updates([THEME, CONTEXT], settingsWith(kept), true).map(({ value }) => value);
-  assert.deepEqual(values({ theme: "dark", context: "Özdemir" }), ["dark", "Özdemir"]);
-  assert.deepEqual(values({}), ["auto", "the server's"]);
-  assert.deepEqual(values({ theme: "blue", context: 3 }), ["auto", "the server's"]);
-  assert.ok(!("value" in updates([THEME], settingsWith({ theme: "dark" }), false)[0]));
+test("values come along only on demand, and only if they can be the component's", () => {
+  const values = (kept, which) => updates([THEME, CONTEXT], settingsWith(kept), which).map(({ value }) => value);
+  assert.deepEqual(values({ theme: "dark", context: "Özdemir" }, "all"), ["dark", "Özdemir"]);
+  assert.deepEqual(values({}, "all"), ["auto", "the server's"]);
+  assert.deepEqual(values({ theme: "blue", context: 3 }, "all"), ["auto", "the server's"]);
+  assert.deepEqual(values({ theme: "dark" }, "changed"), ["dark", undefined]);
+  assert.deepEqual(values({ theme: "blue", context: "" }, "changed"), [undefined, ""]);
+  assert.ok(!("value" in updates([THEME], settingsWith({ theme: "dark" }), "none")[0]));
 });

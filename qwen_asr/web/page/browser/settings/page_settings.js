@@ -53,14 +53,14 @@ class PageSettings {
   load(fields) {
     this.fields = fields;
     this.applyLanguage();
-    return this.updates(true);
+    return this.updates("changed");
   }
 
   // Keeps the choice in a component of the tab. Returns what becomes of each component.
   choose(name, value) {
     this.settings.set(name, value === "auto" ? null : value);
     this.showWhetherKept();
-    return this.updates(false);
+    return this.updates("none");
   }
 
   // `isKept`: whether the two fields above the tabs are remembered. Forgets them if they are not.
@@ -79,10 +79,10 @@ class PageSettings {
   reset() {
     for (const { setting } of this.fields) if (setting) this.settings.set(setting, null);
     this.showWhetherKept();
-    return this.updates(true);
+    return this.updates("all");
   }
 
-  updates(withValues) { return updates(this.fields, this.settings, withValues); }
+  updates(values) { return updates(this.fields, this.settings, values); }
 
   showWhetherKept() { document.documentElement.dataset.settingsKept = this.settings.isKept; }
 
