@@ -202,6 +202,7 @@ def test_the_player_and_its_text_follow_each_other(chromium: Browser, demo: Serv
         tab.wait_for("done")
         card = tab.card()
         player = card.locator("audio")
+        player.evaluate("element => { element.playbackRate = 1 / 16; }")  # so that a word lasts for seconds
         position = "element => element.currentTime"
         word = card.locator(".word", has_text="Monday")
         start = start_of(word)
