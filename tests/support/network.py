@@ -13,13 +13,16 @@ _random = random.SystemRandom()  # no test repeats its numbers
 
 
 def free_ports(count: int) -> list[int]:
-    """Free ports that stay free until they are used: the system gives none of them to who asks for any port."""
-    ports: list[int] = []
+    """Free ports that stay free until they are used.
+
+    They lie below those that the system gives to a program that asks for any port (on Linux from 32768).
+    """
+    ports: set[int] = set()
     while len(ports) < count:
         port = _random.randrange(10_000, 32_000)
         with contextlib.suppress(OSError), socket.create_server(("", port)):
-            ports += [port] if port not in ports else []
-    return ports
+            ports.add(port)
+    return list(ports)
 
 
 class Canary:

@@ -47,9 +47,9 @@ class PageSettings {
   // Lets the groups of radio buttons in the same tab as `element` work as such.
   followRadioGroups(element) { followRadioGroups(element.closest("[role=tabpanel]")); }
 
-  // The functions from here to the empty line are those that page.py calls: as events of Gradio's components.
+  // The functions from here to the empty line are those that settings_tab.py calls: as events of Gradio's components.
 
-  // Once Gradio has made its components. `fields` is `page_fields` of page_settings.py; returns an update for each.
+  // Once Gradio has made its components. `fields`: see labels.js; returns an update for each.
   load(fields) {
     this.fields = fields;
     this.applyLanguage();
