@@ -12,6 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qwen_asr.engine.interface import Aligner
+
 
 @dataclass(frozen=True)
 class Word:
@@ -37,17 +39,8 @@ class Clip:
     language: str | None
 
 
-class WordAligner(Protocol):
+class WordAligner(Aligner, Protocol):
     """Finds when the words of a text are spoken. Only the thread that owns the model calls `align_words`."""
-
-    name: str
-
-    @property
-    def is_quick(self) -> bool:
-        """Whether the times come so soon that a final can wait for them."""
-
-    def why_not(self, language: str | None) -> str | None:
-        """Why text in this language cannot be aligned, as a sentence; None if it can."""
 
     def align_words(self, clips: Sequence[Clip]) -> list[tuple[Word, ...]]:
         """The words of each clip, with times from its first sample to its last; () for a text without words.

@@ -52,7 +52,7 @@ class ServiceMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The metric families, for a Prometheus registry."""
-        service, watchdog = self._service, self._service.watchdog
+        service = self._service
         sessions = GaugeMetricFamily("qwen_asr_sessions", "Open sessions, by kind.", labels=["kind"])
         for kind, count in service.sessions.open_by_kind().items():
             sessions.add_metric([kind], count)
@@ -69,12 +69,11 @@ class ServiceMetrics(Collector):
         for outcome in ("final", "failed"):
             utterances.add_metric([outcome], outcomes[outcome])
         yield utterances
-        yield counter("qwen_asr_busy_seconds", "Time during which the recognizer was working.", watchdog.busy_seconds)
-        factor = watchdog.real_time_factor(service.sessions.audio_seconds())
-        if factor is not None:
+        yield counter("qwen_asr_busy_seconds", "Time during which the recognizer was working.", service.busy_seconds)
+        if (factor := service.real_time_factor) is not None:
             text = "Seconds of recognition per second of audio, over the last minute."
             yield gauge("qwen_asr_real_time_factor", text, factor)
-        yield counter("qwen_asr_out_of_memory", "Passes that failed for lack of memory.", watchdog.times_without_memory)
+        yield counter("qwen_asr_out_of_memory", "Passes that failed for lack of memory.", service.times_without_memory)
         if (used := service.kv_cache_used) is not None:
             yield gauge("qwen_asr_kv_cache_used_ratio", "Share of the KV cache that is in use, from 0 to 1.", used)
         yield gauge("qwen_asr_healthy", "1 while /healthz answers 200, else 0.", service.unhealthy_reason() is None)
