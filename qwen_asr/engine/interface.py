@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from qwen_asr.engine.hypothesis import Hypothesis
-    from qwen_asr.engine.words import Clip, Word
+    from qwen_asr.engine.words import Aligner, Clip, Word
 
 
 class EngineUtterance(Protocol):
@@ -47,21 +47,6 @@ class NewUtterance(Protocol):
     """Creates the utterances of one session. Raises `BadInput` for a context that the model cannot take."""
 
     def __call__(self, *, context: str, language: str | None, max_new_tokens: int) -> EngineUtterance: ...
-
-
-class Aligner(Protocol):
-    """What a session has to know of an aligner. `engine.words.WordAligner` also aligns."""
-
-    @property
-    def name(self) -> str:
-        """Its name for people."""
-
-    @property
-    def is_quick(self) -> bool:
-        """Whether the times come so soon that a final can wait for them."""
-
-    def why_not(self, language: str | None, /) -> str | None:
-        """Why text in this language cannot be aligned, as a sentence; None if it can."""
 
 
 class SpeechModel(Protocol):
