@@ -304,8 +304,6 @@ class FleetLimits:
     """The same for an engine that answers, but cannot be used: another checkpoint or version, or a wrong key."""
     resolve_seconds: float = 10.0
     """How often a host name is resolved again: behind it engines may come and go."""
-    answer_threads: int = 4
-    """Threads that deliver answers to sessions. One that hangs leaves the others."""
     connections: int = 64
     """Web servers that an engine serves at once."""
     calls: int = 1024

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from websockets.asyncio.server import Server, ServerConnection, serve, unix_serve
+from websockets.asyncio.server import ServerConnection, serve, unix_serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as HttpRequest
@@ -61,7 +61,6 @@ class EngineServer:
         self._message_bytes = message_bytes
         self._connections: set[ServerConnection] = set()
         self._answers: set[asyncio.Task[None]] = set()
-        self._server: Server | None = None
 
     @contextlib.asynccontextmanager
     async def listening(
@@ -85,8 +84,12 @@ class EngineServer:
             serving = unix_serve(self._serve_connection, listener, **options)
         else:
             serving = serve(self._serve_connection, sock=listener, **options)
-        async with serving as self._server:
-            yield
+        try:
+            async with serving:
+                yield
+        finally:
+            for answer in self._answers:
+                answer.cancel()
 
     async def drain(self, seconds: float) -> bool:
         """Takes no new steps, and returns once those under way are answered, or after `seconds`; returns whether all

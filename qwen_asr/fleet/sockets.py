@@ -1,9 +1,10 @@
 """`SocketCalls`: engines that are reached over our own socket, see `server`.
 
-A thread with an event loop keeps one connection to each engine, and connects again for ever. An engine joins once its
-hello has been checked, and leaves when its connection breaks, when it does not answer pings, or when it says that it is
-about to stop. A key belongs to the engine that wins its rendezvous (Thaler and Ravishankar, 1998: the highest hash of
-key and engine), so one that joins or leaves moves only its own share of the keys.
+A thread with an event loop keeps one connection to each engine, and connects again for ever. It completes the calls, so
+their callbacks must be quick. An engine joins once its hello has been checked, and leaves when its connection breaks,
+when it does not answer pings, or when it says that it is about to stop. A key belongs to the engine that wins its
+rendezvous (the highest hash of key and engine; Thaler and Ravishankar, 1998), so one that joins or leaves moves only
+its own share of the keys.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -71,7 +72,6 @@ class SocketCalls:
         self._hello: Hello | None = None
         self._has_joined = threading.Event()
         self._closed = False
-        self._answers = ThreadPoolExecutor(self.limits.answer_threads, "qwen-asr-answers")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="qwen-asr-engines", daemon=True)
         self._thread.start()
@@ -125,15 +125,7 @@ class SocketCalls:
         with contextlib.suppress(RuntimeError):  # closed before
             self._loop.call_soon_threadsafe(self._main.cancel)
         self._thread.join()
-        self._answers.shutdown(wait=False)
         self._on_close()
-
-    def deliver(self, act: Callable[[], None]) -> None:
-        """Runs `act`, which completes a call, on a thread for it: what a session then does must not hold up pings."""
-        try:
-            self._answers.submit(act)
-        except RuntimeError:  # shut down
-            act()
 
     # --- on the event loop
 
@@ -311,8 +303,7 @@ class _Connection:
     def start(self, message: bytes, future: Future[Reply]) -> None:
         """Sends a request; its answer completes `future`."""
         if self._lost is not None:
-            lost = self._lost
-            self._calls.deliver(lambda: _fail(future, lost))
+            _fail(future, self._lost)
             return
         number = next(self._numbers)
         self._waiting[number] = future
@@ -364,17 +355,15 @@ class _Connection:
             self._drains()
             return
         future = self._waiting.pop(number, None)
-        if future is not None and not future.cancelled():
-            self._calls.deliver(lambda: self._complete(future, data))
-
-    def _complete(self, future: Future[Reply], data: bytes) -> None:
+        if future is None or future.cancelled():
+            return
         try:
             reply = decode(data)
         except BadInput as error:
             _fail(future, error)
             return
         if isinstance(reply, Draining):
-            self._calls._loop.call_soon_threadsafe(self._drains)
+            self._drains()
         with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
             future.set_result(reply)  # type: ignore[arg-type]  # who asks gets what belongs to the request
 
@@ -390,7 +379,7 @@ class _Connection:
         self._lost = error
         waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
-            self._calls.deliver(lambda future=future: _fail(future, error))  # type: ignore[misc]  # bound at once
+            _fail(future, error)
         return len(waiting)
 
 
