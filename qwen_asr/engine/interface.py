@@ -6,7 +6,7 @@ in this process, `fleet.scheduler` for engines in other processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -62,8 +62,11 @@ class SpeechModel(Protocol):
         Raise `BadInput` for a context that the model cannot take.
         """
 
-    def utterances(self, *, background: bool, scored: bool) -> NewUtterance:
-        """What creates the utterances of one new session; the arguments are those of `engine.streaming.Utterance`."""
+    def utterances(self, *, background: bool, scored: bool, draft: Sequence[int] = ()) -> NewUtterance:
+        """What creates the utterances of one new session; the arguments are those of `engine.streaming.Utterance`.
+
+        draft: tokens that may begin the answer to the first of them, which are verified first.
+        """
 
 
 class StepRunner(Protocol):
