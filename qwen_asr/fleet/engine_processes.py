@@ -68,12 +68,10 @@ class EngineProcesses:
     """Starts an engine for each of `gpus` and keeps them running until `close`. `options` are those of all engines."""
 
     def __init__(self, gpus: Sequence[str], options: Sequence[str], limits: FleetLimits | None = None) -> None:
-        # Only for this user. The path of a socket has at most 103 bytes on some systems, which a folder for temporary
-        # files may exceed.
         parent = tempfile.gettempdir()
-        self._folder = tempfile.TemporaryDirectory(
-            prefix="qwen-asr-engines-", dir=parent if len(parent) < 60 else "/tmp"
-        )
+        if len(parent) > 60:  # the path of a socket may have 103 bytes
+            parent = "/tmp"  # noqa: S108 - the folder that is made there is only for this user
+        self._folder = tempfile.TemporaryDirectory(prefix="qwen-asr-engines-", dir=parent)
         self._supervised = [
             _Supervised(index, gpu, len(gpus), Path(self._folder.name), options, limits or FleetLimits())
             for index, gpu in enumerate(gpus)

@@ -115,9 +115,12 @@ class SocketCalls:
         """See `Calls`."""
         if self._joined:
             return None
-        reasons = [f"{address}: {link.reason}" for address, link in list(self._links.items()) if link.reason]
-        waiting = "Waiting for an engine at " + ", ".join(map(str, self._addresses))
-        return f"{waiting} ({'; '.join(reasons)})." if reasons else f"{waiting}."
+        links = list(self._links.values())
+        described = []
+        for address in self._addresses:
+            reasons = dict.fromkeys(link.reason for link in links if link.named == address and link.reason)
+            described.append(f"{address} ({'; '.join(reasons)})" if reasons else str(address))
+        return f"Waiting for an engine at {', '.join(described)}."
 
     def close(self) -> None:
         """See `Calls`."""

@@ -233,6 +233,6 @@ def test_words_come_from_the_engines_too(two: tuple[Engine, Engine, Web]) -> Non
             await speaker.audio(spoken("Turn on the kitchen light."))
             assert await speaker.finalize() == 1000
             [final] = speaker.of_type("final")
-            return final["text"], [word["text"] for word in final["words"]]
+            return final["text"], [word["word"] for word in final["words"]]
 
     assert asyncio.run(speak()) == ("Turn on the kitchen light.", ["Turn", "on", "the", "kitchen", "light."])

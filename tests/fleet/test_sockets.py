@@ -219,7 +219,7 @@ def test_calls_under_way_fail_at_once_when_the_connection_breaks(engine: LocalEn
                 future.result(60)
         host.release.set()
         assert calls.unavailable_reason()
-        with pytest.raises(NoEngine, match=r"Waiting for an engine at ws://127\.0\.0\.1:\d+"):
+        with pytest.raises(NoEngine, match=r"Waiting for an engine at ws://127\.0\.0\.1:\d+ \("):
             calls.call(HelloRequest(), "u").result(60)
         assert calls.lost == 1
         with Listening(EngineHost(engine), port=listening.port):
