@@ -315,7 +315,8 @@ class FleetLimits:
     unhealthy_seconds: float = 3.0
     """The same for one whose recognizer hangs."""
     probe_seconds: float = 5.0
-    """How long an engine that the server has started may take to answer a probe, and the time between two."""
+    """How long an engine that the server has started may take to answer a probe, and the time between two that it
+    answers."""
     failed_probes: int = 3
     """After so many probes in a row without an answer, it is killed and started again."""
     restart_seconds: float = 1.0

@@ -173,7 +173,7 @@ class _Supervised:
                 # While it loads, an import may hold up its answers for longer.
                 failed = 0 if answer is not None or not is_ready else failed + 1
                 hung = failed >= self._limits.failed_probes
-                self._wait_for(process, 0.2 if not is_ready else self._limits.probe_seconds)
+                self._wait_for(process, self._limits.probe_seconds if is_ready and not failed else 0.2)
         if process.poll() is None and not hung:
             process.terminate()
             self._wait_for(process, self._limits.stop_seconds, stopping=False)

@@ -242,7 +242,8 @@ class _Link:
                 self._failed(f"{error}", logging.ERROR)
                 wait = limits.refused_seconds
             except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
-                self._failed(_sentence(error, limits), logging.WARNING)
+                is_busy = isinstance(error, InvalidStatus)  # it answers, and only loads, or stops
+                self._failed(_sentence(error, limits), logging.INFO if is_busy else logging.WARNING)
                 wait = min(wait * 2, limits.retry_most_seconds)
             except Exception as error:  # the other engines go on
                 log.exception("The connection to %s failed", self.address)
