@@ -44,6 +44,7 @@ RUN pip install --no-deps --require-hashes -r requirements.lock \
 
 # --- what runs
 FROM ${BASE}
+# For images that are published: --build-arg REVISION="$(git rev-parse HEAD)"
 ARG REVISION
 LABEL org.opencontainers.image.title="qwen-asr-live" \
       org.opencontainers.image.description="Live speech recognition with Qwen3-ASR in a Gradio page" \

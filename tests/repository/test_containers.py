@@ -192,6 +192,7 @@ def environment(image: Path, **environ: str) -> dict[str, str]:
         "PATH": f"{image / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": paths,
         "QWEN_ASR_MODEL_PATH": "demo",
+        "QWEN_ASR_HOST": image_environment()["QWEN_ASR_HOST"],
         **environ,
     }
 
