@@ -58,6 +58,9 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     `chosen` is the certificate that the app is served with. If a private authority signed it, `/trust` and `/ca.pem`
     are added.
     """
+    from qwen_asr.web.page.gradio_import import import_gradio
+
+    import_gradio()  # before the modules below, which import it too; it is slow, and the port is bound already
     from fastapi import FastAPI
 
     from qwen_asr.service.shutdown import Stopping
@@ -147,9 +150,6 @@ def _mount_page(
     service: Service,
     recordings: RecordingRegistry,
 ) -> FastAPI:
-    from qwen_asr.web.page.gradio_import import import_gradio
-
-    import_gradio()  # heavy; the port is bound before it is imported
     import gradio as gr
 
     from qwen_asr.engine.languages import resolve_language
