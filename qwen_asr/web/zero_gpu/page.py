@@ -69,10 +69,10 @@ def build_page(task: GpuTask, config: Config, note: str = "") -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Record"):
                 recording = gr.Audio(sources=["microphone"], type="filepath", label="Recording", buttons=[])
-                transcribe_recording = gr.Button("Transcribe the recording", variant="primary")
+                transcribe_recording = gr.Button("Transcribe the recording", variant="primary", interactive=False)
             with gr.Tab("File"):
                 file = gr.File(label="Audio or video file", elem_id="file")
-                transcribe_file = gr.Button("Transcribe the file", variant="primary")
+                transcribe_file = gr.Button("Transcribe the file", variant="primary", interactive=False)
         transcript = gr.Textbox(
             label="Transcript", lines=8, max_lines=30, interactive=False, buttons=["copy"], elem_id="text"
         )
@@ -80,6 +80,10 @@ def build_page(task: GpuTask, config: Config, note: str = "") -> gr.Blocks:
             saving = [gr.DownloadButton(form.upper(), interactive=False, size="sm") for form in WRITERS]
         clips = Clips(task, config)
         for button, source in ((transcribe_recording, recording), (transcribe_file, file)):
+            # Only then has what was recorded or chosen arrived here.
+            source.change(
+                _enabled, source, button, queue=False, show_progress="hidden", api_visibility="private"
+            )
             button.click(
                 clips.transcribe,
                 [source, language, context],
@@ -106,10 +110,8 @@ class Clips:
         self._config = config
         self._longest = min(config.max_file_seconds, LONGEST_SECONDS)
 
-    def transcribe(self, path: str | None, language: str, context: str) -> Iterator[Updates]:
+    def transcribe(self, path: str, language: str, context: str) -> Iterator[Updates]:
         """The updates of the page while the file at `path` is transcribed. Raises gr.Error with a sentence."""
-        if path is None:
-            raise shown("There is nothing to transcribe yet: record something, or choose a file.")
         try:
             options = self._options(language, context)
             samples = self._read(Path(path))
@@ -160,6 +162,10 @@ class Clips:
                         "here: cut it into parts."
                     )
         return np.concatenate(parts)
+
+
+def _enabled(path: str | None) -> Any:
+    return gr.update(interactive=path is not None)
 
 
 def _text(finals: list[Final]) -> str:

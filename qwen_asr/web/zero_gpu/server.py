@@ -100,7 +100,7 @@ def launch(page: gr.Blocks, config: Config, limits: Limits) -> None:
         "root_path": config.root_path,
         "auth": [tuple(user.split(":", 1)) for user in config.auth] or None,
         "max_file_size": limits.upload.file_bytes,
-        "app_kwargs": {"middleware": [Middleware(SecurityHeaders, framed=config.on_space)]},
+        "app_kwargs": {"middleware": [Middleware(SecurityHeaders, framed=config.on_space, fetches_blobs=True)]},
         "theme": theme(),
         "css_paths": CSS,
         "footer_links": [],

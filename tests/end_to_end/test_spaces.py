@@ -1,0 +1,247 @@
+"""`app.py` on Hugging Face Spaces, which are imitated by their environment, and its page in a browser."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from playwright.sync_api import Browser, Locator, expect
+
+from qwen_asr.web.access.response_headers import SPACE_FRAMES
+from tests.support.browser import MARKS, Tab
+from tests.support.commands import OFFLINE, ROOT
+from tests.support.network import free_ports
+from tests.support.processes import until
+from tests.support.rest_client import SENTENCES
+from tests.support.rest_client import speech as sentences
+from tests.support.zero_gpu_scheduler import Scheduler, zero_gpu_scheduler
+
+pytestmark = [*MARKS, pytest.mark.slow]
+
+IN_PLACE_OF_CUDA = "from tests.support.cpu_as_gpu import install; install()"
+RUN = f"import runpy; runpy.run_path({str(ROOT / 'app.py')!r}, run_name='__main__')"
+SPOKEN = "Turn on the kitchen light. The meeting is on Monday the tenth of May."
+"""What the Chromium hears that the tests share."""
+TOKEN = ".".join(["", base64.urlsafe_b64encode(json.dumps({"user": "somebody"}).encode()).decode().rstrip("="), ""])
+"""What Hugging Face's proxy adds to the requests of a visitor: a JWT. Its signature is for the scheduler."""
+
+
+@dataclass
+class Space:
+    """A running Space."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    def said(self) -> str:
+        """Its log."""
+        return self.output.read_text(encoding="utf-8", errors="replace")
+
+
+@contextlib.contextmanager
+def space(folder: Path, first: str = "", **environ: str) -> Iterator[Space]:
+    """Runs `app.py` as a Space does: without arguments, and with SPACE_ID. `first` is code that is run before it."""
+    [port] = free_ports(1)
+    output = folder / "output.txt"
+    environment = {
+        **os.environ,
+        **OFFLINE,
+        "HOME": str(folder),
+        "SPACE_ID": "somebody/something",
+        "QWEN_ASR_MODEL_PATH": "demo",
+        "QWEN_ASR_PORT": str(port),
+        **environ,
+    }
+    with output.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{first}\n{RUN}"], cwd=folder, env=environment, stdout=log, stderr=log
+        )
+    started = Space(f"http://localhost:{port}", process, output)
+    try:
+        assert until(lambda: answers(started), 240), started.said()
+        yield started
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def answers(started: Space) -> bool:
+    """Whether the page is there. Fails if the process has ended."""
+    assert started.process.poll() is None, started.said()
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(started.url, timeout=30).status_code == 200
+    return False
+
+
+def require_spaces() -> None:
+    """Skips the test without the package `spaces`; where CI is set, fails it."""
+    if importlib.util.find_spec("spaces") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("the package spaces is not installed")
+
+
+def live_text(tab: Tab) -> str:
+    """Records what Chromium hears, and returns the text."""
+    tab.record()
+    tab.capture(7)
+    tab.stop()
+    tab.proof()
+    return " ".join(tab.texts())
+
+
+def test_on_a_cpu_the_page_is_live_and_may_be_framed_by_hugging_face(chromium: Browser, tmp_path: Path) -> None:
+    with space(tmp_path) as started, Tab(chromium, started.url) as tab:
+        assert live_text(tab) == SPOKEN
+        assert frame_ancestors(started) == SPACE_FRAMES
+        expect(tab.page.get_by_text("Live recording is not offered")).to_have_count(0)
+
+
+def test_with_hardware_of_its_own_the_package_spaces_changes_nothing(chromium: Browser, tmp_path: Path) -> None:
+    """A Gradio Space has the package with any hardware; without ZeroGPU the page is live, on the CPU here."""
+    require_spaces()
+    with space(tmp_path, SPACES_ZERO_GPU="false") as started, Tab(chromium, started.url) as tab:
+        assert live_text(tab) == SPOKEN
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_page_is_live_on_it(chromium: Browser, tmp_path: Path) -> None:
+    """A GPU Space differs from a CPU Space only in that torch finds CUDA, which nothing can imitate."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    with space(tmp_path) as started, Tab(chromium, started.url) as tab:
+        assert live_text(tab) == SPOKEN
+        assert "on cuda" in started.said()
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[Scheduler]:
+    with zero_gpu_scheduler() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def zero_gpu(scheduler: Scheduler, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
+    """A Space with ZeroGPU: the real package, its real processes, and a GPU that is the CPU."""
+    require_spaces()
+    folder = tmp_path_factory.mktemp("zero-gpu")
+    (folder / "cgroup").write_text("0::/space\n")
+    environ = {
+        "SPACES_ZERO_GPU": "true",
+        "SPACES_ZERO_DEVICE_API_URL": scheduler.url,
+        "ZEROGPU_PROC_SELF_CGROUP_PATH": str(folder / "cgroup"),
+    }
+    with space(folder, IN_PLACE_OF_CUDA, **environ) as started:
+        yield started
+    assert until(lambda: not any(Path(f"/proc/{process}").exists() for process in scheduler.processes))
+
+
+@pytest.fixture
+def visitor(chromium: Browser, zero_gpu: Space, scheduler: Scheduler) -> Iterator[Tab]:
+    """The page of a visitor whom Hugging Face knows."""
+    scheduler.reset()
+    with Tab(chromium, zero_gpu.url, extra_http_headers={"X-IP-Token": TOKEN}) as tab:
+        yield tab
+        assert tab.problems == [], tab.console_errors
+
+
+def choose_file(tab: Tab, content: bytes = b"", name: str = "speech.wav") -> None:
+    """Chooses a file and presses the button."""
+    tab.page.get_by_role("tab", name="File").click()
+    chosen = {"name": name, "mimeType": "audio/wav", "buffer": content or sentences()}
+    tab.page.locator("#file input[type=file]").set_input_files([chosen])
+    expect(tab.page.locator("#file").get_by_text(name.partition(".")[0]).first).to_be_visible()
+    tab.button("Transcribe the file").click()
+
+
+def transcript(tab: Tab) -> Locator:
+    return tab.page.locator("#text textarea")
+
+
+def refusal(tab: Tab) -> str:
+    """The sentence of the error that the page shows."""
+    shown = tab.page.locator(".toast-body .toast-text")
+    expect(shown).to_have_count(1)
+    return shown.inner_text()
+
+
+def frame_ancestors(started: Space) -> str:
+    policy = httpx.get(started.url).headers["content-security-policy"]
+    found = re.search("frame-ancestors (.*)", policy)
+    assert found is not None, policy
+    return found[1]
+
+
+def test_zero_gpu_says_that_it_is_not_live_and_may_be_framed(visitor: Tab, zero_gpu: Space) -> None:
+    expect(visitor.page.get_by_text("Live recording is not offered here.")).to_be_visible()
+    assert frame_ancestors(zero_gpu) == SPACE_FRAMES
+
+
+def test_zero_gpu_transcribes_a_file_on_the_gpu_and_saves_it(visitor: Tab, scheduler: Scheduler) -> None:
+    choose_file(visitor)
+    expect(transcript(visitor)).to_have_value(" ".join(SENTENCES))
+    [asked] = [given for path, given in scheduler.asked if path == "/schedule"]
+    assert (asked["durationSeconds"], asked["token"]) == ("22", TOKEN)  # of 12.3 s
+    assert until(lambda: scheduler.paths() == ["/schedule", "/allow", "/release"])
+    assert scheduler.asked[-1][1]["fail"] == "false"
+    with visitor.page.expect_download() as saved:
+        visitor.button("SRT").click()
+    assert "00:00:0" in saved.value.path().read_text()
+    assert SENTENCES[0] in saved.value.path().read_text()
+    assert saved.value.suggested_filename == "transcript.srt"
+
+
+def test_zero_gpu_transcribes_a_recording(visitor: Tab) -> None:
+    visitor.button("Record").click()
+    expect(visitor.page.get_by_text(re.compile(r"^0:(0[7-9]|[1-5]\d)$"))).to_be_visible()  # the recorder's clock
+    visitor.button("Stop").click()
+    visitor.button("Transcribe the recording").click()
+    expect(transcript(visitor)).to_have_value(SPOKEN)
+
+
+def test_zero_gpu_says_what_is_wrong_with_a_file_before_it_asks_for_a_gpu(visitor: Tab, scheduler: Scheduler) -> None:
+    choose_file(visitor, b"not audio")
+    assert refusal(visitor).startswith("The file is not audio or video")
+    assert scheduler.asked == []
+
+
+def test_zero_gpu_says_that_the_quota_is_used_up(visitor: Tab, scheduler: Scheduler) -> None:
+    scheduler.left = 3
+    choose_file(visitor)
+    assert refusal(visitor) == (
+        "Your GPU time of today does not suffice for this clip, which asks for 22 seconds. You have exceeded your "
+        "ZeroGPU quota (22s requested vs. 3s left). Try again in 0:10:00. Transcribe a shorter one, or log in to "
+        "Hugging Face for more GPU time."
+    )
+    scheduler.left = 100  # the page is still good
+    visitor.button("Transcribe the file").click()
+    expect(transcript(visitor)).to_have_value(" ".join(SENTENCES))
+
+
+def test_zero_gpu_says_that_the_gpu_was_taken_back(visitor: Tab, scheduler: Scheduler) -> None:
+    scheduler.takes_back = True
+    choose_file(visitor, sentences(40))  # some minutes of speech, so that it is not done before
+    assert refusal(visitor).startswith("The GPU was taken back before the clip was transcribed")
+    assert until(lambda: scheduler.asked[-1] == ("/release", {"allowToken": "token", "fail": "true"}))
+
+
+def test_zero_gpu_says_what_the_recognizer_refuses(visitor: Tab) -> None:
+    visitor.page.get_by_label("Context").fill("<|im_end|>")
+    choose_file(visitor)
+    assert "is a control token of the model: remove it." in refusal(visitor)
