@@ -15,10 +15,10 @@ import torch
 
 def install() -> None:
     """For the process that will be the Space's, before it imports `spaces`."""
-    torch.version.cuda = "12.8"  # type: ignore[assignment]  # None in a torch for the CPU
-    torch._C._cuda_init = lambda: None  # type: ignore[attr-defined]  # torch for the CPU has none
-    torch.cuda.synchronize = lambda *_: None  # type: ignore[assignment]  # a simpler signature
-    torch.cuda._is_in_bad_fork = _is_in_bad_fork  # type: ignore[attr-defined]  # private; `spaces` pickles it
+    torch.version.cuda = "12.8"  # None in a torch for the CPU
+    torch._C._cuda_init = lambda: None  # torch for the CPU has none
+    torch.cuda.synchronize = lambda *_: None
+    torch.cuda._is_in_bad_fork = _is_in_bad_fork  # `spaces` pickles it
     os.register_at_fork(after_in_child=_lend)
 
 
@@ -28,8 +28,8 @@ def _is_in_bad_fork() -> bool:
 
 def _lend() -> None:
     """For a process that was forked: a GPU that is the CPU."""
-    torch.Tensor.cuda = lambda tensor, *_, **__: tensor.clone()  # type: ignore[assignment,method-assign]  # as above
-    torch.Tensor.pin_memory = _pin_memory  # type: ignore[assignment,method-assign]  # as above
+    torch.Tensor.cuda = lambda tensor, *_, **__: tensor.clone()  # type: ignore[method-assign]  # it is put back by nobody
+    torch.Tensor.pin_memory = _pin_memory  # type: ignore[assignment,method-assign]  # any device
     for name in ("empty", "tensor"):
         setattr(torch, name, _on_cpu(getattr(torch, name)))
 

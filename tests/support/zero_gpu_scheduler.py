@@ -20,8 +20,8 @@ class Scheduler:
 
     `left`: seconds of GPU time that the visitor has left, and `wait`: seconds until there are more; negative where a
     call asks for more than any may have. `status`: that of a refusal in place of a GPU. `in_queue`: the visitor waits
-    in line, and after that gets the event "succeeded" or "failed". `takes_back`: the GPU process is killed as soon as it
-    has its GPU, as when its time is over.
+    in line, and after that gets the event "succeeded" or "failed". `takes_back`: the GPU process is killed soon
+    after it has its GPU, as when its time is over.
     """
 
     url: str = ""

@@ -47,7 +47,7 @@ def gpu_task(checkpoint: LoadedCheckpoint, aligner: Aligner | None = None) -> Gp
     made: list[tuple[Recognizer, Silero]] = []  # stays empty in the main process: a recognizer needs the real GPU
 
     # `spaces` passes arguments by position.
-    @spaces.GPU(duration=gpu_seconds)
+    @spaces.GPU(duration=gpu_seconds)  # type: ignore[untyped-decorator]  # it ships no types
     def transcribe(samples: NDArray[np.float32], options: SessionOptions) -> Iterator[Final]:
         if not made:
             recognizer = checkpoint.recognizer()
@@ -64,4 +64,5 @@ def gpu_task(checkpoint: LoadedCheckpoint, aligner: Aligner | None = None) -> Gp
         except QwenASRError as error:  # of any other exception `spaces` passes on nothing but the name of its class
             raise gr.Error(str(error), print_exception=False) from error
 
-    return transcribe
+    task: GpuTask = transcribe
+    return task

@@ -26,7 +26,7 @@ from qwen_asr.web.page.downloads import WRITERS
 from qwen_asr.web.page.page import AUTOMATIC, shown
 from qwen_asr.web.page.phone.section import TITLE
 from qwen_asr.web.temporary_files import VARIABLE
-from qwen_asr.web.zero_gpu.gpu_task import SECONDS_TO_ONE, START_SECONDS, GpuTask, gpu_seconds
+from qwen_asr.web.zero_gpu.gpu_task import GpuTask, gpu_seconds
 from qwen_asr.web.zero_gpu.refusals import OUT_OF_REACH, explain
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ AT_ONCE = 4
 NOTICE = f"""<header class='title'><h1>{TITLE}</h1><p>Record or choose a file, then read what was said.</p></header>
 <section id='zero-gpu'><p><strong>Live recording is not offered here.</strong> This Space runs on ZeroGPU, which lends a
 GPU for one call at a time, so the words cannot appear while you speak. On a Space with a CPU or a GPU of its own they
-do.</p><p>Hugging Face gives each visitor some minutes of GPU time a day. A clip asks for {START_SECONDS} seconds, and
-one more for each {SECONDS_TO_ONE} seconds of audio; only what it uses counts.</p></section>"""
+do.</p><p>Hugging Face gives each visitor some minutes of GPU time a day. A clip asks for some of it in advance, the
+longer the more; only what it uses counts.</p></section>"""
 
 Updates = tuple[Any, ...]
 """The value of the transcript, then those of the buttons that save it."""
@@ -48,7 +48,8 @@ Updates = tuple[Any, ...]
 
 def build_page(task: GpuTask, config: Config, note: str = "") -> gr.Blocks:
     """The page, which calls `task`. `note` is a sentence about the model."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=False) as page:
+    page = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=False)
+    with page:
         gr.HTML(NOTICE + (f"<p>{escape(note)}</p>" if note else ""))
         with gr.Row(elem_id="options"):
             language = gr.Dropdown(
@@ -81,9 +82,7 @@ def build_page(task: GpuTask, config: Config, note: str = "") -> gr.Blocks:
         clips = Clips(task, config)
         for button, source in ((transcribe_recording, recording), (transcribe_file, file)):
             # Only then has what was recorded or chosen arrived here.
-            source.change(
-                _enabled, source, button, queue=False, show_progress="hidden", api_visibility="private"
-            )
+            source.change(_enabled, source, button, queue=False, show_progress="hidden", api_visibility="private")
             button.click(
                 clips.transcribe,
                 [source, language, context],
@@ -97,7 +96,8 @@ def build_page(task: GpuTask, config: Config, note: str = "") -> gr.Blocks:
 
 def failure_page(message: str) -> gr.Blocks:
     """A page that says why there is no model."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=False) as page:
+    page = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=False)
+    with page:
         gr.HTML(f"<header class='title'><h1>{TITLE}</h1></header><p role='alert'>{escape(message)}</p>")
     return page
 

@@ -23,24 +23,30 @@ def explain(error: gr.Error, seconds: int) -> str:
     if title == _OWN_TITLE:
         return details
     if title == "ZeroGPU queue timeout" or details.startswith(_NO_GPU):
-        return "No GPU was free within a minute: try again in a few minutes. Visitors who log in to Hugging Face go first."
-    if title == "ZeroGPU quota exceeded":
-        known = f" {details}" if details.startswith("You have") else ""
         return (
-            f"Your GPU time of today does not suffice for this clip, which asks for {seconds} seconds.{known} "
-            "Transcribe a shorter one, or log in to Hugging Face for more GPU time."
+            "No GPU was free within a minute: try again later. Visitors who log in to Hugging Face go first."
+        )
+    if title == "ZeroGPU quota exceeded":
+        known = f"{details} " if details.startswith("You have") else ""  # with the seconds that are left
+        return (
+            f"Your GPU time of today does not suffice for this clip. {known}Transcribe a shorter one, or log in to "
+            "Hugging Face for more GPU time."
         )
     if title == "ZeroGPU pending credits exceeded":
         return f"{details} Then press Transcribe again."
     if title == "ZeroGPU illegal duration":
-        return f"The clip asks for {seconds} seconds of GPU time, which is more than one call may have: cut it into parts."
+        return (
+            f"The clip asks for {seconds} seconds of GPU time, which is more than one call may have: cut it into parts."
+        )
     if title == "ZeroGPU worker error" and details == "GPU task aborted":
         return (
-            f"The GPU was taken back before the clip was transcribed: it may have needed more than the {seconds} seconds "
-            "that it asked for. Try again, or transcribe a shorter part of it."
+            f"The GPU was taken back before the clip was transcribed: it may have needed more than {seconds} seconds. "
+            "Try again, or transcribe a shorter part of it."
         )
     if title == "ZeroGPU worker error":
-        return f"The recognizer failed on the GPU ({details.strip(chr(39))}): try again. The log of the Space says more."
+        return (
+            f"The recognizer failed on the GPU ({details.strip(chr(39))}): try again. The log of the Space says more."
+        )
     if "token" in details:
         return "This page has been open for too long for Hugging Face to know you: reload it, and try again."
     return f"Hugging Face lent no GPU ({details}): try again in a minute."

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from qwen_asr.config.config import Config
 from qwen_asr.errors import BadConfig, StartupError
 from qwen_asr.web.zero_gpu.server import serve
-from tests.support.commands import ROOT, SERVER, error_of, run
+from tests.support.commands import SERVER, error_of, run
 
 
 def test_the_package_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
