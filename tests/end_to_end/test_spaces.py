@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-import importlib.util
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -22,79 +15,18 @@ from playwright.sync_api import Browser, FilePayload, Locator, expect
 
 from qwen_asr.web.access.response_headers import SPACE_FRAMES
 from tests.support.browser import MARKS, Tab
-from tests.support.commands import OFFLINE, ROOT
-from tests.support.network import free_ports
 from tests.support.processes import until
 from tests.support.rest_client import SENTENCES
 from tests.support.rest_client import speech as sentences
+from tests.support.spaces import Space, require_spaces, space, zero_gpu_space
 from tests.support.zero_gpu_scheduler import Scheduler, zero_gpu_scheduler
 
 pytestmark = [*MARKS, pytest.mark.slow]
 
-IN_PLACE_OF_CUDA = "from tests.support.cpu_as_gpu import install; install()"
-RUN = f"import runpy; runpy.run_path({str(ROOT / 'app.py')!r}, run_name='__main__')"
 SPOKEN = "Turn on the kitchen light. The meeting is on Monday the tenth of May."
 """What the Chromium hears that the tests share."""
 TOKEN = ".".join(["", base64.urlsafe_b64encode(json.dumps({"user": "somebody"}).encode()).decode().rstrip("="), ""])
 """What Hugging Face's proxy adds to the requests of a visitor: a JWT. Its signature is for the scheduler."""
-
-
-@dataclass
-class Space:
-    """A running Space."""
-
-    url: str
-    process: subprocess.Popen[bytes]
-    output: Path
-
-    def said(self) -> str:
-        """Its log."""
-        return self.output.read_text(encoding="utf-8", errors="replace")
-
-
-@contextlib.contextmanager
-def space(folder: Path, first: str = "", **environ: str) -> Iterator[Space]:
-    """Runs `app.py` as a Space does: without arguments, and with SPACE_ID. `first` is code that is run before it."""
-    [port] = free_ports(1)
-    output = folder / "output.txt"
-    environment = {
-        **os.environ,
-        **OFFLINE,
-        "HOME": str(folder),
-        "SPACE_ID": "somebody/something",
-        "QWEN_ASR_MODEL_PATH": "demo",
-        "QWEN_ASR_PORT": str(port),
-        **environ,
-    }
-    with output.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"{first}\n{RUN}"], cwd=folder, env=environment, stdout=log, stderr=log
-        )
-    started = Space(f"http://localhost:{port}", process, output)
-    try:
-        assert until(lambda: answers(started), 240), started.said()
-        yield started
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        finally:
-            process.kill()
-            process.wait()
-
-
-def answers(started: Space) -> bool:
-    """Whether the page is there. Fails if the process has ended."""
-    assert started.process.poll() is None, started.said()
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(started.url, timeout=30).status_code == 200
-    return False
-
-
-def require_spaces() -> None:
-    """Skips the test without the package `spaces`; where CI is set, fails it."""
-    if importlib.util.find_spec("spaces") is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("the package spaces is not installed")
 
 
 def live_text(tab: Tab) -> str:
@@ -138,16 +70,7 @@ def scheduler() -> Iterator[Scheduler]:
 
 @pytest.fixture(scope="module")
 def zero_gpu(scheduler: Scheduler, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
-    """A Space with ZeroGPU: the real package, its real processes, and a GPU that is the CPU."""
-    require_spaces()
-    folder = tmp_path_factory.mktemp("zero-gpu")
-    (folder / "cgroup").write_text("0::/space\n")
-    environ = {
-        "SPACES_ZERO_GPU": "true",
-        "SPACES_ZERO_DEVICE_API_URL": scheduler.url,
-        "ZEROGPU_PROC_SELF_CGROUP_PATH": str(folder / "cgroup"),
-    }
-    with space(folder, IN_PLACE_OF_CUDA, **environ) as started:
+    with zero_gpu_space(tmp_path_factory.mktemp("zero-gpu"), scheduler) as started:
         yield started
     assert until(lambda: not any(Path(f"/proc/{process}").exists() for process in scheduler.processes))
 

@@ -23,9 +23,7 @@ def explain(error: gr.Error, seconds: int) -> str:
     if title == _OWN_TITLE:
         return details
     if title == "ZeroGPU queue timeout" or details.startswith(_NO_GPU):
-        return (
-            "No GPU was free within a minute: try again later. Visitors who log in to Hugging Face go first."
-        )
+        return "No GPU was free within a minute: try again later. Visitors who log in to Hugging Face go first."
     if title == "ZeroGPU quota exceeded":
         known = f"{details} " if details.startswith("You have") else ""  # with the seconds that are left
         return (
