@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import pytest
@@ -14,7 +15,9 @@ import torch
 from playwright.sync_api import Browser, FilePayload, Locator, expect
 
 from qwen_asr.web.access.response_headers import SPACE_FRAMES
+from tests.support.accessibility import violations
 from tests.support.browser import MARKS, Tab
+from tests.support.checkpoints import random_parts, save_aligner, to_original_layout
 from tests.support.processes import until
 from tests.support.rest_client import SENTENCES
 from tests.support.rest_client import speech as sentences
@@ -169,3 +172,44 @@ def test_zero_gpu_says_what_the_recognizer_refuses(visitor: Tab) -> None:
     visitor.page.get_by_label("Context").fill("<|im_end|>")
     choose_file(visitor)
     assert "is a control token of the model: remove it." in refusal(visitor)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_zero_gpu_is_accessible(visitor: Tab, axe: str, scheme: Literal["light", "dark"]) -> None:
+    visitor.page.emulate_media(color_scheme=scheme)
+    expect(visitor.page.locator("body.dark")).to_have_count(int(scheme == "dark"))
+    choose_file(visitor)
+    expect(visitor.button("SRT")).to_be_enabled()
+    assert violations(visitor.page, axe) == []
+
+
+def test_zero_gpu_speaks_chinese(chromium: Browser, zero_gpu: Space) -> None:
+    with Tab(chromium, zero_gpu.url, locale="zh-CN") as tab:
+        expect(tab.button("转写录音")).to_be_visible()
+        expect(tab.page.get_by_text("此处不提供实时录音。")).to_be_visible()
+        expect(tab.page.get_by_role("tab", name="文件")).to_be_visible()
+
+
+def test_zero_gpu_takes_weights_in_16_bits_and_an_aligner(
+    chromium: Browser, scheduler: Scheduler, tmp_path: Path
+) -> None:
+    """In Qwen's layout. They are random, so that the words have no meaning."""
+    model, processor = random_parts()
+    model.save_pretrained(tmp_path / "recognizer")
+    processor.save_pretrained(tmp_path / "recognizer")
+    to_original_layout(tmp_path / "recognizer")
+    save_aligner(tmp_path / "aligner")
+    options = {
+        "QWEN_ASR_MODEL_PATH": str(tmp_path / "recognizer"),
+        "QWEN_ASR_ALIGNER_MODEL_PATH": str(tmp_path / "aligner"),
+        "QWEN_ASR_MAX_NEW_TOKENS": "20",
+    }
+    scheduler.reset()
+    with zero_gpu_space(tmp_path, scheduler, **options) as started, Tab(chromium, started.url) as tab:
+        assert "on cuda in bfloat16" in started.said()
+        choose_file(tab)
+        expect(tab.button("JSON")).to_be_enabled()
+        with tab.page.expect_download() as saved:
+            tab.button("JSON").click()
+        found = json.loads(saved.value.path().read_text())
+    assert [bool(utterance["words"]) for utterance in found["utterances"]] == [True] * len(SENTENCES)

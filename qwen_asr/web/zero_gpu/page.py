@@ -23,8 +23,10 @@ from qwen_asr.live.events import Final
 from qwen_asr.live.session_options import SessionOptions, endpoints_of
 from qwen_asr.live.transcript import join_texts
 from qwen_asr.web.page.downloads import WRITERS
+from qwen_asr.web.page.microphone import BROWSER
 from qwen_asr.web.page.page import AUTOMATIC, shown
 from qwen_asr.web.page.phone.section import TITLE
+from qwen_asr.web.page.settings_tab import TRANSLATED, translate_components
 from qwen_asr.web.temporary_files import VARIABLE
 from qwen_asr.web.zero_gpu.gpu_task import GpuTask, gpu_seconds
 from qwen_asr.web.zero_gpu.refusals import OUT_OF_REACH, explain
@@ -36,21 +38,18 @@ LONGEST_SECONDS = 30 * 60.0
 AT_ONCE = 4
 """Clips that wait for a GPU or are transcribed at the same time; further ones wait in Gradio's queue."""
 
-NOTICE = f"""<header class='title'><h1>{TITLE}</h1><p>Record or choose a file, then read what was said.</p></header>
-<section id='zero-gpu'><p><strong>Live recording is not offered here.</strong> This Space runs on ZeroGPU, which lends a
-GPU for one call at a time, so the words cannot appear while you speak. On a Space with a CPU or a GPU of its own they
-do.</p><p>Hugging Face gives each visitor some minutes of GPU time a day. A clip asks for some of it in advance, the
-longer the more; only what it uses counts.</p></section>"""
+NOTICE = (BROWSER / "zero_gpu" / "notice.html").read_text(encoding="utf-8")
+FAILURE = f"<header class='title'><h1 data-t>{TITLE}</h1></header><p role='alert' data-t>{{}}</p>"
 
 Updates = tuple[Any, ...]
 """The value of the transcript, then those of the buttons that save it."""
 
 
-def build_page(task: GpuTask, config: Config, note: str = "") -> gr.Blocks:
+def build_page(task: GpuTask, config: Config, note: str) -> gr.Blocks:
     """The page, which calls `task`. `note` is a sentence about the model."""
     page = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=False)
     with page:
-        gr.HTML(NOTICE + (f"<p>{escape(note)}</p>" if note else ""))
+        gr.HTML(NOTICE + f"<p data-t>{escape(note)}</p>", js_on_load=TRANSLATED)
         with gr.Row(elem_id="options"):
             language = gr.Dropdown(
                 [AUTOMATIC, *LANGUAGES.values()],
@@ -91,6 +90,7 @@ def build_page(task: GpuTask, config: Config, note: str = "") -> gr.Blocks:
                 concurrency_id="gpu",
                 api_visibility="private",
             )
+        translate_components(page)
     return page
 
 
@@ -98,7 +98,7 @@ def failure_page(message: str) -> gr.Blocks:
     """A page that says why there is no model."""
     page = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=False)
     with page:
-        gr.HTML(f"<header class='title'><h1>{TITLE}</h1></header><p role='alert'>{escape(message)}</p>")
+        gr.HTML(FAILURE.format(escape(message)), js_on_load=TRANSLATED)
     return page
 
 
