@@ -437,6 +437,11 @@ class Config:
         return bool(os.environ.get("SPACE_ID"))
 
     @property
+    def on_zero_gpu(self) -> bool:
+        """Whether that Space has ZeroGPU, by the variable that the package `spaces` reads, and with its values."""
+        return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+    @property
     def tls(self) -> bool:
         """Whether the server itself speaks HTTPS."""
         return bool(self._https_options)
