@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwen_asr.cli.common import print_message
@@ -162,7 +163,7 @@ def _download(names: Sequence[str], revision: str | None, *, force: bool) -> int
             report = progress.show_status if sys.stderr.isatty() else _tenths(print_message)
             folder = download(name, report, Hub(revision=revision, force_download=force), check_kind=True)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        _print(f"{name} is complete: {size_text(size)} in {folder}.")
+        _print(f"{name} is in the cache: {size_text(size)} in {folder}.")
     return 0
 
 
@@ -226,7 +227,7 @@ def _remedy(model: CachedModel, *, only_missing: bool) -> str:
 
 
 def _remove(name: str, revision: str | None, *, confirmed: bool) -> int:
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import DeleteCacheStrategy, scan_cache_dir
 
     from qwen_asr.engine.hub.download import Hub
     from qwen_asr.engine.hub.integrity import size_text
@@ -238,12 +239,19 @@ def _remove(name: str, revision: str | None, *, confirmed: bool) -> int:
     cache = scan_cache_dir(Hub().folder)
     commits = [model.revision for model in models]
     known = {found.commit_hash for repo in cache.repos if repo.repo_path == repository for found in repo.revisions}
-    if not known.issuperset(commits):
-        raise CheckpointNotFound(
-            f"{name} is damaged in the cache, so that huggingface_hub cannot tell what belongs to it. Fetch what is "
-            f"missing with `qwen-asr models download {name}`, or delete the folder {repository}."
+    if known.issuperset(commits):
+        strategy = cache.delete_revisions(*commits)
+    elif revision is None:  # damaged, or interrupted early: huggingface_hub leaves such a repository out
+        freed = sum(file.stat().st_size for file in repository.rglob("*") if file.is_file() and not file.is_symlink())
+        none: frozenset[Path] = frozenset()
+        strategy = DeleteCacheStrategy(
+            freed, blobs=none, refs=none, repos=frozenset({repository}), snapshots=none, cache_dir=Hub().folder
         )
-    strategy = cache.delete_revisions(*commits)
+    else:
+        raise CheckpointNotFound(
+            f"{name} is damaged in the cache, so that huggingface_hub cannot tell what belongs to {revision} alone. "
+            f"Fetch what is missing with `qwen-asr models download {name}`, or remove all without --revision."
+        )
     what = f"{name} {', '.join(map(_revision_text, models))} ({size_text(strategy.expected_freed_size)})"
     if not confirmed:
         if not sys.stdin.isatty():

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.support.commands import ROOT
 
 LFS_FROM_BYTES = 2**20
 
@@ -231,3 +236,21 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
             except ConnectionError:
                 self.close_connection = True  # the client has ended
+
+
+def environment(cache: Path, hub: HubServer | None) -> dict[str, str]:
+    """An environment for a process that asks this hub, or by default none, and has its cache in that folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "QWEN_ASR_"))}
+    ours = {"HF_HUB_CACHE": str(cache), "HF_HOME": str(cache.parent / "home"), "PYTHONPATH": str(ROOT)}
+    offline = {"HF_HUB_OFFLINE": "" if hub else "1", "TRANSFORMERS_OFFLINE": ""}
+    return kept | ours | offline | ({"HF_ENDPOINT": hub.url} if hub else {})
+
+
+def fetch_into(cache: Path, hub: HubServer, name: str) -> Path:
+    """The snapshot that huggingface_hub fetches in a process of its own: it reads the environment only once."""
+    script = "import sys; from huggingface_hub import snapshot_download; print(snapshot_download(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, name], env=environment(cache, hub), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())

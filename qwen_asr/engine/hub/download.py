@@ -109,15 +109,23 @@ def download(name: str, report: Progress, hub: Hub, option: str = "", *, check_k
         if check_kind:
             _check_kind(name, plan, hub)
         files = [file for file in plan if file.will_download]
+        large = [] if hub.force_download else [file for file in files if (file.file_size or 0) >= RESUMED_FROM_BYTES]
         total = sum(file.file_size or 0 for file in files)
+        done = total - sum(file.file_size or 0 for file in large)
         _check_space(name, total, hub)
-        done = 0
-        for file in files:
-            if (file.file_size or 0) >= RESUMED_FROM_BYTES and not hub.force_download:
-                _fetch_file(name, file, hub, download_bar(name, report, total, done))
-                done += file.file_size
-        bar = download_bar(name, report, total or None, done)
-        return Path(snapshot_download(name, **_where(hub), **_how(hub), etag_timeout=HUB_SECONDS, tqdm_class=bar))
+
+        def fetch_others(*ignored: str) -> Path:
+            bar = download_bar(name, report, total)
+            how = _how(hub) | {"ignore_patterns": ignored, "etag_timeout": HUB_SECONDS, "tqdm_class": bar}
+            return Path(snapshot_download(name, **_where(hub), **how))
+
+        # The small files first: with them huggingface_hub notes which files there are, so that the snapshot is known to
+        # be incomplete.
+        folder = fetch_others(*(file.filename for file in large))
+        for file in large:
+            _fetch_file(name, file, hub, download_bar(name, report, total, done))
+            done += file.file_size or 0
+        return fetch_others() if large else folder
 
 
 def offline_variable() -> str | None:

@@ -20,8 +20,7 @@ from qwen_asr.engine.checkpoint import load_recognizer
 from qwen_asr.engine.hub.download import RESUMED_FROM_BYTES, Hub, download_bar
 from qwen_asr.errors import CheckpointNotFound
 from tests.support.checkpoints import DEMO
-from tests.support.commands import ROOT
-from tests.support.hub import HubServer
+from tests.support.hub import HubServer, environment
 from tests.support.network import free_ports
 from tests.support.processes import kill, until
 
@@ -59,11 +58,9 @@ def large(hub: HubServer) -> bytes:
 
 def start(hub: HubServer | None, folder: Path, *arguments: str, **environ: str) -> subprocess.Popen[str]:
     """`fetch` in a process of its own, with the cache in `folder`."""
-    ours = {"HF_HUB_OFFLINE": "", "TRANSFORMERS_OFFLINE": "", "HF_HOME": str(folder), "PYTHONPATH": str(ROOT)}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    endpoint = {"HF_ENDPOINT": hub.url} if hub else {}
+    ours = environment(folder / "hub", hub) | {"HF_HUB_OFFLINE": ""}
     return subprocess.Popen(
-        [sys.executable, "-c", FETCH, *arguments], env=kept | ours | endpoint | environ, stdout=subprocess.PIPE,
+        [sys.executable, "-c", FETCH, *arguments], env=ours | environ, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -227,12 +224,10 @@ if ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0) == 0:
 def test_a_cache_that_cannot_be_written(hub: HubServer, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir(mode=0o555)
-    environ = {**os.environ, "HF_HUB_OFFLINE": "", "HF_HUB_CACHE": str(cache), "HF_ENDPOINT": hub.url}
     # Root may write everywhere, until it has lost that capability. Others never had it.
     script = [WITHOUT_ROOT, FETCH] if os.geteuid() == 0 else [FETCH]
     done = subprocess.run(
-        [sys.executable, "-c", *script, NAME], capture_output=True, text=True, timeout=120,
-        env={**environ, "TRANSFORMERS_OFFLINE": "", "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", *script, NAME], capture_output=True, text=True, timeout=120, env=environment(cache, hub)
     )  # fmt: skip
     sentence = error_of(done.stdout.splitlines())
     assert f"{NAME} cannot be stored: {cache}" in sentence
