@@ -291,10 +291,7 @@ def test_the_commands_of_an_installation_are_those_of_the_package() -> None:
 
 
 @pytest.mark.slow
-def test_a_model_that_is_named_is_never_replaced(
-    tmp_path: Path, shims: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+def test_a_model_that_is_named_is_never_replaced(shims: Path, folder: Path) -> None:
     command = "python app.py --generate-self-signed-cert --asr-model-path Qwen/Qwen3-ASR-0.6B"
     with running(command, shims, folder, *free_ports(1)) as process:
         output, _ = process.communicate(timeout=READY_SECONDS)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class Repository:
     @property
     def commit(self) -> str:
         """Its only revision, which is `main`."""
-        return hashlib.sha1(b"".join(self.files[name] for name in sorted(self.files))).hexdigest()  # noqa: S324 - as git's
+        return hashlib.sha1("".join(map(self.etag, sorted(self.files))).encode()).hexdigest()  # noqa: S324 - as git's
 
     def size(self, name: str) -> int:
         """The size of a file that the hub claims."""
@@ -57,10 +58,14 @@ class Repository:
 
     def etag(self, name: str) -> str:
         """The SHA-256 of a large file, or the SHA-1 of the git object of another."""
-        content = self.files[name]
-        if self.is_large(name):
-            return hashlib.sha256(content).hexdigest()
-        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # noqa: S324 - as git's
+        return _etag(self.files[name], self.is_large(name))
+
+
+@cache
+def _etag(content: bytes, is_large: bool) -> str:
+    if is_large:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # noqa: S324 - as git's
 
 
 class HubServer:
@@ -242,6 +247,7 @@ def environment(cache: Path, hub: HubServer | None) -> dict[str, str]:
     """An environment for a process that asks this hub, or by default none, and has its cache in that folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "QWEN_ASR_"))}
     ours = {"HF_HUB_CACHE": str(cache), "HF_HOME": str(cache.parent / "home"), "PYTHONPATH": str(ROOT)}
+    ours |= {"HF_HUB_DOWNLOAD_TIMEOUT": "300", "HF_HUB_ETAG_TIMEOUT": "300"}  # a busy machine is slow
     offline = {"HF_HUB_OFFLINE": "" if hub else "1", "TRANSFORMERS_OFFLINE": ""}
     return kept | ours | offline | ({"HF_ENDPOINT": hub.url} if hub else {})
 

@@ -38,8 +38,6 @@ from qwen_asr.errors import CheckpointNotFound, QwenASRError, WrongArchitecture
 NEEDED_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 RESUMED_FROM_BYTES = constants.DOWNLOAD_CHUNK_SIZE
 """From this size on a file is fetched so that the next attempt can resume it. huggingface_hub writes blocks of it."""
-HUB_SECONDS = 5
-"""How long the hub has for the answer to a question about a file."""
 PUBLIC_HUB = "https://huggingface.co"
 
 Progress = Callable[[str], None]
@@ -103,9 +101,7 @@ def download(name: str, report: Progress, hub: Hub, option: str = "", *, check_k
     """
     _check_online(name, hub, option)
     with _explained(name, hub, option):
-        plan: Any = snapshot_download(
-            name, **_where(hub), **_how(hub), etag_timeout=HUB_SECONDS, dry_run=True, tqdm_class=_bar(lambda *_: None)
-        )
+        plan: Any = snapshot_download(name, **_where(hub), **_how(hub), dry_run=True, tqdm_class=_bar(lambda *_: None))
         if check_kind:
             _check_kind(name, plan, hub)
         files = [file for file in plan if file.will_download]
@@ -116,7 +112,7 @@ def download(name: str, report: Progress, hub: Hub, option: str = "", *, check_k
 
         def fetch_others(*ignored: str) -> Path:
             bar = download_bar(name, report, total)
-            how = _how(hub) | {"ignore_patterns": ignored, "etag_timeout": HUB_SECONDS, "tqdm_class": bar}
+            how = _how(hub) | {"ignore_patterns": ignored, "tqdm_class": bar}
             return Path(snapshot_download(name, **_where(hub), **how))
 
         # The small files first: with them huggingface_hub notes which files there are, so that the snapshot is known to
@@ -175,7 +171,8 @@ def _where(hub: Hub) -> dict[str, Any]:
 
 
 def _how(hub: Hub) -> dict[str, Any]:
-    return {"token": hub.token, "force_download": hub.force_download}
+    seconds = constants.HF_HUB_ETAG_TIMEOUT  # for the answer to a question about a file
+    return {"token": hub.token, "force_download": hub.force_download, "etag_timeout": seconds}
 
 
 def _check_online(name: str, hub: Hub, option: str) -> None:
@@ -235,7 +232,7 @@ def _fetch_file(name: str, file: DryRunFileInfo, hub: Hub, bar: type[tqdm]) -> N
     The content of a file is in `blobs`, named after its hash. Raises what huggingface_hub raises, and OSError.
     """
     url = hf_hub_url(name, file.filename, revision=file.commit_hash)
-    metadata = get_hf_file_metadata(url, token=hub.token, timeout=HUB_SECONDS)
+    metadata = get_hf_file_metadata(url, token=hub.token)
     if metadata.etag is None or metadata.size is None:
         return  # a mirror that says too little: huggingface_hub fetches it as a whole
     headers = build_hf_headers(token=hub.token)
@@ -251,7 +248,8 @@ def _fetch_file(name: str, file: DryRunFileInfo, hub: Hub, bar: type[tqdm]) -> N
             return
         with part.open("ab") as content:
             if content.tell() > metadata.size:
-                content.truncate(0)
+                content.seek(0)
+                content.truncate()
             http_get(
                 metadata.location, content, resume_size=content.tell(), headers=headers,
                 expected_size=metadata.size, displayed_filename=file.filename, tqdm_class=bar,
@@ -278,7 +276,8 @@ def _hub_name() -> str:
     """The hub, or the mirror that the environment names, without its password."""
     if constants.ENDPOINT == PUBLIC_HUB:
         return "the Hugging Face hub"
-    return f"the mirror {urlsplit(constants.ENDPOINT).netloc.rpartition('@')[2] or constants.ENDPOINT} (HF_ENDPOINT)"
+    host = urlsplit(constants.ENDPOINT).netloc.rpartition("@")[2] or constants.ENDPOINT
+    return f"the mirror {host} that HF_ENDPOINT names"
 
 
 @contextlib.contextmanager
@@ -343,4 +342,4 @@ def _reason(causes: list[BaseException]) -> str:
     """The first of the causes, as a few words: "Connection refused"."""
     cause = causes[-1]
     first = next(iter(str(cause).strip().splitlines()), "").rstrip(".")
-    return getattr(cause, "strerror", None) or first or type(cause).__name__
+    return re.sub(r"^\[Errno -?\d+\] ", "", first) or type(cause).__name__

@@ -17,12 +17,15 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils.tqdm import enable_progress_bars
 
 from qwen_asr.engine.checkpoint import load_recognizer
-from qwen_asr.engine.hub.download import RESUMED_FROM_BYTES, Hub, download_bar
+from qwen_asr.engine.hub.cache import cached_models
+from qwen_asr.engine.hub.download import RESUMED_FROM_BYTES, Hub, download_bar, find_cached
 from qwen_asr.errors import CheckpointNotFound
 from tests.support.checkpoints import DEMO
 from tests.support.hub import HubServer, environment
 from tests.support.network import free_ports
 from tests.support.processes import kill, until
+
+pytestmark = pytest.mark.slow
 
 NAME = "Qwen/Qwen3-ASR-0.6B"
 FETCH = """
@@ -92,7 +95,7 @@ def test_what_is_fetched_is_what_the_hub_has_and_is_fetched_once(hub: HubServer,
     lines = run(hub, tmp_path, NAME, HF_TOKEN="hf_test")  # noqa: S106 - no real one
     folder = folder_of(lines)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == hub.repositories[NAME].files
-    assert lines[0].startswith(f"Fetching {NAME} from the mirror 127.0.0.1:{hub.port} (HF_ENDPOINT)")
+    assert lines[0].startswith(f"Fetching {NAME} from the mirror 127.0.0.1:{hub.port} that HF_ENDPOINT names")
     assert f"Fetching {NAME}: 100 % of 0.0 GB" in lines
     # The token is for the hub alone, not for the host of large files.
     sent = {request.path.startswith("/large/"): request.headers.get("authorization") for request in hub.requests[1:]}
@@ -103,12 +106,10 @@ def test_what_is_fetched_is_what_the_hub_has_and_is_fetched_once(hub: HubServer,
     assert hub.requests == []
 
 
-@pytest.mark.slow
 def test_what_is_fetched_can_be_loaded(hub: HubServer, tmp_path: Path) -> None:
     assert load_recognizer(str(folder_of(run(hub, tmp_path, NAME))), "cpu", "float32").name
 
 
-@pytest.mark.slow
 def test_a_connection_that_breaks_is_resumed(hub: HubServer, large: bytes, tmp_path: Path) -> None:
     hub.cuts = [RESUMED_FROM_BYTES + 5, RESUMED_FROM_BYTES + 7]
     folder = folder_of(run(hub, tmp_path, NAME))
@@ -116,7 +117,6 @@ def test_a_connection_that_breaks_is_resumed(hub: HubServer, large: bytes, tmp_p
     assert hub.ranges() == [f"bytes={RESUMED_FROM_BYTES}-", f"bytes={2 * RESUMED_FROM_BYTES}-"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_process_that_ended_is_resumed_by_the_next(
     hub: HubServer, large: bytes, tmp_path: Path, number: signal.Signals
@@ -132,13 +132,50 @@ def test_a_process_that_ended_is_resumed_by_the_next(
     finally:
         kill(process)
     assert not hub.ranges()
+    cache = Hub(cache_dir=tmp_path / "hub")
+    [model] = cached_models(cache)
+    assert model.missing == ("model.safetensors",)
+    assert model.size > 2 * RESUMED_FROM_BYTES
+    assert find_cached(NAME, cache) is None
     folder = folder_of(run(hub, tmp_path, NAME))
     assert hub.ranges() == [f"bytes={2 * RESUMED_FROM_BYTES}-"]
     assert (folder / "model.safetensors").read_bytes() == large
     assert sizes_of_parts(tmp_path) == []
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(("more", "requests"), [(b"", 0), (b"?", 1)])
+def test_what_is_whole_already_is_not_fetched_and_what_is_too_long_is_fetched_again(
+    hub: HubServer, large: bytes, tmp_path: Path, more: bytes, requests: int
+) -> None:
+    blobs = tmp_path / "hub" / "models--Qwen--Qwen3-ASR-0.6B" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{hub.repositories[NAME].etag('model.safetensors')}.incomplete").write_bytes(large + more)
+    assert (folder_of(run(hub, tmp_path, NAME)) / "model.safetensors").read_bytes() == large
+    assert (len(hub.bodies()), hub.ranges()) == (requests, [])
+
+
+def test_two_processes_fetch_a_large_file_once(hub: HubServer, large: bytes, tmp_path: Path) -> None:
+    hub.stall_after = RESUMED_FROM_BYTES
+    first = start(hub, tmp_path, NAME)
+    second = None
+    try:
+        assert hub.stalled.wait(60)
+        second = start(hub, tmp_path, NAME)
+        heads = f"/{NAME}/resolve/{hub.repositories[NAME].commit}/model.safetensors"
+        # The second has planned, and waits for the first.
+        assert until(lambda: [request.path for request in hub.requests].count(heads) >= 4)
+        hub.released.set()
+        outputs = [process.communicate(timeout=120)[0] for process in (first, second)]
+    finally:
+        for process in (first, second):
+            if process is not None:
+                kill(process)
+    folders = {folder_of(output.splitlines()) for output in outputs}
+    assert [(folder / "model.safetensors").read_bytes() == large for folder in folders] == [True]
+    # The broken answer to the first, and its resumption.
+    assert (len(hub.bodies()), hub.ranges()) == (2, [f"bytes={RESUMED_FROM_BYTES}-"])
+
+
 def test_content_that_arrives_damaged_is_not_kept(hub: HubServer, large: bytes, tmp_path: Path) -> None:
     hub.spoiled = {"model.safetensors"}
     assert "model.safetensors is damaged: its SHA-256" in error_of(run(hub, tmp_path, NAME))
@@ -176,13 +213,15 @@ def test_a_token_that_is_refused(hub: HubServer, tmp_path: Path) -> None:
 
 def test_a_hub_that_fails(hub: HubServer, tmp_path: Path) -> None:
     hub.status = 503
-    assert f"from the mirror 127.0.0.1:{hub.port} (HF_ENDPOINT) (HTTP 503)" in error_of(run(hub, tmp_path, NAME))
+    assert f"from the mirror 127.0.0.1:{hub.port} that HF_ENDPOINT names (HTTP 503)" in error_of(
+        run(hub, tmp_path, NAME)
+    )
 
 
 def test_a_mirror_that_cannot_be_reached_is_named_without_its_password(tmp_path: Path) -> None:
     [port] = free_ports(1)
     sentence = error_of(run(None, tmp_path, NAME, HF_ENDPOINT=f"http://me:secret@127.0.0.1:{port}"))
-    assert f"the mirror 127.0.0.1:{port} (HF_ENDPOINT)" in sentence
+    assert f"the mirror 127.0.0.1:{port} that HF_ENDPOINT names" in sentence
     assert "Connection refused" in sentence
     assert "secret" not in sentence
     assert "Check the network and HF_ENDPOINT, or give a folder" in sentence
