@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.file_download import DryRunFileInfo, http_get, repo_folder_name
+from huggingface_hub.file_download import DryRunFileInfo, are_symlinks_supported, http_get, repo_folder_name
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but not marked as exported
     WeakFileLock,
     build_hf_headers,
@@ -105,7 +105,9 @@ def download(name: str, report: Progress, hub: Hub, option: str = "", *, check_k
         if check_kind:
             _check_kind(name, plan, hub)
         files = [file for file in plan if file.will_download]
-        large = [] if hub.force_download else [file for file in files if (file.file_size or 0) >= RESUMED_FROM_BYTES]
+        large = [file for file in files if (file.file_size or 0) >= RESUMED_FROM_BYTES]
+        if hub.force_download or (large and not are_symlinks_supported(hub.folder)):
+            large = []  # huggingface_hub would not take what is there, or would copy it
         total = sum(file.file_size or 0 for file in files)
         done = total - sum(file.file_size or 0 for file in large)
         _check_space(name, total, hub)
@@ -233,14 +235,15 @@ def _fetch_file(name: str, file: DryRunFileInfo, hub: Hub, bar: type[tqdm]) -> N
     """
     url = hf_hub_url(name, file.filename, revision=file.commit_hash)
     metadata = get_hf_file_metadata(url, token=hub.token)
-    if metadata.etag is None or metadata.size is None:
-        return  # a mirror that says too little: huggingface_hub fetches it as a whole
+    etag = metadata.etag or ""
+    if metadata.size is None or not re.fullmatch(r"[\w-]+", etag):
+        return  # a mirror that does not name the content by a hash: huggingface_hub fetches it as a whole
     headers = build_hf_headers(token=hub.token)
     if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
         headers.pop("authorization", None)  # the token is for the hub, not for the network that delivers its files
-    blob = _blobs(name, hub) / metadata.etag
-    part = blob.with_name(f"{metadata.etag}.incomplete")
-    lock = hub.folder / ".locks" / blob.parent.parent.name / f"{metadata.etag}.lock"  # as huggingface_hub names it
+    blob = _blobs(name, hub) / etag
+    part = blob.with_name(f"{etag}.incomplete")
+    lock = hub.folder / ".locks" / blob.parent.parent.name / f"{etag}.lock"  # as huggingface_hub names it
     for folder in (blob.parent, lock.parent):
         folder.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
@@ -254,7 +257,7 @@ def _fetch_file(name: str, file: DryRunFileInfo, hub: Hub, bar: type[tqdm]) -> N
                 metadata.location, content, resume_size=content.tell(), headers=headers,
                 expected_size=metadata.size, displayed_filename=file.filename, tqdm_class=bar,
             )  # fmt: skip
-        if problem := hash_problem(part, metadata.etag):
+        if problem := hash_problem(part, etag):
             part.unlink()
             raise OSError(f"{file.filename} {problem}, so what was fetched is deleted")
         part.replace(blob)

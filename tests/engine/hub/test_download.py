@@ -91,6 +91,7 @@ def error_of(lines: list[str]) -> str:
     return sentence
 
 
+@pytest.mark.usefixtures("large")
 def test_what_is_fetched_is_what_the_hub_has_and_is_fetched_once(hub: HubServer, tmp_path: Path) -> None:
     lines = run(hub, tmp_path, NAME, HF_TOKEN="hf_test")  # noqa: S106 - no real one
     folder = folder_of(lines)
@@ -152,6 +153,14 @@ def test_what_is_whole_already_is_not_fetched_and_what_is_too_long_is_fetched_ag
     (blobs / f"{hub.repositories[NAME].etag('model.safetensors')}.incomplete").write_bytes(large + more)
     assert (folder_of(run(hub, tmp_path, NAME)) / "model.safetensors").read_bytes() == large
     assert (len(hub.bodies()), hub.ranges()) == (requests, [])
+
+
+def test_without_links_the_content_is_kept_once(hub: HubServer, large: bytes, tmp_path: Path) -> None:
+    folder = folder_of(run(hub, tmp_path, NAME, HF_HUB_DISABLE_SYMLINKS="1"))
+    assert (folder / "model.safetensors").read_bytes() == large
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size == len(large)] == [
+        folder / "model.safetensors"
+    ]
 
 
 def test_two_processes_fetch_a_large_file_once(hub: HubServer, large: bytes, tmp_path: Path) -> None:
