@@ -411,8 +411,13 @@ class Config:
         None by default, not even loopback: with DNS rebinding, a page of another site connects from loopback too. The
         tunnel of `--share` ends on this machine, and only Hugging Face's proxy can reach a Space.
         """
-        default = (ANY_PEER,) if self.on_space else LOOPBACK if self.share else ()
-        return TrustedProxies(self.forwarded_allow_ips or default)
+        if self.on_space:
+            return TrustedProxies(self.forwarded_allow_ips or (ANY_PEER,))
+        if self.share:
+            # The share server adds to X-Forwarded-For the address of what sends it the requests, which may be a load
+            # balancer in front of it.
+            return TrustedProxies((*self.forwarded_allow_ips, *LOOPBACK), behind_others=True)
+        return TrustedProxies(self.forwarded_allow_ips)
 
     @property
     def link_addresses(self) -> LinkAddresses:
