@@ -71,9 +71,8 @@ class EngineProcesses:
         # Only for this user. The path of a socket has at most 103 bytes on some systems, which a folder for temporary
         # files may exceed.
         parent = tempfile.gettempdir()
-        self._folder = tempfile.TemporaryDirectory(
-            prefix="qwen-asr-engines-", dir=parent if len(parent) < 60 else "/tmp"
-        )
+        folder = parent if len(parent) < 60 else "/tmp"  # noqa: S108 - a new folder in it, for this user alone
+        self._folder = tempfile.TemporaryDirectory(prefix="qwen-asr-engines-", dir=folder)
         self._supervised = [
             _Supervised(index, gpu, len(gpus), Path(self._folder.name), options, limits or FleetLimits())
             for index, gpu in enumerate(gpus)

@@ -61,7 +61,7 @@ class SteppedEngine:
         if context == "long":
             raise BadInput("It is too long.")
 
-    def submit(self, utterance: Any, on_start: Any, is_urgent: Any) -> Future[Hypothesis]:
+    def submit(self, utterance: Any, on_start: Any = None, is_urgent: Any = lambda: True) -> Future[Hypothesis]:
         self.steps.append((utterance, on_start, is_urgent, Future()))
         return self.steps[-1][-1]
 
@@ -92,7 +92,7 @@ def engine() -> SteppedEngine:
 
 @pytest.fixture
 def host(engine: SteppedEngine) -> Iterator[EngineHost]:
-    made = EngineHost(engine)  # type: ignore[arg-type]  # what the host needs of an engine
+    made = EngineHost(engine)
     yield made
     made.close()
 
@@ -227,7 +227,7 @@ def test_a_host_that_drains_ends_what_is_under_way(host: EngineHost, engine: Ste
 
 def test_idle_utterances_and_too_many_are_forgotten(engine: SteppedEngine) -> None:
     now = 0.0
-    host = EngineHost(engine, idle_seconds=10, most_utterances=3, clock=lambda: now)  # type: ignore[arg-type]  # as above
+    host = EngineHost(engine, idle_seconds=10, most_utterances=3, clock=lambda: now)
     for index in range(5):
         run(engine, host.call(request(host, 1, 0, 8_000, uid=str(index))))
     assert len(host) == 3

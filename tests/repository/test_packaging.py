@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import qwen_asr
-from qwen_asr.engine.checkpoint import LARGE, SMALL
+from qwen_asr.engine.hub.checkpoints import LARGE, SMALL
 from tests.repository.layout import ROOT, imports, modules, room_of, tracked
 
 PINNED = {

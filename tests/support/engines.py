@@ -24,10 +24,11 @@ from qwen_asr.fleet.host import EngineHost
 from qwen_asr.fleet.server import EngineServer
 from qwen_asr.inference.qwen3_asr import Qwen3ASRModel
 from qwen_asr.web.transport.uvicorn_server import bind
-from tests.support.checkpoints import HELD_OUT, Samples, demo_recognizer, spoken
+from tests.support.checkpoints import Samples, demo_recognizer, spoken
 from tests.support.commands import OFFLINE, QWEN_ASR, SERVER
 from tests.support.processes import until
 from tests.support.sockets import Client, client, silence
+from training.voices import HELD_OUT
 
 READY_SECONDS = 240  # for a process that loads torch on a busy machine
 SENTENCES = (

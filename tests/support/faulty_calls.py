@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from qwen_asr.engine.interface import Engine
+from qwen_asr.engine.interface import LoadedModel
 from qwen_asr.fleet.calls import EngineLost, NoEngine
 from qwen_asr.fleet.host import EngineHost
 from qwen_asr.fleet.messages import Draining, Hello, Reply, Request, StepRequest, decode, encode
@@ -24,7 +24,13 @@ class FaultyCalls:
     """
 
     def __init__(
-        self, engine: Engine, *, hosts: int = 2, share: float = 0.3, seed: int = 0, faults: tuple[str, ...] = FAULTS
+        self,
+        engine: LoadedModel,
+        *,
+        hosts: int = 2,
+        share: float = 0.3,
+        seed: int = 0,
+        faults: tuple[str, ...] = FAULTS,
     ) -> None:
         self._engine, self._share, self._faults = engine, share, faults
         self._random = random.Random(seed)
