@@ -35,8 +35,8 @@ from qwen_asr.web.zero_gpu.refusals import OUT_OF_REACH, explain
 log = logging.getLogger(__name__)
 
 LONGEST_SECONDS = 20 * 60.0
-"""The longest clip. It asks for 170 seconds of GPU time. Where a second counts one and a half times, that is most of the
-five minutes that a free account has in a day."""
+"""The longest clip. It asks for 170 seconds of GPU time. Where a second counts one and a half times, that is most of
+the five minutes that a free account has in a day."""
 AT_ONCE = 4
 """Clips that wait for a GPU or are transcribed at the same time; further ones wait in Gradio's queue."""
 
