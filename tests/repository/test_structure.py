@@ -36,13 +36,14 @@ ROOMS = {
     "config": GROUND,
     "audio": GROUND,
     "engine": GROUND | {"audio"},
-    "live": GROUND | {"config", "audio", "engine"},
-    "service": GROUND | {"config", "audio", "engine", "live"},
+    "fleet": GROUND | {"config", "audio", "engine"},
+    "live": GROUND | {"config", "audio", "engine", "fleet"},
+    "service": GROUND | {"config", "audio", "engine", "fleet", "live"},
     "tls": {"errors", "network"},
-    "web": GROUND | {"config", "audio", "engine", "live", "service", "tls"},
+    "web": GROUND | {"config", "audio", "engine", "fleet", "live", "service", "tls"},
     "inference": {"errors", "config", "audio", "engine", "live"},  # the Python API
     "client": {"errors", "audio"},  # a program of its own, for a machine without the model
-    "cli": GROUND | {"config", "audio", "engine", "live", "service", "tls", "web", "client"},
+    "cli": GROUND | {"config", "audio", "engine", "fleet", "live", "service", "tls", "web", "client"},
     "demo": set(),
 }
 TOP = {"__init__", "__main__"}
@@ -92,6 +93,7 @@ def test_folders_stay_small() -> None:
 WITHOUT_MODULE = {
     "audio/test_hostile_files.py": "decoding, with files that are made to do harm",
     "engine/test_offline.py": "the encoders of the engine, of transformers and of Qwen's package",
+    "fleet/test_seam.py": "sessions on engines whose calls meet every fault",
     "live/test_real_engine.py": "the session on the engine",
     "live/test_session_change.py": "options that change, from the session to the runner",
     "service/test_session_depth.py": "from each edge to the engine",

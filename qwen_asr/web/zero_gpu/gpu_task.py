@@ -14,7 +14,7 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.vad import Silero
 from qwen_asr.engine.aligner import Aligner, own_aligner
 from qwen_asr.engine.checkpoint import LoadedCheckpoint
-from qwen_asr.engine.recognizer import Recognizer
+from qwen_asr.engine.local_engine import LocalModel
 from qwen_asr.errors import QwenASRError
 from qwen_asr.live.events import Failed, Final
 from qwen_asr.live.runner import run_session
@@ -44,7 +44,7 @@ def gpu_task(checkpoint: LoadedCheckpoint, aligner: Aligner | None = None) -> Gp
     The task raises gr.Error with a sentence for people, of this package or of `spaces`; see `refusals`. It raises other
     exceptions if the scheduler of ZeroGPU cannot be used.
     """
-    made: list[tuple[Recognizer, Silero]] = []  # stays empty in the main process: a recognizer needs the real GPU
+    made: list[tuple[LocalModel, Silero]] = []  # stays empty in the main process: a recognizer needs the real GPU
 
     # `spaces` passes arguments by position.
     @spaces.GPU(duration=gpu_seconds)  # type: ignore[untyped-decorator]  # it ships no types
@@ -52,7 +52,7 @@ def gpu_task(checkpoint: LoadedCheckpoint, aligner: Aligner | None = None) -> Gp
         if not made:
             recognizer = checkpoint.recognizer()
             recognizer.aligner = aligner or own_aligner(recognizer)
-            made.append((recognizer, Silero()))
+            made.append((LocalModel(recognizer), Silero()))
         try:
             session = create_session(*made[0], options)
             blocks = (samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))
