@@ -161,11 +161,11 @@ def test_the_cuda_that_zero_gpu_emulates_is_no_device_of_its_own() -> None:
     code = """
 from tests.support.cpu_as_gpu import install; install()
 import spaces, torch
-from qwen_asr.engine.checkpoint import pick_device
-print(torch.cuda.is_available(), pick_device("auto"), pick_device("cuda"))
+from qwen_asr.engine.checkpoint import _fits_large, pick_device
+print(torch.cuda.is_available(), pick_device("auto"), pick_device("cuda"), _fits_large(pick_device("cuda")))
 """
     found = run(sys.executable, "-c", code, SPACES_ZERO_GPU="true", SPACES_ZERO_DEVICE_API_URL="http://127.0.0.1:9")
-    assert found.stdout == "True cpu cuda\n", found.stderr
+    assert found.stdout == "True cpu cuda True\n", found.stderr
 
 
 def test_a_device_with_cuda_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.decode import decode_blocks
 from qwen_asr.config.config import Config
+from qwen_asr.config.limits import PageLimits
 from qwen_asr.engine.languages import LANGUAGES, resolve_language
 from qwen_asr.errors import QwenASRError, TooLarge
 from qwen_asr.live.events import Final
@@ -33,8 +34,9 @@ from qwen_asr.web.zero_gpu.refusals import OUT_OF_REACH, explain
 
 log = logging.getLogger(__name__)
 
-LONGEST_SECONDS = 30 * 60.0
-"""The longest clip. It asks for four minutes of GPU time, which is most of what a free account has in a day."""
+LONGEST_SECONDS = 20 * 60.0
+"""The longest clip. It asks for 170 seconds of GPU time. Where a second counts one and a half times, that is most of
+the five minutes that a free account has in a day."""
 AT_ONCE = 4
 """Clips that wait for a GPU or are transcribed at the same time; further ones wait in Gradio's queue."""
 
@@ -63,7 +65,7 @@ def build_page(task: GpuTask, config: Config, note: str) -> gr.Blocks:
                 label="Context",
                 placeholder="Names and terms (optional)",
                 max_lines=3,
-                max_length=10_000,
+                max_length=PageLimits.context_characters,
                 scale=3,
             )
         with gr.Tabs():
@@ -117,6 +119,8 @@ class Clips:
             samples = self._read(Path(path))
         except QwenASRError as error:
             raise shown(error) from error
+        except FileNotFoundError as error:  # it is removed after a while
+            raise shown("The page was open for so long that its audio is gone: record or choose it again.") from error
         unsaved = [gr.update(value=None, interactive=False)] * len(WRITERS)
         finals: list[Final] = []
         yield ("", *unsaved)
@@ -153,10 +157,12 @@ class Clips:
     def _read(self, path: Path) -> NDArray[np.float32]:
         """The whole clip. Raises AudioError, and TooLarge for one that is too long."""
         parts: list[NDArray[np.float32]] = []
+        samples = 0
         with path.open("rb") as file:  # opened, so that messages do not name a path of the server
             for part in decode_blocks(file, "The file"):
                 parts.append(part)
-                if sum(map(len, parts)) > self._longest * SAMPLE_RATE:
+                samples += len(part)
+                if samples > self._longest * SAMPLE_RATE:
                     raise TooLarge(
                         f"The file is longer than {self._longest / 60:g} minutes, the most that is transcribed at once "
                         "here: cut it into parts."

@@ -82,6 +82,8 @@ def test_what_cannot_be_transcribed(clip: str, tmp_path: Path) -> None:
     with pytest.raises(gr.Error, match="The file cannot be read as audio") as refused:
         updates(task, str(tmp_path / "text.wav"))
     assert str(tmp_path) not in str(refused.value)
+    with pytest.raises(gr.Error, match="its audio is gone: record or choose it again"):
+        updates(task, str(tmp_path / "removed.wav"))
     with pytest.raises(gr.Error, match="Klingon"):
         updates(task, clip, "Klingon")
     assert task.options is None  # no GPU was asked for
