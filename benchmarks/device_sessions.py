@@ -14,8 +14,9 @@ import torch
 
 from benchmarks.scripted import PassRecord, ScriptedEngine, ScriptedUtterance, close, noise
 from qwen_asr.audio import SAMPLE_RATE
+from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.scheduler import Scheduler
-from qwen_asr.engine.streaming import Hypothesis, run_steps
+from qwen_asr.engine.streaming import run_steps
 
 UTTERANCE_SECONDS = 15.0
 SHORTEST_CHUNK = 0.2

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -28,7 +29,9 @@ from qwen_asr.engine.checkpoint import load_recognizer
 from qwen_asr.engine.decoder.packing import AUDIO, Row
 from qwen_asr.engine.encoder import Window
 from qwen_asr.engine.features import LogMel
+from qwen_asr.engine.local_engine import LocalModel
 from qwen_asr.engine.recognizer import Recognizer
+from qwen_asr.engine.streaming import Utterance
 from qwen_asr.live.session_factory import create_session
 from qwen_asr.live.session_options import SessionOptions
 
@@ -52,13 +55,13 @@ class Cost:
 
 def engine(recognizer: Recognizer, samples: Samples) -> Iterator[None]:
     """A session, as the app runs it."""
-    session = create_session(recognizer, Silero(), SessionOptions(chunk_seconds=1.0))
+    session = create_session(LocalModel(recognizer), Silero(), SessionOptions(chunk_seconds=1.0))
     for start in range(0, len(samples), CHUNK):
         session.feed(samples[start : start + CHUNK])
         if start + CHUNK >= len(samples):
             session.finish()
         while (step := session.next_step()) is not None:
-            session.completed(step, step.utterance.finish())
+            session.completed(step, cast("Utterance", step.utterance).finish())
         yield
 
 

@@ -4,6 +4,7 @@ Audio flows through the packages in this order, and each imports only from those
 
     audio      any file or sample rate → float32 mono 16 kHz → utterances with sample-exact start and end
     engine     samples of an utterance → hypotheses, each equal to offline `generate` on the audio so far
+    fleet      the same from engines in other processes, which hold a copy of the samples
     live       the session of one speaker: utterances → engine steps → `Partial`, `Final`, `Failed` and `Aligned` events
     service    the recognizer that all sessions share, admission and shutdown
     web        the page, WebSockets and HTTP routes

@@ -257,7 +257,8 @@ class FileTranscriber:
             self._on_read(len(block))  # the session asks for more, so it is done with this one
 
     def _session(self) -> Session:
-        from qwen_asr.engine.inference_only import for_inference_only
+        from qwen_asr.engine.device.inference_only import for_inference_only
+        from qwen_asr.engine.local_engine import LocalModel
         from qwen_asr.live.session_factory import create_session
         from qwen_asr.live.session_options import SessionOptions, endpoints_of
 
@@ -274,7 +275,7 @@ class FileTranscriber:
             background=True,  # so that utterances wait for their words, however long it takes to find them
             words=self._words,
         )
-        return create_session(self._recognizer, self._silero, options)
+        return create_session(LocalModel(self._recognizer), self._silero, options)
 
     def _conditions(self) -> dict[str, Any]:
         """What the utterances depend on, besides the audio, the language and the context."""

@@ -132,6 +132,40 @@ def load_recognizer(
     that this machine does not have.
     """
     report = progress or logger.info
+    loaded = load_checkpoint(path, device, dtype, report, allow_demo=allow_demo, hub=hub)
+    quantized = pick_quantization(quantize, loaded.model, loaded.source)
+    if quantized:
+        report(f"Converting the decoder of {loaded.source.name} to int8")
+    recognizer = loaded.recognizer(quantized=quantized)
+    recognizer.capture_graphs(report)
+    return recognizer
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A checkpoint with its weights on a device. `model` and `processor` are transformers' own."""
+
+    source: Source
+    model: Any
+    processor: Any
+
+    def recognizer(self, *, quantized: bool = False) -> Recognizer:
+        """The recognizer of these weights. It takes memory of their device for the keys and values of its decoder."""
+        return Recognizer(
+            self.model, self.processor, self.source.name, is_demo=self.source.is_demo, quantized=quantized
+        )
+
+
+def load_checkpoint(
+    path: str,
+    device: str,
+    dtype: str,
+    report: Progress,
+    *,
+    allow_demo: bool = True,
+    hub: Hub | None = None,
+) -> LoadedCheckpoint:
+    """Find, fetch and load a checkpoint onto a device, without a recognizer yet: see `load_recognizer`."""
     torch_device = pick_device(device)
     source = find(path, torch_device, report, allow_demo, hub)
     read_config(source.folder)  # fails before "Loading" is reported
@@ -141,13 +175,7 @@ def load_recognizer(
     with unreadable(source.folder):
         model, processor = _load(source.folder, precision)
     report(f"Moving {source.name} to {torch_device}")
-    model = model.to(torch_device)
-    quantized = pick_quantization(quantize, model, source)
-    if quantized:
-        report(f"Converting the decoder of {source.name} to int8")
-    recognizer = Recognizer(model, processor, source.name, is_demo=source.is_demo, quantized=quantized)
-    recognizer.capture_graphs(report)
-    return recognizer
+    return LoadedCheckpoint(source, model.to(torch_device), processor)
 
 
 @contextlib.contextmanager
@@ -199,9 +227,13 @@ def find_named(path: str, report: Progress, hub: Hub, example: str = SMALL, opti
 
 
 def pick_device(device: str) -> torch.device:
-    """ "auto" → CUDA, else MPS, else CPU. Raises `BadConfig` for a device that this machine does not have."""
+    """ "auto" → CUDA, else MPS, else CPU. Raises `BadConfig` for a device that this machine does not have.
+
+    In the main process of a ZeroGPU Space, which only pretends to have a GPU, "auto" is not CUDA. "cuda" is: weights
+    that are put there go to the GPU of the processes that have one.
+    """
     if device == "auto":
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and not cuda_is_emulated():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
@@ -214,6 +246,14 @@ def pick_device(device: str) -> torch.device:
             f"This machine has no {torch_device.type} that PyTorch can use. Give cpu or auto for the device."
         )
     return torch_device
+
+
+def cuda_is_emulated() -> bool:
+    """Whether the package `spaces` has replaced torch's functions for CUDA, as it does where a Space has ZeroGPU.
+
+    It puts torch's own back in the processes that it forks, where there is a GPU.
+    """
+    return torch.cuda.is_available.__module__.partition(".")[0] == "spaces"
 
 
 def pick_dtype(dtype: str, device: torch.device, source: Source) -> torch.dtype:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from qwen_asr.engine.linear import fastest_linear, fuse
-from qwen_asr.engine.replay import Replay
-from qwen_asr.engine.transfer import to_device
+from qwen_asr.engine.device.linear import fastest_linear, fuse
+from qwen_asr.engine.device.replay import Replay
+from qwen_asr.engine.device.transfer import to_device
 
 FLOAT16_LIMIT = torch.finfo(torch.float16).max - 1000
 """To this the hidden states are clamped in float16, as in `Qwen3ASRAudioEncoderLayer`."""

@@ -33,14 +33,17 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, cast, get_args
 
 import torch
 
 from qwen_asr.engine.decoder.kv_pool import PoolFull
+from qwen_asr.engine.device.out_of_memory import is_out_of_memory
+from qwen_asr.engine.hypothesis import Hypothesis
+from qwen_asr.engine.interface import EngineUtterance
 from qwen_asr.engine.observer import Observer, PassSize
 from qwen_asr.engine.recognizer import Align, Encode, Pass, Predict, Recognizer
-from qwen_asr.engine.streaming import Hypothesis, Utterance
+from qwen_asr.engine.streaming import Utterance
 from qwen_asr.engine.words import Clip, Word
 from qwen_asr.errors import QwenASRError, StepFailed
 
@@ -254,16 +257,6 @@ def explain(error: Exception) -> str:
     return f"The recognizer failed on this utterance ({type(error).__name__}). The next one goes on."
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error means that memory ran out, which torch's allocators report in several ways."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    message = str(error).lower()  # the CPU allocator, MPS and cuBLAS raise a plain RuntimeError
-    return isinstance(error, RuntimeError) and any(
-        sign in message for sign in ("out of memory", "can't allocate memory", "alloc_failed")
-    )
-
-
 def _pass_size(passes: list[Pass]) -> PassSize:
     frames = positions = 0
     for one in passes:
@@ -304,7 +297,7 @@ class Scheduler:
 
     def submit(
         self,
-        utterance: Utterance,
+        utterance: EngineUtterance,
         on_start: Callable[[], None] | None = None,
         is_urgent: Callable[[], bool] = lambda: True,
     ) -> Future[Hypothesis]:
@@ -319,7 +312,7 @@ class Scheduler:
         until the step starts. Its callbacks run on a thread for results, those of a session in order. After a failed
         step, drop the utterance: an abandoned thread may still use it.
         """
-        running = _ActiveStep(utterance, on_start, is_urgent)
+        running = _ActiveStep(cast("Utterance", utterance), on_start, is_urgent)
         self._observer.step_started(running)
         running.future.add_done_callback(self._report_end(running))
         return self._submit(running)

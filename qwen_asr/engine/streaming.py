@@ -23,6 +23,7 @@ from qwen_asr.engine.decoder.kv_pool import PoolFull
 from qwen_asr.engine.decoder.packing import AUDIO, Row
 from qwen_asr.engine.encoder import Encoded, Window
 from qwen_asr.engine.features import LogMel, Spectrum
+from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer, Transform
 
 StepGenerator = Generator[Pass, Any, "Decoded"]
@@ -32,27 +33,6 @@ MAX_WINDOWS = 4
 """How many windows one pass of a step encodes: those of the longest utterance by default. A longer utterance takes
 several passes, and the other sessions' passes run between them. In the background a pass has one window, for the same
 reason: live speech may have to wait for it to end."""
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """The model's answer for the first `samples` samples of an utterance.
-
-    tokens: generated ids without the end token. raw: their text. language, text: what the processor's own
-    `parse_output` makes of `raw`. truncated: whether it ended at the token limit instead of an end token.
-    log_probabilities: the natural logarithm of each token's probability, if the utterance is `scored`; else empty.
-    pieces: the UTF-8 bytes of each token, likewise. prompt_tokens: positions before the answer, those of the audio too.
-    """
-
-    tokens: tuple[int, ...] = ()
-    raw: str = ""
-    language: str | None = None
-    text: str = ""
-    samples: int = 0
-    truncated: bool = False
-    log_probabilities: tuple[float, ...] = ()
-    pieces: tuple[bytes, ...] = ()
-    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -37,17 +37,23 @@ class Clip:
     language: str | None
 
 
-class WordAligner(Protocol):
-    """Finds when the words of a text are spoken. Only the thread that owns the model calls `align_words`."""
+class Aligner(Protocol):
+    """What a session has to know of an aligner. `WordAligner` also aligns."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Its name for people."""
 
     @property
     def is_quick(self) -> bool:
         """Whether the times come so soon that a final can wait for them."""
 
-    def why_not(self, language: str | None) -> str | None:
+    def why_not(self, language: str | None, /) -> str | None:
         """Why text in this language cannot be aligned, as a sentence; None if it can."""
+
+
+class WordAligner(Aligner, Protocol):
+    """Finds when the words of a text are spoken. Only the thread that owns the model calls `align_words`."""
 
     def align_words(self, clips: Sequence[Clip]) -> list[tuple[Word, ...]]:
         """The words of each clip, with times from its first sample to its last; () for a text without words.

@@ -34,9 +34,11 @@ from qwen_asr.audio.endpointing import EndpointConfig, cut_point
 from qwen_asr.audio.vad import Silero
 from qwen_asr.engine.aligner import ForcedAlignItem, align_items, own_aligner
 from qwen_asr.engine.checkpoint import load_recognizer
+from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.languages import LANGUAGES, resolve_language
+from qwen_asr.engine.local_engine import LocalModel
 from qwen_asr.engine.recognizer import Recognizer
-from qwen_asr.engine.streaming import Hypothesis, Utterance, run_steps
+from qwen_asr.engine.streaming import Utterance, run_steps
 from qwen_asr.engine.words import Clip
 from qwen_asr.errors import BadInput
 from qwen_asr.inference.inputs import AudioLike, audio_list, broadcast, text_or_none, whole_number
@@ -337,7 +339,7 @@ class Qwen3ASRModel:
             endpoints=endpoints or EndpointConfig(longest_seconds=self._longest / SAMPLE_RATE),
             words=words,
         )
-        return create_session(self.recognizer, _silero(), options)
+        return create_session(LocalModel(self.recognizer), _silero(), options)
 
     def _utterance(self, samples: NDArray[np.float32], context: str, language: str | None) -> Utterance:
         utterance = Utterance(self.recognizer, context=context, language=language, max_new_tokens=self.max_new_tokens)

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from qwen_asr.audio.endpointing import cut_point
 from qwen_asr.audio.validation import ArrayReader
+from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.recognizer import Recognizer
-from qwen_asr.engine.streaming import Hypothesis, Utterance
+from qwen_asr.engine.streaming import Utterance
 from qwen_asr.errors import BadInput
 from qwen_asr.inference.utils import merge_languages
 from qwen_asr.live.transcript import join_texts

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from qwen_asr.engine.words import WordAligner
+    from qwen_asr.engine.words import Aligner
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Alignment:
 
     final: Final
     clip: Clip
-    aligner: WordAligner
+    aligner: Aligner
     background: bool
 
 
@@ -37,7 +37,7 @@ class Alignments:
     holds: whether a final waits for its words. It does if they come at once, and if nobody waits for the text.
     """
 
-    def __init__(self, aligner: WordAligner | None, background: bool) -> None:
+    def __init__(self, aligner: Aligner | None, background: bool) -> None:
         self._aligner = aligner
         self.holds = aligner is not None and (aligner.is_quick or background)
         self._background = background

@@ -18,7 +18,7 @@ from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.live.transcript import is_unspaced, split_units
 
 if TYPE_CHECKING:
-    from qwen_asr.engine.streaming import Hypothesis
+    from qwen_asr.engine.hypothesis import Hypothesis
 
 # Speech has fewer than 20 tokens per second in each of the 30 languages. The base leaves room for the language header.
 BASE_TOKENS = 24

@@ -14,7 +14,8 @@ from qwen_asr.live.events import Final
 from qwen_asr.live.settling import Settling
 
 if TYPE_CHECKING:
-    from qwen_asr.engine.streaming import Hypothesis, Utterance
+    from qwen_asr.engine.hypothesis import Hypothesis
+    from qwen_asr.engine.interface import EngineUtterance
 
 
 @dataclass(eq=False)
@@ -31,7 +32,7 @@ class PendingUtterance:
 
     number: int
     start: int
-    engine: Utterance
+    engine: EngineUtterance
     context: str
     language: SpokenLanguage
     length: int = 0  # received from the detector; after the end, the exact length of the utterance
@@ -64,7 +65,7 @@ class PendingUtterance:
         if self.ended and self.engine.length > self.length:
             self.engine.truncate(self.length)
 
-    def restart(self, fresh: Utterance) -> None:
+    def restart(self, fresh: EngineUtterance) -> None:
         """Replaces the engine utterance by a new one with the same samples."""
         fresh.append(self.engine.samples)
         self.engine.close()

@@ -1,4 +1,4 @@
-"""Runs a session: `Runner` on the shared scheduler, `run_session` in the calling thread."""
+"""Runs a session: `Runner` on an engine that many share, `run_session` in the calling thread."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,10 @@ from qwen_asr.live.events import Event
 from qwen_asr.live.session import Session, Step
 
 if TYPE_CHECKING:
-    from qwen_asr.engine.scheduler import Scheduler
-    from qwen_asr.engine.streaming import Hypothesis
-    from qwen_asr.engine.words import Word
+    from qwen_asr.engine.hypothesis import Hypothesis
+    from qwen_asr.engine.interface import StepRunner
+    from qwen_asr.engine.streaming import Utterance
+    from qwen_asr.engine.words import Word, WordAligner
     from qwen_asr.live.session_options import SessionOptions
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ T = TypeVar("T")
 
 
 class Runner:
-    """Runs a session's steps on the shared scheduler. Thread-safe, and has no thread of its own.
+    """Runs a session's steps on an engine that it shares with others. Thread-safe, and has no thread of its own.
 
     Voice detection (0.1 to 1 ms of CPU for each 32 ms of audio) runs in the thread that calls `feed`, under a separate
     lock, so that the scheduler's thread never waits for it. A live block is cheap. Feed a long backlog, such as a
@@ -47,12 +48,12 @@ class Runner:
     def __init__(
         self,
         session: Session,
-        scheduler: Scheduler,
+        engine: StepRunner,
         on_events: Callable[[list[Event]], None],
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._session = session
-        self._scheduler = scheduler
+        self._engine = engine
         self._on_events = on_events
         self._on_end = on_end
         self._detector_lock = threading.Lock()  # keeps blocks in order; always acquired before _state_lock
@@ -193,7 +194,7 @@ class Runner:
 
     def _submit(self, step: Step) -> None:
         try:
-            future = self._scheduler.submit(step.utterance, lambda: self._began(step), lambda: step.urgent)
+            future = self._engine.submit(step.utterance, lambda: self._began(step), lambda: step.urgent)
         except Exception as error:  # a refused step becomes a `Failed` event or a warning
             message = _public_message(error)
             self._report(lambda: self._session.failed(step, message))
@@ -216,7 +217,7 @@ class Runner:
 
     def _align(self, alignment: Alignment) -> None:
         try:
-            future = self._scheduler.align(alignment.clip, background=alignment.background)
+            future = self._engine.align(alignment.clip, background=alignment.background)
         except Exception as error:  # the final does without its words
             message = _why_no_words(error)
             self._report(lambda: self._session.not_aligned(alignment, message))
@@ -266,8 +267,8 @@ class Runner:
 def run_session(session: Session, blocks: Iterable[NDArray[np.float32]]) -> Iterator[Event]:
     """Feeds `blocks` (float32 mono 16 kHz) to `session`, runs its steps in this thread, and yields the events.
 
-    A failed step is logged. A failed final step yields a `Failed` event, as with a `Runner`. Words are found in this
-    thread too.
+    The session is one of a model in this process (`engine.local_engine.LocalModel`). A failed step is logged. A failed
+    final step yields a `Failed` event, as with a `Runner`. Words are found in this thread too.
     """
     for block in blocks:
         yield from session.feed(block)
@@ -284,8 +285,9 @@ def _run_steps(session: Session) -> Iterator[Event]:
         if (step := session.next_step()) is None:
             return
         try:
+            utterance = cast("Utterance", step.utterance)
             nothing = np.zeros(0, np.float32)
-            hypothesis = step.utterance.finish() if step.final else step.utterance.feed(nothing)
+            hypothesis = utterance.finish() if step.final else utterance.feed(nothing)
         except Exception as error:
             yield from session.failed(step, _public_message(error))
         else:
@@ -294,7 +296,7 @@ def _run_steps(session: Session) -> Iterator[Event]:
 
 def _align(session: Session, alignment: Alignment) -> list[Event]:
     try:
-        [words] = alignment.aligner.align_words([alignment.clip])
+        [words] = cast("WordAligner", alignment.aligner).align_words([alignment.clip])
     except Exception as error:
         return session.not_aligned(alignment, _why_no_words(error))
     return session.aligned(alignment, words)

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,17 +40,12 @@ from qwen_asr.live.transcript import Transcript
 
 if TYPE_CHECKING:  # the engine imports torch, which this module does not need
     from qwen_asr.audio.endpointing import Detector
-    from qwen_asr.engine.streaming import Hypothesis, Utterance
-    from qwen_asr.engine.words import Word, WordAligner
+    from qwen_asr.engine.hypothesis import Hypothesis
+    from qwen_asr.engine.interface import EngineUtterance, NewUtterance
+    from qwen_asr.engine.words import Aligner, Word
     from qwen_asr.live.session_options import SessionOptions
 
 Detected = Started | Speech | Ended | Skipped
-
-
-class NewUtterance(Protocol):
-    """Creates an engine utterance: `engine.streaming.Utterance` with the recognizer bound."""
-
-    def __call__(self, *, context: str, language: str | None, max_new_tokens: int) -> Utterance: ...
 
 
 @dataclass(eq=False)
@@ -62,7 +57,7 @@ class Step:
     thread may read that.
     """
 
-    utterance: Utterance
+    utterance: EngineUtterance
     number: int
     final: bool
     begun: bool = False
@@ -77,7 +72,7 @@ class Session:
         new_utterance: NewUtterance,
         detector: Detector,
         options: SessionOptions,
-        aligner: WordAligner | None = None,
+        aligner: Aligner | None = None,
     ) -> None:
         """`detector` must be new. `aligner` finds the words, if the options ask for them; the session only asks it
         questions.
@@ -97,7 +92,7 @@ class Session:
         self._language = SpokenLanguage(options.language)
         self._max_new_tokens = options.max_new_tokens
         self._silence_seconds = options.endpoints.silence_seconds
-        self._spare: Utterance | None = new_utterance(
+        self._spare: EngineUtterance | None = new_utterance(
             context=self._context, language=self._language.given, max_new_tokens=self._max_new_tokens
         )
         self._begun = 0  # utterances that have begun
@@ -339,7 +334,7 @@ class Session:
         self._begun = started.utterance + 1
         return PendingUtterance(started.utterance, started.start, engine, self._context, self._language)
 
-    def _engine_utterance(self, context: str, language: str | None) -> Utterance:
+    def _engine_utterance(self, context: str, language: str | None) -> EngineUtterance:
         return self._new_utterance(context=context, language=language, max_new_tokens=self._max_new_tokens)
 
     def _hurry(self, ended: PendingUtterance) -> None:

@@ -9,7 +9,7 @@ from qwen_asr.live.events import Token
 from qwen_asr.live.guards import MARKER
 
 if TYPE_CHECKING:
-    from qwen_asr.engine.streaming import Hypothesis
+    from qwen_asr.engine.hypothesis import Hypothesis
 
 
 def text_tokens(hypothesis: Hypothesis, text: str) -> tuple[Token, ...]:

@@ -21,7 +21,7 @@ from qwen_asr.live.events import Aligned, Event, Failed, Final
 from qwen_asr.live.runner import Runner
 
 if TYPE_CHECKING:
-    from qwen_asr.engine.scheduler import Scheduler
+    from qwen_asr.engine.interface import StepRunner
     from qwen_asr.live.session import Session
 
 log = logging.getLogger(__name__)
@@ -50,12 +50,12 @@ class SessionRegistry:
         kind: str,
         name: str,
         session: Session,
-        scheduler: Scheduler,
+        engine: StepRunner,
         on_events: Callable[[list[Event]], None],
         on_end: Callable[[], None] = lambda: None,
     ) -> TrackedRunner:
         """Opens a session of one of the `KINDS`; `name` identifies it in the log, `on_end` is its `Runner`'s."""
-        runner = TrackedRunner(kind, name, session, scheduler, on_events, self, on_end)
+        runner = TrackedRunner(kind, name, session, engine, on_events, self, on_end)
         with self._lock:
             self._open.add(runner)
         return runner
@@ -105,12 +105,12 @@ class TrackedRunner(Runner):
         kind: str,
         name: str,
         session: Session,
-        scheduler: Scheduler,
+        engine: StepRunner,
         on_events: Callable[[list[Event]], None],
         sessions: SessionRegistry,
         on_end: Callable[[], None],
     ) -> None:
-        super().__init__(session, scheduler, self._account, on_end)
+        super().__init__(session, engine, self._account, on_end)
         self.kind = kind
         self.name = name
         self.end_reason = ""

@@ -5,9 +5,7 @@ The engine reads no clock. It reports to an observer what it begins and ends, an
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,8 +14,6 @@ from qwen_asr.engine.observer import Observer, PassSize
 
 if TYPE_CHECKING:
     from qwen_asr.service.instruments import Instruments
-
-_WINDOW_SECONDS = 60.0  # for the real-time factor
 
 
 class Watchdog(Observer):
@@ -40,8 +36,6 @@ class Watchdog(Observer):
         self._delivering_since: float | None = None
         self._out_of_memory_at: float | None = None
         self._steps: dict[object, float] = {}
-        self._samples: deque[tuple[float, float, float]] = deque()  # time, busy seconds, audio seconds
-        self._sampling = threading.Lock()
 
     # --- called by the scheduler
 
@@ -115,21 +109,3 @@ class Watchdog(Observer):
         """Whether a pass failed for lack of memory within the last `memory_seconds`."""
         at = self._out_of_memory_at
         return at is not None and self._clock() - at < self._limits.memory_seconds
-
-    def real_time_factor(self, audio_seconds: float) -> float | None:
-        """Seconds of recognition per second of audio, over the last minute; None if no audio was received in it.
-
-        `audio_seconds` is the total so far. The factor is computed from the values at earlier calls, so call it
-        regularly.
-        """
-        with self._sampling:
-            now = self._clock()
-            while len(self._samples) > 1 and now - self._samples[1][0] >= _WINDOW_SECONDS:
-                self._samples.popleft()
-            busy = self.busy_seconds
-            since = self._samples[0] if self._samples else (0.0, 0.0, 0.0)
-            # A bound on the number of samples, however often this is called.
-            if not self._samples or now - self._samples[-1][0] > _WINDOW_SECONDS / 60:
-                self._samples.append((now, busy, audio_seconds))
-        received = audio_seconds - since[2]
-        return (busy - since[1]) / received if received > 0 else None

@@ -25,8 +25,9 @@ import srt
 from av.stream import Disposition
 
 from qwen_asr.cli.transcribe import FORMATS, FileTranscriber
+from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.recognizer import Recognizer
-from qwen_asr.engine.streaming import Hypothesis, Utterance
+from qwen_asr.engine.streaming import Utterance
 from qwen_asr.errors import StepFailed
 from tests.support.aligners import aligned_by, even_words
 from tests.support.checkpoints import demo_recognizer, spoken

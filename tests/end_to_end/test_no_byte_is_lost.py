@@ -14,9 +14,11 @@ from weakref import WeakKeyDictionary
 from playwright.sync_api import Browser, Playwright, expect
 
 from qwen_asr.config.limits import Limits, PageLimits
+from qwen_asr.engine.hypothesis import Hypothesis
+from qwen_asr.engine.interface import EngineUtterance
 from qwen_asr.engine.scheduler import Scheduler
-from qwen_asr.engine.streaming import Hypothesis, Utterance
 from qwen_asr.service.service import Service
+from qwen_asr.service.watched_engine import WatchedEngine
 from tests.support.browser import MARKS, Served, Tab, serving, small_config, start_chromium
 from tests.support.checkpoints import random_recognizer
 from tests.support.processes import until
@@ -174,7 +176,9 @@ def test_a_server_that_stays_away_stops_the_recording_and_loses_nothing(chromium
 
 def test_a_recognizer_slower_than_speech(chromium: Browser, certificates: Path) -> None:
     service = Service(small_config(), random_recognizer())
-    service._scheduler = slow = SlowScheduler(random_recognizer(), times_real_time=1.5)
+    assert isinstance(service.engine, WatchedEngine)
+    service.engine.scheduler.close()
+    service.engine.scheduler = slow = SlowScheduler(service.engine.recognizer, times_real_time=1.5)
     with serving(service, certificates) as served, Tab(chromium, served.url) as tab:
         tab.record()
         tab.capture(4)
@@ -225,12 +229,12 @@ class SlowScheduler(Scheduler):
         super().__init__(recognizer)
         self.slept = 0.0
         self._factor = times_real_time
-        self._covered: WeakKeyDictionary[Utterance, int] = WeakKeyDictionary()
+        self._covered: WeakKeyDictionary[EngineUtterance, int] = WeakKeyDictionary()
         self._one_at_a_time = ThreadPoolExecutor(1)
 
     def submit(
         self,
-        utterance: Utterance,
+        utterance: EngineUtterance,
         on_start: Callable[[], None] | None = None,
         is_urgent: Callable[[], bool] = lambda: True,
     ) -> Future[Hypothesis]:
@@ -242,7 +246,7 @@ class SlowScheduler(Scheduler):
         self._one_at_a_time.shutdown()
         super().close()
 
-    def _slowly(self, utterance: Utterance, on_start: Callable[[], None] | None) -> Hypothesis:
+    def _slowly(self, utterance: EngineUtterance, on_start: Callable[[], None] | None) -> Hypothesis:
         if on_start is not None:
             on_start()
         fresh = utterance.length - self._covered.get(utterance, 0)

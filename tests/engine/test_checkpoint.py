@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from qwen_asr.engine.checkpoint import load_recognizer, pick_device
 from qwen_asr.engine.streaming import Utterance
 from qwen_asr.errors import BadCheckpoint, BadConfig, CheckpointNotFound, WrongArchitecture
 from tests.support.checkpoints import DEMO, demo_recognizer, save_aligner, spoken, to_original_layout
+from tests.support.commands import run
+from tests.support.spaces import require_spaces
 
 
 def load(path: Path | str) -> Any:
@@ -149,3 +152,22 @@ def test_unavailable_devices_and_dtypes_raise() -> None:
         load_recognizer("demo", "cpu", "int3")
     with pytest.raises(BadConfig, match="Unknown quantization 'int4'"):
         load_recognizer("demo", "cpu", quantize="int4")
+
+
+@pytest.mark.slow
+def test_the_cuda_that_zero_gpu_emulates_is_no_device_of_its_own() -> None:
+    """With the real package, in a process of its own: it replaces functions of torch."""
+    require_spaces()
+    code = """
+from tests.support.cpu_as_gpu import install; install()
+import spaces, torch
+from qwen_asr.engine.checkpoint import pick_device
+print(torch.cuda.is_available(), pick_device("auto"), pick_device("cuda"))
+"""
+    found = run(sys.executable, "-c", code, SPACES_ZERO_GPU="true", SPACES_ZERO_DEVICE_API_URL="http://127.0.0.1:9")
+    assert found.stdout == "True cpu cuda\n", found.stderr
+
+
+def test_a_device_with_cuda_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == torch.device("cuda")

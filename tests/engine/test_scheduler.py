@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from qwen_asr.engine.decoder.kv_pool import PAGE, PoolFull
+from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.observer import Observer, PassSize
 from qwen_asr.engine.recognizer import Align, Encode, Pass, Predict, Recognizer, Transform
 from qwen_asr.engine.scheduler import Scheduler
-from qwen_asr.engine.streaming import MAX_WINDOWS, Hypothesis, Utterance, run_steps
+from qwen_asr.engine.streaming import MAX_WINDOWS, Utterance, run_steps
 from qwen_asr.engine.words import Clip
 from qwen_asr.errors import BadInput, StepFailed
 from tests.support.checkpoints import (

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_asr.engine.streaming import Hypothesis
+from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.words import Word
 from qwen_asr.live.alignment import Alignment
 from qwen_asr.live.events import Aligned, Event, Failed, Final, Partial
@@ -21,6 +21,7 @@ from tests.support.engine_double import (
     AlignerDouble,
     EventChecker,
     Samples,
+    hypothesis_of,
     make_audio,
     new_session,
     transcribe_exactly,
@@ -54,7 +55,7 @@ class Driver:
             if name == "fail":
                 self.take(self.session.failed(step, "It broke."))
             else:
-                self.take(self.session.completed(step, step.utterance.finish()))
+                self.take(self.session.completed(step, hypothesis_of(step)))
         elif name == "align" and (alignment := self.session.next_alignment()) is not None:
             self._alignments.append(alignment)
         elif name in ("aligned", "lose") and self._alignments:
@@ -115,7 +116,7 @@ def step_of(session: Session) -> Step:
 
 def complete(session: Session) -> Sequence[Event]:
     step = step_of(session)
-    return session.completed(step, step.utterance.finish())
+    return session.completed(step, hypothesis_of(step))
 
 
 def alignment_of(session: Session) -> Alignment:
@@ -200,7 +201,7 @@ def test_the_clip_is_the_utterance_and_stays_as_it_is() -> None:
     for block in np.array_split(audio, 40):
         session.feed(block)
         if (step := session.next_step()) is not None:
-            finals += [event for event in session.completed(step, step.utterance.finish()) if isinstance(event, Final)]
+            finals += [event for event in session.completed(step, hypothesis_of(step)) if isinstance(event, Final)]
     assert len(finals) > 1
     for final in finals:
         alignment = alignment_of(session)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
-from qwen_asr.engine.streaming import Hypothesis
+from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.live import guards
 from qwen_asr.live.events import Event, Final, Partial
 from qwen_asr.live.runner import run_session

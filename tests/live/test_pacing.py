@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from qwen_asr.audio.endpointing import EndpointConfig
 from qwen_asr.live.events import Final, Partial
 from qwen_asr.live.pacing import LARGEST_SHARE, LONGEST_GATHERING, LONGEST_REST, SHORTEST_CHUNK, Pacing
-from tests.support.engine_double import make_audio, new_session
+from tests.support.engine_double import hypothesis_of, make_audio, new_session
 
 SECOND = 16_000
 LONG = EndpointConfig(longest_seconds=60)
@@ -87,7 +87,7 @@ def test_chunks_of_a_session_grow_with_the_duration_of_its_steps(seconds: float)
         session.feed(block)
         now = number * 0.02
         if step is not None and now >= free_at:
-            (partial,) = session.completed(step, step.utterance.finish())
+            (partial,) = session.completed(step, hypothesis_of(step))
             assert isinstance(partial, Partial)
             ends.append(partial.end)
             step = None
@@ -114,7 +114,7 @@ def test_audio_gathers_only_while_a_step_is_under_way() -> None:
     assert step is not None
     assert session.gathering == 0  # no step has ended yet
     session.feed(make_audio([(True, SECOND // 2)]))
-    session.completed(step, step.utterance.finish())
+    session.completed(step, hypothesis_of(step))
     assert session.gathering == 0
     session.feed(make_audio([(True, SECOND)]))
     assert session.next_step() is not None
@@ -128,11 +128,11 @@ def test_a_final_step_does_not_wait_for_the_rest() -> None:
     assert step is not None
     assert not step.final
     session.feed(make_audio([(True, SECOND // 2)]))  # the step takes half a second
-    session.completed(step, step.utterance.finish())
+    session.completed(step, hypothesis_of(step))
     assert session.next_step() is None
     session.finish()
     final = session.next_step()
     assert final is not None
     assert final.final
-    (event,) = session.completed(final, final.utterance.finish())
+    (event,) = session.completed(final, hypothesis_of(final))
     assert isinstance(event, Final)

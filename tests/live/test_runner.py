@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
-from qwen_asr.engine.streaming import Hypothesis
+from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.words import Clip, Word
 from qwen_asr.errors import StepFailed
 from qwen_asr.live.events import Event, Failed, Final

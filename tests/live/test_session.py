@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
-from qwen_asr.engine.streaming import Hypothesis, Utterance
+from qwen_asr.engine.hypothesis import Hypothesis
+from qwen_asr.engine.streaming import Utterance
 from qwen_asr.errors import AudioError, BadConfig
 from qwen_asr.live.events import Event, Failed, Final, Partial
 from qwen_asr.live.runner import run_session
@@ -23,6 +24,7 @@ from tests.support.engine_double import (
     EventChecker,
     Loudness,
     Samples,
+    hypothesis_of,
     make_audio,
     new_session,
     text_of,
@@ -76,7 +78,7 @@ class Driver:
             self.failures += 1
             self.take(self.session.failed(step, "It broke."))
         else:
-            self.take(self.session.completed(step, step.utterance.finish()))
+            self.take(self.session.completed(step, hypothesis_of(step)))
 
     def move(self, name: str) -> None:
         if name == "begin":
@@ -207,7 +209,7 @@ def test_a_slow_device_runs_longer_steps_instead_of_queueing_them() -> None:
     for tick, start in enumerate(range(0, len(audio), 1600)):
         session.feed(audio[start : start + 1600])
         if step is not None and tick % 20 == 19:  # a step takes two seconds
-            hypothesis = step.utterance.finish()
+            hypothesis = hypothesis_of(step)
             covered.append(hypothesis.samples)
             session.completed(step, hypothesis)
             step = None
@@ -236,7 +238,7 @@ def test_lag_is_zero_in_silence_and_counts_speech_until_it_is_covered() -> None:
     step = session.next_step()
     assert step is not None
     session.feed(make_audio([(True, SECOND)]))
-    (partial,) = session.completed(step, step.utterance.finish())
+    (partial,) = session.completed(step, hypothesis_of(step))
     assert partial.lag == pytest.approx(1.0, abs=0.1)
     session.feed(make_audio([(False, SECOND // 2)]))  # held back: it may or may not belong to the utterance
     assert session.lag == pytest.approx(1.3, abs=0.1)  # the third second and the hang-over
@@ -250,11 +252,11 @@ def test_samples_after_a_cut_belong_to_the_second_utterance_only() -> None:
     step = session.next_step()
     session.feed(audio[23_000:])  # reaches the limit of 1.5 s while the step is running
     assert step is not None
-    checker.take(session.completed(step, step.utterance.finish()))
+    checker.take(session.completed(step, hypothesis_of(step)))
     assert checker.events == []  # it covered samples that now belong to the next utterance
     session.finish()
     while (step := session.next_step()) is not None:
-        checker.take(session.completed(step, step.utterance.finish()))
+        checker.take(session.completed(step, hypothesis_of(step)))
     checker.check_complete(session)
     first, second = checker.finals
     assert first.end < 23_000
@@ -280,7 +282,7 @@ def test_a_step_that_covered_the_whole_utterance_is_its_final_step() -> None:
     assert step is not None
     assert not step.final
     session.feed(make_audio([(False, SECOND)]))  # the step covers the end, which was not known then
-    (final,) = session.completed(step, step.utterance.finish())
+    (final,) = session.completed(step, hypothesis_of(step))
     assert isinstance(final, Final)
     assert session.next_step() is None
 
@@ -295,7 +297,7 @@ def test_a_step_covers_what_arrives_before_the_device_begins_it() -> None:
     session.began(step)
     assert step.utterance.max_new_tokens > before
     session.feed(make_audio([(True, SECOND)]))  # too late for this step
-    (partial,) = session.completed(step, step.utterance.finish())
+    (partial,) = session.completed(step, hypothesis_of(step))
     assert partial.end == 2 * SECOND
     assert partial.lag == pytest.approx(1.0, abs=0.1)
 
@@ -309,7 +311,7 @@ def test_a_step_whose_utterance_ends_before_it_begins_is_its_final_step() -> Non
     assert not step.final
     session.finish()
     session.began(step)
-    (final,) = session.completed(step, step.utterance.finish())
+    (final,) = session.completed(step, hypothesis_of(step))
     assert isinstance(final, Final)
     assert final.text == text_of(audio[final.start : final.end])
     assert session.done
@@ -328,7 +330,7 @@ def test_a_step_is_urgent_until_it_gives_the_final_text() -> None:
     assert step.urgent  # it covers too little
     session.began(step)
     assert not step.urgent
-    (final,) = session.completed(step, step.utterance.finish())
+    (final,) = session.completed(step, hypothesis_of(step))
     assert isinstance(final, Final)
     assert not step.urgent
 
@@ -355,7 +357,7 @@ def test_a_failed_partial_step_loses_only_that_partial() -> None:
     again = session.next_step()
     assert again is not None
     assert again.utterance is not step.utterance
-    (final,) = session.completed(again, again.utterance.finish())
+    (final,) = session.completed(again, hypothesis_of(again))
     assert isinstance(final, Final)
     assert final.text == text_of(audio[final.start : final.end])
     assert final.warnings == ("step: It broke.",)
@@ -371,7 +373,7 @@ def test_a_warning_is_reported_once() -> None:
         if number == 0:
             session.failed(step, "It broke.")
         else:
-            (partial,) = session.completed(step, step.utterance.finish())
+            (partial,) = session.completed(step, hypothesis_of(step))
             assert isinstance(partial, Partial)
             warnings.append(partial.warnings)
     assert warnings == [("step: It broke.",), ()]
@@ -385,11 +387,11 @@ def test_audio_of_a_rejected_hypothesis_is_not_covered() -> None:
     session.finish()
     step = session.next_step()
     assert step is not None
-    assert session.completed(step, step.utterance.finish()) == []
+    assert session.completed(step, hypothesis_of(step)) == []
     assert session.lag == pytest.approx(0.5, abs=0.05)
     again = session.next_step()
     assert again is not None
-    (final,) = session.completed(again, again.utterance.finish())
+    (final,) = session.completed(again, hypothesis_of(again))
     assert final.lag == 0
 
 
@@ -405,7 +407,7 @@ def test_a_failed_final_step_fails_only_its_utterance() -> None:
     second = session.next_step()
     assert second is not None
     assert second.number == 1
-    (final,) = session.completed(second, second.utterance.finish())
+    (final,) = session.completed(second, hypothesis_of(second))
     assert isinstance(final, Final)
     assert session.done
 
@@ -464,7 +466,7 @@ def test_the_token_limit_depends_on_the_length_of_the_audio() -> None:
         step = session.next_step()
         assert step is not None
         limits.append(step.utterance.max_new_tokens)
-        session.completed(step, step.utterance.finish())
+        session.completed(step, hypothesis_of(step))
     assert limits[:3] == sorted(limits[:3])
     assert limits[0] < 24 + 20 * 1.1
     assert limits[-1] == 100

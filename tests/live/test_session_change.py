@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_asr.audio.endpointing import UtteranceDetector
+from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.scheduler import Scheduler
-from qwen_asr.engine.streaming import Hypothesis, Utterance
+from qwen_asr.engine.streaming import Utterance
 from qwen_asr.errors import BadInput
 from qwen_asr.live import guards
 from qwen_asr.live.events import Final
@@ -29,6 +30,7 @@ from tests.support.engine_double import (
     Loudness,
     Samples,
     UtteranceDouble,
+    hypothesis_of,
     make_audio,
     new_session,
     text_of,
@@ -52,7 +54,7 @@ def with_context(samples: Samples, context: str, language: str | None) -> Hypoth
 
 def run_steps(session: Session, checker: EventChecker) -> None:
     while (step := session.next_step()) is not None:
-        checker.take(session.completed(step, step.utterance.finish()))
+        checker.take(session.completed(step, hypothesis_of(step)))
 
 
 @pytest.mark.slow

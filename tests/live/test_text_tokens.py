@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_asr.engine.streaming import Hypothesis
+from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.live.events import Final
 from qwen_asr.live.guards import clean_text
 from qwen_asr.live.text_tokens import text_tokens
-from tests.support.engine_double import Samples, make_audio, new_session
+from tests.support.engine_double import Samples, hypothesis_of, make_audio, new_session
 
 HEADER = (b"language", b" English", b"<asr_text>")
 
@@ -73,8 +73,7 @@ def test_finals_have_the_tokens_of_their_text_and_their_mean() -> None:
     session.feed(make_audio([(False, 8000), (True, 16_000), (False, 8000)]))
     step = session.next_step()
     assert step is not None
-    step.utterance.finish()
-    [final] = [event for event in session.completed(step, step.utterance.hypothesis) if isinstance(event, Final)]
+    [final] = [event for event in session.completed(step, hypothesis_of(step)) if isinstance(event, Final)]
     assert [token.data for token in final.tokens] == [b"Good", b" morning."]
     assert [token.log_probability for token in final.tokens] == pytest.approx([-0.4, -0.5])
     assert final.avg_logprob == pytest.approx(-0.45)

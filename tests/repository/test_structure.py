@@ -36,13 +36,14 @@ ROOMS = {
     "config": GROUND,
     "audio": GROUND,
     "engine": GROUND | {"audio"},
-    "live": GROUND | {"config", "audio", "engine"},
-    "service": GROUND | {"config", "audio", "engine", "live"},
+    "fleet": GROUND | {"config", "audio", "engine"},
+    "live": GROUND | {"config", "audio", "engine", "fleet"},
+    "service": GROUND | {"config", "audio", "engine", "fleet", "live"},
     "tls": {"errors", "network"},
-    "web": GROUND | {"config", "audio", "engine", "live", "service", "tls"},
+    "web": GROUND | {"config", "audio", "engine", "fleet", "live", "service", "tls"},
     "inference": {"errors", "config", "audio", "engine", "live"},  # the Python API
     "client": {"errors", "audio"},  # a program of its own, for a machine without the model
-    "cli": GROUND | {"config", "audio", "engine", "live", "service", "tls", "web", "client"},
+    "cli": GROUND | {"config", "audio", "engine", "fleet", "live", "service", "tls", "web", "client"},
     "demo": set(),
 }
 TOP = {"__init__", "__main__"}

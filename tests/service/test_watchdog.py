@@ -25,6 +25,7 @@ from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.instruments import Instruments
 from qwen_asr.service.service import Service
 from qwen_asr.service.watchdog import Watchdog
+from qwen_asr.service.watched_engine import WatchedEngine
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
 from tests.support.faults import before_each_decoding, poisoned, whenever_poisoned
 from tests.support.sockets import Client, Listening, client, listening, silence, until
@@ -89,19 +90,6 @@ def test_callbacks_may_take_the_base_time() -> None:
     assert watchdog.delivery_stalled_for == 61.0
     watchdog.delivery_ended()
     assert watchdog.delivery_stalled_for is None
-
-
-def test_the_real_time_factor_is_of_the_last_minute() -> None:
-    now = 0.0
-    watchdog = Watchdog(Instruments(), clock=lambda: now)
-    assert watchdog.real_time_factor(0.0) is None
-    for minute in range(5):  # in each minute 60 s of audio and 6 s of work; in the last 30 s of work
-        watchdog.iteration_started()
-        now += 30 if minute == 4 else 6
-        watchdog.iteration_ended()
-        now = 60.0 * (minute + 1)
-        factor = watchdog.real_time_factor(now)
-    assert factor == pytest.approx(0.5)
 
 
 def with_pauses(*parts: Samples) -> Samples:
@@ -306,7 +294,7 @@ def test_a_device_without_memory_for_all_utterances_at_once(served: Listening, c
                 await speaker.config()
             pairs = list(zip(speakers, parts, strict=True))
             await asyncio.gather(*(speaker.audio(samples) for speaker, samples in pairs))
-            assert await until(lambda: served.service.watchdog.times_without_memory > 0)
+            assert await until(lambda: served.service.times_without_memory > 0)
             async with client(served.url) as refused:
                 await refused.send({"type": "config"})
                 assert await refused.closed() == 1013
@@ -337,4 +325,5 @@ def test_a_session_that_failed_leaves_nothing_behind(served: Listening) -> None:
     assert error["code"] == "StepFailed"
     assert "memory" in error["message"]
     assert served.service.sessions.open_by_kind() == before
-    assert served.service.watchdog._steps == {}
+    assert isinstance(served.service.engine, WatchedEngine)
+    assert served.service.engine.watchdog._steps == {}

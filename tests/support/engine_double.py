@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
 from qwen_asr.audio.vad import WINDOW
-from qwen_asr.engine.streaming import Hypothesis
+from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.words import Clip, Word
 from qwen_asr.live.events import Aligned, Event, Failed, Final, Partial
-from qwen_asr.live.session import Session
+from qwen_asr.live.session import Session, Step
 from qwen_asr.live.session_options import SessionOptions
+
+if TYPE_CHECKING:
+    from qwen_asr.engine.streaming import Utterance
 
 Samples = NDArray[np.float32]
 Transcribe = Callable[[Samples, str, "str | None"], Hypothesis]  # (samples, context, language) → hypothesis
@@ -214,3 +217,8 @@ class EventChecker:
         assert list(session.transcript.finals) == [
             replace(final, words=self.words.get(final.utterance, final.words)) for final in self.finals
         ]
+
+
+def hypothesis_of(step: Step) -> Hypothesis:
+    """What the step's utterance gives for all its samples: the double's, or that of the engine in this process."""
+    return cast("Utterance", step.utterance).finish()

@@ -18,8 +18,8 @@ from torch import Tensor
 from qwen_asr.engine.decoder.attention import Part, mask_of
 from qwen_asr.engine.decoder.kv_pool import PAGE, KVPool
 from qwen_asr.engine.decoder.packing import Packed, Places, Row, pack
-from qwen_asr.engine.replay import Replay
-from qwen_asr.engine.transfer import to_device
+from qwen_asr.engine.device.replay import Replay
+from qwen_asr.engine.device.transfer import to_device
 
 
 class Model(Protocol):

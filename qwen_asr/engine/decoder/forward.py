@@ -20,8 +20,8 @@ from qwen_asr.engine.decoder.fixed_passes import FixedPass, FixedPasses, Shape
 from qwen_asr.engine.decoder.int8 import Int8Head, Int8Linear
 from qwen_asr.engine.decoder.kv_pool import KVCache, KVPool, pool_positions
 from qwen_asr.engine.decoder.packing import Packed, Places, Row, pack, to_inputs
-from qwen_asr.engine.linear import Linear, fastest_linear, fuse
-from qwen_asr.engine.replay import Replay
+from qwen_asr.engine.device.linear import Linear, fastest_linear, fuse
+from qwen_asr.engine.device.replay import Replay
 from qwen_asr.errors import BadConfig
 
 Projection = Callable[[Tensor], Tensor]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qwen_asr.engine.decoder.attention import Indices, Layout, Part, arrange, mask_of, page_table
 from qwen_asr.engine.decoder.kv_pool import PAGE, KVCache
-from qwen_asr.engine.transfer import to_device
+from qwen_asr.engine.device.transfer import to_device
 
 AUDIO = -1
 """Stands for an audio embedding among the token ids of a row."""

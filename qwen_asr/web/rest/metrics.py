@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import qwen_asr
+from qwen_asr.service.engine_process.metrics import counter, gauge
 
 if TYPE_CHECKING:
     from qwen_asr.service.service import Service
@@ -52,7 +53,7 @@ class ServiceMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The metric families, for a Prometheus registry."""
-        service, watchdog = self._service, self._service.watchdog
+        service = self._service
         sessions = GaugeMetricFamily("qwen_asr_sessions", "Open sessions, by kind.", labels=["kind"])
         for kind, count in service.sessions.open_by_kind().items():
             sessions.add_metric([kind], count)
@@ -69,12 +70,11 @@ class ServiceMetrics(Collector):
         for outcome in ("final", "failed"):
             utterances.add_metric([outcome], outcomes[outcome])
         yield utterances
-        yield counter("qwen_asr_busy_seconds", "Time during which the recognizer was working.", watchdog.busy_seconds)
-        factor = watchdog.real_time_factor(service.sessions.audio_seconds())
-        if factor is not None:
+        yield counter("qwen_asr_busy_seconds", "Time during which the recognizer was working.", service.busy_seconds)
+        if (factor := service.real_time_factor) is not None:
             text = "Seconds of recognition per second of audio, over the last minute."
             yield gauge("qwen_asr_real_time_factor", text, factor)
-        yield counter("qwen_asr_out_of_memory", "Passes that failed for lack of memory.", watchdog.times_without_memory)
+        yield counter("qwen_asr_out_of_memory", "Passes that failed for lack of memory.", service.times_without_memory)
         if (used := service.kv_cache_used) is not None:
             yield gauge("qwen_asr_kv_cache_used_ratio", "Share of the KV cache that is in use, from 0 to 1.", used)
         yield gauge("qwen_asr_healthy", "1 while /healthz answers 200, else 0.", service.unhealthy_reason() is None)
@@ -90,13 +90,3 @@ class ServiceMetrics(Collector):
         if self._service.state == "ready":
             values["model"] = self._service.model_name
         return InfoMetricFamily("qwen_asr_build", "Versions and the loaded checkpoint.", values)
-
-
-def gauge(name: str, text: str, value: float) -> Metric:
-    """A gauge without labels."""
-    return GaugeMetricFamily(name, text, float(value))
-
-
-def counter(name: str, text: str, value: float) -> Metric:
-    """A counter without labels; the exposition adds `_total` to its name."""
-    return CounterMetricFamily(name, text, value)

@@ -32,8 +32,8 @@ class Health(BaseModel):
 class Readiness(BaseModel):
     """The answer of /readyz."""
 
-    status: Literal["loading", "ready", "failed", "stopping"]
-    text: str = Field(description="What the server is doing, or why it will never be ready.")
+    status: Literal["loading", "ready", "unavailable", "failed", "stopping"]
+    text: str = Field(description="What the server is doing, or why it is not ready.")
 
 
 class Probes:
@@ -55,8 +55,9 @@ class Probes:
         return JSONResponse(health.model_dump(exclude_unset=True), 200 if health.status == "ok" else 503)
 
     async def ready(self, _: Request) -> Response:
-        """200 while sessions can be opened, 503 while the checkpoint loads, if loading failed, and during shutdown."""
+        """200 while sessions can be opened, 503 while the checkpoint loads, if loading failed, while no engine is
+        reachable, and during shutdown."""
         state, text = self._service.readiness()
-        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if state in ("loading", "stopping") else {}
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if state in ("loading", "unavailable", "stopping") else {}
         body = Readiness.model_validate({"status": state, "text": text})
         return JSONResponse(body.model_dump(), 200 if state == "ready" else 503, headers)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.audio.vad import Silero
 from qwen_asr.engine.frame_aligner.aligner import load_frame_aligner
+from qwen_asr.engine.local_engine import LocalModel
 from qwen_asr.engine.words import Word
 from qwen_asr.live.events import Final
 from qwen_asr.live.runner import run_session
@@ -120,7 +121,7 @@ def test_each_sentence_of_real_speech_is_shown_when_it_is_spoken(monkeypatch: py
         at += sum(map(len, blocks[-2:]))
     recognizer = demo_recognizer()
     monkeypatch.setattr(recognizer, "aligner", load_frame_aligner(recognizer))  # other tests share it
-    session = create_session(recognizer, Silero(), SessionOptions(chunk_seconds=60.0, words=True))
+    session = create_session(LocalModel(recognizer), Silero(), SessionOptions(chunk_seconds=60.0, words=True))
     [heard] = [event for event in run_session(session, [np.concatenate(blocks)]) if isinstance(event, Final)]
     cues = Cues().add(heard)
     assert [cue.lines[0].split()[0] for cue in cues] == [sentence.split()[0] for sentence in SPOKEN]

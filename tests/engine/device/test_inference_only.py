@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from qwen_asr.engine.inference_only import for_inference_only
+from qwen_asr.engine.device.inference_only import for_inference_only
 from tests.support.commands import run
 
 LOAD = """
 import sys
 import numpy as np
-from qwen_asr.engine.inference_only import for_inference_only
+from qwen_asr.engine.device.inference_only import for_inference_only
 
 HEAVY = {"scipy", "torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.distributed.fsdp"}
 
@@ -56,7 +56,7 @@ def test_what_inference_does_not_need_is_not_imported_and_works_when_it_is() -> 
 
 
 OTHER_VERSIONS = {
-    "a module imports another name of the compiler": "import qwen_asr.engine.inference_only as module\n"
+    "a module imports another name of the compiler": "import qwen_asr.engine.device.inference_only as module\n"
     "module.COMPILER_CLASS = 'AnotherName'",
     "a guard remembers no answer": "from transformers.utils import import_utils as module\n"
     "module.is_scipy_available = module.is_scipy_available.__wrapped__",
