@@ -18,7 +18,7 @@ import pytest
 
 from qwen_asr.engine.hub.checkpoints import ALIGNER, LARGE, SMALL
 from tests.support.checkpoints import DEMO, save_aligner
-from tests.support.commands import QWEN_ASR, error_of
+from tests.support.commands import QWEN_ASR, error_of, run_in_terminal
 from tests.support.hub import HubServer, environment, fetch_into
 from tests.support.network import free_ports
 
@@ -164,6 +164,15 @@ def test_models_are_fetched_by_their_short_names(models: Models, hub: HubServer,
     kinds = {model["name"]: model["kind"] for model in json.loads(output_of(models("list", "--json")))["models"]}
     assert kinds == {SMALL: "recognizer", ALIGNER: "aligner", "demo": "recognizer"}
     assert output_of(models("verify")).count(" files are whole") == 3
+
+
+def test_a_terminal_shows_the_progress_in_one_line(cache: Path, hub: HubServer) -> None:
+    code, output = run_in_terminal([*QWEN_ASR, "models", "download", "0.6B"], **environment(cache, hub))
+    assert code == 0
+    progress, _, result = output.rpartition("\r\x1b[K")
+    assert f"\r\x1b[KFetching {SMALL}: 100 % of 0.0 GB" in progress
+    assert "\n" not in progress
+    assert result.startswith(f"{SMALL} is in the cache")
 
 
 def test_what_is_missing_is_fetched_and_nothing_else(models: Models, filled: Path, hub: HubServer) -> None:

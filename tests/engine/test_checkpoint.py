@@ -77,6 +77,14 @@ def test_int8_weights_transcribe_and_streaming_equals_offline(dtype: str) -> Non
 
 
 @pytest.mark.slow
+def test_automatic_quantization_loads_a_checkpoint_that_is_not_the_demo(copied: Path) -> None:
+    # Which weights it gets is a question of speed: the test is that both are timed, and that either transcribes.
+    recognizer = load_recognizer(str(copied), "cpu", "float32", quantize="auto")
+    assert not recognizer.is_demo
+    assert Utterance(recognizer).feed(spoken("Turn on the kitchen light.")).text == "Turn on the kitchen light."
+
+
+@pytest.mark.slow
 def test_the_demo_keeps_its_weights_with_automatic_quantization() -> None:
     assert not load_recognizer("demo", "cpu", quantize="auto").quantized
 
