@@ -29,7 +29,7 @@ def load_engine(
     Raises what `engine.checkpoint.load_recognizer` and `engine.aligner.load_with_aligner` raise.
     """
     recognizer = for_inference_only(lambda: _load_recognizer(path, config, progress))
-    from qwen_asr.service.watched_engine import WatchedEngine  # heavy: torch
+    from qwen_asr.fleet.watched_engine import WatchedEngine  # heavy: torch
 
     return WatchedEngine(recognizer, instruments, limits.watchdog, clock)
 
