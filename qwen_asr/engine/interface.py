@@ -6,7 +6,7 @@ in this process, `fleet.scheduler` for engines in other processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from qwen_asr.engine.hypothesis import Hypothesis
-    from qwen_asr.engine.words import Clip, Word
+    from qwen_asr.engine.words import Aligner, Clip, Word
 
 
 class EngineUtterance(Protocol):
@@ -49,21 +49,6 @@ class NewUtterance(Protocol):
     def __call__(self, *, context: str, language: str | None, max_new_tokens: int) -> EngineUtterance: ...
 
 
-class Aligner(Protocol):
-    """What a session has to know of an aligner. `engine.words.WordAligner` also aligns."""
-
-    @property
-    def name(self) -> str:
-        """Its name for people."""
-
-    @property
-    def is_quick(self) -> bool:
-        """Whether the times come so soon that a final can wait for them."""
-
-    def why_not(self, language: str | None, /) -> str | None:
-        """Why text in this language cannot be aligned, as a sentence; None if it can."""
-
-
 class SpeechModel(Protocol):
     """What a session needs to create utterances."""
 
@@ -77,8 +62,11 @@ class SpeechModel(Protocol):
         Raise `BadInput` for a context that the model cannot take.
         """
 
-    def utterances(self, *, background: bool, scored: bool) -> NewUtterance:
-        """What creates the utterances of one new session; the arguments are those of `engine.streaming.Utterance`."""
+    def utterances(self, *, background: bool, scored: bool, draft: Sequence[int] = ()) -> NewUtterance:
+        """What creates the utterances of one new session; the arguments are those of `engine.streaming.Utterance`.
+
+        draft: tokens that may begin the answer to the first of them, which are verified first.
+        """
 
 
 class StepRunner(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
 
@@ -33,9 +33,10 @@ class LocalModel:
         """See `Recognizer.check_room`."""
         self.recognizer.check_room(seconds, max_new_tokens, context, language)
 
-    def utterances(self, *, background: bool = False, scored: bool = False) -> NewUtterance:
-        """What creates the utterances of one new session."""
-        return partial(Utterance, self.recognizer, beginning=Beginning(), background=background, scored=scored)
+    def utterances(self, *, background: bool = False, scored: bool = False, draft: Sequence[int] = ()) -> NewUtterance:
+        """What creates the utterances of one new session; see `SpeechModel`."""
+        beginning = Beginning(list(draft))
+        return partial(Utterance, self.recognizer, beginning=beginning, background=background, scored=scored)
 
 
 class LocalEngine(LocalModel):

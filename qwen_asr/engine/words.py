@@ -12,8 +12,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen_asr.engine.interface import Aligner
-
 
 @dataclass(frozen=True)
 class Word:
@@ -37,6 +35,21 @@ class Clip:
     samples: NDArray[np.float32]
     text: str
     language: str | None
+
+
+class Aligner(Protocol):
+    """What a session has to know of an aligner. `WordAligner` also aligns."""
+
+    @property
+    def name(self) -> str:
+        """Its name for people."""
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the times come so soon that a final can wait for them."""
+
+    def why_not(self, language: str | None, /) -> str | None:
+        """Why text in this language cannot be aligned, as a sentence; None if it can."""
 
 
 class WordAligner(Aligner, Protocol):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from qwen_asr.engine.interface import Aligner
+    from qwen_asr.engine.words import Aligner
 
 logger = logging.getLogger(__name__)
 

@@ -41,8 +41,8 @@ from qwen_asr.live.transcript import Transcript
 if TYPE_CHECKING:  # the engine imports torch, which this module does not need
     from qwen_asr.audio.endpointing import Detector
     from qwen_asr.engine.hypothesis import Hypothesis
-    from qwen_asr.engine.interface import Aligner, EngineUtterance, NewUtterance
-    from qwen_asr.engine.words import Word
+    from qwen_asr.engine.interface import EngineUtterance, NewUtterance
+    from qwen_asr.engine.words import Aligner, Word
     from qwen_asr.live.session_options import SessionOptions
 
 Detected = Started | Speech | Ended | Skipped

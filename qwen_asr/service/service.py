@@ -226,6 +226,12 @@ class Service:
             return "failed" if self._engine.unhealthy_reason() else "unavailable", reason
         return self.state, self.text
 
+    def check_ready(self) -> None:
+        """Raises NotReady while no session can be opened, and ServerStopping when none will be."""
+        state, text = self.readiness()
+        if state != "ready":
+            raise ServerStopping(text) if state == "stopping" else NotReady(text)
+
     def unhealthy_reason(self) -> str | None:
         """Why the process has to be restarted, as a sentence; None if it works."""
         return None if self._engine is None or self._closed.is_set() else self._engine.unhealthy_reason()
@@ -276,12 +282,9 @@ class Service:
             self._engine.close()
 
     def _ready(self) -> tuple[Engine, Silero]:
-        if self.stopping:
-            raise ServerStopping
-        if self._engine is None or self._silero is None or self.state != "ready":
+        self.check_ready()
+        if self._engine is None or self._silero is None:
             raise NotReady(self.text)
-        if reason := self._engine.unavailable_reason():
-            raise NotReady(reason)
         if self._engine.short_of_memory:
             raise short_of_memory()
         return self._engine, self._silero

@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from qwen_asr.errors import NotReady, ServerStopping
+from qwen_asr.errors import NotReady
 from qwen_asr.web.error_response import status_response
 from qwen_asr.web.rest.answers import Answer
 
@@ -58,8 +58,10 @@ class Models:
 
 
 def check_ready(service: Service) -> None:
-    """Raises NotReady while the checkpoint loads or the server stops, or the error with which loading failed."""
-    if service.stopping:
-        raise ServerStopping
-    if service.state != "ready":
-        raise service.error or NotReady(service.text)
+    """Raises what `Service.check_ready` raises; instead of a lasting NotReady, the error with which loading failed."""
+    try:
+        service.check_ready()
+    except NotReady as refusal:
+        if service.stopping or service.error is None:
+            raise
+        raise service.error from refusal

@@ -10,7 +10,7 @@ import anyio
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
-from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping
+from qwen_asr.errors import LimitExceeded, QwenASRError
 from qwen_asr.web.error_response import error_response
 from qwen_asr.web.sockets.connection import Connection, log_seldom
 
@@ -100,10 +100,7 @@ class SocketRoute(ABC, Generic[C]):
             connection.give_up()
 
     def _check_capacity(self, address: str) -> None:
-        if self._service.stopping:
-            raise ServerStopping
-        if self._service.state != "ready":
-            raise NotReady(self._service.text)
+        self._service.check_ready()
         if len(self.connections) >= (most := self._max_connections("")):
             raise LimitExceeded(f"All {most} connections of this server are taken: try again a little later.")
         own = sum(other.address == address for other in self.connections)
