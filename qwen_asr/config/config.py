@@ -15,6 +15,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
+from qwen_asr.config.engine_addresses import check_gpus, parse_engines
 from qwen_asr.config.link_addresses import LinkAddresses
 from qwen_asr.config.option_fields import check, flag, option
 from qwen_asr.config.proxies import ANY_PEER, LOOPBACK, TrustedProxies, check_root_path
@@ -26,6 +27,7 @@ from qwen_asr.config.validators import (
     check_rate,
     check_users,
 )
+from qwen_asr.errors import BadConfig
 
 LOCAL_HOST = "127.0.0.1"
 ALL_HOSTS = "0.0.0.0"  # noqa: S104 - all interfaces; bound only if the options ask for it
@@ -80,6 +82,35 @@ class Config:
         "and says so in the log. Some words may differ from those of the original weights",
         "model",
         choices=("auto", "int8", "none"),
+    )
+    engine: tuple[str, ...] = option(
+        (),
+        "engine in another process that runs the model, started with `qwen-asr engine`: `host:port`, `ws://host:port`, "
+        "`wss://host:port` or `unix:/path`; repeatable, or separated by commas. This process then loads no model",
+        "model",
+        metavar="URL",
+    )
+    engine_api_key: str | None = option(
+        None,
+        "key that the engines ask for; safer in the environment, as `QWEN_ASR_ENGINE_API_KEY`",
+        "model",
+        metavar="KEY",
+        secret=True,
+    )
+    engine_ca_certs: str | None = option(
+        None,
+        "trust these authorities for `wss://` engines, PEM: a private one, or a self-signed certificate itself",
+        "model",
+        metavar="FILE",
+        shown="those of the system",
+    )
+    gpus: str | None = option(
+        None,
+        "start an engine for each of these GPUs of this machine, and again when it ends or hangs: `all`, or numbers as "
+        "`nvidia-smi` has them, such as `0,1`. `cpu,cpu` starts two on the processor, to try it out",
+        "model",
+        metavar="LIST",
+        shown="none; one GPU, in this process",
     )
     host: str = option(
         None,
@@ -345,9 +376,33 @@ class Config:
         check_keys(self.api_key)
         check_origins(self.allowed_origins, has_credentials=bool(self.api_key or self.auth))
         check_rate(self.rate_limit)
+        self._check_engines()
         check_certificate_options(
             self._https_options, self.ssl_certfile, self.ssl_keyfile, on_space=self.on_space, share=self.share
         )
+
+    def _check_engines(self) -> None:
+        """Raises `BadConfig` for options of engines that exclude or require each other."""
+        parse_engines(self.engine)
+        check_gpus(self.gpus)
+        if self.engine and self.gpus:
+            raise BadConfig(
+                "--engine and --gpus were given: give the engines that run, or have this server start some."
+            )
+        for name in ("engine_api_key", "engine_ca_certs"):
+            if getattr(self, name) is not None and not self.engine:
+                raise BadConfig(f"{flag(name)} was given without --engine: give the engines too.")
+        if self.engine_api_key is not None:
+            check_keys([self.engine_api_key], "--engine-api-key")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        own = ("asr_model_path", "aligner_model_path", "device", "dtype", "quantize") if self.engine else ()
+        if changed := [flag(name) for name in own if getattr(self, name) != defaults[name]]:
+            raise BadConfig(
+                f"{' and '.join(changed)} cannot be given with --engine, because the engines run the model: give it "
+                "to `qwen-asr engine`."
+            )
+        if self.gpus and self.device not in ("auto", "cpu" if "cpu" in self.gpus else "cuda"):
+            raise BadConfig(f"--device {self.device} was given with --gpus {self.gpus}: leave out --device.")
 
     @property
     def trusted_proxies(self) -> TrustedProxies:
@@ -368,7 +423,7 @@ class Config:
     def secrets(self) -> tuple[str, ...]:
         """The values that must not appear in a log: API keys, `USER:PASSWORD` pairs, and the passwords alone."""
         passwords = [user.partition(":")[2] for user in self.auth]
-        return (*self.api_key, *self.auth, *passwords, *filter(None, [self.ssl_keyfile_password]))
+        return (*self.api_key, *self.auth, *passwords, *filter(None, [self.ssl_keyfile_password, self.engine_api_key]))
 
     @property
     def _https_options(self) -> list[str]:
