@@ -15,7 +15,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
-from qwen_asr.config.engine_addresses import check_gpus, parse_engines
+from qwen_asr.config.engine_addresses import check_gpus, parse_engines, ray_application
 from qwen_asr.config.link_addresses import LinkAddresses
 from qwen_asr.config.option_fields import check, flag, option
 from qwen_asr.config.proxies import ANY_PEER, LOOPBACK, TrustedProxies, check_root_path
@@ -86,7 +86,8 @@ class Config:
     engine: tuple[str, ...] = option(
         (),
         "engine in another process that runs the model, started with `qwen-asr engine`: `host:port`, `ws://host:port`, "
-        "`wss://host:port` or `unix:/path`; repeatable, or separated by commas. This process then loads no model",
+        "`wss://host:port` or `unix:/path`; repeatable, or separated by commas. `ray` or `ray:APPLICATION`: all that "
+        "Ray Serve has in its cluster. This process then loads no model",
         "model",
         metavar="URL",
     )
@@ -383,7 +384,9 @@ class Config:
 
     def _check_engines(self) -> None:
         """Raises `BadConfig` for options of engines that exclude or require each other."""
-        parse_engines(self.engine)
+        on_ray = ray_application(self.engine) is not None
+        if not on_ray:
+            parse_engines(self.engine)
         check_gpus(self.gpus)
         if self.engine and self.gpus:
             raise BadConfig(
@@ -392,6 +395,8 @@ class Config:
         for name in ("engine_api_key", "engine_ca_certs"):
             if getattr(self, name) is not None and not self.engine:
                 raise BadConfig(f"{flag(name)} was given without --engine: give the engines too.")
+            if getattr(self, name) is not None and on_ray:
+                raise BadConfig(f"{flag(name)} was given with --engine {self.engine[0]}: Ray has no use for it.")
         if self.engine_api_key is not None:
             check_keys([self.engine_api_key], "--engine-api-key")
         defaults = {field.name: field.default for field in dataclasses.fields(self)}

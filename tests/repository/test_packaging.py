@@ -25,6 +25,7 @@ PINNED = {
     "requirements.txt": ("dependencies", "server"),
     "requirements-acme.txt": ("acme",),
     "requirements-mic.txt": ("mic",),
+    "requirements-ray.txt": ("ray",),
     "requirements-test.txt": ("test",),
 }
 """Each requirements file, and where pyproject.toml has the ranges of the same packages."""
@@ -73,6 +74,7 @@ def test_what_is_imported_is_pinned_and_what_is_pinned_is_installed() -> None:
     assert len({**pinned, **tests, **extras}) == len(pinned) + len(tests) + len(extras)
     for name, version in {**pinned, **tests, **extras}.items():
         assert importlib.metadata.version(name).partition("+")[0] == version
+    extras |= requirements("requirements-ray.txt")  # which scripts/test-ray installs, beside .venv
     served = {name for path in modules() if room_of(path) != "demo" for name in imports(path)}
     ours = [path for path in tracked() if path.suffix == ".py" and ROOT / "tests" / "clients" not in path.parents]
     anywhere = {name for path in ours for name in imports(path)}
