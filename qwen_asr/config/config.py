@@ -15,7 +15,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
-from qwen_asr.config.engine_addresses import check_gpus, parse_engines
+from qwen_asr.config.engine_addresses import check_gpus, parse_engines, ray_application
 from qwen_asr.config.link_addresses import LinkAddresses
 from qwen_asr.config.option_fields import check, flag, option
 from qwen_asr.config.proxies import ANY_PEER, LOOPBACK, TrustedProxies, check_root_path
@@ -86,7 +86,8 @@ class Config:
     engine: tuple[str, ...] = option(
         (),
         "engine in another process that runs the model, started with `qwen-asr engine`: `host:port`, `ws://host:port`, "
-        "`wss://host:port` or `unix:/path`; repeatable, or separated by commas. This process then loads no model",
+        "`wss://host:port` or `unix:/path`; repeatable, or separated by commas. `ray` or `ray:APPLICATION`: all that "
+        "Ray Serve has in its cluster. This process then loads no model",
         "model",
         metavar="URL",
     )
@@ -383,7 +384,9 @@ class Config:
 
     def _check_engines(self) -> None:
         """Raises `BadConfig` for options of engines that exclude or require each other."""
-        parse_engines(self.engine)
+        on_ray = ray_application(self.engine) is not None
+        if not on_ray:
+            parse_engines(self.engine)
         check_gpus(self.gpus)
         if self.engine and self.gpus:
             raise BadConfig(
@@ -392,6 +395,8 @@ class Config:
         for name in ("engine_api_key", "engine_ca_certs"):
             if getattr(self, name) is not None and not self.engine:
                 raise BadConfig(f"{flag(name)} was given without --engine: give the engines too.")
+            if getattr(self, name) is not None and on_ray:
+                raise BadConfig(f"{flag(name)} was given with --engine {self.engine[0]}: Ray has no use for it.")
         if self.engine_api_key is not None:
             check_keys([self.engine_api_key], "--engine-api-key")
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
@@ -411,8 +416,13 @@ class Config:
         None by default, not even loopback: with DNS rebinding, a page of another site connects from loopback too. The
         tunnel of `--share` ends on this machine, and only Hugging Face's proxy can reach a Space.
         """
-        default = (ANY_PEER,) if self.on_space else LOOPBACK if self.share else ()
-        return TrustedProxies(self.forwarded_allow_ips or default)
+        if self.on_space:
+            return TrustedProxies(self.forwarded_allow_ips or (ANY_PEER,))
+        if self.share:
+            # The share server adds to X-Forwarded-For the address of what sends it the requests, which may be a load
+            # balancer in front of it.
+            return TrustedProxies((*self.forwarded_allow_ips, *LOOPBACK), behind_others=True)
+        return TrustedProxies(self.forwarded_allow_ips)
 
     @property
     def link_addresses(self) -> LinkAddresses:
@@ -435,6 +445,11 @@ class Config:
     def on_space(self) -> bool:
         """Whether the server runs on a Hugging Face Space."""
         return bool(os.environ.get("SPACE_ID"))
+
+    @property
+    def on_zero_gpu(self) -> bool:
+        """Whether that Space has ZeroGPU, by the variable that the package `spaces` reads, and with its values."""
+        return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
     @property
     def tls(self) -> bool:

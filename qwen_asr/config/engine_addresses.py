@@ -12,7 +12,9 @@ ENGINE_PORT = 9000
 """Where an engine listens by default."""
 PATH = "/engine"
 """Where an engine speaks with schedulers."""
-_EXPECTED = "expects host:port, ws://host:port, wss://host:port, or unix:/path/of/socket"
+RAY = "ray"
+"""The value of `--engine` for engines on Ray Serve, alone or with the name of the application: `ray:NAME`."""
+_EXPECTED = "expects host:port, ws://host:port, wss://host:port, unix:/path/of/socket, or ray"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,27 @@ class EngineAddress:
     def url(self) -> str:
         """For a WebSocket client."""
         return f"{'ws://localhost' if self.socket else self}{PATH}"
+
+
+def ray_application(texts: Iterable[str]) -> str | None:
+    """The application of Ray Serve that texts name, by default Serve's own name for one; None if they are addresses.
+
+    Raises `BadConfig` for such a name beside anything else.
+    """
+    parts = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    if not any(part == RAY or part.startswith(f"{RAY}:") for part in parts):
+        return None
+    if len(parts) > 1:
+        raise BadConfig(
+            f"--engine was given {', '.join(parts)}, but ray stands alone: Ray Serve knows all engines of its cluster."
+        )
+    name = parts[0].removeprefix(RAY).removeprefix(":")
+    if name.startswith("//") or parts[0].endswith(":"):
+        raise BadConfig(
+            f"--engine was given {parts[0]}, but expects ray, or ray:NAME with the name of an application. Which "
+            "cluster this machine is part of is said to `ray start`, or in RAY_ADDRESS."
+        )
+    return name or "default"
 
 
 def parse_engines(texts: Iterable[str]) -> tuple[EngineAddress, ...]:

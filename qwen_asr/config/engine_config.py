@@ -14,7 +14,7 @@ from qwen_asr.errors import BadConfig
 _FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
 
-def _same(name: str) -> Any:
+def same(name: str) -> Any:
     """The server's option of this name."""
     field = _FIELDS[name]
     return dataclasses.field(default=field.default, repr=field.repr, metadata=field.metadata)
@@ -24,11 +24,11 @@ def _same(name: str) -> Any:
 class EngineConfig:
     """The options of an engine. Raises `BadConfig` for an invalid value, `HttpsConflict` for options that conflict."""
 
-    asr_model_path: str = _same("asr_model_path")
-    aligner_model_path: str | None = _same("aligner_model_path")
-    device: str = _same("device")
-    dtype: str = _same("dtype")
-    quantize: str = _same("quantize")
+    asr_model_path: str = same("asr_model_path")
+    aligner_model_path: str | None = same("aligner_model_path")
+    device: str = same("device")
+    dtype: str = same("dtype")
+    quantize: str = same("quantize")
     host: str = option(LOCAL_HOST, "address to listen on; `0.0.0.0` means all", "server", metavar="ADDRESS")
     port: int = option(
         ENGINE_PORT, "port to listen on; 0 takes any free port", "server", metavar="N", low=0, high=65535
@@ -39,10 +39,10 @@ class EngineConfig:
         "server",
         metavar="PATH",
     )
-    generate_self_signed_cert: bool = _same("generate_self_signed_cert")
-    ssl_certfile: str | None = _same("ssl_certfile")
-    ssl_keyfile: str | None = _same("ssl_keyfile")
-    ssl_keyfile_password: str | None = _same("ssl_keyfile_password")
+    generate_self_signed_cert: bool = same("generate_self_signed_cert")
+    ssl_certfile: str | None = same("ssl_certfile")
+    ssl_keyfile: str | None = same("ssl_keyfile")
+    ssl_keyfile_password: str | None = same("ssl_keyfile_password")
     api_key: tuple[str, ...] = option(
         (),
         "key that servers have to send; repeatable. They take it as `--engine-api-key`",
@@ -53,8 +53,8 @@ class EngineConfig:
     end_with_stdin: bool = option(
         False, "end when standard input ends: for a program that starts engines and may be killed", "other"
     )
-    log_format: str = _same("log_format")
-    log_level: str = _same("log_level")
+    log_format: str = same("log_format")
+    log_level: str = same("log_level")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

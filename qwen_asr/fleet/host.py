@@ -44,7 +44,7 @@ from qwen_asr.fleet.messages import (
 
 if TYPE_CHECKING:
     from qwen_asr.engine.hypothesis import Hypothesis
-    from qwen_asr.engine.interface import Engine, EngineUtterance
+    from qwen_asr.engine.interface import EngineUtterance, LoadedModel
     from qwen_asr.engine.words import Aligner
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class EngineHost:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: LoadedModel,
         *,
         idle_seconds: float = IDLE_SECONDS,
         most_utterances: int = MOST_UTTERANCES,

@@ -173,13 +173,15 @@ class EngineServer:
             self._connections.discard(connection)
 
     async def _answer(self, host: EngineHost, connection: ServerConnection, call: int, data: bytes) -> None:
-        reply = await _reply(host, data)
+        reply = await answer(host, data)
         with contextlib.suppress(ConnectionClosed):
             for frame in frames(call, encode(reply)):
                 await connection.send(frame)
 
 
-async def _reply(host: EngineHost, data: bytes) -> Reply:
+async def answer(host: EngineHost, data: bytes) -> Reply:
+    """The reply to an encoded request. Never raises: what fails is answered with `Refused`. Cancelling it cancels the
+    call."""
     try:
         request = decode(data)
         if not isinstance(request, Request):

@@ -40,7 +40,7 @@ def load_engine(
     if config.engine or config.gpus:
         return _join_engines(path, config, instruments, limits, progress)
     recognizer = for_inference_only(lambda: _load_recognizer(path, config, progress))
-    from qwen_asr.service.watched_engine import WatchedEngine  # heavy: torch
+    from qwen_asr.fleet.watched_engine import WatchedEngine  # heavy: torch
 
     return WatchedEngine(recognizer, instruments, limits.watchdog, clock)
 
@@ -62,9 +62,11 @@ def _join_engines(
     path: str, config: Config, instruments: Instruments, limits: Limits, progress: Callable[[str], None]
 ) -> Engine:
     """The engines in other processes as one. Returns once the first has joined."""
-    from qwen_asr.config.engine_addresses import parse_engines
+    from qwen_asr.config.engine_addresses import parse_engines, ray_application
     from qwen_asr.fleet.sockets import SocketCalls
 
+    if (application := ray_application(config.engine)) is not None:
+        return _join_cluster(application, instruments, limits, progress)
     processes = _start_processes(path, config, limits)
     addresses = processes.addresses if processes else parse_engines(config.engine)
     calls: SocketCalls | None = None
@@ -91,6 +93,22 @@ def _join_engines(
     instruments.watch_engines(lambda: len(calls.joined), lambda: calls.lost)
     from qwen_asr.fleet.scheduler import RemoteScheduler
 
+    return RemoteScheduler(calls)
+
+
+def _join_cluster(
+    application: str, instruments: Instruments, limits: Limits, progress: Callable[[str], None]
+) -> Engine:
+    """The engines on Ray Serve as one. Returns once one of them runs."""
+    from qwen_asr.fleet.ray_calls import RayCalls
+    from qwen_asr.fleet.scheduler import RemoteScheduler
+
+    calls = RayCalls(application, limits.fleet)
+    said = ""
+    while not calls.wait(_POLL_SECONDS):
+        if (text := calls.unavailable_reason() or "") != said:
+            progress(said := text)
+    instruments.watch_engines(lambda: calls.running, lambda: calls.lost)
     return RemoteScheduler(calls)
 
 

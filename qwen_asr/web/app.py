@@ -9,10 +9,8 @@ import asyncio
 import contextlib
 import gc
 import logging
-import secrets
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +19,6 @@ from starlette.routing import Mount, WebSocketRoute
 
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits
-from qwen_asr.errors import QwenASRError, ShareUnavailable
 from qwen_asr.redaction import redact_logs
 from qwen_asr.web.access.hsts import StrictTransport
 from qwen_asr.web.error_response import refuse_unknown_path, unknown_path_response
@@ -42,6 +39,7 @@ if TYPE_CHECKING:
     from qwen_asr.service.sessions import TrackedRunner
     from qwen_asr.tls.certificates import ServerCertificate
     from qwen_asr.tls.reloading import ReloadingCertificate
+    from qwen_asr.web.access.hosts import AllowedHosts
     from qwen_asr.web.page.recordings import RecordingRegistry
 
 log = logging.getLogger(__name__)
@@ -114,6 +112,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     app.add_middleware(Unbuffered)
     app.add_middleware(guard.middleware)
     app.add_middleware(SecurityHeaders, framed=config.on_space)
+    app.state.allowed_hosts = guard.hosts
     app.state.recordings = recordings
     app.state.service = service
     # Before the page, which is mounted at "/" and answers every path that is left.
@@ -251,13 +250,33 @@ def serve(config: Config, limits: Limits | None = None) -> int:
             log.warning("%s", sentence)
         service.start(lambda: _loaded(config, service, server, thresholds))
         if config.share and not config.on_space:
-            threading.Thread(target=_share, args=(port,), name="qwen-asr-share", daemon=True).start()
+            stack.enter_context(_shared(port, app.state.allowed_hosts))
         server.run(sockets=[listening])
         service.close()
         say("Stopped.")
     if service.error is not None and server.stopped_by is None:
         raise service.error
     return 0
+
+
+@contextlib.contextmanager
+def _shared(port: int, hosts: AllowedHosts) -> Iterator[None]:
+    """Has a public link to `port` inside the block, whose name is then one of the allowed hosts."""
+    from qwen_asr.web import qr
+    from qwen_asr.web.share_link import ShareLink
+
+    def announce(link: str) -> None:
+        hosts.share(link)
+        say(f"The public link: {link}")
+        if qr.can_show():
+            say(qr.terminal_code(link))
+
+    share = ShareLink(port, announce, say)
+    share.start()
+    try:
+        yield
+    finally:
+        share.stop()
 
 
 class Unbuffered:
@@ -331,31 +350,3 @@ def _loaded(config: Config, service: Service, server: Server, thresholds: tuple[
     else:
         time.sleep(service.limits.shutdown.load_failure_seconds)  # open pages show the error meanwhile
         server.should_exit = True
-
-
-def _share(port: int) -> None:
-    try:
-        say(f"  {public_link(port)}  (public, for up to a week)")
-    except QwenASRError as error:
-        say(str(error))
-
-
-def public_link(port: int) -> str:
-    """Opens a Gradio share link to a local port; returns its address. Raises ShareUnavailable."""
-    from gradio import networking
-
-    try:
-        link = networking.setup_tunnel(
-            local_host="127.0.0.1",
-            local_port=port,
-            share_token=secrets.token_urlsafe(32),
-            share_server_address=None,
-            share_server_tls_certificate=None,
-        )
-    except Exception as error:
-        log.debug("no share link", exc_info=True)
-        raise ShareUnavailable(
-            f"No public link could be created ({type(error).__name__}): Gradio's share service cannot be reached or "
-            "used from here. The page is served at the addresses above."
-        ) from error
-    return link.replace("http://", "https://", 1)

@@ -63,6 +63,9 @@ def test_on_a_space_the_server_listens_on_all_addresses(monkeypatch: pytest.Monk
     assert (config.host, config.port, config.tls) == ("0.0.0.0", 7860, False)
     with pytest.raises(BadConfig, match="leave the option out"):
         parsed("--generate-self-signed-cert")
+    assert not config.on_zero_gpu
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    assert config.on_zero_gpu
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,12 +15,12 @@ from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
 from qwen_asr.engine.interface import Engine
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.fleet.scheduler import RemoteScheduler
+from qwen_asr.fleet.watched_engine import WatchedEngine
 from qwen_asr.live.events import Final
 from qwen_asr.live.runner import Runner
 from qwen_asr.live.session import Session
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.instruments import Instruments
-from qwen_asr.service.watched_engine import WatchedEngine
 from tests.support.engine_double import EventChecker, Loudness, Samples, make_audio
 from tests.support.faulty_calls import FAULTS, FaultyCalls
 from training.model import build_model, build_processor
@@ -41,14 +42,16 @@ def engine() -> Iterator[WatchedEngine]:
     torch.set_num_threads(threads)
 
 
-def transcribe(engine: Engine, audio: Samples, cuts: list[int], language: str | None = "English") -> list[Final]:
-    """The finals of a session whose audio comes in the pieces between the cuts."""
-    options = SessionOptions(language=language, max_new_tokens=12, chunk_seconds=0.3)
+def transcribe(engine: Engine, audio: Samples, cuts: list[int], *, patient: bool = False) -> list[Final]:
+    """The finals of a session whose audio comes in the pieces between the cuts. patient: each when a step has ended."""
+    options = SessionOptions(language="English", max_new_tokens=12, chunk_seconds=0.3)
     new_utterance = engine.utterances(background=False, scored=False)
     session, checker = Session(new_utterance, UtteranceDetector(QUICK, Loudness()), options), EventChecker()
     runner = Runner(session, engine, checker.take)
     for block in np.split(audio, sorted(cuts)):
         runner.feed(block)
+        while patient and runner.backlog:
+            time.sleep(0.001)
     runner.finish().result(timeout=120)
     checker.check_complete(session)  # every sample is in one utterance, or was skipped
     return checker.finals
@@ -100,7 +103,7 @@ def test_each_fault_alone_costs_no_text(engine: WatchedEngine, fault: str) -> No
     calls = FaultyCalls(engine, share=0.5, seed=1, faults=(fault,))
     remote = RemoteScheduler(calls)
     try:
-        finals = transcribe(remote, audio, list(range(0, len(audio), 1600)))
+        finals = transcribe(remote, audio, list(range(0, len(audio), 1600)), patient=True)
     finally:
         remote.close()
     assert calls.happened[fault] > 2

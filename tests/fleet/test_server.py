@@ -18,9 +18,9 @@ from qwen_asr.engine.interface import Engine
 from qwen_asr.fleet.frames import PART_BYTES, frames
 from qwen_asr.fleet.host import EngineHost
 from qwen_asr.fleet.messages import Empty, HelloRequest, Refused, Reply, Request, decode, encode
+from qwen_asr.fleet.watched_engine import WatchedEngine
 from qwen_asr.service.engine_process.metrics import engine_exposition
 from qwen_asr.service.instruments import Instruments
-from qwen_asr.service.watched_engine import WatchedEngine
 from tests.support.checkpoints import demo_recognizer
 from tests.support.engines import Listening
 from tests.support.processes import until

@@ -37,8 +37,8 @@ from qwen_asr.fleet.messages import (
     StepRequest,
 )
 from qwen_asr.fleet.sockets import SocketCalls
+from qwen_asr.fleet.watched_engine import WatchedEngine
 from qwen_asr.service.instruments import Instruments
-from qwen_asr.service.watched_engine import WatchedEngine
 from qwen_asr.tls.certificates import load_user_certificate
 from tests.support.certificates import Chained
 from tests.support.checkpoints import demo_recognizer, spoken

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from qwen_asr.engine.interface import Engine
+from qwen_asr.engine.interface import LoadedModel
 from qwen_asr.fleet.calls import EngineLost, NoEngine
 from qwen_asr.fleet.host import EngineHost
 from qwen_asr.fleet.messages import Draining, Hello, Reply, Request, StepRequest, decode, encode
@@ -19,11 +20,17 @@ FAULTS = ("lost before", "lost after", "killed", "forgot", "late", "doubled", "d
 class FaultyCalls:
     """`Calls` to `hosts` hosts on one engine. A share of the calls meets one of `faults`, chosen by `seed`.
 
-    Every message is encoded and decoded. `happened` counts the faults; `served` has the host of each step's answer.
+    Every message is encoded and decoded. `happened` counts the faults. Some calls move to another host.
     """
 
     def __init__(
-        self, engine: Engine, *, hosts: int = 2, share: float = 0.3, seed: int = 0, faults: tuple[str, ...] = FAULTS
+        self,
+        engine: LoadedModel,
+        *,
+        hosts: int = 2,
+        share: float = 0.3,
+        seed: int = 0,
+        faults: tuple[str, ...] = FAULTS,
     ) -> None:
         self._engine, self._share, self._faults = engine, share, faults
         self._random = random.Random(seed)
@@ -46,9 +53,8 @@ class FaultyCalls:
     def call(self, request: Request, key: str, /) -> Future[Reply]:
         with self._lock:
             self.calls += 1
-            index = (
-                self._random.randrange(len(self.hosts)) if self._random.random() < 0.1 else hash(key) % len(self.hosts)
-            )
+            moved = self._random.random() < 0.1 * bool(self._share)
+            index = (zlib.crc32(key.encode()) + moved) % len(self.hosts)
             fault = ""
             if isinstance(request, StepRequest) and self._random.random() < self._share:
                 fault = self._random.choice(self._faults)
