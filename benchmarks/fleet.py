@@ -13,90 +13,28 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Sequence
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from benchmarks.arguments import count, counts, positive
+from benchmarks.sleeping import SleepingEngine
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.config.engine_addresses import EngineAddress
-from qwen_asr.engine.decoder.drafts import Beginning
 from qwen_asr.engine.hypothesis import Hypothesis
-from qwen_asr.engine.interface import EngineInfo, LoadedModel, NewUtterance
-from qwen_asr.engine.recognizer import Predict
-from qwen_asr.engine.scheduler import Scheduler
-from qwen_asr.engine.words import Clip, Word
+from qwen_asr.engine.interface import LoadedModel
 from qwen_asr.fleet.host import EngineHost
 from qwen_asr.fleet.scheduler import RemoteScheduler
 from qwen_asr.fleet.server import EngineServer
 from qwen_asr.fleet.sockets import SocketCalls
-from qwen_asr.fleet.utterance import RemoteUtterance
 
 BLOCK = np.zeros(SAMPLE_RATE // 5, np.float32)
 LONGEST = 30 * SAMPLE_RATE
 PASSES = 3
 """Passes of the model in a step."""
 READY_SECONDS = 60
-
-
-class _Ended:
-    def __init__(self, samples: int) -> None:
-        self._samples = samples
-
-    def parse(self) -> Hypothesis:
-        return Hypothesis((1, 2, 3), "text", "English", "text", self._samples)
-
-
-class SleepingUtterance(RemoteUtterance):
-    """Keeps samples; its steps are passes that compute nothing."""
-
-    background = False
-
-    def step(self) -> Generator[Any, Any, _Ended]:
-        """A step over all samples."""
-        length = self.length
-        for _ in range(PASSES):
-            yield Predict(SimpleNamespace(positions=1))  # type: ignore[arg-type]  # nothing else of a row is read
-        return _Ended(length)
-
-
-class SleepingEngine:
-    """The real scheduler, on a model whose passes sleep for `seconds`, however many rows they have."""
-
-    aligner = None
-    info = EngineInfo("sleeping", False, "nothing", "0", 0)
-
-    def __init__(self, seconds: float) -> None:
-        def run(passes: list[Any]) -> list[None]:
-            time.sleep(seconds)
-            return [None] * len(passes)
-
-        model: Any = SimpleNamespace(
-            aligner=None,
-            device=SimpleNamespace(type="none"),  # no device, so that all steps start at once, as on a GPU
-            run=run,
-            cache_lengths=lambda passes: [0] * len(passes),
-        )
-        self.scheduler = Scheduler(model)
-        self.submit = self.scheduler.submit
-
-    def utterances(self, *, background: bool, scored: bool, draft: Sequence[int] = ()) -> NewUtterance:
-        """See `SpeechModel`."""
-        return partial(
-            SleepingUtterance, lambda _: None, scored=scored, background=background, beginning=Beginning(list(draft))
-        )
-
-    def check_room(self, seconds: float, max_new_tokens: int, context: str, language: str | None) -> None:
-        """Everything fits."""
-
-    def align(self, clip: Clip, *, background: bool = False) -> Future[tuple[Word, ...]]:
-        """There is no aligner."""
-        raise RuntimeError("There is no aligner.")
 
 
 def measure(model: LoadedModel, sessions: int, seconds: float) -> tuple[float, float]:
@@ -143,7 +81,7 @@ def serve(path: str, seconds: float) -> None:
 
     async def run() -> None:
         server = EngineServer()
-        server.host = EngineHost(SleepingEngine(seconds))
+        server.host = EngineHost(SleepingEngine(seconds, PASSES))
         async with server.listening(path):
             await asyncio.Event().wait()
 
@@ -152,9 +90,9 @@ def serve(path: str, seconds: float) -> None:
 
 def compare(sessions: int, pass_seconds: float, seconds: float) -> tuple[tuple[float, float], tuple[float, float]]:
     """What `measure` gives for an engine in this process, and for one in another process."""
-    local = SleepingEngine(pass_seconds)
+    local = SleepingEngine(pass_seconds, PASSES)
     without = measure(local, sessions, seconds)
-    local.scheduler.close()
+    local.close()
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "engine")
         process = multiprocessing.get_context("spawn").Process(target=serve, args=(path, pass_seconds), daemon=True)

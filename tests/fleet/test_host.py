@@ -61,7 +61,10 @@ class SteppedEngine:
         if context == "long":
             raise BadInput("It is too long.")
 
-    def submit(self, utterance: Any, on_start: Any = None, is_urgent: Any = lambda: True) -> Future[Hypothesis]:
+    def submit(
+        self, utterance: Any, on_start: Callable[[], None] | None = None, is_urgent: Callable[[], bool] = lambda: True
+    ) -> Future[Hypothesis]:
+        assert on_start is not None
         self.steps.append((utterance, on_start, is_urgent, Future()))
         return self.steps[-1][-1]
 
@@ -78,6 +81,11 @@ class SteppedEngine:
             future.set_running_or_notify_cancel()
         on_start()
         return urgent
+
+    @property
+    def is_urgent(self) -> bool:
+        """What the host says of the last step now."""
+        return self.steps[-1][2]()
 
     def end(self) -> None:
         """End the last step, with what its utterance holds."""
@@ -172,17 +180,75 @@ def test_an_urgent_request_makes_the_step_start_again_with_what_is_new(host: Eng
     assert len(engine.steps) == 1
 
 
-def test_another_request_during_a_step_gets_a_step_of_its_own(host: EngineHost, engine: SteppedEngine) -> None:
+def test_the_same_request_again_during_a_step_gets_its_result(host: EngineHost, engine: SteppedEngine) -> None:
+    run(engine, host.call(request(host, 1, 0, 4_000)))
+    first = host.call(request(host, 2, 4_000, 8_000))
+    engine.start()
+    engine.created[0].busy = True
+    again = host.call(request(host, 3, 0, 8_000, urgent=True))  # all samples: its sender knows nothing any more
+    assert not engine.is_urgent, "the step need not start again"
+    engine.created[0].busy = False
+    engine.end()
+    assert answer(first) == Superseded()
+    assert text(answer(again)) == text_of(SAMPLES[:8_000])
+    assert len(engine.steps) == 2
+
+
+def test_other_samples_during_a_step_make_it_start_again(host: EngineHost, engine: SteppedEngine) -> None:
+    first = host.call(request(host, 1, 0, 8_000))
+    engine.start()
+    second = host.call(request(host, 2, 0, 8_000, samples=-SAMPLES))
+    assert engine.start(), "urgent is how a step starts again"
+    engine.end()
+    assert answer(first) == Superseded()
+    assert text(answer(second)) == text_of(-SAMPLES[:8_000])
+    assert len(engine.steps) == 1
+
+
+def test_a_request_before_the_step_starts_is_part_of_it(host: EngineHost, engine: SteppedEngine) -> None:
+    first = host.call(request(host, 1, 0, 8_000))
+    second = host.call(request(host, 2, 0, 9_000))
+    assert not engine.start()
+    engine.end()
+    assert answer(first) == Superseded()
+    assert text(answer(second)) == text_of(SAMPLES[:9_000])
+    assert len(engine.steps) == 1
+
+
+def test_a_request_when_the_step_cannot_start_again_any_more_gets_one_of_its_own(
+    host: EngineHost, engine: SteppedEngine
+) -> None:
     first = host.call(request(host, 1, 0, 8_000))
     engine.start()
     second = host.call(request(host, 2, 0, 9_000))
-    engine.end()
+    engine.end()  # the scheduler has not asked again
     assert not first.done()
     assert not second.done()
+    assert host.busy
     engine.start()
     engine.end()
     assert answer(first) == Superseded()
     assert text(answer(second)) == text_of(SAMPLES[:9_000])
+    assert not host.busy
+
+
+def test_what_was_forgotten_does_not_return_with_an_old_request(host: EngineHost, engine: SteppedEngine) -> None:
+    """It was under way for long, perhaps on a connection that broke, and its samples may be wrong by now."""
+    run(engine, host.call(request(host, 3, 0, 8_000)))
+    host.call(CloseRequest("u"))
+    assert answer(host.call(request(host, 2, 0, 9_000, samples=-SAMPLES))) == Superseded()
+    assert answer(host.call(request(host, 4, 8_000, 9_000))) == Have(host.engine_id, 0)
+    assert text(run(engine, host.call(request(host, 5, 0, 9_000)))) == text_of(SAMPLES[:9_000])
+
+
+def test_an_engine_that_refuses_a_step_at_once(host: EngineHost, engine: SteppedEngine) -> None:
+    def refuse(*_: object) -> Future[Hypothesis]:
+        raise StepFailed("It takes no steps.")
+
+    engine.submit = refuse  # type: ignore[method-assign,assignment]  # an engine in another state
+    assert answer(host.call(request(host, 1, 0, 8_000))) == Refused("StepFailed", "It takes no steps.")
+    assert len(host) == 0
+    assert not host.busy
 
 
 def test_an_utterance_is_forgotten_after_a_step_that_failed(host: EngineHost, engine: SteppedEngine) -> None:

@@ -164,6 +164,34 @@ def test_an_answer_that_is_lost_is_asked_for_again() -> None:
     assert len(calls.steps) == 2
 
 
+@pytest.mark.parametrize("answer", [Have("e", 0), Empty()], ids=lambda answer: type(answer).__name__)
+def test_an_answer_that_makes_no_sense_is_no_reason_to_ask_without_a_pause(answer: Reply) -> None:
+    calls = ScriptedCalls(lambda request: answer)
+    scheduler = RemoteScheduler(calls, patience_seconds=0.3)
+    with pytest.raises(StepFailed, match=type(answer).__name__):
+        scheduler.submit(utterance_of(scheduler)).result(10)
+    scheduler.close()
+    assert 1 < len(calls.steps) < 10
+
+
+def test_what_hangs_does_not_keep_the_scheduler_from_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen_asr.fleet.scheduler.JOIN_SECONDS", 0.1)
+    calls = ScriptedCalls(first())
+    scheduler = RemoteScheduler(calls)
+    hold, hangs = threading.Event(), threading.Event()
+
+    def hang(_: object) -> None:
+        hangs.set()
+        hold.wait(60)
+
+    scheduler.submit(utterance_of(scheduler)).add_done_callback(hang)
+    assert hangs.wait(10)
+    scheduler.close()
+    assert calls.closed
+    assert not hold.is_set()
+    hold.set()
+
+
 def test_without_engines_a_step_fails_in_the_end() -> None:
     def refuse(request: Request) -> Reply:
         raise NoEngine("No engine can be reached.")
