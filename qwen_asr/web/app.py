@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +21,8 @@ from starlette.routing import Mount, WebSocketRoute
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits
 from qwen_asr.redaction import redact_logs
+from qwen_asr.service.telemetry.export import start_telemetry
+from qwen_asr.service.telemetry.settings import secrets as telemetry_secrets
 from qwen_asr.web.access.hsts import StrictTransport
 from qwen_asr.web.error_response import refuse_unknown_path, unknown_path_response
 from qwen_asr.web.temporary_files import private_folder
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from qwen_asr.service.admission import QueueTicket
     from qwen_asr.service.service import Service
     from qwen_asr.service.sessions import TrackedRunner
+    from qwen_asr.service.telemetry.export import Telemetry
     from qwen_asr.tls.certificates import ServerCertificate
     from qwen_asr.tls.reloading import ReloadingCertificate
     from qwen_asr.web.access.hosts import AllowedHosts
@@ -50,11 +54,17 @@ objects that stay, and with Python's default of 700 the collector takes a tenth 
 """
 
 
-def create_app(config: Config, service: Service, *, chosen: ServerCertificate | None = None) -> FastAPI:
+def create_app(
+    config: Config,
+    service: Service,
+    *,
+    chosen: ServerCertificate | None = None,
+    telemetry: Telemetry | None = None,
+) -> FastAPI:
     """Creates the app for `service`, which the caller starts and closes. Its limits are `service.limits`.
 
     `chosen` is the certificate that the app is served with. If a private authority signed it, `/trust` and `/ca.pem`
-    are added.
+    are added. With `telemetry` its requests and sessions are traced.
     """
     from qwen_asr.web.page.gradio_import import import_gradio
 
@@ -129,6 +139,11 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
 
         trust.add_routes(app, chosen.root, config.host)
     mounted = _in_event_loop(lambda: _mount_page(app, config, service, recordings))
+    if telemetry is not None and telemetry.tracer is not None:
+        from qwen_asr.web.tracing import TracedRequests
+
+        service.sessions.trace = telemetry.session
+        app.add_middleware(TracedRequests, telemetry.tracer)
     # Added last, so it is the outermost middleware: all others see the corrected request.
     app.add_middleware(ForwardedHeaders, trusted=config.trusted_proxies, root_path=config.root_path or "")
     gradio_app: Any
@@ -211,7 +226,8 @@ def serve(config: Config, limits: Limits | None = None) -> int:
     Hugging Face Space the page shows that error instead, because nobody sees an exit code there.
     """
     # Certificate and ports come first, so that a mistake shows before minutes of loading.
-    redact_logs(config.secrets)
+    secrets = (*config.secrets, *telemetry_secrets(os.environ))
+    redact_logs(secrets)
     limits = limits or Limits()
     acceptor = replace(limits.acceptor, connections_per_address=config.max_connections_per_address)
     connections = OpenConnections.within(
@@ -220,6 +236,9 @@ def serve(config: Config, limits: Limits | None = None) -> int:
     check_https_options(config)
     chosen = choose_certificate(config)
     with contextlib.ExitStack() as stack:
+        telemetry = start_telemetry(os.environ)
+        if telemetry is not None:
+            stack.callback(telemetry.close)
         thresholds = gc.get_threshold()
         stack.callback(gc.set_threshold, *thresholds)
         gc.set_threshold(LOADING_THRESHOLD)
@@ -233,10 +252,13 @@ def serve(config: Config, limits: Limits | None = None) -> int:
         certificate = stack.enter_context(active_certificate(config, chosen, port, plain, connections))
         from qwen_asr.service.service import Service  # heavy
         from qwen_asr.web.access.guard import access_warnings
+        from qwen_asr.web.rest.metrics import ServiceMetrics
 
         service = Service(config, limits=limits)
-        app = create_app(config, service, chosen=chosen)
+        app = create_app(config, service, chosen=chosen, telemetry=telemetry)
         app.state.certificate = certificate
+        if telemetry is not None:
+            telemetry.export_metrics([service.instruments, ServiceMetrics(service, certificate)])
         server = create_server(
             app,
             certificate=certificate,
@@ -244,7 +266,7 @@ def serve(config: Config, limits: Limits | None = None) -> int:
             limits=acceptor,
             connections=connections,
         )
-        redact_logs(config.secrets)  # again, for the handlers that uvicorn has added
+        redact_logs(secrets)  # again, for the handlers that uvicorn has added
         _announce(config, port, chosen)
         for sentence in access_warnings(config):
             log.warning("%s", sentence)
