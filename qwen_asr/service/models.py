@@ -157,7 +157,7 @@ class Models:
             self._ready(self.default, engine)
 
     def _begin_loading(self, model: Model) -> Future[None]:
-        model.state, model.text, model.error = "loading", f"Loading {model.name} …", None
+        model.state, model.text, model.error = "loading", f"Waiting to load {model.name} …", None
         settled = model.settled = Future()
 
         def progress(text: str) -> None:
