@@ -15,6 +15,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
+from qwen_asr.config.engine_addresses import check_gpus, parse_engines, ray_application
 from qwen_asr.config.link_addresses import LinkAddresses
 from qwen_asr.config.option_fields import check, flag, option
 from qwen_asr.config.proxies import ANY_PEER, LOOPBACK, TrustedProxies, check_root_path
@@ -26,6 +27,7 @@ from qwen_asr.config.validators import (
     check_rate,
     check_users,
 )
+from qwen_asr.errors import BadConfig
 
 LOCAL_HOST = "127.0.0.1"
 ALL_HOSTS = "0.0.0.0"  # noqa: S104 - all interfaces; bound only if the options ask for it
@@ -80,6 +82,36 @@ class Config:
         "and says so in the log. Some words may differ from those of the original weights",
         "model",
         choices=("auto", "int8", "none"),
+    )
+    engine: tuple[str, ...] = option(
+        (),
+        "engine in another process that runs the model, started with `qwen-asr engine`: `host:port`, `ws://host:port`, "
+        "`wss://host:port` or `unix:/path`; repeatable, or separated by commas. `ray` or `ray:APPLICATION`: all that "
+        "Ray Serve has in its cluster. This process then loads no model",
+        "model",
+        metavar="URL",
+    )
+    engine_api_key: str | None = option(
+        None,
+        "key that the engines ask for; safer in the environment, as `QWEN_ASR_ENGINE_API_KEY`",
+        "model",
+        metavar="KEY",
+        secret=True,
+    )
+    engine_ca_certs: str | None = option(
+        None,
+        "trust these authorities for `wss://` engines, PEM: a private one, or a self-signed certificate itself",
+        "model",
+        metavar="FILE",
+        shown="those of the system",
+    )
+    gpus: str | None = option(
+        None,
+        "start an engine for each of these GPUs of this machine, and again when it ends or hangs: `all`, or numbers as "
+        "`nvidia-smi` has them, such as `0,1`. `cpu,cpu` starts two on the processor, to try it out",
+        "model",
+        metavar="LIST",
+        shown="none; one GPU, in this process",
     )
     host: str = option(
         None,
@@ -345,9 +377,37 @@ class Config:
         check_keys(self.api_key)
         check_origins(self.allowed_origins, has_credentials=bool(self.api_key or self.auth))
         check_rate(self.rate_limit)
+        self._check_engines()
         check_certificate_options(
             self._https_options, self.ssl_certfile, self.ssl_keyfile, on_space=self.on_space, share=self.share
         )
+
+    def _check_engines(self) -> None:
+        """Raises `BadConfig` for options of engines that exclude or require each other."""
+        on_ray = ray_application(self.engine) is not None
+        if not on_ray:
+            parse_engines(self.engine)
+        check_gpus(self.gpus)
+        if self.engine and self.gpus:
+            raise BadConfig(
+                "--engine and --gpus were given: give the engines that run, or have this server start some."
+            )
+        for name in ("engine_api_key", "engine_ca_certs"):
+            if getattr(self, name) is not None and not self.engine:
+                raise BadConfig(f"{flag(name)} was given without --engine: give the engines too.")
+            if getattr(self, name) is not None and on_ray:
+                raise BadConfig(f"{flag(name)} was given with --engine {self.engine[0]}: Ray has no use for it.")
+        if self.engine_api_key is not None:
+            check_keys([self.engine_api_key], "--engine-api-key")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        own = ("asr_model_path", "aligner_model_path", "device", "dtype", "quantize") if self.engine else ()
+        if changed := [flag(name) for name in own if getattr(self, name) != defaults[name]]:
+            raise BadConfig(
+                f"{' and '.join(changed)} cannot be given with --engine, because the engines run the model: give it "
+                "to `qwen-asr engine`."
+            )
+        if self.gpus and self.device not in ("auto", "cpu" if "cpu" in self.gpus else "cuda"):
+            raise BadConfig(f"--device {self.device} was given with --gpus {self.gpus}: leave out --device.")
 
     @property
     def trusted_proxies(self) -> TrustedProxies:
@@ -356,8 +416,13 @@ class Config:
         None by default, not even loopback: with DNS rebinding, a page of another site connects from loopback too. The
         tunnel of `--share` ends on this machine, and only Hugging Face's proxy can reach a Space.
         """
-        default = (ANY_PEER,) if self.on_space else LOOPBACK if self.share else ()
-        return TrustedProxies(self.forwarded_allow_ips or default)
+        if self.on_space:
+            return TrustedProxies(self.forwarded_allow_ips or (ANY_PEER,))
+        if self.share:
+            # The share server adds to X-Forwarded-For the address of what sends it the requests, which may be a load
+            # balancer in front of it.
+            return TrustedProxies((*self.forwarded_allow_ips, *LOOPBACK), behind_others=True)
+        return TrustedProxies(self.forwarded_allow_ips)
 
     @property
     def link_addresses(self) -> LinkAddresses:
@@ -368,7 +433,7 @@ class Config:
     def secrets(self) -> tuple[str, ...]:
         """The values that must not appear in a log: API keys, `USER:PASSWORD` pairs, and the passwords alone."""
         passwords = [user.partition(":")[2] for user in self.auth]
-        return (*self.api_key, *self.auth, *passwords, *filter(None, [self.ssl_keyfile_password]))
+        return (*self.api_key, *self.auth, *passwords, *filter(None, [self.ssl_keyfile_password, self.engine_api_key]))
 
     @property
     def _https_options(self) -> list[str]:
@@ -380,6 +445,11 @@ class Config:
     def on_space(self) -> bool:
         """Whether the server runs on a Hugging Face Space."""
         return bool(os.environ.get("SPACE_ID"))
+
+    @property
+    def on_zero_gpu(self) -> bool:
+        """Whether that Space has ZeroGPU, by the variable that the package `spaces` reads, and with its values."""
+        return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
     @property
     def tls(self) -> bool:

@@ -284,6 +284,50 @@ class AcceptorLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FleetLimits:
+    """Limits for the connections between the server and engines in other processes."""
+
+    ping_seconds: float = 2.0
+    """Interval of the server's pings to each engine."""
+    pong_seconds: float = 3.0
+    """How long an engine may take to answer one. With the interval and `close_seconds`, a process that hangs is noticed
+    within 6 s; its calls go to others at once."""
+    close_seconds: float = 1.0
+    """How long a connection may take to close."""
+    connect_seconds: float = 5.0
+    """How long connecting may take, with the TLS handshake and the engine's first answer."""
+    retry_seconds: float = 0.25
+    """Before the first attempt to connect again. Each further one waits twice as long."""
+    retry_most_seconds: float = 3.0
+    """The longest wait between two attempts: an engine that is back is used within a few seconds."""
+    refused_seconds: float = 30.0
+    """The same for an engine that answers, but cannot be used: another checkpoint or version, or a wrong key."""
+    resolve_seconds: float = 10.0
+    """How often a host name is resolved again: behind it engines may come and go."""
+    connections: int = 64
+    """Web servers that an engine serves at once."""
+    calls: int = 1024
+    """Calls of one of them that are under way in an engine. It reads no more until one of them is answered."""
+    peer_ping_seconds: float = 20.0
+    """Interval of an engine's pings to a web server, and how long that may take to answer one."""
+    drain_seconds: float = 35.0
+    """How long an engine that is told to stop still works on the steps under way."""
+    unhealthy_seconds: float = 3.0
+    """The same for one whose recognizer hangs."""
+    probe_seconds: float = 5.0
+    """How long an engine that the server has started may take to answer a probe, and the time between two that it
+    answers."""
+    failed_probes: int = 3
+    """After so many probes in a row without an answer, it is killed and started again."""
+    restart_seconds: float = 1.0
+    """Before an engine that has ended is started again. Each further start waits twice as long."""
+    restart_most_seconds: float = 30.0
+    """The longest wait before a start."""
+    stop_seconds: float = 5.0
+    """How long such an engine may take to end when the server, which has no more sessions, ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """All limits of a server."""
 
@@ -295,3 +339,4 @@ class Limits:
     watchdog: WatchdogLimits = field(default_factory=WatchdogLimits)
     shutdown: ShutdownLimits = field(default_factory=ShutdownLimits)
     acceptor: AcceptorLimits = field(default_factory=AcceptorLimits)
+    fleet: FleetLimits = field(default_factory=FleetLimits)

@@ -13,12 +13,12 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:]+\])(
 _MAX_LENGTH = 512  # characters of a key, a user name or a password: far below the size limit of a header
 
 
-def check_keys(keys: Iterable[str]) -> None:
+def check_keys(keys: Iterable[str], option: str = "--api-key") -> None:
     """Raises `BadConfig` if an API key cannot be sent in a header unchanged."""
     for key in keys:
         if not (key.isascii() and key.isprintable() and " " not in key and len(key) <= _MAX_LENGTH):
             raise BadConfig(
-                "--api-key was given a value that cannot be sent in a header, but expects at most "
+                f"{option} was given a value that cannot be sent in a header, but expects at most "
                 f"{_MAX_LENGTH} printable ASCII characters without spaces."
             )
 

@@ -16,12 +16,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qwen_asr.engine.interface import SpeechModel, StepRunner
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import BadInput, QwenASRError, StepFailed
 from qwen_asr.fleet.messages import (
@@ -47,7 +46,7 @@ from qwen_asr.fleet.messages import (
 
 if TYPE_CHECKING:
     from qwen_asr.engine.hypothesis import Hypothesis
-    from qwen_asr.engine.interface import EngineInfo, EngineUtterance
+    from qwen_asr.engine.interface import EngineUtterance, LoadedModel
     from qwen_asr.engine.words import Aligner
 
 log = logging.getLogger(__name__)
@@ -58,14 +57,6 @@ MOST_UTTERANCES = 2048
 """How many utterances are kept; beyond it, those that were idle longest are forgotten. Each holds at most some MB."""
 MOST_FORGOTTEN = 8192
 """Of how many forgotten utterances the last request's number is kept, so that none returns with an older one."""
-
-
-class HostedEngine(SpeechModel, StepRunner, Protocol):
-    """What a host needs of an `Engine`."""
-
-    @property
-    def info(self) -> EngineInfo:
-        """Its checkpoint."""
 
 
 @dataclass(eq=False)
@@ -93,7 +84,7 @@ class EngineHost:
 
     def __init__(
         self,
-        engine: HostedEngine,
+        engine: LoadedModel,
         *,
         idle_seconds: float = IDLE_SECONDS,
         most_utterances: int = MOST_UTTERANCES,

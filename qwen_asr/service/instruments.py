@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from qwen_asr import errors
@@ -45,6 +45,12 @@ class Instruments(Collector):
             registry=self._registry,
         )
 
+        self._engines: list[tuple[Callable[[], int], Callable[[], int]]] = []
+
+    def watch_engines(self, joined: Callable[[], int], lost: Callable[[], int]) -> None:
+        """Reports also engines in other processes: how many can be asked, and how often one was lost."""
+        self._engines.append((joined, lost))
+
     def count(self, error: BaseException | str) -> None:
         """Counts an error by the name of its class. An error that is not the package's counts as QwenASRError."""
         code = error if isinstance(error, str) else type(error).__name__
@@ -52,4 +58,10 @@ class Instruments(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The metric families, for a Prometheus registry."""
-        return iter(self._registry.collect())
+        yield from self._registry.collect()
+        if self._engines:
+            joined, lost = (
+                sum(values) for values in zip(*((now(), ever()) for now, ever in self._engines), strict=True)
+            )
+            yield GaugeMetricFamily("qwen_asr_engines", "Engines in other processes that can be asked.", joined)
+            yield CounterMetricFamily("qwen_asr_engines_lost", "How often an engine was lost.", lost)

@@ -98,7 +98,7 @@ class Service:
         self._factor = RealTimeFactor(clock)
         self._closed = threading.Event()
         if recognizer is not None:
-            from qwen_asr.service.watched_engine import WatchedEngine  # heavy: torch
+            from qwen_asr.fleet.watched_engine import WatchedEngine  # heavy: torch
 
             self._use(WatchedEngine(recognizer, self.instruments, self.limits.watchdog, clock))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,6 +63,9 @@ def test_on_a_space_the_server_listens_on_all_addresses(monkeypatch: pytest.Monk
     assert (config.host, config.port, config.tls) == ("0.0.0.0", 7860, False)
     with pytest.raises(BadConfig, match="leave the option out"):
         parsed("--generate-self-signed-cert")
+    assert not config.on_zero_gpu
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    assert config.on_zero_gpu
 
 
 @pytest.mark.parametrize(
@@ -289,3 +293,28 @@ def test_what_is_no_origin(origin: str) -> None:
 def test_origins_come_from_the_environment_too() -> None:
     environ = {"QWEN_ASR_ALLOWED_ORIGINS": "https://a.example tauri://localhost"}
     assert from_options(Config, {}, environ).allowed_origins == ("https://a.example", "tauri://localhost")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"engine": ("http://a",)}, "--engine was given 'http://a', but expects host:port"),
+        ({"gpus": "two"}, "--gpus was given 'two', but expects all"),
+        ({"engine": ("a",), "gpus": "all"}, "--engine and --gpus were given"),
+        ({"engine_api_key": "key"}, "--engine-api-key was given without --engine"),
+        ({"engine_ca_certs": "ca.pem"}, "--engine-ca-certs was given without --engine"),
+        ({"engine": ("a",), "engine_api_key": "with blank"}, "--engine-api-key was given a value that cannot be sent"),
+        ({"engine": ("a",), "device": "cuda"}, "--device cannot be given with --engine, because the engines run"),
+        ({"engine": ("a",), "asr_model_path": "demo", "quantize": "int8"}, "--asr-model-path and --quantize cannot"),
+        ({"gpus": "0,1", "device": "cpu"}, "--device cpu was given with --gpus 0,1: leave out --device"),
+    ],
+)
+def test_options_of_engines_that_exclude_or_require_each_other(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadConfig, match=re.escape(sentence)):
+        Config(**options)
+
+
+def test_the_key_of_the_engines_is_a_secret() -> None:
+    config = Config(engine=("a",), engine_api_key="geheim")
+    assert "geheim" in config.secrets
+    assert "geheim" not in repr(config)

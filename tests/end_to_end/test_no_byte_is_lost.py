@@ -17,8 +17,8 @@ from qwen_asr.config.limits import Limits, PageLimits
 from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.interface import EngineUtterance
 from qwen_asr.engine.scheduler import Scheduler
+from qwen_asr.fleet.watched_engine import WatchedEngine
 from qwen_asr.service.service import Service
-from qwen_asr.service.watched_engine import WatchedEngine
 from tests.support.browser import MARKS, Served, Tab, serving, small_config, start_chromium
 from tests.support.checkpoints import random_recognizer
 from tests.support.processes import until

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 
 from benchmarks.sleeping import SleepingEngine
 from qwen_asr.audio.endpointing import UtteranceDetector
-from qwen_asr.fleet.host import EngineHost, HostedEngine
+from qwen_asr.engine.interface import LoadedModel
+from qwen_asr.fleet.host import EngineHost
 from qwen_asr.fleet.messages import Done, Settings, StepRequest, Superseded
 from qwen_asr.fleet.scheduler import RemoteScheduler
+from qwen_asr.fleet.watched_engine import WatchedEngine
 from qwen_asr.live.events import Final
 from qwen_asr.live.runner import Runner
 from qwen_asr.live.session import Session
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.instruments import Instruments
-from qwen_asr.service.watched_engine import WatchedEngine
 from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.engine_double import (
     QUICK,
@@ -56,7 +57,7 @@ def demo() -> Iterator[WatchedEngine]:
     torch.set_num_threads(threads)
 
 
-def transcribe(engine: HostedEngine, audio: Samples, cuts: list[int], *, patient: bool = False) -> list[Final]:
+def transcribe(engine: LoadedModel, audio: Samples, cuts: list[int], *, patient: bool = False) -> list[Final]:
     """The finals of a session whose audio comes in the pieces between the cuts. patient: each when a step has ended."""
     options = SessionOptions(chunk_seconds=0.2)
     new_utterance = engine.utterances(background=False, scored=False)
@@ -84,7 +85,7 @@ class Drawn:
         self.sent: Counter[str] = Counter()
         self.finals = 0
 
-    def check(self, engine: HostedEngine, audio: Samples, expected: list[Final], data: st.DataObject) -> None:
+    def check(self, engine: LoadedModel, audio: Samples, expected: list[Final], data: st.DataObject) -> None:
         """With whatever faults, and in whatever pieces the audio comes, the finals are those without."""
         position = st.integers(0, len(audio))
         cuts = [*range(0, len(audio), data.draw(st.sampled_from((1600, 4000, 9000)))), *data.draw(st.lists(position))]

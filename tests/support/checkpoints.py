@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from qwen_asr.engine.aligner import ALIGNER_TEMPLATE
-from qwen_asr.engine.checkpoint import DEMO_FOLDER
 from qwen_asr.engine.decoder.kv_pool import KVPool
+from qwen_asr.engine.hub.checkpoints import DEMO_FOLDER
 from qwen_asr.engine.recognizer import Recognizer
 from training.model import build_model, build_processor
 from training.voices import HELD_OUT, speak

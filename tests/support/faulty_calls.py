@@ -10,8 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import cast
 
+from qwen_asr.engine.interface import LoadedModel
 from qwen_asr.fleet.calls import EngineLost, NoEngine
-from qwen_asr.fleet.host import EngineHost, HostedEngine
+from qwen_asr.fleet.host import EngineHost
 from qwen_asr.fleet.messages import CloseRequest, Draining, Hello, Reply, Request, StepRequest, decode, encode
 
 FAULTS = ("lost before", "lost after", "killed", "forgot", "late", "doubled", "draining", "none there", "moved")
@@ -30,7 +31,7 @@ class FaultyCalls:
 
     def __init__(
         self,
-        engine: HostedEngine,
+        engine: LoadedModel,
         *,
         hosts: int = 2,
         share: float = 0.3,

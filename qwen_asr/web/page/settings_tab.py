@@ -7,7 +7,9 @@ of them, except what a recording is opened with.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -86,13 +88,21 @@ def settings_tab(pause_seconds: float) -> SettingsTab:
     return SettingsTab(names, remember, reset)
 
 
-def add_settings_events(page: gr.Blocks, tab: SettingsTab, language: gr.Dropdown, context: gr.Textbox) -> None:
-    """Lets the browser keep and restore the choices. Call it inside of `page`, after all components exist."""
-    settings = {**tab.settings, language: "spokenLanguage", context: "context"}
+def translate_components(page: gr.Blocks, settings: Mapping[Any, str] = MappingProxyType({})) -> list[Any]:
+    """Puts the words of all components into the page's language when it is loaded, and restores the `settings`.
+
+    Call it inside of `page`, after all components exist. Returns those that it changes.
+    """
     blocks: list[Any] = [block for block in page.blocks.values() if block in settings or _texts(block)]
     fields = [_field(block, settings.get(block)) for block in blocks]
+    page.load(fn=None, js=_LOAD % json.dumps(fields), outputs=blocks, api_visibility="private")
+    return blocks
+
+
+def add_settings_events(page: gr.Blocks, tab: SettingsTab, language: gr.Dropdown, context: gr.Textbox) -> None:
+    """Lets the browser keep and restore the choices. Call it inside of `page`, after all components exist."""
+    blocks = translate_components(page, {**tab.settings, language: "spokenLanguage", context: "context"})
     private: dict[str, Any] = {"fn": None, "api_visibility": "private"}
-    page.load(js=_LOAD % json.dumps(fields), outputs=blocks, **private)
     for component, name in tab.settings.items():
         if component is not tab.remember:
             outputs = blocks if name == "language" else None  # no other choice changes a word

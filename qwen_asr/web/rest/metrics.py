@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import qwen_asr
+from qwen_asr.service.engine_process.metrics import counter, gauge
 
 if TYPE_CHECKING:
     from qwen_asr.service.service import Service
@@ -89,13 +90,3 @@ class ServiceMetrics(Collector):
         if self._service.state == "ready":
             values["model"] = self._service.model_name
         return InfoMetricFamily("qwen_asr_build", "Versions and the loaded checkpoint.", values)
-
-
-def gauge(name: str, text: str, value: float) -> Metric:
-    """A gauge without labels."""
-    return GaugeMetricFamily(name, text, float(value))
-
-
-def counter(name: str, text: str, value: float) -> Metric:
-    """A counter without labels; the exposition adds `_total` to its name."""
-    return CounterMetricFamily(name, text, value)

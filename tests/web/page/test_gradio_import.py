@@ -1,4 +1,4 @@
-"""Gradio is imported without its work on stub files, which works again afterwards."""
+"""Gradio is imported without its work on stub files, which works again afterwards, and without pandas."""
 
 from __future__ import annotations
 
@@ -45,3 +45,21 @@ def test_gradio_itself_works_on_its_stub_files() -> None:
     """Once this fails, Gradio needs no help, and `gradio_import` can go."""
     done = run(sys.executable, "-c", f"{IMPORT}\nimport gradio")
     assert "Gradio works on its stub files" in done.stderr
+
+
+@pytest.mark.slow
+def test_pandas_is_loaded_when_it_is_first_used() -> None:
+    done = run(
+        sys.executable,
+        "-c",
+        "import sys\n"
+        "from qwen_asr.web.page.gradio_import import import_gradio\n"
+        "import_gradio()\n"
+        "import gradio\n"
+        "assert 'pandas.core' not in sys.modules\n"
+        "table = gradio.Dataframe().postprocess([['a', 1]])\n"
+        "assert table.data == [['a', 1]], table\n"
+        "import pandas\n"
+        "assert pandas.DataFrame([1]).shape == (1, 1)\n",
+    )
+    assert done.returncode == 0, done.stderr

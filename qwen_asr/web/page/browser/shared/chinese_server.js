@@ -11,6 +11,8 @@ export const CHINESE_SERVER = {
   "Converting the decoder of {name} to int8 …": "正在将 {name} 的解码器转换为 int8…",
   "Fetching {name} from the Hugging Face hub (several GB the first time) …":
     "正在从 Hugging Face 下载 {name}（首次需下载数 GB）…",
+  "Fetching {name} from the mirror {host} that HF_ENDPOINT names (several GB the first time) …":
+    "正在从 HF_ENDPOINT 指定的镜像 {host} 下载 {name}（首次需下载数 GB）…",
   "Fetching {name}: {percent} % of {size} GB …": "正在下载 {name}：{size} GB 的 {percent} %…",
   "Loading {name} ({size} MB) on {device} in {precision} …": "正在以 {precision} 将 {name}（{size} MB）加载到 {device}…",
   "Model: {name}": "模型：{name}",

@@ -20,12 +20,12 @@ from qwen_asr import Qwen3ASRModel
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits, WatchdogLimits
 from qwen_asr.engine.observer import PassSize
+from qwen_asr.fleet.watchdog import Watchdog
+from qwen_asr.fleet.watched_engine import WatchedEngine
 from qwen_asr.live.events import Event
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.instruments import Instruments
 from qwen_asr.service.service import Service
-from qwen_asr.service.watchdog import Watchdog
-from qwen_asr.service.watched_engine import WatchedEngine
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
 from tests.support.faults import before_each_decoding, poisoned, whenever_poisoned
 from tests.support.sockets import Client, Listening, client, listening, silence, until

@@ -12,8 +12,7 @@ import torch
 from qwen_asr.config.limits import WatchdogLimits
 from qwen_asr.engine.local_engine import LocalEngine
 from qwen_asr.engine.recognizer import Recognizer
-from qwen_asr.service.instruments import Instruments
-from qwen_asr.service.watchdog import Watchdog
+from qwen_asr.fleet.watchdog import Instruments, Watchdog
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from qwen_asr.config.limits import WatchdogLimits
 from qwen_asr.engine.observer import Observer, PassSize
 
-if TYPE_CHECKING:
-    from qwen_asr.service.instruments import Instruments
+
+class Histogram(Protocol):
+    """Takes measured values. Prometheus' and Ray's are such."""
+
+    def observe(self, value: float, /) -> object:
+        """Count one value."""
+
+
+class Instruments(Protocol):
+    """What the watchdog measures. `service.instruments` has them for Prometheus, `ray_engine` for Ray."""
+
+    @property
+    def rows(self) -> Histogram:
+        """Utterances in one pass over the model."""
+
+    @property
+    def step(self) -> Histogram:
+        """Seconds from submitting a step to its result."""
 
 
 class Watchdog(Observer):
