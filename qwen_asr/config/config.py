@@ -14,9 +14,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
+from functools import cached_property
 
 from qwen_asr.config.engine_addresses import check_gpus, parse_engines, ray_application
 from qwen_asr.config.link_addresses import LinkAddresses
+from qwen_asr.config.model_paths import ModelPath, model_paths
 from qwen_asr.config.option_fields import check, flag, option
 from qwen_asr.config.proxies import ANY_PEER, LOOPBACK, TrustedProxies, check_root_path
 from qwen_asr.config.validators import (
@@ -47,14 +49,17 @@ class Config:
     afterwards.
     """
 
-    asr_model_path: str = option(
-        "auto",
+    asr_model_path: tuple[str, ...] = option(
+        ("auto",),
         "hub id, folder, or `demo`. `auto`: Qwen3-ASR-1.7B on a GPU with enough memory, otherwise 0.6B; if neither is "
         "cached or can be downloaded, the bundled demo checkpoint, with a notice in the log and on the page "
-        "(`transcribe` fails instead)",
+        "(`transcribe` fails instead). Repeatable: requests choose a model by its name, or by NAME if it is given as "
+        "`NAME=PATH`; the first is the default. In the environment they are separated by commas",
         "model",
         metavar="PATH",
         env="QWEN_ASR_MODEL_PATH",
+        shown="`auto`",
+        separator=",",
     )
     aligner_model_path: str | None = option(
         None,
@@ -368,6 +373,7 @@ class Config:
             object.__setattr__(self, "max_sessions_per_address", (self.max_sessions + 1) // 2)
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
+        model_paths(self.asr_model_path)
         if self.root_path is not None:
             check_root_path(self.root_path)
         TrustedProxies(self.forwarded_allow_ips)
@@ -406,8 +412,15 @@ class Config:
                 f"{' and '.join(changed)} cannot be given with --engine, because the engines run the model: give it "
                 "to `qwen-asr engine`."
             )
+        if self.gpus and len(self.asr_model_path) > 1:
+            raise BadConfig("--gpus was given with several --asr-model-path: engines have one model, so give one.")
         if self.gpus and self.device not in ("auto", "cpu" if "cpu" in self.gpus else "cuda"):
             raise BadConfig(f"--device {self.device} was given with --gpus {self.gpus}: leave out --device.")
+
+    @cached_property
+    def models(self) -> tuple[ModelPath, ...]:
+        """The models that the server has; the first is the default."""
+        return model_paths(self.asr_model_path)
 
     @property
     def trusted_proxies(self) -> TrustedProxies:

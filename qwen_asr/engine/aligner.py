@@ -235,6 +235,7 @@ def load_with_aligner(
     aligner_path: str | None = None,
     quantize: str = "none",
     allow_demo: bool = True,
+    memory_share: float = 1.0,
 ) -> Recognizer:
     """Load a recognizer with what finds the times of words: the forced aligner at `aligner_path`, a hub id or a folder.
 
@@ -243,7 +244,9 @@ def load_with_aligner(
     """
     # First, because the recognizer takes a share of the memory that is free then for its KV pool.
     aligner = None if aligner_path is None else load_aligner(aligner_path, device, dtype, progress)
-    recognizer = load_recognizer(path, device, dtype, progress, quantize=quantize, allow_demo=allow_demo)
+    recognizer = load_recognizer(
+        path, device, dtype, progress, quantize=quantize, allow_demo=allow_demo, memory_share=memory_share
+    )
     recognizer.aligner = aligner or own_aligner(recognizer)
     return recognizer
 

@@ -108,6 +108,11 @@ class Source:
     name: str
     is_demo: bool = False
 
+    @property
+    def bytes(self) -> int:
+        """The size of its weights on disk."""
+        return sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
+
 
 def load_recognizer(
     path: str = "auto",
@@ -118,6 +123,7 @@ def load_recognizer(
     quantize: str = "none",
     allow_demo: bool = True,
     hub: Hub | None = None,
+    memory_share: float = 1.0,
 ) -> Recognizer:
     """Find, fetch and load a checkpoint.
 
@@ -126,7 +132,7 @@ def load_recognizer(
     device: "auto", "cuda", "cuda:1", "mps", "cpu". dtype: "auto", "bfloat16", "float16", "float32".
     progress: called with one line for people at each stage. quantize: "int8" for int8 weights in the decoder, on a CPU;
     "auto" for these where they are measurably faster on this machine, but never for the demo; "none". hub: how it is
-    fetched.
+    fetched. memory_share: how much of the memory that a KV pool may have is for this model; the rest is for others.
 
     Raises `CheckpointNotFound`, `WrongArchitecture`, `BadCheckpoint`, and `BadConfig` for an unknown dtype or a device
     that this machine does not have.
@@ -136,7 +142,7 @@ def load_recognizer(
     quantized = pick_quantization(quantize, loaded.model, loaded.source)
     if quantized:
         report(f"Converting the decoder of {loaded.source.name} to int8")
-    recognizer = loaded.recognizer(quantized=quantized)
+    recognizer = loaded.recognizer(quantized=quantized, memory_share=memory_share)
     recognizer.capture_graphs(report)
     return recognizer
 
@@ -149,10 +155,15 @@ class LoadedCheckpoint:
     model: Any
     processor: Any
 
-    def recognizer(self, *, quantized: bool = False) -> Recognizer:
+    def recognizer(self, *, quantized: bool = False, memory_share: float = 1.0) -> Recognizer:
         """The recognizer of these weights. It takes memory of their device for the keys and values of its decoder."""
         return Recognizer(
-            self.model, self.processor, self.source.name, is_demo=self.source.is_demo, quantized=quantized
+            self.model,
+            self.processor,
+            self.source.name,
+            is_demo=self.source.is_demo,
+            quantized=quantized,
+            memory_share=memory_share,
         )
 
 
@@ -170,8 +181,8 @@ def load_checkpoint(
     source = find(path, torch_device, report, allow_demo, hub)
     read_config(source.folder)  # fails before "Loading" is reported
     precision = pick_dtype(dtype, torch_device, source)
-    size = sum(file.stat().st_size for file in source.folder.glob("*.safetensors"))
-    report(f"Loading {source.name} ({size / 1e6:.0f} MB) on {torch_device} in {str(precision).removeprefix('torch.')}")
+    number_format = str(precision).removeprefix("torch.")
+    report(f"Loading {source.name} ({source.bytes / 1e6:.0f} MB) on {torch_device} in {number_format}")
     with unreadable(source.folder):
         model, processor = _load(source.folder, precision)
     report(f"Moving {source.name} to {torch_device}")

@@ -78,9 +78,13 @@ class SessionRegistry:
         engine: StepRunner,
         on_events: Callable[[list[Event]], None],
         on_end: Callable[[], None] = lambda: None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> TrackedRunner:
-        """Opens a session of one of the `KINDS`; `name` identifies it in the log, `on_end` is its `Runner`'s."""
-        runner = TrackedRunner(kind, name, session, engine, on_events, self, on_end)
+        """Opens a session of one of the `KINDS`; `name` identifies it in the log, `on_end` is its `Runner`'s.
+
+        `on_close` is called once it no longer uses the engine: after `close`.
+        """
+        runner = TrackedRunner(kind, name, session, engine, on_events, self, on_end, on_close)
         with self._lock:
             self._open.add(runner)
         return runner
@@ -134,8 +138,10 @@ class TrackedRunner(Runner):
         on_events: Callable[[list[Event]], None],
         sessions: SessionRegistry,
         on_end: Callable[[], None],
+        on_close: Callable[[], None],
     ) -> None:
         super().__init__(session, engine, self._account, on_end)
+        self._on_close = on_close
         self.kind = kind
         self.name = name
         self.end_reason = ""
@@ -168,6 +174,7 @@ class TrackedRunner(Runner):
         """As `Runner.close`."""
         complete = self.finished
         super().close()
+        self._on_close()
         if not self._sessions.close(self):
             return
         seconds, mean = self.received / SAMPLE_RATE, self._lag_sum / max(self._events, 1)

@@ -180,6 +180,7 @@ def _mount_page(
         has_links=config.link_addresses.enabled,
         has_login=bool(config.auth),
         host=config.host,
+        models=[model.name for model in service.models.all],
     )
     mounted: FastAPI = gr.mount_gradio_app(
         app,

@@ -108,7 +108,7 @@ def test_the_key_password_can_come_from_the_environment_and_is_not_in_the_repr()
 def test_the_command_line_takes_precedence_over_the_environment() -> None:
     environ = {"QWEN_ASR_PORT": "9000", "QWEN_ASR_MODEL_PATH": "demo", "QWEN_ASR_SHARE": "yes", "QWEN_ASR_DEVICE": ""}
     config = parsed("--port", "9001", environ=environ)
-    assert (config.port, config.asr_model_path, config.share, config.device) == (9001, "demo", True, "auto")
+    assert (config.port, config.asr_model_path, config.share, config.device) == (9001, ("demo",), True, "auto")
     assert parsed(environ={"QWEN_ASR_SHARE": "off"}).share is False
 
 

@@ -74,7 +74,7 @@ def _load_page(config: Config) -> gr.Blocks:
 
     try:
         # On "cuda", so that ZeroGPU writes the weights to disk in a form that each GPU process reads quickly.
-        checkpoint = load_checkpoint(config.asr_model_path, "cuda", config.dtype, say)
+        checkpoint = load_checkpoint(config.models[0].path, "cuda", config.dtype, say)
         path = config.aligner_model_path
         aligner = load_aligner(path, "cuda", config.dtype, say) if path is not None else None
     except Exception as error:  # nobody sees the exit code of a Space
@@ -84,7 +84,7 @@ def _load_page(config: Config) -> gr.Blocks:
         return failure_page(str(error) if is_known else "The checkpoint could not be loaded. The log says why.")
     note = f"Model: {checkpoint.source.name}"
     if checkpoint.source.is_demo:
-        note = DEMO_NOTE if config.asr_model_path == "demo" else FALLBACK_NOTE + DEMO_NOTE
+        note = DEMO_NOTE if config.models[0].path == "demo" else FALLBACK_NOTE + DEMO_NOTE
     return build_page(gpu_task(checkpoint, aligner), config, note)
 
 
