@@ -290,9 +290,9 @@ def _shared(port: int, hosts: AllowedHosts) -> Iterator[None]:
 
     def announce(link: str) -> None:
         hosts.share(link)
-        say(f"The public link: {link}")
         if qr.can_show():
             say(qr.terminal_code(link))
+        say(f"The public link: {link}")
 
     share = ShareLink(port, announce, say)
     share.start()
