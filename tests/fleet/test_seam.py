@@ -14,12 +14,12 @@ from qwen_asr.audio.endpointing import EndpointConfig, UtteranceDetector
 from qwen_asr.engine.interface import Engine
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.fleet.scheduler import RemoteScheduler
+from qwen_asr.fleet.watched_engine import WatchedEngine
 from qwen_asr.live.events import Final
 from qwen_asr.live.runner import Runner
 from qwen_asr.live.session import Session
 from qwen_asr.live.session_options import SessionOptions
 from qwen_asr.service.instruments import Instruments
-from qwen_asr.fleet.watched_engine import WatchedEngine
 from tests.support.engine_double import EventChecker, Loudness, Samples, make_audio
 from tests.support.faulty_calls import FAULTS, FaultyCalls
 from training.model import build_model, build_processor
