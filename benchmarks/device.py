@@ -61,7 +61,8 @@ from benchmarks.true_size import (
     measure_rates,
     thin,
 )
-from qwen_asr.engine.checkpoint import DEMO_FOLDER, Source, pick_device, pick_dtype
+from qwen_asr.engine.checkpoint import Source, pick_device, pick_dtype
+from qwen_asr.engine.hub.checkpoints import DEMO_FOLDER
 from qwen_asr.engine.recognizer import Recognizer
 
 MANY = 64

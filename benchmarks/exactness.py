@@ -22,7 +22,7 @@ from benchmarks.arguments import count, positive
 from benchmarks.speech import Samples, conversation, make_clip, unseen_sentences
 from qwen_asr import Final, Qwen3ASRModel, run_session
 from qwen_asr.audio import SAMPLE_RATE
-from qwen_asr.engine.checkpoint import DEMO_FOLDER
+from qwen_asr.engine.hub.checkpoints import DEMO_FOLDER
 from qwen_asr.engine.streaming import Utterance
 from training.voices import HELD_OUT
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
-from qwen_asr.engine.checkpoint import DEMO_FOLDER
+from qwen_asr.engine.hub.checkpoints import DEMO_FOLDER
 from qwen_asr.engine.recognizer import Recognizer
 
 MEL_BINS, FRAME_SAMPLES = 128, 400

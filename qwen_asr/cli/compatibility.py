@@ -57,7 +57,7 @@ def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
         ("--aligner-kwargs", "aligner_kwargs", "JSON", "ignored"),
         ("--concurrency", "concurrency", "N", "ignored: see --max-sessions"),
     ):
-        section.add_argument(flag, dest=dest, metavar=metavar, default=argparse.SUPPRESS, help=text)
+        _add_value(section, flag, dest, metavar, text)
     for flag in ("--no-share", "--ssl-verify", "--no-ssl-verify"):
         section.add_argument(flag, action="append_const", dest="ignored", const=flag, help="ignored")
     parser.set_defaults(ignored=[])
@@ -109,13 +109,18 @@ def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         ("--hf-token", "hf_token", "TOKEN", "token for the Hugging Face hub; safer in the environment, as HF_TOKEN"),
         ("--uvicorn-log-level", "log_level", "LEVEL", "the same as --log-level"),
     ):
-        section.add_argument(flag, dest=dest, metavar=metavar, default=argparse.SUPPRESS, help=text)
+        _add_value(section, flag, dest, metavar, text)
     serve.add_arguments(parser)
+
+
+def _add_value(section: argparse._ArgumentGroup, flag: str, dest: str, metavar: str, text: str) -> None:
+    action = "append" if dest == "asr_model_path" else "store"  # repeatable under each of its names
+    section.add_argument(flag, dest=dest, action=action, metavar=metavar, default=argparse.SUPPRESS, help=text)
 
 
 def _translate_serve(options: Options) -> list[str]:
     if model := options.pop("positional_model", None):
-        options["asr_model_path"] = model
+        options["asr_model_path"] = list(dict.fromkeys([model, *options.get("asr_model_path", [])]))
     if "asr_model_path" not in options and not os.environ.get("QWEN_ASR_MODEL_PATH"):
         raise BadConfig("No model was given: name it first, as in qwen-asr-serve Qwen/Qwen3-ASR-0.6B --port 8000.")
     for name, variable in (("download_dir", "HF_HUB_CACHE"), ("hf_token", "HF_TOKEN")):

@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 import ssl
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +102,9 @@ def _always_current(certificate: ReloadingCertificate) -> ssl.SSLContext:
 
 
 def _end_with_stdin() -> None:
-    sys.stdin.buffer.read()
+    # Not through `sys.stdin`, whose lock the interpreter wants when it ends.
+    while os.read(0, 4096):
+        pass
     os._exit(0)  # whoever started the engine is gone, so nobody waits for its answers
 
 

@@ -18,11 +18,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from qwen_asr import __version__
-from qwen_asr.cli import cert, compatibility, engine, serve, stream, transcribe
+from qwen_asr.cli import cert, compatibility, engine, models, serve, stream, transcribe
 from qwen_asr.cli.common import print_error
 from qwen_asr.errors import BadConfig, QwenASRError, StartupError, missing_package
 
-COMMANDS = {"serve": serve, "engine": engine, "transcribe": transcribe, "stream": stream, "cert": cert}
+COMMANDS = {
+    "serve": serve,
+    "engine": engine,
+    "transcribe": transcribe,
+    "stream": stream,
+    "models": models,
+    "cert": cert,
+}
 BROKEN_PIPE = 141
 """The exit code of a program that SIGPIPE (13) ended, as shells report it."""
 

@@ -43,6 +43,9 @@ def run(options: dict[str, Any], ignored: Sequence[str] = ()) -> int:
     check_language(config.default_language)
     if unneeded := [*ignored, *config.unneeded]:
         log.info("%s: accepted for compatibility; ignored.", ", ".join(unneeded))
-    from qwen_asr.web.app import serve  # imports Gradio and torch
+    if config.on_zero_gpu:
+        from qwen_asr.web.zero_gpu.server import serve  # imports Gradio and torch
+    else:
+        from qwen_asr.web.app import serve  # as that
 
     return serve(config)

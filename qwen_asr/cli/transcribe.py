@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from qwen_asr.cli.common import add_sound_options, check_language, load_config, print_error, print_message, sound_choice
 from qwen_asr.config.config import Config
+from qwen_asr.config.model_paths import check_single
 from qwen_asr.config.option_fields import add_options, flag
 from qwen_asr.errors import AudioError, BadConfig, OtherResult, StepFailed
 
@@ -100,6 +101,7 @@ def run(options: dict[str, Any]) -> int:
     files: list[str] = options["files"]
     output = _output(options)
     config = load_config(options, "info" if options["verbose"] else "warning")
+    check_single(config.models, "transcribe")
     check_language(options["language"])
     files = output.begin(files)
     if not files:
@@ -291,7 +293,9 @@ class FileTranscriber:
             "quantized": recognizer.quantized,
             "weights": weights_digest(recognizer.model),
         }
-        return {"config": {name: getattr(self._config, name) for name in CONFIG_OPTIONS}, "model": model}
+        config = {name: getattr(self._config, name) for name in CONFIG_OPTIONS}
+        config["asr_model_path"] = self._config.models[0].path  # a text, as in the results of older versions
+        return {"config": config, "model": model}
 
     def _load_recognizer(self) -> Recognizer:
         from qwen_asr.engine.aligner import load_with_aligner
@@ -299,7 +303,7 @@ class FileTranscriber:
         config = self._config
         # The demo instead of a real model would give wrong text that looks right, in a file that is kept.
         return load_with_aligner(
-            config.asr_model_path,
+            config.models[0].path,
             config.device,
             config.dtype,
             self._on_status,

@@ -14,9 +14,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
+from functools import cached_property
 
 from qwen_asr.config.engine_addresses import check_gpus, parse_engines, ray_application
 from qwen_asr.config.link_addresses import LinkAddresses
+from qwen_asr.config.model_paths import ModelPath, model_paths
 from qwen_asr.config.option_fields import check, flag, option
 from qwen_asr.config.proxies import ANY_PEER, LOOPBACK, TrustedProxies, check_root_path
 from qwen_asr.config.validators import (
@@ -47,14 +49,17 @@ class Config:
     afterwards.
     """
 
-    asr_model_path: str = option(
-        "auto",
+    asr_model_path: tuple[str, ...] = option(
+        ("auto",),
         "hub id, folder, or `demo`. `auto`: Qwen3-ASR-1.7B on a GPU with enough memory, otherwise 0.6B; if neither is "
         "cached or can be downloaded, the bundled demo checkpoint, with a notice in the log and on the page "
-        "(`transcribe` fails instead)",
+        "(`transcribe` fails instead). Repeatable: requests choose a model by its name, or by NAME if it is given as "
+        "`NAME=PATH`; the first is the default. In the environment they are separated by commas",
         "model",
         metavar="PATH",
         env="QWEN_ASR_MODEL_PATH",
+        shown="`auto`",
+        separator=",",
     )
     aligner_model_path: str | None = option(
         None,
@@ -368,6 +373,7 @@ class Config:
             object.__setattr__(self, "max_sessions_per_address", (self.max_sessions + 1) // 2)
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
+        model_paths(self.asr_model_path)
         if self.root_path is not None:
             check_root_path(self.root_path)
         TrustedProxies(self.forwarded_allow_ips)
@@ -406,8 +412,15 @@ class Config:
                 f"{' and '.join(changed)} cannot be given with --engine, because the engines run the model: give it "
                 "to `qwen-asr engine`."
             )
+        if self.gpus and len(self.asr_model_path) > 1:
+            raise BadConfig("--gpus was given with several --asr-model-path: engines have one model, so give one.")
         if self.gpus and self.device not in ("auto", "cpu" if "cpu" in self.gpus else "cuda"):
             raise BadConfig(f"--device {self.device} was given with --gpus {self.gpus}: leave out --device.")
+
+    @cached_property
+    def models(self) -> tuple[ModelPath, ...]:
+        """The models that the server has; the first is the default."""
+        return model_paths(self.asr_model_path)
 
     @property
     def trusted_proxies(self) -> TrustedProxies:
@@ -416,8 +429,13 @@ class Config:
         None by default, not even loopback: with DNS rebinding, a page of another site connects from loopback too. The
         tunnel of `--share` ends on this machine, and only Hugging Face's proxy can reach a Space.
         """
-        default = (ANY_PEER,) if self.on_space else LOOPBACK if self.share else ()
-        return TrustedProxies(self.forwarded_allow_ips or default)
+        if self.on_space:
+            return TrustedProxies(self.forwarded_allow_ips or (ANY_PEER,))
+        if self.share:
+            # The share server adds to X-Forwarded-For the address of what sends it the requests, which may be a load
+            # balancer in front of it.
+            return TrustedProxies((*self.forwarded_allow_ips, *LOOPBACK), behind_others=True)
+        return TrustedProxies(self.forwarded_allow_ips)
 
     @property
     def link_addresses(self) -> LinkAddresses:
@@ -440,6 +458,11 @@ class Config:
     def on_space(self) -> bool:
         """Whether the server runs on a Hugging Face Space."""
         return bool(os.environ.get("SPACE_ID"))
+
+    @property
+    def on_zero_gpu(self) -> bool:
+        """Whether that Space has ZeroGPU, by the variable that the package `spaces` reads, and with its values."""
+        return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
     @property
     def tls(self) -> bool:

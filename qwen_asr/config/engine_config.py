@@ -20,11 +20,23 @@ def same(name: str) -> Any:
     return dataclasses.field(default=field.default, repr=field.repr, metadata=field.metadata)
 
 
+def one_model() -> Any:
+    """The model of an engine, which has one, where a server may have several."""
+    return option(
+        "auto",
+        "hub id, folder, or `demo`. `auto`: Qwen3-ASR-1.7B on a GPU with enough memory, otherwise 0.6B; if neither is "
+        "cached or can be downloaded, the bundled demo checkpoint, with a notice in the log",
+        "model",
+        metavar="PATH",
+        env="QWEN_ASR_MODEL_PATH",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """The options of an engine. Raises `BadConfig` for an invalid value, `HttpsConflict` for options that conflict."""
 
-    asr_model_path: str = same("asr_model_path")
+    asr_model_path: str = one_model()
     aligner_model_path: str | None = same("aligner_model_path")
     device: str = same("device")
     dtype: str = same("dtype")
@@ -68,4 +80,4 @@ class EngineConfig:
     def config(self) -> Config:
         """The options that a server has too."""
         values = {name: getattr(self, name) for name in _FIELDS if hasattr(self, name)}
-        return Config(**values)
+        return Config(**{**values, "asr_model_path": (self.asr_model_path,)})

@@ -41,6 +41,8 @@ class PageLimits:
     """Pages of one address that may have such recordings at once."""
     language_characters: int = 64
     """Maximum length of a language's name in a message of the page."""
+    model_characters: int = 256
+    """Maximum length of a model's name in a message of the page."""
     context_characters: int = 10_000
     """Maximum length of the context in a message of the page."""
     abandoned_seconds: float = 60.0
@@ -155,6 +157,23 @@ class WatchdogLimits:
     """The server accepts no more work once this many threads hang, each of which occupies a core."""
     memory_seconds: float = 10.0
     """How long no session is opened after a pass ran out of memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLimits:
+    """When the models of a server with several are loaded and unloaded; see docs/operate.md."""
+
+    idle_seconds: float = 300.0
+    """A model that no session has used for so long is unloaded when memory is short."""
+    short_share: float = 0.1
+    """Memory is short while less than this share of it is free: of the GPU's, on a CPU of the machine's."""
+    memory_per_byte: float = 2.0
+    """What a model needs, for each byte of its weights on disk. These are 16 bits wide and may become 32 bits wide in
+    memory, or else leave as much for the KV cache and the passes."""
+    wait_seconds: float = 60.0
+    """How long a request waits for its model to load. Afterwards it is refused, and loading goes on."""
+    retry_seconds: float = 30.0
+    """How long after loading has failed the next request makes the server try again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +334,8 @@ class FleetLimits:
     unhealthy_seconds: float = 3.0
     """The same for one whose recognizer hangs."""
     probe_seconds: float = 5.0
-    """How long an engine that the server has started may take to answer a probe, and the time between two."""
+    """How long an engine that the server has started may take to answer a probe, and the time between two that it
+    answers."""
     failed_probes: int = 3
     """After so many probes in a row without an answer, it is killed and started again."""
     restart_seconds: float = 1.0
@@ -336,6 +356,7 @@ class Limits:
     sockets: SocketLimits = field(default_factory=SocketLimits)
     guard: GuardLimits = field(default_factory=GuardLimits)
     watchdog: WatchdogLimits = field(default_factory=WatchdogLimits)
+    models: ModelLimits = field(default_factory=ModelLimits)
     shutdown: ShutdownLimits = field(default_factory=ShutdownLimits)
     acceptor: AcceptorLimits = field(default_factory=AcceptorLimits)
     fleet: FleetLimits = field(default_factory=FleetLimits)

@@ -44,6 +44,7 @@ def option(
     env: str | None = None,
     shown: str | None = None,
     secret: bool = False,
+    separator: str | None = None,
 ) -> Any:
     """A dataclass field that is also a command-line option.
 
@@ -51,7 +52,7 @@ def option(
     the default in `--help` and in the docs if it is not simply the value. `env` is the environment variable, by default
     QWEN_ASR_ and the field's name in capitals. A `secret` value appears neither in the object's `repr` nor in error
     messages. An option of type `tuple[str, ...]` is repeatable; its environment variable holds the values separated by
-    spaces.
+    `separator`, or by spaces.
     """
     return dataclasses.field(
         default=default,
@@ -67,6 +68,7 @@ def option(
             "env": env,
             "shown": shown,
             "secret": secret,
+            "separator": separator,
         },
     )
 
@@ -170,7 +172,9 @@ def _convert(field: dataclasses.Field[Any], given: Any, source: str) -> Any:
     if field.metadata["none"] and given == field.metadata["none"]:
         return None
     if kind is tuple:
-        return tuple(given.split()) if isinstance(given, str) else tuple(given)
+        if not isinstance(given, str):
+            return tuple(given)
+        return tuple(filter(None, map(str.strip, given.split(field.metadata["separator"]))))
     if isinstance(given, bool) or kind is str:
         return given
     if kind is bool:

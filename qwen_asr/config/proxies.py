@@ -11,6 +11,10 @@ from qwen_asr.network import Address, Network, parse_address, parse_host
 
 ANY_PEER = "*"
 LOOPBACK = ("127.0.0.1", "::1")
+INSIDE = tuple(
+    ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "127.0.0.0/8")
+)
+"""Addresses inside somebody's own network, which no visitor from the internet has (RFC 1918, RFC 4193)."""
 ALL_NETWORKS = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 _API_PATHS = ("v1", "ws", "api-ws", "healthz", "readyz", "metrics", "trust", "ca.pem", "icons", "page")
@@ -32,9 +36,13 @@ class TrustedProxies:
 
     `texts` are addresses, networks (`10.0.0.0/8`), or comma-separated lists of them. ``*`` trusts every peer; use it
     only if the proxy alone can reach the port. Raises `BadConfig`.
+
+    `behind_others`: in front of the trusted peers are more proxies, whose addresses are only known to be `INSIDE` their
+    network.
     """
 
-    def __init__(self, texts: Iterable[str] = ()) -> None:
+    def __init__(self, texts: Iterable[str] = (), *, behind_others: bool = False) -> None:
+        self._hops = INSIDE if behind_others else ()
         parts = [part.strip() for text in texts for part in text.split(",")]
         self._trusts_all = ANY_PEER in parts
         self._networks = tuple(_network(part) for part in parts if part != ANY_PEER)
@@ -61,7 +69,7 @@ class TrustedProxies:
             if address is None:
                 break
             found = str(address)
-            if not self._holds(address):
+            if not (self._holds(address) or any(address in network for network in self._hops)):
                 break
         return found
 

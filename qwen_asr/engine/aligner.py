@@ -19,8 +19,6 @@ from transformers.models.qwen3_asr.processing_qwen3_asr import FORCED_ALIGNER_LA
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.engine.checkpoint import (
     RENAMED,
-    Hub,
-    Progress,
     convert_config,
     find_named,
     load_original_parts,
@@ -28,10 +26,11 @@ from qwen_asr.engine.checkpoint import (
     load_weights,
     pick_device,
     pick_dtype,
-    read_config,
     unreadable,
 )
 from qwen_asr.engine.frame_aligner import load_frame_aligner
+from qwen_asr.engine.hub.checkpoints import ALIGNER, kind_of, read_config
+from qwen_asr.engine.hub.download import Hub, Progress
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.engine.words import Clip, Word, WordAligner, cut_at_words
 from qwen_asr.errors import BadInput, WrongArchitecture
@@ -42,8 +41,6 @@ ALIGNED_LANGUAGES = tuple(sorted(FORCED_ALIGNER_LANGUAGES))
 SPLITTERS = {"Japanese": "nagisa", "Korean": "soynlp"}
 """The packages that split text of these languages into words. Nothing here depends on them: soynlp is GPLv3."""
 ALIGNER_RENAMED = RENAMED | {r"^thinker\.lm_head\.": "score."}
-EXAMPLE = "Qwen/Qwen3-ForcedAligner-0.6B"
-"""The id of Qwen's weights on the hub."""
 PASS_SECONDS = 120
 """How much audio one pass of a batch holds, counting each clip as long as the longest. The first convolution makes 6 MB
 of float32 of each second at the size of Qwen's weights."""
@@ -238,6 +235,7 @@ def load_with_aligner(
     aligner_path: str | None = None,
     quantize: str = "none",
     allow_demo: bool = True,
+    memory_share: float = 1.0,
 ) -> Recognizer:
     """Load a recognizer with what finds the times of words: the forced aligner at `aligner_path`, a hub id or a folder.
 
@@ -246,7 +244,9 @@ def load_with_aligner(
     """
     # First, because the recognizer takes a share of the memory that is free then for its KV pool.
     aligner = None if aligner_path is None else load_aligner(aligner_path, device, dtype, progress)
-    recognizer = load_recognizer(path, device, dtype, progress, quantize=quantize, allow_demo=allow_demo)
+    recognizer = load_recognizer(
+        path, device, dtype, progress, quantize=quantize, allow_demo=allow_demo, memory_share=memory_share
+    )
     recognizer.aligner = aligner or own_aligner(recognizer)
     return recognizer
 
@@ -270,8 +270,8 @@ def load_aligner(
     """
     report = progress or logger.info
     torch_device = pick_device(device)
-    source = find_named(path, report, hub or Hub(), EXAMPLE, "--aligner-model-path")
-    read_config(source.folder, f"a forced aligner, such as {EXAMPLE}")  # fails before "Loading" is reported
+    source = find_named(path, report, hub or Hub(), ALIGNER, "--aligner-model-path")
+    read_config(source.folder, f"a forced aligner, such as {ALIGNER}")  # fails before "Loading" is reported
     precision = pick_dtype(dtype, torch_device, source)
     report(f"Loading {source.name} on {torch_device} in {str(precision).removeprefix('torch.')}")
     with unreadable(source.folder):
@@ -281,6 +281,8 @@ def load_aligner(
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     config = read_config(folder)
+    if kind_of(config) != "aligner":
+        raise WrongArchitecture(f"{folder} holds no forced aligner. Give the folder or the id of one: {ALIGNER}.")
     kind = Qwen3ASRForTokenClassification
     if "classify_num" in (thinker := config.get("thinker_config") or {}):
         converted = convert_config(
@@ -292,6 +294,4 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         return model, Qwen3ASRProcessor(
             extractor, tokenizer, chat_template=ALIGNER_TEMPLATE, timestamp_segment_time=step
         )
-    if kind.__name__ not in (config.get("architectures") or ()):
-        raise WrongArchitecture(f"{folder} holds no forced aligner. Give the folder or the id of one: {EXAMPLE}.")
     return load_weights(kind, folder, dtype=dtype), Qwen3ASRProcessor.from_pretrained(folder)

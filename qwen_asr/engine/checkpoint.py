@@ -6,24 +6,15 @@ The original layout (`Qwen/Qwen3-ASR-0.6B`) keeps its weights under `thinker.` a
 
 import contextlib
 import hashlib
-import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils.tqdm import tqdm
 from safetensors import SafetensorError
 from transformers import (
     GenerationConfig,
@@ -36,15 +27,19 @@ from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from qwen_asr.engine.decoder.int8 import int8_is_faster
+from qwen_asr.engine.hub.checkpoints import (
+    DEMO_FOLDER,
+    LARGE_NEEDS_BYTES,
+    SMALL,
+    automatic_names,
+    kind_of,
+    read_config,
+)
+from qwen_asr.engine.hub.download import Hub, Progress, fetch, offline_variable
 from qwen_asr.engine.recognizer import Recognizer
 from qwen_asr.errors import BadCheckpoint, BadConfig, CheckpointError, CheckpointNotFound, WrongArchitecture
 
 logger = logging.getLogger(__name__)
-
-DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "checkpoint"
-LARGE, SMALL = "Qwen/Qwen3-ASR-1.7B", "Qwen/Qwen3-ASR-0.6B"
-LARGE_NEEDS_BYTES = 6 * 1024**3  # 1.7 billion weights in 16 bits, and memory for sessions
-NEEDED_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 
 RENAMED = {
     r"^thinker\.model\.": "model.language_model.",
@@ -104,8 +99,6 @@ CHAT_TEMPLATE = """
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """.strip()
 
-Progress = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Source:
@@ -115,21 +108,10 @@ class Source:
     name: str
     is_demo: bool = False
 
-
-@dataclass(frozen=True)
-class Hub:
-    """How a checkpoint is fetched from the Hugging Face hub, as the arguments of its `snapshot_download` have it.
-
-    cache_dir: where downloads are kept. revision: a branch, tag or commit. token: a hub token; None takes that of
-    `hf auth login`, and False none. local_files_only: whether only the cache is used. force_download: whether files in
-    the cache are fetched again.
-    """
-
-    cache_dir: str | Path | None = None
-    revision: str | None = None
-    token: str | bool | None = field(default=None, repr=False)
-    local_files_only: bool = False
-    force_download: bool = False
+    @property
+    def bytes(self) -> int:
+        """The size of its weights on disk."""
+        return sum(file.stat().st_size for file in self.folder.glob("*.safetensors"))
 
 
 def load_recognizer(
@@ -141,6 +123,7 @@ def load_recognizer(
     quantize: str = "none",
     allow_demo: bool = True,
     hub: Hub | None = None,
+    memory_share: float = 1.0,
 ) -> Recognizer:
     """Find, fetch and load a checkpoint.
 
@@ -149,28 +132,61 @@ def load_recognizer(
     device: "auto", "cuda", "cuda:1", "mps", "cpu". dtype: "auto", "bfloat16", "float16", "float32".
     progress: called with one line for people at each stage. quantize: "int8" for int8 weights in the decoder, on a CPU;
     "auto" for these where they are measurably faster on this machine, but never for the demo; "none". hub: how it is
-    fetched.
+    fetched. memory_share: how much of the memory that a KV pool may have is for this model; the rest is for others.
 
     Raises `CheckpointNotFound`, `WrongArchitecture`, `BadCheckpoint`, and `BadConfig` for an unknown dtype or a device
     that this machine does not have.
     """
     report = progress or logger.info
+    loaded = load_checkpoint(path, device, dtype, report, allow_demo=allow_demo, hub=hub)
+    quantized = pick_quantization(quantize, loaded.model, loaded.source)
+    if quantized:
+        report(f"Converting the decoder of {loaded.source.name} to int8")
+    recognizer = loaded.recognizer(quantized=quantized, memory_share=memory_share)
+    recognizer.capture_graphs(report)
+    return recognizer
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A checkpoint with its weights on a device. `model` and `processor` are transformers' own."""
+
+    source: Source
+    model: Any
+    processor: Any
+
+    def recognizer(self, *, quantized: bool = False, memory_share: float = 1.0) -> Recognizer:
+        """The recognizer of these weights. It takes memory of their device for the keys and values of its decoder."""
+        return Recognizer(
+            self.model,
+            self.processor,
+            self.source.name,
+            is_demo=self.source.is_demo,
+            quantized=quantized,
+            memory_share=memory_share,
+        )
+
+
+def load_checkpoint(
+    path: str,
+    device: str,
+    dtype: str,
+    report: Progress,
+    *,
+    allow_demo: bool = True,
+    hub: Hub | None = None,
+) -> LoadedCheckpoint:
+    """Find, fetch and load a checkpoint onto a device, without a recognizer yet: see `load_recognizer`."""
     torch_device = pick_device(device)
     source = find(path, torch_device, report, allow_demo, hub)
     read_config(source.folder)  # fails before "Loading" is reported
     precision = pick_dtype(dtype, torch_device, source)
-    size = sum(file.stat().st_size for file in source.folder.glob("*.safetensors"))
-    report(f"Loading {source.name} ({size / 1e6:.0f} MB) on {torch_device} in {str(precision).removeprefix('torch.')}")
+    number_format = str(precision).removeprefix("torch.")
+    report(f"Loading {source.name} ({source.bytes / 1e6:.0f} MB) on {torch_device} in {number_format}")
     with unreadable(source.folder):
         model, processor = _load(source.folder, precision)
     report(f"Moving {source.name} to {torch_device}")
-    model = model.to(torch_device)
-    quantized = pick_quantization(quantize, model, source)
-    if quantized:
-        report(f"Converting the decoder of {source.name} to int8")
-    recognizer = Recognizer(model, processor, source.name, is_demo=source.is_demo, quantized=quantized)
-    recognizer.capture_graphs(report)
-    return recognizer
+    return LoadedCheckpoint(source, model.to(torch_device), processor)
 
 
 @contextlib.contextmanager
@@ -193,15 +209,17 @@ def find(path: str, device: torch.device, report: Progress, allow_demo: bool = T
         return Source(DEMO_FOLDER, "demo", is_demo=True)
     if path != "auto":
         return find_named(path, report, hub or Hub())
-    for name in (LARGE, SMALL) if _fits_large(device) else (SMALL,):
+    for name in automatic_names(_fits_large(device)):
         try:
-            return Source(_fetch(name, report, hub or Hub()), name)
+            return Source(fetch(name, report, hub or Hub(), "--asr-model-path"), name)
         except CheckpointNotFound as error:
             logger.log(logging.WARNING if allow_demo else logging.INFO, "%s", error)
     if not allow_demo:
+        variable = offline_variable()
+        remedy = f"unset {variable}, which forbids it" if variable else "check the network"
         raise CheckpointNotFound(
-            "No Qwen3-ASR weights are cached and none can be fetched from the Hugging Face hub: check the network, "
-            "give a folder with --asr-model-path, or --asr-model-path demo to try the small bundled checkpoint."
+            f"No Qwen3-ASR weights are cached and none can be fetched from the Hugging Face hub: {remedy}, give a "
+            "folder with --asr-model-path, or --asr-model-path demo to try the small bundled checkpoint."
         )
     report("No Qwen3-ASR weights are cached and none can be fetched: using the bundled demo checkpoint")
     return Source(DEMO_FOLDER, "demo", is_demo=True)
@@ -216,60 +234,17 @@ def find_named(path: str, report: Progress, hub: Hub, example: str = SMALL, opti
         raise CheckpointNotFound(f"{path} is a file. Give the folder with config.json and the weights, or a hub id.")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", path) or path.startswith("."):
         raise CheckpointNotFound(f"There is no folder {path}. Give an existing folder, or a hub id such as {example}.")
-    return Source(_fetch(path, report, hub, option), path)
-
-
-def _fetch(name: str, report: Progress, hub: Hub, option: str = "--asr-model-path") -> Path:
-    """The hub's snapshot of `name`: from the cache if it is complete, else downloaded."""
-    where: dict[str, Any] = {"allow_patterns": NEEDED_FILES, "cache_dir": hub.cache_dir, "revision": hub.revision}
-    if not hub.force_download or hub.local_files_only:
-        try:
-            return Path(snapshot_download(name, **where, local_files_only=True))
-        except (OSError, ValueError) as error:
-            if hub.local_files_only:
-                revision = f" with the revision {hub.revision}" if hub.revision else ""
-                raise CheckpointNotFound(
-                    f"{name} is not in the cache{revision}, and local_files_only is set: leave that out once to fetch "
-                    "it, or give a folder with the weights."
-                ) from error
-    report(f"Fetching {name} from the Hugging Face hub (several GB the first time)")
-    where |= {"token": hub.token, "force_download": hub.force_download, "tqdm_class": download_bar(name, report)}
-    try:
-        return Path(snapshot_download(name, **where, etag_timeout=5))
-    except GatedRepoError as error:
-        raise CheckpointNotFound(f"{name} needs an accepted licence: run `hf auth login`, then try again.") from error
-    except RevisionNotFoundError as error:
-        raise CheckpointNotFound(f"{name} has no revision {hub.revision} on the hub. Check its spelling.") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise CheckpointNotFound(f"There is neither a folder nor a checkpoint {name}. Check its spelling.") from error
-    except Exception as error:  # any network failure, from a time-out to a proxy's error page
-        raise CheckpointNotFound(
-            f"{name} is not in the cache and cannot be fetched from the Hugging Face hub ({type(error).__name__}). "
-            f"Check the network, or give a folder with the weights ({option} on the command line)."
-        ) from error
-
-
-def download_bar(name: str, report: Progress) -> type[tqdm]:
-    """A progress bar for `snapshot_download` that reports each whole percent as a line instead of drawing."""
-
-    class Bar(tqdm):
-        last_percent = -1
-
-        def display(self, *_: Any, **__: Any) -> None:
-            if self.unit != "B" or not self.total:  # the other bar counts files
-                return
-            percent = int(100 * self.n / self.total)
-            if percent != self.last_percent:
-                self.last_percent = percent
-                report(f"Fetching {name}: {percent} % of {self.total / 1e9:.1f} GB")
-
-    return Bar
+    return Source(fetch(path, report, hub, option), path)
 
 
 def pick_device(device: str) -> torch.device:
-    """ "auto" → CUDA, else MPS, else CPU. Raises `BadConfig` for a device that this machine does not have."""
+    """ "auto" → CUDA, else MPS, else CPU. Raises `BadConfig` for a device that this machine does not have.
+
+    In the main process of a ZeroGPU Space, which only pretends to have a GPU, "auto" is not CUDA. "cuda" is: weights
+    that are put there go to the GPU of the processes that have one.
+    """
     if device == "auto":
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and not cuda_is_emulated():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
@@ -282,6 +257,14 @@ def pick_device(device: str) -> torch.device:
             f"This machine has no {torch_device.type} that PyTorch can use. Give cpu or auto for the device."
         )
     return torch_device
+
+
+def cuda_is_emulated() -> bool:
+    """Whether the package `spaces` has replaced torch's functions for CUDA, as it does where a Space has ZeroGPU.
+
+    It puts torch's own back in the processes that it forks, where there is a GPU.
+    """
+    return torch.cuda.is_available.__module__.partition(".")[0] == "spaces"
 
 
 def pick_dtype(dtype: str, device: torch.device, source: Source) -> torch.dtype:
@@ -321,34 +304,19 @@ def _fits_large(device: torch.device) -> bool:
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     config = read_config(folder)
-    if "thinker_config" in config:
-        return _load_original(folder, config, dtype)
-    if config.get("model_type") != "qwen3_asr":
+    kind = kind_of(config)
+    if kind is None:
         found = config.get("model_type") or config.get("architectures") or "unknown"
         raise WrongArchitecture(f"{folder} holds a checkpoint of type {found}, not qwen3_asr. Give a Qwen3-ASR one.")
-    if "Qwen3ASRForTokenClassification" in (config.get("architectures") or ()):
-        raise _not_a_recognizer(folder)
+    if kind == "aligner":
+        raise WrongArchitecture(
+            f"{folder} holds a forced aligner, not a Qwen3-ASR recognizer. Give the folder or the id of a Qwen3-ASR "
+            "checkpoint."
+        )
+    if "thinker_config" in config:
+        return _load_original(folder, config, dtype)
     model = load_weights(Qwen3ASRForConditionalGeneration, folder, dtype=dtype)
     return model, Qwen3ASRProcessor.from_pretrained(folder)
-
-
-def read_config(folder: Path, wanted: str = "a Qwen3-ASR checkpoint") -> dict[str, Any]:
-    """`config.json` of the checkpoint in `folder`, which should hold what is `wanted`.
-
-    Raises `CheckpointNotFound` or `BadCheckpoint`.
-    """
-    file = folder / "config.json"
-    if not file.is_file():
-        raise CheckpointNotFound(
-            f"{folder} is not a checkpoint: it has no config.json. Give the folder or the id of {wanted}."
-        )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadCheckpoint(f"{file} is not valid JSON ({error}). Fetch or copy the checkpoint again.") from error
-    if not isinstance(config, dict):
-        raise BadCheckpoint(f"{file} holds no JSON object. Fetch or copy the checkpoint again.")
-    return config
 
 
 def load_weights(kind: Any, folder: Path, **options: Any) -> Any:
@@ -379,10 +347,7 @@ def weights_digest(model: torch.nn.Module) -> str:
 
 
 def _load_original(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
-    thinker = config["thinker_config"]
-    if config.get("model_type", "qwen3_asr") != "qwen3_asr" or "classify_num" in thinker:
-        raise _not_a_recognizer(folder)
-    converted = convert_config(thinker)
+    converted = convert_config(config["thinker_config"])
     kind = Qwen3ASRForConditionalGeneration
     model = load_weights(kind, folder, config=converted, dtype=dtype, key_mapping=RENAMED)
     tokenizer, extractor = load_original_parts(folder, converted)
@@ -392,13 +357,6 @@ def _load_original(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> 
         do_sample=False,
     )
     return model, Qwen3ASRProcessor(extractor, tokenizer, chat_template=CHAT_TEMPLATE)
-
-
-def _not_a_recognizer(folder: Path) -> WrongArchitecture:
-    return WrongArchitecture(
-        f"{folder} holds a forced aligner or another Qwen model, not a Qwen3-ASR recognizer. Give the folder or the id "
-        "of a Qwen3-ASR checkpoint."
-    )
 
 
 def load_original_parts(folder: Path, config: Qwen3ASRConfig) -> tuple[Any, Any]:

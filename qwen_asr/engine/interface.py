@@ -104,12 +104,16 @@ class EngineInfo:
     positions: int
 
 
-class Engine(SpeechModel, StepRunner, Protocol):
-    """A loaded model that runs the steps of many utterances. Any thread may call it."""
+class LoadedModel(SpeechModel, StepRunner, Protocol):
+    """A model that runs the steps of many utterances. Any thread may call it."""
 
     @property
     def info(self) -> EngineInfo:
         """Its checkpoint."""
+
+
+class Engine(LoadedModel, Protocol):
+    """A model that a server uses, with what the server has to know of its state."""
 
     @property
     def kv_cache_used(self) -> float | None:

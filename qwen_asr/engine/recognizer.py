@@ -70,13 +70,20 @@ class Recognizer:
 
     name: the name that people are shown. is_demo: whether it is the bundled demo checkpoint. quantized: whether the
     decoder's linears have int8 weights. `model` can then no longer run by itself. aligner: finds the times of words, if
-    there is one.
+    there is one. memory_share: see `pool_positions`.
     """
 
     aligner: WordAligner | None = None
 
     def __init__(
-        self, model: Any, processor: Any, name: str, *, is_demo: bool = False, quantized: bool = False
+        self,
+        model: Any,
+        processor: Any,
+        name: str,
+        *,
+        is_demo: bool = False,
+        quantized: bool = False,
+        memory_share: float = 1.0,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
@@ -87,7 +94,7 @@ class Recognizer:
             torch.backends.cuda.enable_cudnn_sdp(False)
         self.frontend = Frontend(processor.feature_extractor)
         self.encoder = Encoder(model)
-        self.decoder = Decoder(model, quantized=quantized)
+        self.decoder = Decoder(model, quantized=quantized, memory_share=memory_share)
         self.quantized = quantized
         self.longest_prompt = min(
             LONGEST_PROMPT, self.decoder.config.max_position_embeddings // 2, self.decoder.pool.positions // 4

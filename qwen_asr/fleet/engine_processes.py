@@ -68,7 +68,10 @@ class EngineProcesses:
     """Starts an engine for each of `gpus` and keeps them running until `close`. `options` are those of all engines."""
 
     def __init__(self, gpus: Sequence[str], options: Sequence[str], limits: FleetLimits | None = None) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="qwen-asr-engines-")  # only for this user
+        parent = tempfile.gettempdir()
+        if len(parent) > 60:  # the path of a socket may have 103 bytes
+            parent = "/tmp"  # noqa: S108 - the folder that is made there is only for this user
+        self._folder = tempfile.TemporaryDirectory(prefix="qwen-asr-engines-", dir=parent)
         self._supervised = [
             _Supervised(index, gpu, len(gpus), Path(self._folder.name), options, limits or FleetLimits())
             for index, gpu in enumerate(gpus)
@@ -170,7 +173,7 @@ class _Supervised:
                 # While it loads, an import may hold up its answers for longer.
                 failed = 0 if answer is not None or not is_ready else failed + 1
                 hung = failed >= self._limits.failed_probes
-                self._wait_for(process, 0.2 if not is_ready else self._limits.probe_seconds)
+                self._wait_for(process, self._limits.probe_seconds if is_ready and not failed else 0.2)
         if process.poll() is None and not hung:
             process.terminate()
             self._wait_for(process, self._limits.stop_seconds, stopping=False)

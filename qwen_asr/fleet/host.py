@@ -2,7 +2,8 @@
 
 It keeps a copy of the samples of each utterance, inside the engine's own utterance. After each `StepRequest` that is
 its first `offset` samples, then `samples`. A request that comes while a step of the utterance is under way does not
-wait for it: the step takes the new samples when it starts, and an urgent request makes it start again.
+wait for it: the step takes the new samples when it starts. One that has started is started again, unless its samples
+are those of the request: then an answer was lost, and its result is that of the request too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qwen_asr.engine.languages import LANGUAGES
 from qwen_asr.errors import BadInput, QwenASRError, StepFailed
@@ -44,7 +46,7 @@ from qwen_asr.fleet.messages import (
 
 if TYPE_CHECKING:
     from qwen_asr.engine.hypothesis import Hypothesis
-    from qwen_asr.engine.interface import Engine, EngineUtterance
+    from qwen_asr.engine.interface import EngineUtterance, LoadedModel
     from qwen_asr.engine.words import Aligner
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ IDLE_SECONDS = 60.0
 """An utterance that nobody asked about for so long is forgotten: its scheduler has gone, or it is asked of another."""
 MOST_UTTERANCES = 2048
 """How many utterances are kept; beyond it, those that were idle longest are forgotten. Each holds at most some MB."""
+MOST_FORGOTTEN = 8192
+"""Of how many forgotten utterances the last request's number is kept, so that none returns with an older one."""
 
 
 @dataclass(eq=False)
@@ -66,6 +70,7 @@ class _Held:
     used: float = 0.0  # when that came
     urgent: bool = False  # whether the step under way has to start, or to start again
     running: Future[Hypothesis] | None = None
+    covered: NDArray[np.float32] | None = None  # the samples of the step under way, once it has started
     newer: list[StepRequest] = field(default_factory=list)  # not yet in `utterance`, because a step is under way
     waiting: list[tuple[int, Future[Reply]]] = field(default_factory=list)  # the number of each request, and its answer
 
@@ -79,7 +84,7 @@ class EngineHost:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: LoadedModel,
         *,
         idle_seconds: float = IDLE_SECONDS,
         most_utterances: int = MOST_UTTERANCES,
@@ -93,6 +98,7 @@ class EngineHost:
         self._lock = threading.RLock()  # again, where a callback of a future runs at once
         self._idle = threading.Condition(self._lock)
         self._held: dict[str, _Held] = {}  # in the order of use
+        self._forgotten: dict[str, int] = {}  # the number of the last request of utterances that were forgotten
         self._under_way = 0  # steps and alignments
         self._draining = False
 
@@ -100,7 +106,8 @@ class EngineHost:
         """Answer a request. Takes milliseconds, and never raises: what fails is answered with `Refused`.
 
         A step that is asked for becomes part of the engine's batches. Cancelling the future says that nobody waits for
-        the answer any more: the utterance is forgotten, and a step that has not started is dropped.
+        the answer any more: the utterance is forgotten, and a step that has not started is dropped. Callbacks of the
+        future must return at once: the other utterances wait for them.
         """
         reply: Future[Reply] = Future()
         try:
@@ -188,7 +195,7 @@ class EngineHost:
     def _step(self, request: StepRequest, reply: Future[Reply]) -> None:
         with self._lock:
             held = self._held.get(request.uid)
-            if held is not None and request.number < held.number:
+            if request.number < (self._forgotten.get(request.uid, 0) if held is None else held.number):
                 _set(reply, Superseded())
                 return
             if self._draining and (held is None or held.running is None):
@@ -214,6 +221,7 @@ class EngineHost:
         )
         utterance = new_utterance(context=settings.context, language=settings.language, max_new_tokens=1)
         held = self._held[uid] = _Held(uid, utterance)
+        self._forgotten.pop(uid, None)
         return held
 
     def _take(self, held: _Held, request: StepRequest, reply: Future[Reply]) -> None:
@@ -221,46 +229,52 @@ class EngineHost:
         self._held[held.uid] = self._held.pop(held.uid)  # now the one that was used last
         held.number, held.used = request.number, self._clock()
         held.length = request.offset + len(request.samples)
-        held.newer.append(request)
         held.waiting.append((request.number, reply))
         reply.add_done_callback(partial(self._abandoned, held))
+        if held.covered is not None and not held.newer and is_same(held.utterance, held.covered, request):
+            return  # the step under way answers it
+        held.newer.append(request)
         if held.running is None:
             self._run(held)
-        elif request.urgent:
+        elif request.urgent or held.covered is not None:
             held.urgent = True
 
     def _run(self, held: _Held) -> None:
         """Begin a step. None is under way."""
         held.urgent = held.newer[-1].urgent
-        # The scheduler's thread may call both at any time, and holds no lock of its own meanwhile.
-        held.running = self._engine.submit(held.utterance, partial(self._begin, held), lambda: held.urgent)
+        # The engine asks for the urgency with its own lock held, so that takes no lock.
+        try:
+            held.running = self._engine.submit(held.utterance, partial(self._begin, held), lambda: held.urgent)
+        except Exception as error:
+            self._forget(held, _refused(error))
+            return
         self._under_way += 1
         held.running.add_done_callback(partial(self._step_ended, held))
 
     def _begin(self, held: _Held) -> None:
         """The step starts, or starts again, so that the utterance may change. On the thread that owns the model."""
         with self._lock:
-            newer, held.newer = held.newer, []
+            if self._held.get(held.uid) is not held:
+                return  # it was forgotten meanwhile
+            for request in held.newer:
+                replace(held.utterance, request)
+            held.newer = []
+            held.covered = held.utterance.samples  # nothing changes them while the step is under way
             held.urgent = False
-        for request in newer:
-            replace(held.utterance, request)
 
     def _step_ended(self, held: _Held, done: Future[Hypothesis]) -> None:
-        self._ended()
         with self._lock:
-            held.running = None
+            held.running = held.covered = None
             error = StepFailed("The recognizer was stopped.") if done.cancelled() else done.exception()
             if self._held.get(held.uid) is not held:
-                return  # it was forgotten meanwhile, and its requests are answered
-            if error is not None:
+                pass  # it was forgotten meanwhile, and its requests are answered
+            elif error is not None:
                 self._forget(held, _refused(error))
             elif held.newer:
-                for request in held.newer:
-                    replace(held.utterance, request)
-                held.newer = held.newer[-1:]  # how urgent it is; its samples are there already
                 self._run(held)
             else:
                 self._answer_waiting(held, Done(self.engine_id, done.result()))
+            self._ended()
 
     def _answer_waiting(self, held: _Held, reply: Reply) -> None:
         waiting, held.waiting = held.waiting, []
@@ -278,6 +292,9 @@ class EngineHost:
     def _forget(self, held: _Held, reply: Reply) -> None:
         """Forget an utterance; `reply` is the answer to those who wait for it."""
         del self._held[held.uid]
+        self._forgotten[held.uid] = held.number
+        if len(self._forgotten) > MOST_FORGOTTEN:
+            del self._forgotten[next(iter(self._forgotten))]
         held.urgent = False
         if held.running is not None:
             held.running.cancel()  # does nothing for a step that has started: it ends as ever
@@ -293,6 +310,15 @@ class EngineHost:
                     break
                 if held.running is None:
                     self._forget(held, Superseded())
+
+
+def is_same(utterance: EngineUtterance, samples: NDArray[np.float32], request: StepRequest) -> bool:
+    """Whether a request would change nothing about an utterance that has these samples."""
+    return (
+        utterance.max_new_tokens == request.max_new_tokens
+        and len(samples) == request.offset + len(request.samples)
+        and np.array_equal(samples[request.offset :], request.samples)
+    )
 
 
 def replace(utterance: EngineUtterance, request: StepRequest) -> None:

@@ -22,7 +22,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -65,6 +65,9 @@ URGENCY_SECONDS = 0.02
 CHECK_SECONDS = 10.0
 """How long `check_room` waits for an answer."""
 RESULT_THREADS = 4
+"""How many threads run the callbacks of results. As many may hang before the other sessions wait."""
+JOIN_SECONDS = 5.0
+"""How long `close` waits for threads, so that one that hangs does not keep the process from ending."""
 
 
 class RemoteAligner:
@@ -122,7 +125,7 @@ class _Task:
         raise NotImplementedError
 
     def result(self, reply: Reply) -> Any:
-        """The result, or None if the call has to be made again."""
+        """The result; None if the engine needs more, at once. Raises `EngineLost` for what is no answer."""
         raise NotImplementedError
 
     def lost(self) -> None:
@@ -137,8 +140,10 @@ class _Alignment(_Task):
     def request(self) -> Request:
         return self._request
 
-    def result(self, reply: Reply) -> tuple[Word, ...] | None:
-        return reply.words if isinstance(reply, Words) else None
+    def result(self, reply: Reply) -> tuple[Word, ...]:
+        if not isinstance(reply, Words):
+            raise _no_answer(reply)
+        return reply.words
 
 
 class _Step(_Task):
@@ -149,7 +154,7 @@ class _Step(_Task):
         self._utterance = utterance
         self._on_start = on_start
         self._is_urgent = is_urgent
-        self._length = 0  # samples in the last request
+        self._offset = self._length = 0  # of the last request: from where its samples are, and how many there are then
         self.urgent = False
 
     @property
@@ -167,22 +172,61 @@ class _Step(_Task):
         self.becomes_urgent()
         if self._on_start is not None:
             self.context.copy().run(self._on_start)  # may append samples
-        self._length = self._utterance.length
-        return self._utterance.request(self.urgent)
+        request = self._utterance.request(self.urgent)
+        self._offset, self._length = request.offset, request.offset + len(request.samples)
+        return request
 
     def result(self, reply: Reply) -> Hypothesis | None:
-        if isinstance(reply, Have):
+        if isinstance(reply, Have) and self._offset:
             self._utterance.has_fewer(reply.engine, reply.have)
-        elif isinstance(reply, Done) and reply.hypothesis.samples == self._length:
-            self._utterance.confirmed(reply.engine, self._length)
-            self._utterance.recognized(reply.hypothesis)
-            return reply.hypothesis
-        else:
-            self._utterance.lost()
-        return None
+            return None
+        if not isinstance(reply, Done) or reply.hypothesis.samples != self._length:
+            raise _no_answer(reply)
+        self._utterance.confirmed(reply.engine, self._length)
+        self._utterance.recognized(reply.hypothesis)
+        return reply.hypothesis
 
     def lost(self) -> None:
         self._utterance.lost()
+
+
+def _no_answer(reply: Reply) -> EngineLost:
+    """Why a reply does not answer the request."""
+    if isinstance(reply, Draining):
+        return EngineLost("The engine is about to stop.")
+    return EngineLost(f"The engine has answered with {type(reply).__name__}.")
+
+
+class _Results:
+    """Threads that call what they are given. One that hangs keeps neither the others nor the process's end waiting."""
+
+    def __init__(self) -> None:
+        self._todo: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"fleet-results-{number}", daemon=True)
+            for number in range(RESULT_THREADS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, todo: Callable[[], object]) -> None:
+        self._todo.put(todo)
+
+    def close(self) -> None:
+        """Stop after what was put."""
+        for _ in self._threads:
+            self._todo.put(None)
+        until = time.monotonic() + JOIN_SECONDS
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(until - time.monotonic(), 0.0))
+
+    def _run(self) -> None:
+        while (todo := self._todo.get()) is not None:
+            try:
+                todo()
+            except Exception:  # one session's fault must not stop the others' texts
+                log.exception("The result of a recognition step could not be delivered.")
 
 
 class RemoteScheduler:
@@ -203,7 +247,7 @@ class RemoteScheduler:
         self._asking = False  # whether `_ask_urgency` is due
         self._busy = 0.0
         self._busy_since: float | None = None
-        self._results = ThreadPoolExecutor(RESULT_THREADS, thread_name_prefix="fleet-results")
+        self._results = _Results()
         self._check = lru_cache(maxsize=256)(self._check_once)
         self._thread = threading.Thread(target=self._run, name="fleet-calls", daemon=True)
         self._thread.start()
@@ -284,9 +328,9 @@ class RemoteScheduler:
         with self._closing:
             self._closed = True
             self._todo.put(None)
-        self._thread.join()
+        self._thread.join(JOIN_SECONDS)
         self._calls.close()
-        self._results.shutdown()
+        self._results.close()
 
     def _submit(self, task: _Task) -> Future[Any]:
         with self._closing:  # what is put before the end is called
@@ -371,15 +415,17 @@ class RemoteScheduler:
         reply = call.result()
         if isinstance(reply, Refused):
             self._fail(task, reply.message)
-        elif isinstance(reply, Draining):
-            self._again(task, EngineLost("The engine is about to stop."))
-        elif (result := task.result(reply)) is not None:
-            self._end(task)
-            self._results.submit(task.context.copy().run, task.future.set_result, result)
-        elif isinstance(reply, Have):
+            return
+        try:
+            result = task.result(reply)
+        except EngineLost as lost:
+            self._again(task, lost)
+            return
+        if result is None:
             self._call(task)
-        else:
-            self._again(task, EngineLost(f"The engine answered {type(reply).__name__}."))
+            return
+        self._end(task)
+        self._results.put(partial(task.context.copy().run, task.future.set_result, result))
 
     def _again(self, task: _Task, error: QwenASRError) -> None:
         """Call again a little later, with all samples, unless that went on for too long."""
@@ -410,7 +456,7 @@ class RemoteScheduler:
     def _fail(self, task: _Task, sentence: str) -> None:
         if task.start():
             self._end(task)
-            self._results.submit(task.context.copy().run, task.future.set_exception, StepFailed(sentence))
+            self._results.put(partial(task.context.copy().run, task.future.set_exception, StepFailed(sentence)))
 
     # --- any thread
 

@@ -115,9 +115,12 @@ class SocketCalls:
         """See `Calls`."""
         if self._joined:
             return None
-        reasons = [f"{address}: {link.reason}" for address, link in list(self._links.items()) if link.reason]
-        waiting = "Waiting for an engine at " + ", ".join(map(str, self._addresses))
-        return f"{waiting} ({'; '.join(reasons)})." if reasons else f"{waiting}."
+        links = list(self._links.values())
+        described = []
+        for address in self._addresses:
+            reasons = dict.fromkeys(link.reason for link in links if link.named == address and link.reason)
+            described.append(f"{address} ({'; '.join(reasons)})" if reasons else str(address))
+        return f"Waiting for an engine at {', '.join(described)}."
 
     def close(self) -> None:
         """See `Calls`."""
@@ -239,7 +242,8 @@ class _Link:
                 self._failed(f"{error}", logging.ERROR)
                 wait = limits.refused_seconds
             except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
-                self._failed(_sentence(error, limits), logging.WARNING)
+                is_busy = isinstance(error, InvalidStatus)  # it answers, and only loads, or stops
+                self._failed(_sentence(error, limits), logging.INFO if is_busy else logging.WARNING)
                 wait = min(wait * 2, limits.retry_most_seconds)
             except Exception as error:  # the other engines go on
                 log.exception("The connection to %s failed", self.address)

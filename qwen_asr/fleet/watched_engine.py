@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 class WatchedEngine(LocalEngine):
     """Abandons passes and callbacks that hang, and knows when only a restart of the process helps.
 
-    `instruments` counts what it does. `clock` is for tests.
+    `instruments` counts what it does. `clock` is for tests. `alone`: whether it is the only model of the process.
     """
 
     def __init__(
@@ -29,8 +29,10 @@ class WatchedEngine(LocalEngine):
         instruments: Instruments,
         limits: WatchdogLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        alone: bool = True,
     ) -> None:
-        if recognizer.is_demo and recognizer.device.type == "cpu":
+        if alone and recognizer.is_demo and recognizer.device.type == "cpu":
             # With so small a model, threads cost more in waiting for each other than they save.
             torch.set_num_threads(1)
         self._limits = limits or WatchdogLimits()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from qwen_asr.config.config import DTYPE_SYNONYMS
-from qwen_asr.engine.checkpoint import Hub
+from qwen_asr.engine.hub.download import Hub
 from qwen_asr.errors import BadInput
 
 log = logging.getLogger(__name__)

@@ -51,6 +51,9 @@ class SessionOptions:
     """Whether finals have the times of their words, where the recognizer has an aligner. A slow one gives them later,
     as `Aligned`."""
 
+    model: str = ""
+    """The name of the server's model that runs it; empty for the default one. It cannot be changed later."""
+
     def __post_init__(self) -> None:
         if self.chunk_seconds is not None and not self.chunk_seconds > 0:
             raise BadConfig(f"The chunk is {self.chunk_seconds} seconds long; it must be above 0, for example 1.0.")

@@ -42,7 +42,7 @@ def load_engine(
     recognizer = for_inference_only(lambda: _load_recognizer(path, config, progress))
     from qwen_asr.fleet.watched_engine import WatchedEngine  # heavy: torch
 
-    return WatchedEngine(recognizer, instruments, limits.watchdog, clock)
+    return WatchedEngine(recognizer, instruments, limits.watchdog, clock, alone=len(config.models) == 1)
 
 
 def _load_recognizer(path: str, config: Config, progress: Callable[[str], None]) -> Recognizer:
@@ -55,6 +55,7 @@ def _load_recognizer(path: str, config: Config, progress: Callable[[str], None])
         progress,
         aligner_path=config.aligner_model_path,
         quantize=config.quantize,
+        memory_share=1 / len(config.models),
     )
 
 

@@ -1,6 +1,6 @@
-"""`Service`: the recognizer, loaded in the background and shared by all sessions, and everything around them.
+"""`Service`: the models, loaded in the background and shared by all sessions, and everything around them.
 
-The server answers while the checkpoint loads: the page shows the progress, and opening a session raises `NotReady`.
+The server answers while the default model loads: the page shows the progress, and opening a session raises `NotReady`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from qwen_asr.audio.vad import Silero
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits
+from qwen_asr.engine.device.memory import reclaim
 from qwen_asr.engine.device.out_of_memory import is_out_of_memory
 from qwen_asr.engine.languages import resolve_language
 from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping, UnknownLanguage
@@ -26,7 +27,7 @@ from qwen_asr.service.admission import Admission, Slot
 from qwen_asr.service.file_threads import FileThreads
 from qwen_asr.service.instruments import Instruments
 from qwen_asr.service.load_engine import load_engine
-from qwen_asr.service.memory import reclaim
+from qwen_asr.service.models import Model, Models, ModelUse
 from qwen_asr.service.rate_limit import Rates
 from qwen_asr.service.real_time_factor import RealTimeFactor
 from qwen_asr.service.sessions import SessionRegistry, TrackedRunner
@@ -63,13 +64,14 @@ def _reporting_out_of_memory(engine: Engine) -> Iterator[None]:
 
 
 class Service:
-    """Loads the recognizer, opens sessions on it, and watches over it.
+    """Loads the models, opens sessions on them, and watches over them.
 
-    `start` loads it. `state` is "loading", "ready" or "failed", `text` describes the state for people, and `error` is
-    why loading failed. A recognizer that is already loaded can be given; the state is then "ready" at once.
+    `start` loads the default one. `state` is "loading", "ready" or "failed", `text` describes the state for people, and
+    `error` is why loading failed: all three are those of the default model. Its recognizer can be given if it is loaded
+    already; the state is then "ready" at once. `models` has all, and loads the others when a session wants them.
 
     `admission` and `rates` apply to all routes together. When `stopping` is set, no more sessions are opened. `clock`
-    is for tests.
+    is for tests, and `memory` too, which says how many bytes of the device's memory are free, and how many it has.
     """
 
     def __init__(
@@ -79,15 +81,13 @@ class Service:
         *,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        memory: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self.config = config
         self.limits = limits or Limits()
         self.admission = Admission(config.max_sessions, config.max_queue, config.max_sessions_per_address)
         self.rates = Rates(config.rate_limit)
-        self.state = "loading"
-        self.text = "Loading …"
-        self.error: QwenASRError | None = None
-        self._engine: Engine | None = None
+        self.models = Models(config.models, self._load, self._size, memory or self._memory, self.limits.models, clock)
         self._silero: Silero | None = None
         self._load_finished = threading.Event()
         self.stopping = False
@@ -100,17 +100,36 @@ class Service:
         if recognizer is not None:
             from qwen_asr.fleet.watched_engine import WatchedEngine  # heavy: torch
 
-            self._use(WatchedEngine(recognizer, self.instruments, self.limits.watchdog, clock))
+            alone = len(config.models) == 1
+            self._silero = Silero()
+            self.models.add(WatchedEngine(recognizer, self.instruments, self.limits.watchdog, clock, alone=alone))
+            self._settle()
 
     def start(self, when_settled: Callable[[], None] = lambda: None) -> None:
         """Starts loading in the background; calls `when_settled` once the state is "ready" or "failed"."""
 
         def load() -> None:
             if self.state == "loading":
-                self._load()
+                self.models.load_default(self._progress)
+                self._settle()
             when_settled()
 
         threading.Thread(target=load, name="qwen-asr-loading", daemon=True).start()
+
+    @property
+    def state(self) -> str:
+        """That of the default model: "loading", "ready" or "failed"."""
+        return self.models.default.state
+
+    @property
+    def text(self) -> str:
+        """The state for people."""
+        return self.models.default.text
+
+    @property
+    def error(self) -> QwenASRError | None:
+        """Why the default model could not be loaded."""
+        return self.models.default.error
 
     def wait(self, seconds: float | None = None) -> str:
         """Waits until the state is no longer "loading", at most `seconds`; returns the state."""
@@ -118,20 +137,21 @@ class Service:
         return self.state
 
     def as_dict(self) -> dict[str, Any]:
-        """The state for the page: `state`, `text`, `model` (its name) and `note` (what it recognizes)."""
+        """The state for the page: `state`, `text`, `model` (names) and `note` (what the default one knows)."""
         state, text = self.readiness()
+        names = [model.name for model in self.models.all]
         return {
             # The page keeps asking until a server is ready.
             "state": "loading" if state in ("stopping", "unavailable") else state,
             "text": text,
-            "model": f"Model: {self._engine.info.name}" if self._engine else "",
+            "model": "" if self.engine is None else ("Models: " if names[1:] else "Model: ") + ", ".join(names),
             "note": self._note(),
         }
 
     def _note(self) -> str:
-        if self._engine is None or not self._engine.info.is_demo:
+        if self.engine is None or not self.engine.info.is_demo:
             return ""
-        return DEMO_NOTE if self.config.asr_model_path == "demo" else FALLBACK_NOTE + DEMO_NOTE
+        return DEMO_NOTE if self.config.models[0].path == "demo" else FALLBACK_NOTE + DEMO_NOTE
 
     def session_options(
         self,
@@ -143,10 +163,13 @@ class Service:
         silence_seconds: float | None = None,
         detector: DetectorFactory | None = None,
         words: bool = False,
+        model: str | None = None,
     ) -> SessionOptions:
         """The options of a session, with the server's defaults for what is empty or None.
 
         Raises `UnknownLanguage`, and `BadConfig` for `silence_seconds` out of the range of `--silence-threshold`.
+
+        `model` is any name that a client sends; one that is none of the server's models stands for the default one.
 
         `language="auto"` has the language recognized even where the server has a default. So does
         `chunk_seconds="auto"` with the seconds between two partials.
@@ -162,17 +185,16 @@ class Service:
             endpoints=endpoints_of(config, silence_seconds),
             detector=detector or voice_detector,
             words=words,
+            model=self.models.find(model).name,
         )
 
-    def why_no_words(self, language: str | None = None) -> str | None:
+    def why_no_words(self, language: str | None = None, model: str | None = None) -> str | None:
         """Why finals in this language have no times of their words, as a sentence; None if they have.
 
         `language` is as in `session_options`; one that is recognized later counts as known. Or it is that of a final,
-        where the model may have written any name. Raises NotReady while no checkpoint is loaded.
+        where the model may have written any name. `model` is any name, too. Raises NotReady while it is not loaded.
         """
-        if self._engine is None:
-            raise NotReady(self.text)
-        aligner = self._engine.aligner
+        aligner = self.models.find(model).loaded().aligner
         if aligner is None:
             return "This server has no aligner, which finds the times of words: start it with --aligner-model-path."
         given = language or self.config.default_language
@@ -186,9 +208,10 @@ class Service:
         """Raises what `open_session` would raise for these options, without opening a session.
 
         `BadInput` for a system prompt that the model cannot take; NotReady, ServerStopping and LimitExceeded where no
-        session can be opened now.
+        session can be opened now. A model that is not loaded is not asked, but the default one in its place.
         """
-        engine, _ = self._ready()
+        model = self.models.find(options.model)
+        engine, _ = self._ready(self.models.default if model.engine is None else model)
         check_options(engine, options)
 
     def open_session(
@@ -207,23 +230,33 @@ class Service:
         slot that is held already; the session returns it when it ends, and at once if it cannot be opened. Without one
         it takes a free slot, from the share of the client's `address`. Raises NotReady, ServerStopping, BadInput for a
         system prompt that the model cannot take, and LimitExceeded if no slot is free or the device is short of memory.
+
+        The model that the options name stays loaded until the session is closed. If it is not loaded, loading begins,
+        and NotReady is raised: `use_model` first waits for it.
         """
         slot = slot or self.admission.enter_at_once(address)
+        use = self.use_model(options.model)
         try:
-            engine, silero = self._ready()
+            engine, silero = self._ready(use.model)
+            name = name or secrets.token_hex(4)
             with _reporting_out_of_memory(engine):
                 session = create_session(engine, silero, options)
-                return self.sessions.open(kind, name or secrets.token_hex(4), session, engine, on_events, slot.leave)
+                return self.sessions.open(kind, name, session, engine, on_events, slot.leave, use.leave)
         except BaseException:
             slot.leave()
+            use.leave()
             raise
 
+    def use_model(self, name: str | None = None) -> ModelUse:
+        """Keeps the model loaded that a client means by `name`, and starts loading it. See `Models.use`."""
+        return self.models.use(self.models.find(name))
+
     def readiness(self) -> tuple[str, str]:
-        """Whether a session can be opened: the state, "stopping" or "unavailable", and its text."""
+        """Whether the default model can have a session: its state, "stopping" or "unavailable", and the text for it."""
         if self.stopping:
             return "stopping", str(ServerStopping())
-        if self.state == "ready" and self._engine is not None and (reason := self._engine.unavailable_reason()):
-            return "failed" if self._engine.unhealthy_reason() else "unavailable", reason
+        if self.state == "ready" and self.engine is not None and (reason := self.engine.unavailable_reason()):
+            return "failed" if self.engine.unhealthy_reason() else "unavailable", reason
         return self.state, self.text
 
     def check_ready(self) -> None:
@@ -233,31 +266,33 @@ class Service:
             raise ServerStopping(text) if state == "stopping" else NotReady(text)
 
     def unhealthy_reason(self) -> str | None:
-        """Why the process has to be restarted, as a sentence; None if it works."""
-        return None if self._engine is None or self._closed.is_set() else self._engine.unhealthy_reason()
+        """Why the process has to be restarted, as a sentence; None if all models work."""
+        if self._closed.is_set():
+            return None
+        return next(filter(None, (engine.unhealthy_reason() for engine in self.models.engines)), None)
 
-    @property
-    def has_quick_words(self) -> bool:
-        """Whether finals can have the times of their words at once."""
-        aligner = self._engine.aligner if self._engine else None
+    def has_quick_words(self, model: str | None = None) -> bool:
+        """Whether finals of the model, by any name, can have the times of their words at once. False if not loaded."""
+        engine = self.models.find(model).engine
+        aligner = engine.aligner if engine else None
         return aligner is not None and aligner.is_quick
 
-    @property
-    def model_name(self) -> str:
-        """The name of the checkpoint. Raises NotReady while none is loaded."""
-        if self._engine is None:
+    def model_name(self, model: str | None = None) -> str:
+        """The name of the model that answers a client which names this one. Raises NotReady while none is loaded."""
+        if self.engine is None:
             raise NotReady(self.text)
-        return self._engine.info.name
+        return self.models.find(model).name
 
     @property
     def kv_cache_used(self) -> float | None:
-        """The share of the KV pool that is in use, from 0 to 1; None while no checkpoint is loaded."""
-        return None if self._engine is None else self._engine.kv_cache_used
+        """The share of the fullest KV pool that is in use, from 0 to 1; None while no checkpoint is loaded."""
+        used = [share for engine in self.models.engines if (share := engine.kv_cache_used) is not None]
+        return max(used, default=None)
 
     @property
     def busy_seconds(self) -> float:
-        """How long the recognizer has had work, in total."""
-        return 0.0 if self._engine is None else self._engine.busy_seconds
+        """How long the models have had work, in total."""
+        return self.models.busy_seconds
 
     @property
     def real_time_factor(self) -> float | None:
@@ -267,60 +302,61 @@ class Service:
     @property
     def times_without_memory(self) -> int:
         """How many passes failed for lack of memory."""
-        return 0 if self._engine is None else self._engine.times_without_memory
+        return self.models.times_without_memory
 
     @property
     def engine(self) -> Engine | None:
-        """What runs the steps; None while no checkpoint is loaded."""
-        return self._engine
+        """What runs the steps of the default model; None while it is not loaded."""
+        return self.models.default.engine
 
     def close(self) -> None:
-        """Stops the engine. The utterances of open sessions fail."""
+        """Stops the engines. The utterances of open sessions fail."""
         self._closed.set()
         self.file_threads.close()
-        if self._engine is not None:
-            self._engine.close()
+        self.models.close()
 
-    def _ready(self) -> tuple[Engine, Silero]:
-        self.check_ready()
-        if self._engine is None or self._silero is None:
+    def _ready(self, model: Model) -> tuple[Engine, Silero]:
+        if self.stopping:
+            raise ServerStopping
+        engine = model.loaded()
+        if self._silero is None:
             raise NotReady(self.text)
-        if self._engine.short_of_memory:
+        if reason := engine.unavailable_reason():
+            raise NotReady(reason)
+        if engine.short_of_memory:
             raise short_of_memory()
-        return self._engine, self._silero
+        return engine, self._silero
 
-    def _load(self) -> None:
-        config, limits = self.config, self.limits
-        try:
-            self._use(load_engine(config.asr_model_path, config, self.instruments, limits, self._progress, self._clock))
-        except QwenASRError as error:
-            self._fail(error)
-        except Exception as error:
-            log.exception("the checkpoint could not be loaded")
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            self._fail(QwenASRError(f"The checkpoint could not be loaded ({reason}). The server's log says more."))
+    def _load(self, path: str, progress: Callable[[str], None]) -> Engine:
+        engine = load_engine(path, self.config, self.instruments, self.limits, progress, self._clock)
+        self._silero = self._silero or Silero()
+        return engine
 
-    def _use(self, engine: Engine) -> None:
-        self._silero = Silero()
-        self._engine = engine
-        threading.Thread(target=self._reclaim_memory, name="qwen-asr-memory", daemon=True).start()
-        self._settle("ready", "Ready")
+    def _size(self, path: str, progress: Callable[[str], None]) -> int:
+        from qwen_asr.engine.checkpoint import find, pick_device  # heavy: torch
+
+        return find(path, pick_device(self.config.device), progress).bytes
+
+    def _memory(self) -> tuple[int, int]:
+        from qwen_asr.engine.checkpoint import pick_device  # heavy: torch
+        from qwen_asr.engine.device.memory import device_memory
+
+        return device_memory(pick_device(self.config.device))
+
+    def _settle(self) -> None:
+        """The default model is loaded, or cannot be."""
+        if self.engine is not None:
+            threading.Thread(target=self._reclaim_memory, name="qwen-asr-memory", daemon=True).start()
+        self._load_finished.set()
 
     def _reclaim_memory(self) -> None:
         reclaimed_at = 0
         while not self._closed.wait(self.limits.watchdog.poll_seconds):
+            self.models.relieve()
             if self.sessions.ended > reclaimed_at:
                 reclaimed_at = self.sessions.ended
                 reclaim()
 
     def _progress(self, text: str) -> None:
         log.info("%s", text)
-        self.text = text.rstrip(" .…") + " …"
-
-    def _fail(self, error: QwenASRError) -> None:
-        self.error = error
-        self._settle("failed", str(error))
-
-    def _settle(self, state: str, text: str) -> None:
-        self.state, self.text = state, text
-        self._load_finished.set()
+        self.models.default.text = text.rstrip(" .…") + " …"

@@ -21,8 +21,9 @@ from qwen_asr.live.events import Aligned, Event, Failed, Final
 from qwen_asr.live.runner import Runner
 
 if TYPE_CHECKING:
+    from qwen_asr.engine.hypothesis import Hypothesis
     from qwen_asr.engine.interface import StepRunner
-    from qwen_asr.live.session import Session
+    from qwen_asr.live.session import Session, Step
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +31,39 @@ KINDS = ("page", "asr", "realtime", "deepgram", "rest")
 """The route of a session: the page, /ws/asr, /v1/realtime, /v1/listen as a WebSocket, and REST with files."""
 
 
+class SessionTrace:
+    """Receives what happens in one session. This one ignores it: `service.telemetry.traces` makes spans of it.
+
+    Its methods are called on any thread. They must return at once and never raise.
+    """
+
+    def step_submitted(self, step: Step) -> None:
+        """A step waits for the recognizer."""
+
+    def step_began(self, step: Step) -> None:
+        """The recognizer has begun it; called again if it begins again."""
+
+    def step_ended(self, step: Step, failed: bool) -> None:
+        """It has ended, or was cancelled."""
+
+    def happened(self, events: list[Event]) -> None:
+        """These events are delivered."""
+
+    def ended(self, audio_seconds: float, utterances: int, failed: int, why: str) -> None:
+        """The session is over. `why` is its reason in a few words."""
+
+
 class SessionRegistry:
     """The open sessions, and totals over these and all earlier ones. Thread-safe.
 
-    `on_lag` is called with the lag of each event, `on_failed` for each utterance that failed.
+    `on_lag` is called with the lag of each event, `on_failed` for each utterance that failed. `trace(kind, name)` makes
+    the trace of each new session; None for none. It can be set later.
     """
 
     def __init__(self, on_lag: Callable[[float], None], on_failed: Callable[[], None]) -> None:
         self.on_lag = on_lag
         self.on_failed = on_failed
+        self.trace: Callable[[str, str], SessionTrace | None] = lambda kind, name: None
         self._lock = threading.Lock()
         self._open: set[TrackedRunner] = set()
         self._past_samples = 0  # of sessions that have ended
@@ -53,9 +78,13 @@ class SessionRegistry:
         engine: StepRunner,
         on_events: Callable[[list[Event]], None],
         on_end: Callable[[], None] = lambda: None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> TrackedRunner:
-        """Opens a session of one of the `KINDS`; `name` identifies it in the log, `on_end` is its `Runner`'s."""
-        runner = TrackedRunner(kind, name, session, engine, on_events, self, on_end)
+        """Opens a session of one of the `KINDS`; `name` identifies it in the log, `on_end` is its `Runner`'s.
+
+        `on_close` is called once it no longer uses the engine: after `close`.
+        """
+        runner = TrackedRunner(kind, name, session, engine, on_events, self, on_end, on_close)
         with self._lock:
             self._open.add(runner)
         return runner
@@ -109,8 +138,10 @@ class TrackedRunner(Runner):
         on_events: Callable[[list[Event]], None],
         sessions: SessionRegistry,
         on_end: Callable[[], None],
+        on_close: Callable[[], None],
     ) -> None:
         super().__init__(session, engine, self._account, on_end)
+        self._on_close = on_close
         self.kind = kind
         self.name = name
         self.end_reason = ""
@@ -120,6 +151,7 @@ class TrackedRunner(Runner):
         self._lag_sum = 0.0
         self._events = 0
         self._finished: Future[None] | None = None
+        self._trace = sessions.trace(kind, logs.short_id(name))
         self._log("Session began: %s.", kind, event="session_begin")
 
     @property
@@ -142,10 +174,13 @@ class TrackedRunner(Runner):
         """As `Runner.close`."""
         complete = self.finished
         super().close()
+        self._on_close()
         if not self._sessions.close(self):
             return
         seconds, mean = self.received / SAMPLE_RATE, self._lag_sum / max(self._events, 1)
         why = self.end_reason or ("finished" if complete else "left")
+        if self._trace is not None:
+            self._trace.ended(round(seconds, 3), self.outcomes.total(), self.outcomes["failed"], why)
         self._log(
             "Session ended: %s, %.1f s of audio, %d utterances (%d failed), mean lag %.2f s, %s.",
             self.kind, seconds, self.outcomes.total(), self.outcomes["failed"], mean, why,
@@ -165,7 +200,24 @@ class TrackedRunner(Runner):
                 self.outcomes["failed" if isinstance(event, Failed) else "final"] += 1
             if isinstance(event, Failed):
                 self._sessions.on_failed()
+        if self._trace is not None:
+            self._trace.happened(events)
         self._pass_on(events)
+
+    def _submit(self, step: Step) -> None:
+        if self._trace is not None:
+            self._trace.step_submitted(step)
+        super()._submit(step)
+
+    def _began(self, step: Step) -> None:
+        if self._trace is not None:
+            self._trace.step_began(step)
+        super()._began(step)
+
+    def _step_done(self, step: Step, done: Future[Hypothesis]) -> None:
+        if self._trace is not None:
+            self._trace.step_ended(step, done.cancelled() or done.exception() is not None)
+        super()._step_done(step, done)
 
     def _log(self, sentence: str, *values: object, event: str, **fields: object) -> None:
         with logs.session_context(self.name):

@@ -9,10 +9,9 @@ import asyncio
 import contextlib
 import gc
 import logging
-import secrets
-import threading
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,9 @@ from starlette.routing import Mount, WebSocketRoute
 
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits
-from qwen_asr.errors import QwenASRError, ShareUnavailable
 from qwen_asr.redaction import redact_logs
+from qwen_asr.service.telemetry.export import start_telemetry
+from qwen_asr.service.telemetry.settings import secrets as telemetry_secrets
 from qwen_asr.web.access.hsts import StrictTransport
 from qwen_asr.web.error_response import refuse_unknown_path, unknown_path_response
 from qwen_asr.web.temporary_files import private_folder
@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from qwen_asr.service.admission import QueueTicket
     from qwen_asr.service.service import Service
     from qwen_asr.service.sessions import TrackedRunner
+    from qwen_asr.service.telemetry.export import Telemetry
     from qwen_asr.tls.certificates import ServerCertificate
     from qwen_asr.tls.reloading import ReloadingCertificate
+    from qwen_asr.web.access.hosts import AllowedHosts
     from qwen_asr.web.page.recordings import RecordingRegistry
 
 log = logging.getLogger(__name__)
@@ -52,12 +54,21 @@ objects that stay, and with Python's default of 700 the collector takes a tenth 
 """
 
 
-def create_app(config: Config, service: Service, *, chosen: ServerCertificate | None = None) -> FastAPI:
+def create_app(
+    config: Config,
+    service: Service,
+    *,
+    chosen: ServerCertificate | None = None,
+    telemetry: Telemetry | None = None,
+) -> FastAPI:
     """Creates the app for `service`, which the caller starts and closes. Its limits are `service.limits`.
 
     `chosen` is the certificate that the app is served with. If a private authority signed it, `/trust` and `/ca.pem`
-    are added.
+    are added. With `telemetry` its requests and sessions are traced.
     """
+    from qwen_asr.web.page.gradio_import import import_gradio
+
+    import_gradio()  # before the modules below, which import it too; it is slow, and the port is bound already
     from fastapi import FastAPI
 
     from qwen_asr.service.shutdown import Stopping
@@ -111,6 +122,7 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
     app.add_middleware(Unbuffered)
     app.add_middleware(guard.middleware)
     app.add_middleware(SecurityHeaders, framed=config.on_space)
+    app.state.allowed_hosts = guard.hosts
     app.state.recordings = recordings
     app.state.service = service
     # Before the page, which is mounted at "/" and answers every path that is left.
@@ -127,6 +139,11 @@ def create_app(config: Config, service: Service, *, chosen: ServerCertificate | 
 
         trust.add_routes(app, chosen.root, config.host)
     mounted = _in_event_loop(lambda: _mount_page(app, config, service, recordings))
+    if telemetry is not None and telemetry.tracer is not None:
+        from qwen_asr.web.tracing import TracedRequests
+
+        service.sessions.trace = telemetry.session
+        app.add_middleware(TracedRequests, telemetry.tracer)
     # Added last, so it is the outermost middleware: all others see the corrected request.
     app.add_middleware(ForwardedHeaders, trusted=config.trusted_proxies, root_path=config.root_path or "")
     gradio_app: Any
@@ -147,9 +164,6 @@ def _mount_page(
     service: Service,
     recordings: RecordingRegistry,
 ) -> FastAPI:
-    from qwen_asr.web.page.gradio_import import import_gradio
-
-    import_gradio()  # heavy; the port is bound before it is imported
     import gradio as gr
 
     from qwen_asr.engine.languages import resolve_language
@@ -166,6 +180,7 @@ def _mount_page(
         has_links=config.link_addresses.enabled,
         has_login=bool(config.auth),
         host=config.host,
+        models=[model.name for model in service.models.all],
     )
     mounted: FastAPI = gr.mount_gradio_app(
         app,
@@ -212,7 +227,8 @@ def serve(config: Config, limits: Limits | None = None) -> int:
     Hugging Face Space the page shows that error instead, because nobody sees an exit code there.
     """
     # Certificate and ports come first, so that a mistake shows before minutes of loading.
-    redact_logs(config.secrets)
+    secrets = (*config.secrets, *telemetry_secrets(os.environ))
+    redact_logs(secrets)
     limits = limits or Limits()
     acceptor = replace(limits.acceptor, connections_per_address=config.max_connections_per_address)
     connections = OpenConnections.within(
@@ -221,6 +237,9 @@ def serve(config: Config, limits: Limits | None = None) -> int:
     check_https_options(config)
     chosen = choose_certificate(config)
     with contextlib.ExitStack() as stack:
+        telemetry = start_telemetry(os.environ)
+        if telemetry is not None:
+            stack.callback(telemetry.close)
         thresholds = gc.get_threshold()
         stack.callback(gc.set_threshold, *thresholds)
         gc.set_threshold(LOADING_THRESHOLD)
@@ -234,10 +253,13 @@ def serve(config: Config, limits: Limits | None = None) -> int:
         certificate = stack.enter_context(active_certificate(config, chosen, port, plain, connections))
         from qwen_asr.service.service import Service  # heavy
         from qwen_asr.web.access.guard import access_warnings
+        from qwen_asr.web.rest.metrics import ServiceMetrics
 
         service = Service(config, limits=limits)
-        app = create_app(config, service, chosen=chosen)
+        app = create_app(config, service, chosen=chosen, telemetry=telemetry)
         app.state.certificate = certificate
+        if telemetry is not None:
+            telemetry.export_metrics([service.instruments, ServiceMetrics(service, certificate)])
         server = create_server(
             app,
             certificate=certificate,
@@ -245,19 +267,39 @@ def serve(config: Config, limits: Limits | None = None) -> int:
             limits=acceptor,
             connections=connections,
         )
-        redact_logs(config.secrets)  # again, for the handlers that uvicorn has added
+        redact_logs(secrets)  # again, for the handlers that uvicorn has added
         _announce(config, port, chosen)
         for sentence in access_warnings(config):
             log.warning("%s", sentence)
         service.start(lambda: _loaded(config, service, server, thresholds))
         if config.share and not config.on_space:
-            threading.Thread(target=_share, args=(port,), name="qwen-asr-share", daemon=True).start()
+            stack.enter_context(_shared(port, app.state.allowed_hosts))
         server.run(sockets=[listening])
         service.close()
         say("Stopped.")
     if service.error is not None and server.stopped_by is None:
         raise service.error
     return 0
+
+
+@contextlib.contextmanager
+def _shared(port: int, hosts: AllowedHosts) -> Iterator[None]:
+    """Has a public link to `port` inside the block, whose name is then one of the allowed hosts."""
+    from qwen_asr.web import qr
+    from qwen_asr.web.share_link import ShareLink
+
+    def announce(link: str) -> None:
+        hosts.share(link)
+        say(f"The public link: {link}")
+        if qr.can_show():
+            say(qr.terminal_code(link))
+
+    share = ShareLink(port, announce, say)
+    share.start()
+    try:
+        yield
+    finally:
+        share.stop()
 
 
 class Unbuffered:
@@ -331,31 +373,3 @@ def _loaded(config: Config, service: Service, server: Server, thresholds: tuple[
     else:
         time.sleep(service.limits.shutdown.load_failure_seconds)  # open pages show the error meanwhile
         server.should_exit = True
-
-
-def _share(port: int) -> None:
-    try:
-        say(f"  {public_link(port)}  (public, for up to a week)")
-    except QwenASRError as error:
-        say(str(error))
-
-
-def public_link(port: int) -> str:
-    """Opens a Gradio share link to a local port; returns its address. Raises ShareUnavailable."""
-    from gradio import networking
-
-    try:
-        link = networking.setup_tunnel(
-            local_host="127.0.0.1",
-            local_port=port,
-            share_token=secrets.token_urlsafe(32),
-            share_server_address=None,
-            share_server_tls_certificate=None,
-        )
-    except Exception as error:
-        log.debug("no share link", exc_info=True)
-        raise ShareUnavailable(
-            f"No public link could be created ({type(error).__name__}): Gradio's share service cannot be reached or "
-            "used from here. The page is served at the addresses above."
-        ) from error
-    return link.replace("http://", "https://", 1)

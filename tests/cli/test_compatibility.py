@@ -48,7 +48,7 @@ def test_the_demo_takes_the_options_of_the_original(start: Start, caplog: pytest
             "--concurrency", "20", "--no-share",
         )  # fmt: skip  # a command line reads best in lines of its own
     assert config == Config(
-        asr_model_path="Qwen/Qwen3-ASR-1.7B",
+        asr_model_path=("Qwen/Qwen3-ASR-1.7B",),
         aligner_model_path="Qwen/Aligner",
         device="cuda",
         dtype="bfloat16",
@@ -97,7 +97,7 @@ def test_the_streaming_demo_takes_the_options_of_the_original(start: Start, capl
             cli.demo_streaming, "--asr-model-path", "Qwen/Qwen3-ASR-1.7B", "--gpu-memory-utilization", "0.9",
             "--host", "0.0.0.0", "--port", "8000", "--unfixed-chunk-num", "4", "--chunk-size-sec", "1.0",
         )  # fmt: skip  # a command line reads best in lines of its own
-    assert (config.asr_model_path, config.host, config.port) == ("Qwen/Qwen3-ASR-1.7B", "0.0.0.0", 8000)
+    assert (config.asr_model_path, config.host, config.port) == (("Qwen/Qwen3-ASR-1.7B",), "0.0.0.0", 8000)
     assert config.chunk_size_sec == 1.0
     assert "--gpu-memory-utilization, --unfixed-chunk-num: accepted for compatibility; ignored." in caplog.messages
 
@@ -113,7 +113,7 @@ def test_serve_takes_the_model_first_and_ignores_the_options_of_vllm(
             "--max_model_len", "4096", "--root_path", "/asr", "--limit-mm-per-prompt={}",
         )  # fmt: skip  # a command line reads best in lines of its own
     assert config == Config(
-        asr_model_path="Qwen/Qwen3-ASR-1.7B",
+        asr_model_path=("Qwen/Qwen3-ASR-1.7B",),
         host="0.0.0.0",
         port=8002,
         dtype="float16",
@@ -138,7 +138,7 @@ def test_serve_takes_the_model_first_and_ignores_the_options_of_vllm(
     ],
 )
 def test_the_model_may_stand_anywhere(start: Start, arguments: list[str]) -> None:
-    assert start(cli.serve_model, *arguments) == Config(asr_model_path="demo", port=1)
+    assert start(cli.serve_model, *arguments) == Config(asr_model_path=("demo",), port=1)
     if "--hf-token" in arguments:
         assert (os.environ["HF_HUB_CACHE"], os.environ["HF_TOKEN"]) == ("/cache", "hf_…")
 
@@ -158,7 +158,7 @@ OF_VLLM = """
 
 
 def test_no_option_of_vllm_is_taken_for_a_mistyped_one(start: Start) -> None:
-    assert start(cli.serve_model, "demo", *OF_VLLM.split()) == Config(asr_model_path="demo")
+    assert start(cli.serve_model, "demo", *OF_VLLM.split()) == Config(asr_model_path=("demo",))
 
 
 @pytest.mark.parametrize(

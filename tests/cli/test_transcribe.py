@@ -34,6 +34,7 @@ from tests.support.checkpoints import demo_recognizer, spoken
 from tests.support.commands import OFFLINE, QWEN_ASR, ROOT, error_of, run, run_in_terminal, run_with_input
 from tests.support.engine_double import AlignerDouble
 from tests.support.media import Track, container, placed, save, tone
+from tests.support.network import free_ports
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -474,7 +475,12 @@ def test_a_terminal_shows_the_progress(sentence: Path) -> None:
 @pytest.mark.slow
 def test_a_terminal_shows_that_the_model_is_being_downloaded(sentence: Path, tmp_path: Path) -> None:
     command = [*QWEN_ASR, "transcribe", "--asr-model-path", "nobody/nothing", str(sentence)]
-    code, output = run_in_terminal(command, HF_HOME=str(tmp_path / "hub"))
+    unreachable = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{free_ports(1)[0]}",
+        "HF_HUB_OFFLINE": "",
+        "TRANSFORMERS_OFFLINE": "",
+    }
+    code, output = run_in_terminal(command, HF_HOME=str(tmp_path / "hub"), **unreachable)
     assert code == 1
     before, _, after = output.partition("\r\x1b[Kqwen-asr: error: ")
     assert "nobody/nothing" in before

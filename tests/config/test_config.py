@@ -63,6 +63,9 @@ def test_on_a_space_the_server_listens_on_all_addresses(monkeypatch: pytest.Monk
     assert (config.host, config.port, config.tls) == ("0.0.0.0", 7860, False)
     with pytest.raises(BadConfig, match="leave the option out"):
         parsed("--generate-self-signed-cert")
+    assert not config.on_zero_gpu
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    assert config.on_zero_gpu
 
 
 @pytest.mark.parametrize(
@@ -105,7 +108,7 @@ def test_the_key_password_can_come_from_the_environment_and_is_not_in_the_repr()
 def test_the_command_line_takes_precedence_over_the_environment() -> None:
     environ = {"QWEN_ASR_PORT": "9000", "QWEN_ASR_MODEL_PATH": "demo", "QWEN_ASR_SHARE": "yes", "QWEN_ASR_DEVICE": ""}
     config = parsed("--port", "9001", environ=environ)
-    assert (config.port, config.asr_model_path, config.share, config.device) == (9001, "demo", True, "auto")
+    assert (config.port, config.asr_model_path, config.share, config.device) == (9001, ("demo",), True, "auto")
     assert parsed(environ={"QWEN_ASR_SHARE": "off"}).share is False
 
 

@@ -15,7 +15,7 @@ from qwen_asr.errors import BadConfig
 def test_the_options_that_the_server_has_too_mean_the_same() -> None:
     given = EngineConfig(asr_model_path="demo", device="cpu", api_key=("secret",), log_level="debug")
     config = given.config
-    assert (config.asr_model_path, config.device, config.host, config.port) == ("demo", "cpu", "127.0.0.1", 9000)
+    assert (config.asr_model_path, config.device, config.host, config.port) == (("demo",), "cpu", "127.0.0.1", 9000)
     assert config.secrets == ("secret",)
     assert "secret" not in repr(given)
     names = {field.name for field in dataclasses.fields(EngineConfig)} - {

@@ -85,7 +85,7 @@ def hold() -> Holding:
 @pytest.fixture(scope="module")
 def demo(temporary_folder: Path, hold: Holding) -> Iterator[Served]:
     """A server with the demo, which transcribes and finds the times of words. Its links may lead to this machine."""
-    service = Service(small_config(asr_model_path="demo", file_links="127.0.0.0/8", max_new_tokens=200))
+    service = Service(small_config(asr_model_path=("demo",), file_links="127.0.0.0/8", max_new_tokens=200))
     service.start()
     assert service.wait(120) == "ready"
     with serving(service, None, hold.around) as server:

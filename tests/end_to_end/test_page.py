@@ -274,7 +274,7 @@ def test_the_page_opens_while_the_checkpoint_loads_and_shows_why_it_fails(
         assert tab.button("Record").is_disabled()
         service._progress("Fetching a checkpoint")
         tab.wait_status("Fetching a checkpoint …")
-        service._fail(CheckpointNotFound("There is no folder x. Give another."))
+        service.models._failed(service.models.default, CheckpointNotFound("There is no folder x. Give another."))
         tab.wait_status("There is no folder x. Give another.")
         assert tab.button("Record").is_disabled()
 

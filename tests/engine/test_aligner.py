@@ -232,7 +232,8 @@ def test_the_hub_is_told_to_be_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> 
     def unreachable(name: str, **options: Any) -> str:
         raise OSError("no route")
 
-    monkeypatch.setattr("qwen_asr.engine.checkpoint.snapshot_download", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("qwen_asr.engine.hub.download.snapshot_download", unreachable)
     lines: list[str] = []
     with pytest.raises(CheckpointNotFound, match=r"ForcedAligner-0.6B .* cannot be fetched .*--aligner-model-path"):
         load_aligner("Qwen/Qwen3-ForcedAligner-0.6B", "cpu", progress=lines.append)

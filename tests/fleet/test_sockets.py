@@ -17,7 +17,7 @@ import pytest
 
 from qwen_asr.config.engine_addresses import EngineAddress
 from qwen_asr.config.limits import FleetLimits
-from qwen_asr.engine.local_engine import LocalEngine
+from qwen_asr.engine.interface import Engine
 from qwen_asr.errors import BadInput
 from qwen_asr.fleet import messages
 from qwen_asr.fleet.calls import EngineLost, NoEngine
@@ -37,6 +37,8 @@ from qwen_asr.fleet.messages import (
     StepRequest,
 )
 from qwen_asr.fleet.sockets import SocketCalls
+from qwen_asr.fleet.watched_engine import WatchedEngine
+from qwen_asr.service.instruments import Instruments
 from qwen_asr.tls.certificates import load_user_certificate
 from tests.support.certificates import Chained
 from tests.support.checkpoints import demo_recognizer, spoken
@@ -50,8 +52,8 @@ KEYS = [f"utterance {number}" for number in range(32)]
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[LocalEngine]:
-    engine = LocalEngine(demo_recognizer())
+def engine() -> Iterator[Engine]:
+    engine = WatchedEngine(demo_recognizer(), Instruments())
     yield engine
     engine.close()
 
@@ -78,7 +80,7 @@ def hello_of(future: Future[Reply]) -> Hello:
 class Held(EngineHost):
     """The host of an engine that answers no step before `release`."""
 
-    def __init__(self, engine: LocalEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
         self.release = threading.Event()
         self.asked = 0
@@ -108,7 +110,7 @@ def step(uid: str = "u", seconds: float = 1.0) -> StepRequest:
     return StepRequest(uid, 1, "", 0, samples, 64, True, Settings("", None, scored=False, background=False))
 
 
-def test_a_step_is_what_it_is_without_a_socket(engine: LocalEngine) -> None:
+def test_a_step_is_what_it_is_without_a_socket(engine: Engine) -> None:
     host = EngineHost(engine)
     with Listening(host) as listening, closing(calls_to(listening.address)) as calls:
         assert calls.wait(60)
@@ -139,7 +141,7 @@ class closing:
         self.calls.close()
 
 
-def test_long_messages_do_not_hold_up_short_ones_and_arrive_whole(engine: LocalEngine) -> None:
+def test_long_messages_do_not_hold_up_short_ones_and_arrive_whole(engine: Engine) -> None:
     """300 s of samples of several utterances at once, which is 19 MB each."""
     host = EngineHost(engine)
     taken: list[int] = []
@@ -170,7 +172,7 @@ def test_long_messages_do_not_hold_up_short_ones_and_arrive_whole(engine: LocalE
 
 
 def test_a_message_above_the_limit_ends_the_connection_and_the_call(
-    engine: LocalEngine, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
         Listening(EngineHost(engine), message_bytes=200_000) as listening,
@@ -183,7 +185,7 @@ def test_a_message_above_the_limit_ends_the_connection_and_the_call(
         assert isinstance(calls.call(step(), "u").result(60), Done)
 
 
-def test_a_key_stays_with_its_engine_and_one_that_joins_or_leaves_moves_its_share(engine: LocalEngine) -> None:
+def test_a_key_stays_with_its_engine_and_one_that_joins_or_leaves_moves_its_share(engine: Engine) -> None:
     with (
         Listening(EngineHost(engine)) as one,
         Listening(EngineHost(engine)) as two,
@@ -207,7 +209,7 @@ def test_a_key_stays_with_its_engine_and_one_that_joins_or_leaves_moves_its_shar
         assert owners(calls, times=10) == first
 
 
-def test_calls_under_way_fail_at_once_when_the_connection_breaks(engine: LocalEngine) -> None:
+def test_calls_under_way_fail_at_once_when_the_connection_breaks(engine: Engine) -> None:
     host = Held(engine)
     with Listening(host) as listening, closing(calls_to(listening.address)) as calls:
         assert calls.wait(60)
@@ -219,7 +221,7 @@ def test_calls_under_way_fail_at_once_when_the_connection_breaks(engine: LocalEn
                 future.result(60)
         host.release.set()
         assert calls.unavailable_reason()
-        with pytest.raises(NoEngine, match=r"Waiting for an engine at ws://127\.0\.0\.1:\d+"):
+        with pytest.raises(NoEngine, match=r"Waiting for an engine at ws://127\.0\.0\.1:\d+ \("):
             calls.call(HelloRequest(), "u").result(60)
         assert calls.lost == 1
         with Listening(EngineHost(engine), port=listening.port):
@@ -227,7 +229,7 @@ def test_calls_under_way_fail_at_once_when_the_connection_breaks(engine: LocalEn
             assert calls.unavailable_reason() is None
 
 
-def test_an_engine_that_drains_answers_what_is_under_way_and_gets_nothing_more(engine: LocalEngine) -> None:
+def test_an_engine_that_drains_answers_what_is_under_way_and_gets_nothing_more(engine: Engine) -> None:
     host = Held(engine)
     with (
         Listening(host) as listening,
@@ -252,7 +254,7 @@ def test_an_engine_that_drains_answers_what_is_under_way_and_gets_nothing_more(e
 
 
 def test_an_engine_with_another_checkpoint_than_its_sibling_is_refused_by_name(
-    engine: LocalEngine, caplog: pytest.LogCaptureFixture
+    engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = EngineHost(engine)
     info = dataclasses.replace(engine.info, name="Qwen3-ASR-1.7B", digest="another")
@@ -277,7 +279,7 @@ def test_an_engine_with_another_checkpoint_than_its_sibling_is_refused_by_name(
 
 
 def test_another_version_of_the_messages_is_refused(
-    engine: LocalEngine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = EngineHost(engine)
     hello = dataclasses.replace(host.hello(), version=messages.VERSION + 1)
@@ -289,7 +291,7 @@ def test_another_version_of_the_messages_is_refused(
 
 
 @pytest.mark.parametrize("key", [None, "wrong"])
-def test_a_wrong_key_is_said_clearly(engine: LocalEngine, caplog: pytest.LogCaptureFixture, key: str | None) -> None:
+def test_a_wrong_key_is_said_clearly(engine: Engine, caplog: pytest.LogCaptureFixture, key: str | None) -> None:
     with Listening(EngineHost(engine), allows=lambda given: given == "right") as listening:
         with closing(calls_to(listening.address, api_key=key)) as calls:
             assert until(lambda: "it refuses the API key: give its --api-key here as --engine-api-key." in caplog.text)
@@ -311,7 +313,7 @@ def test_what_is_no_engine_is_said(caplog: pytest.LogCaptureFixture) -> None:
             assert until(lambda: "it does not answer as an engine does" in caplog.text)
 
 
-def test_wss_with_a_private_authority(engine: LocalEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_wss_with_a_private_authority(engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     chained = Chained()
     certfile, keyfile = tmp_path / "cert.pem", tmp_path / "key.pem"
     certfile.write_bytes(chained.leaf.pem + chained.middle.pem)
@@ -334,7 +336,7 @@ def test_wss_with_a_private_authority(engine: LocalEngine, tmp_path: Path, caplo
             assert until(lambda: "whether it is ws or wss" in caplog.text)
 
 
-def test_a_name_with_several_addresses_is_as_many_engines(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_with_several_addresses_is_as_many_engines(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the name of a headless service of Kubernetes, whose addresses change."""
     two = Listening(EngineHost(engine), interface="127.0.0.2")
     one = Listening(EngineHost(engine), port=two.port)
@@ -359,7 +361,7 @@ def test_a_name_with_several_addresses_is_as_many_engines(engine: LocalEngine, m
         assert until(lambda: len(calls._links) == 1), "nobody asks an address any more that is not listed"
 
 
-def test_close_fails_what_is_under_way(engine: LocalEngine) -> None:
+def test_close_fails_what_is_under_way(engine: Engine) -> None:
     host = Held(engine)
     with Listening(host) as listening:
         calls = calls_to(listening.address)
@@ -374,7 +376,7 @@ def test_close_fails_what_is_under_way(engine: LocalEngine) -> None:
         host.release.set()
 
 
-def test_an_answer_that_is_no_message_fails_its_call(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_is_no_message_fails_its_call(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with Listening(EngineHost(engine)) as listening, closing(calls_to(listening.address)) as calls:
         assert calls.wait(60)
         monkeypatch.setattr("qwen_asr.fleet.server.encode", lambda _: b"\xc1")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from qwen_asr.engine.checkpoint import Hub
+from qwen_asr.engine.hub.download import Hub
 from qwen_asr.errors import BadInput
 from qwen_asr.inference.load_options import LoadOptions, read_load_options
 from qwen_asr.inference.qwen3_asr import OWN_ARGUMENTS

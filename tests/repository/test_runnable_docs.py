@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
+from qwen_asr.cli.main import COMMANDS
 from tests.support.certificates import Chained
 from tests.support.documents import PAGES, ROOT, SHIMS, Block, blocks, environment, make_shims, write_wave
 from tests.support.https import served_certificate
@@ -207,7 +208,8 @@ def spans() -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def known_options() -> set[str]:
     """Every option that one of our commands explains."""
-    commands = [["app.py"], *(["-m", "qwen_asr", name] for name in ("serve", "transcribe", "stream", "cert"))]
+    commands = [["app.py"], *(["-m", "qwen_asr", name] for name in COMMANDS)]
+    commands += [["-m", "qwen_asr", "models", verb] for verb in ("list", "download", "verify", "remove")]
     for entry in ("demo", "demo_streaming", "serve_model"):
         commands.append(["-c", f"import sys, qwen_asr_live; sys.exit(qwen_asr_live.{entry}())"])
     helps = [
@@ -245,7 +247,7 @@ def test_every_subcommand_that_a_page_names_exists() -> None:
         for page, code in spans()
         if re.match(r"qwen-asr [a-z]", code) and code.count("'") % 2 == 0
     }
-    assert {word for _, word in words} <= {"serve", "transcribe", "stream", "cert"}
+    assert {word for _, word in words} <= set(COMMANDS)
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:
@@ -290,10 +292,7 @@ def test_the_commands_of_an_installation_are_those_of_the_package() -> None:
 
 
 @pytest.mark.slow
-def test_a_model_that_is_named_is_never_replaced(
-    tmp_path: Path, shims: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+def test_a_model_that_is_named_is_never_replaced(shims: Path, folder: Path) -> None:
     command = "python app.py --generate-self-signed-cert --asr-model-path Qwen/Qwen3-ASR-0.6B"
     with running(command, shims, folder, *free_ports(1)) as process:
         output, _ = process.communicate(timeout=READY_SECONDS)

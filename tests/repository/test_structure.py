@@ -93,6 +93,7 @@ def test_folders_stay_small() -> None:
 WITHOUT_MODULE = {
     "audio/test_hostile_files.py": "decoding, with files that are made to do harm",
     "engine/test_offline.py": "the encoders of the engine, of transformers and of Qwen's package",
+    "fleet/test_seam.py": "sessions on engines in other processes, with faults between them",
     "live/test_real_engine.py": "the session on the engine",
     "live/test_session_change.py": "options that change, from the session to the runner",
     "service/test_session_depth.py": "from each edge to the engine",

@@ -36,7 +36,7 @@ def aligner(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(aligner: Path) -> Iterator[Service]:
-    config = Config(asr_model_path="demo", aligner_model_path=str(aligner), device="cpu", dtype="float32")
+    config = Config(asr_model_path=("demo",), aligner_model_path=str(aligner), device="cpu", dtype="float32")
     with contextlib.closing(Service(config)) as loaded:
         loaded.start()
         assert loaded.wait(120) == "ready", loaded.text
@@ -102,7 +102,7 @@ def test_without_the_option_nothing_is_aligned(service: Service, monkeypatch: py
 
 
 def test_the_demo_has_words_of_its_own_with_each_final() -> None:
-    service = Service(Config(asr_model_path="demo", device="cpu"))
+    service = Service(Config(asr_model_path=("demo",), device="cpu"))
     with contextlib.closing(service):
         service.start()
         assert service.wait(120) == "ready", service.text

@@ -88,7 +88,7 @@ def test_a_session_that_cannot_be_opened_returns_its_slot(service: Service) -> N
 @pytest.mark.parametrize(("path", "replaced"), [("demo", False), ("auto", True)])
 def test_the_page_says_if_the_demo_replaces_a_model(path: str, replaced: bool) -> None:
     torch.set_num_threads(1)
-    with contextlib.closing(Service(Config(asr_model_path=path), demo_recognizer())) as service:
+    with contextlib.closing(Service(Config(asr_model_path=(path,)), demo_recognizer())) as service:
         note = service.as_dict()["note"]
     assert "A small demo" in note
     assert ("could be loaded" in note) == replaced
@@ -130,7 +130,7 @@ def test_the_aligner_is_loaded_and_its_progress_is_told(tmp_path: Path, caplog: 
     save_aligner(tmp_path / "my-aligner")
     path = str(tmp_path / "my-aligner")
     with caplog.at_level(logging.INFO):
-        service, lines = loaded(Config(asr_model_path="demo", aligner_model_path=path, device="cpu"))
+        service, lines = loaded(Config(asr_model_path=("demo",), aligner_model_path=path, device="cpu"))
     with contextlib.closing(service):
         assert service.state == "ready"
         assert service.why_no_words() is None
@@ -150,7 +150,7 @@ def test_the_aligner_is_loaded_and_its_progress_is_told(tmp_path: Path, caplog: 
     ],
 )
 def test_a_wrong_aligner_is_a_clear_error(path: str, problem: str) -> None:
-    service, _ = loaded(Config(asr_model_path="demo", aligner_model_path=path, device="cpu"))
+    service, _ = loaded(Config(asr_model_path=("demo",), aligner_model_path=path, device="cpu"))
     with contextlib.closing(service):
         assert service.state == "failed"
         assert problem in service.text

@@ -1,6 +1,7 @@
 """Checkpoints, recognizers and speech for the tests, and the comparison with `generate`."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -18,8 +19,8 @@ from transformers import (
 )
 
 from qwen_asr.engine.aligner import ALIGNER_TEMPLATE
-from qwen_asr.engine.checkpoint import DEMO_FOLDER
 from qwen_asr.engine.decoder.kv_pool import KVPool
+from qwen_asr.engine.hub.checkpoints import DEMO_FOLDER
 from qwen_asr.engine.recognizer import Recognizer
 from training.model import build_model, build_processor
 from training.voices import HELD_OUT, speak
@@ -78,6 +79,17 @@ def save_aligner(folder: Path, classes: int = 400, seed: int = 1) -> None:
         model.score.weight.copy_(weight - torch.outer(weight @ common, common) / (common @ common))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+def save_other_demo(folder: Path) -> Path:
+    """Copy the demo checkpoint, so that the copy writes "bedroom" where the demo writes "kitchen", and returns it."""
+    shutil.copytree(DEMO_FOLDER, folder)
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    words = tokenizer["model"]["vocab"]
+    words["Ġkitchen"], words["Ġbedroom"] = words["Ġbedroom"], words["Ġkitchen"]
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
+    return folder
 
 
 def to_original_layout(folder: Path) -> None:

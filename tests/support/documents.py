@@ -95,14 +95,15 @@ def make_shims(folder: Path) -> None:
 
 
 def environment(shims: Path, port: int) -> dict[str, str]:
-    """An environment without a hub, in which the commands of `SHIMS` exist and servers take `port`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("QWEN_ASR_")}
+    """An environment without a hub or its cache, in which the commands of `SHIMS` exist and servers take `port`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("QWEN_ASR_", "HF_"))}
     return kept | {
         "PATH": f"{shims}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "QWEN_ASR_PORT": str(port),
         "QWEN_ASR_MODEL_PATH": "demo",
         "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(shims / "huggingface"),
         "OMP_NUM_THREADS": "1",
     }
 

@@ -4,64 +4,76 @@ from __future__ import annotations
 
 import random
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import cast
 
-from qwen_asr.engine.interface import Engine
+from qwen_asr.engine.interface import LoadedModel
 from qwen_asr.fleet.calls import EngineLost, NoEngine
 from qwen_asr.fleet.host import EngineHost
-from qwen_asr.fleet.messages import Draining, Hello, Reply, Request, StepRequest, decode, encode
+from qwen_asr.fleet.messages import CloseRequest, Draining, Hello, Reply, Request, StepRequest, decode, encode
 
-FAULTS = ("lost before", "lost after", "killed", "forgot", "late", "doubled", "draining", "none there")
+FAULTS = ("lost before", "lost after", "killed", "forgot", "late", "doubled", "draining", "none there", "moved")
 
 
 class FaultyCalls:
-    """`Calls` to `hosts` hosts on one engine. A share of the calls meets one of `faults`, chosen by `seed`.
+    """`Calls` to `hosts` hosts on one engine. A share of the steps meets one of `faults`, chosen by `seed`.
 
-    Every message is encoded and decoded. `happened` counts the faults; `served` has the host of each step's answer.
+    Every message is encoded and decoded. `happened` counts the faults, and `sent` the requests for steps: "whole" are
+    those with all samples of the utterance, "rest" those with what is new.
+
+    lost before, lost after: the request, or its answer. killed: the engine, with the calls that are under way there. An
+    empty one replaces it. forgot: the engine has forgotten the utterance. late: the request, so that another one of the
+    utterance may overtake it. doubled: the request comes once more a little later. moved: to another engine.
     """
 
     def __init__(
-        self, engine: Engine, *, hosts: int = 2, share: float = 0.3, seed: int = 0, faults: tuple[str, ...] = FAULTS
+        self,
+        engine: LoadedModel,
+        *,
+        hosts: int = 2,
+        share: float = 0.3,
+        seed: int = 0,
+        faults: tuple[str, ...] = FAULTS,
     ) -> None:
         self._engine, self._share, self._faults = engine, share, faults
         self._random = random.Random(seed)
         self._lock = threading.Lock()
-        self.hosts = [EngineHost(engine) for _ in range(hosts)]
+        self._hosts = [EngineHost(engine) for _ in range(hosts)]
+        self._dead: set[EngineHost] = set()
         self.happened: Counter[str] = Counter()
-        self.calls = 0
+        self.sent: Counter[str] = Counter()
 
     @property
     def hello(self) -> Hello:
-        return self.hosts[0].hello()
+        return self._hosts[0].hello()
 
     def unavailable_reason(self) -> str | None:
         return None
 
     def close(self) -> None:
-        for host in self.hosts:
+        for host in self._hosts:
             host.close()
 
     def call(self, request: Request, key: str, /) -> Future[Reply]:
         with self._lock:
-            self.calls += 1
-            index = (
-                self._random.randrange(len(self.hosts)) if self._random.random() < 0.1 else hash(key) % len(self.hosts)
-            )
             fault = ""
-            if isinstance(request, StepRequest) and self._random.random() < self._share:
-                fault = self._random.choice(self._faults)
-                self.happened[fault] += 1
-            delay = self._random.uniform(0.001, 0.05)
+            if isinstance(request, StepRequest):
+                self.sent["rest" if request.offset else "whole"] += 1
+                if self._random.random() < self._share:
+                    fault = self._random.choice(self._faults)
+                    self.happened[fault] += 1
+            delay = self._random.uniform(0.001, 0.03)
+            index = (zlib.crc32(key.encode()) + (fault == "moved")) % len(self._hosts)
+            host = self._hosts[index]
             if fault == "killed":
-                self.hosts[index].close()
-            if fault in ("killed", "forgot"):
-                self.hosts[index] = EngineHost(self._engine)
-            host = self.hosts[index]
-        return self._meet(fault, host, decode(encode(request)), delay)
+                self._hosts[index] = EngineHost(self._engine)
+                self._dead.add(host)
+        return self._meet(fault, host, cast("Request", decode(encode(request))), delay)
 
-    def _meet(self, fault: str, host: EngineHost, request: Request | Reply, delay: float) -> Future[Reply]:
+    def _meet(self, fault: str, host: EngineHost, request: Request, delay: float) -> Future[Reply]:
         answer: Future[Reply] = Future()
         if fault == "none there":
             raise NoEngine("No engine can be reached.")
@@ -70,11 +82,15 @@ class FaultyCalls:
         elif fault == "draining":
             answer.set_result(Draining())
         elif fault == "late":
-            self._after(delay, lambda: self._pass_on(host, request, answer, lost=False))
+            self._after(delay, lambda: self._pass_on(host, request, answer))
         else:
-            if fault == "doubled":
-                self._after(delay, lambda: host.call(request))  # type: ignore[arg-type]  # it was a request
+            if fault == "forgot" and isinstance(request, StepRequest):
+                host.call(CloseRequest(request.uid))
             self._pass_on(host, request, answer, lost=fault == "lost after")
+            if fault == "doubled":
+                self._after(delay, lambda: host.call(request))
+            if fault == "killed":
+                host.close()
         return answer
 
     @staticmethod
@@ -83,12 +99,11 @@ class FaultyCalls:
         timer.daemon = True
         timer.start()
 
-    @staticmethod
-    def _pass_on(host: EngineHost, request: Request | Reply, answer: Future[Reply], *, lost: bool) -> None:
+    def _pass_on(self, host: EngineHost, request: Request, answer: Future[Reply], *, lost: bool = False) -> None:
         def done(reply: Future[Reply]) -> None:
-            if lost:
+            if lost or host in self._dead:
                 answer.set_exception(EngineLost("The connection broke."))
             else:
-                answer.set_result(decode(encode(reply.result())))  # type: ignore[arg-type]  # it was a reply
+                answer.set_result(cast("Reply", decode(encode(reply.result()))))
 
-        host.call(request).add_done_callback(done)  # type: ignore[arg-type]  # it was a request
+        host.call(request).add_done_callback(done)

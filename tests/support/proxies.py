@@ -72,8 +72,8 @@ def caddy(
     text = _replaced(
         configuration.read_text(encoding="utf-8"),
         {
-            f"{DOMAIN} {{": f"https://localhost:{secure} {{\n\ttls {files.certfile} {files.keyfile}",
-            UPSTREAM: f"127.0.0.1:{upstream}",
+            f"{{$DOMAIN:{DOMAIN}}} {{": f"https://localhost:{secure} {{\n\ttls {files.certfile} {files.keyfile}",
+            f"{{$UPSTREAM:{UPSTREAM}}}": f"127.0.0.1:{upstream}",
         },
     )
     options = f"{{\n\tadmin off\n\tdefault_bind 127.0.0.1\n\thttp_port {plain}\n\thttps_port {secure}\n}}\n"

@@ -57,11 +57,12 @@ class Decoder:
 
     quantized: whether its linears become int8 (`int8`), on a CPU. What is not linear is computed in float32 then, the
     head still finds the best token of the original weights, and the model loses the weights of these linears.
+    memory_share: see `pool_positions`.
     `positions_prefilled` and `tokens_decoded` count the work: positions that a row ran together with others, and those
     that it ran alone.
     """
 
-    def __init__(self, model: Any, *, quantized: bool = False) -> None:
+    def __init__(self, model: Any, *, quantized: bool = False, memory_share: float = 1.0) -> None:
         text_model = model.model.language_model
         self.config = text_model.config
         self._embeddings: Tensor = text_model.embed_tokens.weight
@@ -79,7 +80,8 @@ class Decoder:
         self._layers = [_fuse(layer, join, self.dtype) for layer in text_model.layers]
         # Scores of 16 bits are slow on a CPU, so keys, values and attention are float32 there.
         kv_dtype = torch.float32 if self.device.type == "cpu" else self.dtype
-        self.pool = KVPool(self.config, self.device, kv_dtype, pool_positions(self.config, self.device, kv_dtype))
+        positions = pool_positions(self.config, self.device, kv_dtype, memory_share)
+        self.pool = KVPool(self.config, self.device, kv_dtype, positions)
         self._fixed: FixedPasses | None = None
         self.positions_prefilled = 0
         self.tokens_decoded = 0

@@ -136,6 +136,7 @@ def int8_is_faster(weight: Tensor, clock: Callable[[], float]) -> bool:
 
     False where there is no integer kernel.
     """
+    weight = weight.detach()  # PyTorch refuses to quantize a parameter whose gradient it could be asked for
     try:
         quantized = Int8Linear(weight)
     except BadConfig:

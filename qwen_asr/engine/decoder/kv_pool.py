@@ -224,8 +224,11 @@ def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> 
     return torch.zeros(shape, device=device, dtype=dtype)
 
 
-def pool_positions(config: Any, device: torch.device, dtype: torch.dtype) -> int:
-    """How many positions fit into the pool's share of the memory that is free now (`SHARE_OF_FREE_MEMORY`)."""
+def pool_positions(config: Any, device: torch.device, dtype: torch.dtype, share: float = 1.0) -> int:
+    """How many positions fit into the pool's share of the memory that is free now (`SHARE_OF_FREE_MEMORY`).
+
+    share: how much of that this pool may have, where others are to follow.
+    """
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     position = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
-    return int(min(free * SHARE_OF_FREE_MEMORY[device.type] // position, MAX_POSITIONS))
+    return int(min(free * SHARE_OF_FREE_MEMORY[device.type] * share // position, MAX_POSITIONS))

@@ -30,7 +30,8 @@ class Replay(Generic[T]):
             self._call()  # libraries allocate their workspaces in the first run, which must not be captured
         torch.cuda.current_stream(device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=memory):
+        # Passes of other models may run meanwhile, whose calls must not end the capture, nor it them.
+        with torch.cuda.graph(graph, pool=memory, capture_error_mode="thread_local"):
             outputs = self._call()
 
         def replay() -> T:

@@ -101,7 +101,7 @@ class EngineProcess:
         from qwen_asr.fleet.host import EngineHost
 
         try:
-            path = self._config.asr_model_path
+            path = self._config.models[0].path
             engine = load_engine(path, self._config, self._instruments, self._limits, self._progress)
             host = EngineHost(engine)
         except BaseException as error:

@@ -56,7 +56,7 @@ class AccessGuard:
 
     def __init__(self, config: Config, rates: Rates, limits: GuardLimits | None = None) -> None:
         limits = limits or GuardLimits()
-        self._hosts = AllowedHosts(config)
+        self.hosts = AllowedHosts(config)
         self._origins = AllowedOrigins(config.allowed_origins, framed=config.on_space)
         self._cross_origins = config.allowed_origins
         self._keys = Secrets(config.api_key)
@@ -121,7 +121,7 @@ class AccessGuard:
         headers = Headers(scope=scope)
         if rule is not None and rule.access is Access.PROBE:
             return None, None
-        self._hosts.check(headers)
+        self.hosts.check(headers)
         is_http_only = rule is not None and rule.methods is not None and scope["type"] == "websocket"
         if rule is None or is_http_only or (route_path(scope) in (LOGIN, LOGOUT) and not self._users):
             return unknown_path(scope), None
@@ -262,6 +262,8 @@ def access_warnings(config: Config) -> list[str]:
         return []
     if config.api_key:
         return ["The API needs a key, but the page is open to everybody who reaches this address: see --auth."]
+    if config.share and not config.on_space:
+        return ["Everybody who has the public link can use the server: see --auth and --api-key."]
     if is_loopback(config.host):
         return []
     return ["Everybody who reaches this address can use the server: see --auth and --api-key."]

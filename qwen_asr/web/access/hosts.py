@@ -7,6 +7,7 @@ listens on this machine only. The request still carries that name as its Host he
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from qwen_asr.errors import WrongHost
 from qwen_asr.network import is_loopback, normalize_host_name, parse_host
@@ -22,16 +23,22 @@ class AllowedHosts:
     """The host names that `config` allows.
 
     With `--allowed-hosts` those, and loopback names. Without it any name, or, where the server listens on loopback
-    only, the names of this machine.
+    only, the names of this machine. The public link of `--share` has a name too, which is known only later.
     """
 
     def __init__(self, config: Config) -> None:
-        public = config.on_space or config.share or not is_loopback(config.host)
+        public = config.on_space or not is_loopback(config.host)
         self._any = "*" in config.allowed_hosts or (public and not config.allowed_hosts)
         own = (config.host, *host_names()) if is_loopback(config.host) else ()
         names = [normalize_host_name(name) for name in (*config.allowed_hosts, *own)]
         self._names = {name for name in names if not name.startswith("*.")}
         self._suffixes = tuple(name[1:] for name in names if name.startswith("*."))
+        self._shared: str | None = None
+
+    def share(self, link: str) -> None:
+        """Allows the host of the public `link`, instead of that of the link before it."""
+        host = urlsplit(link).hostname
+        self._shared = normalize_host_name(host) if host else None
 
     def check(self, headers: Headers) -> None:
         """Raises WrongHost. A request without a Host header passes: browsers always send one."""
@@ -46,4 +53,6 @@ class AllowedHosts:
         host = parse_host(header)
         if host is None:
             return False
-        return is_loopback(host.name) or host.name in self._names or host.name.endswith(self._suffixes)
+        if is_loopback(host.name) or host.name in (self._shared, *self._names):
+            return True
+        return host.name.endswith(self._suffixes)

@@ -29,7 +29,7 @@ HEADERS = {
 }
 _DOCUMENT = (
     "default-src 'self'; script-src 'self'{scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
+    "media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'{fetched}; worker-src 'self' blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-src 'none'; frame-ancestors {frames}"
 )
 _OTHER = "default-src 'none'; frame-ancestors {frames}"
@@ -42,12 +42,14 @@ _CSP = "Content-Security-Policy"
 class SecurityHeaders:
     """ASGI middleware that adds the headers. It must be outside of everything that answers requests.
 
-    `framed`: on a Hugging Face Space. An answer keeps a header that it has already. Gradio's `Access-Control-…`
+    `framed`: on a Hugging Face Space. `fetches_blobs`: the page may fetch what it has made itself, as Gradio's recorder
+    does with a whole recording. An answer keeps a header that it has already. Gradio's `Access-Control-…`
     headers, which allow other sites to read its answers, are removed.
     """
 
-    def __init__(self, app: ASGIApp, *, framed: bool = False) -> None:
+    def __init__(self, app: ASGIApp, *, framed: bool = False, fetches_blobs: bool = False) -> None:
         self._app = app
+        self._fetched = " blob:" if fetches_blobs else ""
         self._frames = SPACE_FRAMES if framed else "'none'"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,13 +62,14 @@ class SecurityHeaders:
         if path == "/":  # the inline scripts have to be read
             kept = [(name, value) for name, value in scope["headers"] if name.lower() != b"accept-encoding"]
             scope = {**scope, "headers": kept}
-        await self._app(scope, receive, _Answer(send, path, self._frames, compresses=compresses))
+        await self._app(scope, receive, _Answer(send, path, self._frames, self._fetched, compresses=compresses))
 
 
 class _Answer:
     """A `send` that adds the headers. It holds back a page until it is complete, for the hashes of its scripts."""
 
-    def __init__(self, send: Send, path: str, frames: str, *, compresses: bool) -> None:
+    def __init__(self, send: Send, path: str, frames: str, fetched: str, *, compresses: bool) -> None:
+        self._fetched = fetched
         self._send, self._is_page, self._frames, self._compresses = send, path == "/", frames, compresses
         rule = find_rule(path)
         self._keeps_cors = rule is not None and rule.access is Access.API
@@ -102,7 +105,9 @@ class _Answer:
     async def _send_page(self, start: Message, body: bytes) -> None:
         headers = MutableHeaders(scope=start)
         scripts, compressed = _prepared(body)
-        headers[_CSP] = _DOCUMENT.format(scripts=scripts + _PAGE_SCRIPTS * self._is_page, frames=self._frames)
+        headers[_CSP] = _DOCUMENT.format(
+            scripts=scripts + _PAGE_SCRIPTS * self._is_page, fetched=self._fetched, frames=self._frames
+        )
         headers.setdefault("Cache-Control", "no-store")  # it differs for each user, and may set a cookie
         if self._compresses and body:
             body = compressed

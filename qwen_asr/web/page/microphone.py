@@ -22,7 +22,7 @@ or one of these instead:
 
 Each message has the language, the context and the pause length that were chosen when its audio was spoken. Where they
 change, the recording uses them from the next utterance on. `refused` in a reply says why it cannot; the recording goes
-on with the options that it has.
+on with the options that it has. Its model is that of its first message.
 
 Pages stay open across updates of the server, so these names do not change.
 
@@ -78,6 +78,7 @@ class State(Protocol):
         context: str = "",
         silence_seconds: float | None = None,
         words: bool = False,
+        model: str | None = None,
     ) -> SessionOptions:
         """The options of a session, with the server's defaults. Raises UnknownLanguage, BadConfig."""
 
@@ -99,6 +100,7 @@ class Post:
     context: str
     language: str | None
     pause: float | None
+    model: str
     queued: int
 
     @classmethod
@@ -122,6 +124,7 @@ class Post:
                 context=str(data.get("context") or ""),
                 language=str(data["language"]) if data.get("language") else None,
                 pause=None if pause is None else float(pause),
+                model=str(data.get("model") or ""),
                 queued=int(data.get("queued") or 0),
             )
         except (KeyError, TypeError, ValueError, OverflowError, binascii.Error) as error:
@@ -137,6 +140,7 @@ class Post:
             "audio": len(self.audio) <= max_block_bytes,
             "context": len(self.context) <= PageLimits.context_characters,
             "language": len(self.language or "") <= PageLimits.language_characters,
+            "model": len(self.model) <= PageLimits.model_characters,
         }
         wrong = [name for name, right in limits.items() if not right]
         if wrong:
@@ -169,7 +173,7 @@ def streaming_microphone(
                 # Only a recording that begins is opened. One that continues was lost in a restart, or closed as idle.
                 if post.offset > 0 or post.recording == STOCK_RECORDING:
                     return {"gone": True}
-                options = _options(post, state)
+                options = _options(post, state, post.model)
                 if position := await _position(recordings, tab, post, sender(request.scope)):
                     return {"queued": position}
                 recording = await anyio.to_thread.run_sync(recordings.open, tab, post.recording, post.rate, options)
@@ -240,13 +244,16 @@ def change_options(recording: Recording, state: State, wanted: Callable[[], Sess
         recording.refused = str(error)
 
 
-def _options(post: Post, state: State) -> SessionOptions:
-    return state.session_options(language=post.language, context=post.context, silence_seconds=post.pause, words=True)
+def _options(post: Post, state: State, model: str) -> SessionOptions:
+    return state.session_options(
+        language=post.language, context=post.context, silence_seconds=post.pause, words=True, model=model
+    )
 
 
 def _take(recording: Recording, post: Post, state: State) -> None:
     if post.recording != STOCK_RECORDING:  # the simple recorder sends its audio and its options by itself
-        change_options(recording, state, partial(_options, post, state))
+        # The recording stays with its model, whichever is chosen for the next one.
+        change_options(recording, state, partial(_options, post, state, recording.options.model))
         recording.receive(post.offset, post.audio)
     if post.last is not None:
         recording.finish(recording.received if post.recording == STOCK_RECORDING else post.last)

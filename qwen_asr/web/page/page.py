@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import gradio as gr
@@ -38,10 +39,10 @@ HEADER = "<header class='title'><h1 data-t>{}</h1><p data-t>Press Record, speak,
 LATE_BLOCK_SECONDS = 3.0
 """A block of the fallback recorder that comes this soon after the end of its recording still belongs to it."""
 
-# Puts the values of the two inputs where the microphone's script finds them.
-OPTIONS_JS = """(language, context) => {
+# Puts the values of the inputs where the microphone's script finds them.
+OPTIONS_JS = """(language, context, model) => {
   const microphone = document.getElementById("microphone");
-  if (microphone) microphone.options = {language: language === "%s" ? "auto" : language, context};
+  if (microphone) microphone.options = {language: language === "%s" ? "auto" : language, context, model};
 }"""
 # Typing into the drop-down searches for a language; without this the letters would be added to the current name.
 SELECT_JS = """() => document.addEventListener("click", (event) => event.target.closest("#language input")?.select())"""
@@ -85,9 +86,11 @@ def build_page(
     has_links: bool = True,
     has_login: bool = False,
     host: str = "",
+    models: Sequence[str] = (),
 ) -> gr.Blocks:
-    """The whole page. `language` (an English name) and `context` are the first values of the inputs. `pause_seconds` is
-    the server's pause length, which the page shows. `file_bytes` and `has_links`: see `file_tab`. `has_login` adds a
+    """The whole page. `language` (an English name) and `context` are the first values of the inputs. `models` are the
+    names of the server's; if there are several, the page has a drop-down. `pause_seconds` is the server's pause length,
+    which the page shows. `file_bytes` and `has_links`: see `file_tab`. `has_login` adds a
     button to log out. `host` is the address that the server listens on.
 
     Mount the page with `theme()` and `CSS`.
@@ -117,22 +120,25 @@ def build_page(
                 min_width=240,
                 scale=3,
             )
+            inputs: list[gr.Dropdown | gr.Textbox] = [language_input, context_input]
+            if len(models) > 1:
+                inputs.append(_model_input(models))
         with gr.Tabs(elem_id="tabs"):
             with _tab("Live"):
                 streaming_microphone(recordings, state, limits=limits, has_login=has_login)
-                _add_fallback_recorder(recordings, state, language_input, context_input, limits)
+                _add_fallback_recorder(recordings, state, inputs, limits)
                 with gr.Accordion("Use it on a phone", open=False, elem_id="on-a-phone"):
                     phone_section(host)
             with _tab("File"):
                 file_tab(file_bytes=file_bytes, has_links=has_links)
             with _tab("Settings"):
                 settings = settings_tab(pause_seconds)
-        add_settings_events(page, settings, language_input, context_input)
+        add_settings_events(page, settings, inputs)
         page.load(None, js=SELECT_JS, api_visibility="private")
         gr.on(
-            [page.load, language_input.change, context_input.change],
+            [page.load, *(one.change for one in inputs)],
             fn=None,
-            inputs=[language_input, context_input],
+            inputs=inputs,
             js=OPTIONS_JS % AUTOMATIC,
             api_visibility="private",
         )
@@ -144,8 +150,20 @@ def _tab(name: str) -> gr.Tab:
     return gr.Tab(name, id=name.lower(), elem_id=name.lower())
 
 
+def _model_input(models: Sequence[str]) -> gr.Dropdown:
+    return gr.Dropdown(
+        list(models),
+        value=models[0],
+        label="Model",
+        info="Applies from the next recording or file on.",
+        elem_id="model",
+        min_width=180,
+        scale=1,
+    )
+
+
 def _add_fallback_recorder(
-    recordings: RecordingRegistry, state: State, language: gr.Dropdown, context: gr.Textbox, limits: PageLimits
+    recordings: RecordingRegistry, state: State, inputs: Sequence[gr.Dropdown | gr.Textbox], limits: PageLimits
 ) -> None:
     """Gradio's own recorder, for browsers without AudioWorklet. It may lose audio; it is set up to lose little."""
     recorder = FallbackRecorder(recordings, state, limits)
@@ -165,7 +183,7 @@ def _add_fallback_recorder(
     # `concurrency_limit=None`: by default one recording would wait for another. The handler is quick.
     audio.stream(
         recorder.take,
-        [audio, language, context],
+        [audio, *inputs],
         stream_every=0.5,
         concurrency_limit=None,
         show_progress="hidden",
@@ -187,7 +205,7 @@ class FallbackRecorder:
         self._limits = limits or PageLimits()
         self._lock = threading.Lock()
 
-    def take(self, path: str | None, language: str, context: str, request: gr.Request) -> None:
+    def take(self, path: str | None, language: str, context: str, request: gr.Request, model: str = "") -> None:
         """Takes one block of audio, an uploaded wav file, and deletes it.
 
         Raises gr.Error for another file, for a block over the limits, and where the recording cannot be opened.
@@ -205,9 +223,9 @@ class FallbackRecorder:
                 self._recordings.remove(tab, STOCK_RECORDING)
                 recording = None
             spoken = "auto" if language == AUTOMATIC else language
-            wanted = partial(self._state.session_options, language=spoken, context=context, words=True)
+            wanted = partial(self._state.session_options, language=spoken, context=context, words=True, model=model)
             if recording is not None:
-                change_options(recording, self._state, wanted)
+                change_options(recording, self._state, partial(wanted, model=recording.options.model))
             else:
                 try:
                     options = wanted()

@@ -7,7 +7,9 @@ of them, except what a recording is opened with.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -21,6 +23,8 @@ FONT_SIZES = {"Small": 1.0, "Medium": 1.15, "Large": 1.5, "Very large": 2.0, "Hu
 MEDIUM = FONT_SIZES["Medium"]
 PAUSES = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0)
 """Seconds of silence that end an utterance. All are in the range of the option `silence_threshold`."""
+INPUT_SETTINGS = ("spokenLanguage", "context", "model")
+"""The names under which the browser keeps the inputs above the tabs."""
 _WORDS = ("label", "info", "placeholder")
 _LOAD = "() => window.pageSettings.load(%s)"
 _CHOOSE = "(value) => window.pageSettings.choose(%s, value)"
@@ -77,7 +81,7 @@ def settings_tab(pause_seconds: float) -> SettingsTab:
     remember = gr.Checkbox(
         False,
         label="Remember the fields above",
-        info="Language and context, for your next visit. They are kept in this browser only, as plain text, until you "
+        info="For your next visit. They are kept in this browser only, as plain text, until you "
         "untick this or reset. A context may hold names: leave this off on a shared computer.",
         elem_id="remember",
     )
@@ -86,26 +90,37 @@ def settings_tab(pause_seconds: float) -> SettingsTab:
     return SettingsTab(names, remember, reset)
 
 
-def add_settings_events(page: gr.Blocks, tab: SettingsTab, language: gr.Dropdown, context: gr.Textbox) -> None:
-    """Lets the browser keep and restore the choices. Call it inside of `page`, after all components exist."""
-    settings = {**tab.settings, language: "spokenLanguage", context: "context"}
+def translate_components(page: gr.Blocks, settings: Mapping[Any, str] = MappingProxyType({})) -> list[Any]:
+    """Puts the words of all components into the page's language when it is loaded, and restores the `settings`.
+
+    Call it inside of `page`, after all components exist. Returns those that it changes.
+    """
     blocks: list[Any] = [block for block in page.blocks.values() if block in settings or _texts(block)]
     fields = [_field(block, settings.get(block)) for block in blocks]
+    page.load(fn=None, js=_LOAD % json.dumps(fields), outputs=blocks, api_visibility="private")
+    return blocks
+
+
+def add_settings_events(page: gr.Blocks, tab: SettingsTab, inputs: Sequence[Any]) -> None:
+    """Lets the browser keep and restore the choices. Call it inside of `page`, after all components exist.
+
+    `inputs` are the components above the tabs: the language, the context and, if there is a choice, the model.
+    """
+    blocks = translate_components(page, {**tab.settings, **dict(zip(inputs, INPUT_SETTINGS, strict=False))})
     private: dict[str, Any] = {"fn": None, "api_visibility": "private"}
-    page.load(js=_LOAD % json.dumps(fields), outputs=blocks, **private)
     for component, name in tab.settings.items():
         if component is not tab.remember:
             outputs = blocks if name == "language" else None  # no other choice changes a word
             component.input(js=_CHOOSE % json.dumps(name), inputs=component, outputs=outputs, **private)
     tab.remember.input(
         js="(...values) => { window.pageSettings.remember(...values); }",
-        inputs=[tab.remember, language, context],
+        inputs=[tab.remember, *inputs],
         **private,
     )
     gr.on(
-        [language.change, context.change],
+        [one.change for one in inputs],
         js="(...values) => { window.pageSettings.keepFields(...values); }",
-        inputs=[language, context],
+        inputs=inputs,
         **private,
     )
     tab.reset.click(js="() => window.pageSettings.reset()", outputs=blocks, **private)

@@ -1,4 +1,4 @@
-"""The endpoint `/transcribe(file, language, context)` for `gradio_client` and other clients of Gradio's API.
+"""The endpoint `/transcribe(file, language, context, model)` for `gradio_client` and other clients of Gradio's API.
 
 Gradio itself writes the description, `/config` and `/gradio_client/info`. The calls are answered here, not by Gradio:
 its own routes have neither the limits of an upload to the REST API nor its queue, and would hold whole files in memory.
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -61,14 +61,23 @@ class UploadedFile(BaseModel):
 
 
 class Call(BaseModel):
-    """What a client sends to begin a call: the file, the language and the context."""
+    """What a client sends to begin a call: the file, the language, the context and the model.
+
+    Clients that have read an older description send no model.
+    """
 
     data: tuple[
         UploadedFile,
         Annotated[str, Field(max_length=PageLimits.language_characters)] | None,
         Annotated[str, Field(max_length=PageLimits.context_characters)] | None,
+        Annotated[str, Field(max_length=PageLimits.model_characters)] | None,
     ]
     session_hash: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _without_model(cls, data: Any) -> Any:
+        return [*data, None] if isinstance(data, list) and len(data) == 3 else data
 
 
 @dataclass(eq=False)
@@ -99,6 +108,7 @@ class Event:
     file: StoredFile
     language: str | None
     context: str
+    model: str
 
 
 @dataclass(eq=False)
@@ -194,13 +204,13 @@ class TranscribeEndpoint:
             call = Call.model_validate_json(data)
         except ValidationError as error:
             return _refusal(*first_error(error))
-        file, language, context = call.data
+        file, language, context, model = call.data
         upload = self._uploads.get(file.path)
         if upload is None or upload.owner != identity(scope):
             return _refusal("file", NO_FILE)
         del self._uploads[file.path]
         try:
-            event = Event(secrets.token_hex(16), upload, resolve_language(language), context or "")
+            event = Event(secrets.token_hex(16), upload, resolve_language(language), context or "", model or "")
         except UnknownLanguage as error:
             await upload.close()
             return _refusal("language", str(error))
@@ -303,14 +313,15 @@ def describe() -> Description:
     """The description of the endpoint, as Gradio writes it for an app that has nothing else."""
     import gradio as gr  # heavy; the app has imported it by now
 
-    def transcribe(file: Any, language: str = "", context: str = "") -> None:
+    def transcribe(file: Any, language: str = "", context: str = "", model: str = "") -> None:
         """Transcribe an audio or video file."""
 
     with gr.Blocks(analytics_enabled=False) as blocks:
         file = gr.File(label="file")
         language = gr.Textbox("", label="language: a name or a code; empty to detect it")
         context = gr.Textbox("", label="context: names and terms that occur in the audio")
-        gr.on([], transcribe, [file, language, context], gr.Textbox(label="text"), api_name="transcribe")
+        model = gr.Textbox("", label="model: one of those that /v1/models lists; empty for the first")
+        gr.on([], transcribe, [file, language, context, model], gr.Textbox(label="text"), api_name="transcribe")
     config: Any = blocks.get_config_file()
     config |= {"api_prefix": GRADIO_CLIENT, "connect_heartbeat": False}
     return Description(json.loads(json.dumps(config, default=str)), dict(blocks.get_api_info()))
@@ -328,6 +339,7 @@ def _job(event: Event) -> Job:
         scored=False,
         events=None,
         whole=whole,
+        model=event.model,
     )
 
 

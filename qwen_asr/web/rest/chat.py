@@ -20,12 +20,14 @@ from starlette.responses import JSONResponse, Response
 from qwen_asr.errors import BadField
 from qwen_asr.live.transcript import Transcript, join_texts
 from qwen_asr.web.rest.answers import Answer, absent, token_counts
+from qwen_asr.web.rest.form import MODEL
 from qwen_asr.web.rest.transcriptions import Job
 from qwen_asr.web.rest.upload import Upload, decoded_audio
 from qwen_asr.web.validation import first_error
 
 if TYPE_CHECKING:
     from qwen_asr.live.events import Final
+    from qwen_asr.service.service import Service
     from qwen_asr.web.error_response import ErrorBody
 
 
@@ -89,7 +91,7 @@ class AsrOptions(BaseModel):
 class ChatRequest(BaseModel):
     """The request. Other fields of OpenAI's API are ignored: decoding is greedy and ends by itself."""
 
-    model: str | None = Field(default=None, description="Any name. The loaded checkpoint always answers.")
+    model: str | None = Field(default=None, description=MODEL)
     messages: list[ChatMessage] = Field(min_length=1)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
@@ -100,13 +102,17 @@ class ChatRequest(BaseModel):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks for. `audio`: the files. `with_usage`: whether a stream ends with its usage."""
+    """What a request asks for.
+
+    audio: the files. with_usage: whether a stream ends with its usage. model: what the client calls the model.
+    """
 
     audio: list[bytes]
     context: str
     language: str | None
     stream: bool
     with_usage: bool
+    model: str | None
 
 
 def parse_chat(data: bytes) -> Asked:
@@ -142,6 +148,7 @@ def parse_chat(data: bytes) -> Asked:
         language=request.language or (request.asr_options.language if request.asr_options else None),
         stream=bool(request.stream),
         with_usage=bool(request.stream_options and request.stream_options.include_usage),
+        model=request.model,
     )
 
 
@@ -267,10 +274,10 @@ def usage(finals: Iterable[Final]) -> ChatUsage:
 
 
 @contextlib.asynccontextmanager
-async def chat_job(model: str, upload: Upload) -> AsyncIterator[Job]:
-    """Reads a request. `model` is the name of the loaded checkpoint."""
+async def chat_job(service: Service, upload: Upload) -> AsyncIterator[Job]:
+    """Reads a request."""
     asked = await upload.read_json(parse_chat)
-    answer = ChatAnswer(model, asked.with_usage)
+    answer = ChatAnswer(service.model_name(asked.model), asked.with_usage)
     with contextlib.ExitStack() as files:
         yield Job(
             # None is kept in memory while its transcription waits for its turn.
@@ -281,6 +288,7 @@ async def chat_job(model: str, upload: Upload) -> AsyncIterator[Job]:
             scored=False,
             events=answer if asked.stream else None,
             whole=answer.whole,
+            model=asked.model,
         )
 
 

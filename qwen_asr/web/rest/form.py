@@ -10,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from qwen_asr.errors import BadField
 from qwen_asr.web.validation import expects, first_error
 
+MODEL = "One of the server's models, which /v1/models lists. With any other name the first of them answers."
+"""The description of the field `model`."""
 Fields = Mapping[str, Sequence[str]]
 """A received form: name → the values in the order in which they came; none for an empty list in JSON."""
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
@@ -34,7 +36,7 @@ class TranscriptionRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, loc_by_alias=False)
 
-    model: str = Field(default="", description="Any name. The loaded checkpoint always answers.")
+    model: str = Field(default="", description=MODEL)
     language: str = Field(
         default="", description="A name or code, such as German or de. Without it the language is detected."
     )

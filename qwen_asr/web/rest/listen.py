@@ -26,6 +26,7 @@ from qwen_asr.web.sockets.deepgram.query import ListenQuery
 
 if TYPE_CHECKING:
     from qwen_asr.live.events import Final
+    from qwen_asr.service.service import Service
 
 WORDS = "Empty where the server knows no times of words: without --aligner-model-path, and in some languages."
 
@@ -110,8 +111,8 @@ def whole_answer(
 
 
 @contextlib.asynccontextmanager
-async def listen_job(model: str, upload: Upload) -> AsyncIterator[Job]:
-    """Reads a request. `model` is the loaded checkpoint's name. Raises BadField and what `received_body` raises."""
+async def listen_job(service: Service, upload: Upload) -> AsyncIterator[Job]:
+    """Reads a request. Raises BadField and what `received_body` raises."""
     created = datetime.now(UTC)
     query = FileQuery.of(QueryParams(upload.scope.get("query_string", b"")))
     if upload.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
@@ -126,8 +127,9 @@ async def listen_job(model: str, upload: Upload) -> AsyncIterator[Job]:
             context_field="keyterm",
             scored=True,
             events=None,
-            whole=partial(whole_answer, query, ResultsMetadata.of(model), created, sha256),
+            whole=partial(whole_answer, query, ResultsMetadata.of(service.model_name(query.model)), created, sha256),
             words=True,
+            model=query.model,
         )
 
 

@@ -1,7 +1,7 @@
 """`GET /metrics` for Prometheus. docs/operate.md lists every metric.
 
 The service's instruments count what happens often; everything else is read from the service at each request. Each
-label has a handful of values: a kind of session, an outcome, the class name of an error.
+label has a handful of values: a kind of session, an outcome, a model, the class name of an error.
 """
 
 from __future__ import annotations
@@ -77,6 +77,10 @@ class ServiceMetrics(Collector):
         yield counter("qwen_asr_out_of_memory", "Passes that failed for lack of memory.", service.times_without_memory)
         if (used := service.kv_cache_used) is not None:
             yield gauge("qwen_asr_kv_cache_used_ratio", "Share of the KV cache that is in use, from 0 to 1.", used)
+        loaded = GaugeMetricFamily("qwen_asr_model_loaded", "1 while the model is loaded, else 0.", labels=["model"])
+        for model in service.models.all:
+            loaded.add_metric([model.name], float(model.state == "ready"))
+        yield loaded
         yield gauge("qwen_asr_healthy", "1 while /healthz answers 200, else 0.", service.unhealthy_reason() is None)
         yield gauge("qwen_asr_ready", "1 while /readyz answers 200, else 0.", service.readiness()[0] == "ready")
         if self._certificate is not None:
@@ -88,5 +92,5 @@ class ServiceMetrics(Collector):
     def _build(self) -> Metric:
         values = {"version": qwen_asr.__version__, "python": platform.python_version()}
         if self._service.state == "ready":
-            values["model"] = self._service.model_name
+            values["model"] = self._service.model_name()
         return InfoMetricFamily("qwen_asr_build", "Versions and the loaded checkpoint.", values)

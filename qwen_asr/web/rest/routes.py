@@ -16,7 +16,7 @@ from qwen_asr.web.rest.answers import Transcription, VerboseTranscription
 from qwen_asr.web.rest.api_route import ApiRoute
 from qwen_asr.web.rest.chat import ChatChunk, ChatCompletion, ChatRequest, chat_job
 from qwen_asr.web.rest.event_stream import EVENTS
-from qwen_asr.web.rest.form import form_schema
+from qwen_asr.web.rest.form import MODEL, form_schema
 from qwen_asr.web.rest.listen import Listened, listen_job
 from qwen_asr.web.rest.metrics import Metrics
 from qwen_asr.web.rest.models import Model, ModelList, Models
@@ -126,7 +126,7 @@ def chat_route(transcriptions: Transcriptions, service: Service) -> ApiRoute:
 
     async def chat(_: Request) -> Response:
         """The text of the audio in the messages, as a chat model returns it, with `stream=true` in chunks."""
-        return transcriptions.answering(partial(chat_job, service.model_name))
+        return transcriptions.answering(partial(chat_job, service))
 
     return ApiRoute(
         CHAT,
@@ -155,12 +155,13 @@ def listen_route(transcriptions: Transcriptions, service: Service) -> ApiRoute:
 
     async def listen(_: Request) -> Response:
         """The text of the file, as Deepgram's API returns it."""
-        return transcriptions.answering(partial(listen_job, service.model_name))
+        return transcriptions.answering(partial(listen_job, service))
 
     text = {"schema": {"type": "string"}}
     parameters = [
         {"name": name, "in": "query", "description": description, **text}
         for name, description in (
+            ("model", MODEL),
             ("language", "A code or a name such as en-US, or multi. Without it the language is detected."),
             ("detect_language", "true: detect the language, and name it in the answer."),
             ("keyterm", "A name or term that occurs in the audio. Repeatable."),

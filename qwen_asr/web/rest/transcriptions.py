@@ -28,6 +28,7 @@ from qwen_asr.service.rate_limit import sender
 from qwen_asr.service.shares import Shares
 from qwen_asr.web.early_answer import Body, answer_early
 from qwen_asr.web.error_response import ErrorBody, error_body, error_response
+from qwen_asr.web.model_use import model_in_use
 from qwen_asr.web.rest.answers import whole_answer
 from qwen_asr.web.rest.event_stream import EventStream
 from qwen_asr.web.rest.form import parse_request
@@ -78,7 +79,8 @@ class Job:
     """Files to transcribe one after another, each in a session of its own.
 
     `context_field`: the field of the request that is wrong if the model cannot take the context. `scored`: whether
-    finals need their tokens. `words`: whether they need the times of their words. `events`: those of a stream; without
+    finals need their tokens. `words`: whether they need the times of their words; `quick_words`: only where these come
+    at once. `model`: the name that the client gave, if it did. `events`: those of a stream; without
     them `whole` makes the answer of all finals and the length of the audio in seconds. `track` and `channel` of the
     files: see `audio.tracks.parse_choice`. `progress`: of a stream, for a job with one file; a wait in the queue is
     then told as an event too.
@@ -94,6 +96,8 @@ class Job:
     track: str = ""
     channel: str = ""
     words: bool = False
+    quick_words: bool = False
+    model: str | None = None
     progress: Progress | None = None
 
 
@@ -305,31 +309,33 @@ class Transcriptions:
                 del active[address]
 
     async def _transcribe(self, job: Job, address: str, send: Send) -> Response | None:
-        options = self._service.session_options(language=job.language, context=job.context)
-        options = replace(options, scored=job.scored, words=job.words)
+        options = self._service.session_options(language=job.language, context=job.context, model=job.model)
         choice = parse_choice(job.track, job.channel, options.language, language_tags)
         answer = Collected(job) if job.events is None else Streamed(job.events, job.progress, send)
         seconds = 0.0
         try:
             if job.progress is not None:  # its errors are events, too
                 await answer.begin()
-            for file in job.files:
-                # After the upload, so that a slow one takes no slot from others.
-                slot = await wait_for_slot(self._service.admission, address, answer.queued)
-                with (
-                    self._samples.opened(address) as take,
-                    contextlib.closing(
-                        FileTranscription(self._service, file, options, choice=choice, slot=slot, take=take)
-                    ) as work,
-                ):
-                    total = await self._total(job, file)
-                    await begin(work, job.context_field)
-                    await answer.begin()
-                    async with answer.reporting(work, total):
-                        async for final in work.finals():
-                            await answer.add(final)
-                    seconds += work.seconds
-            return await answer.end(seconds)
+            async with model_in_use(self._service, job.model):
+                has_words = job.words or (job.quick_words and self._service.has_quick_words(job.model))
+                options = replace(options, scored=job.scored, words=has_words)
+                for file in job.files:
+                    # After the upload, so that a slow one takes no slot from others.
+                    slot = await wait_for_slot(self._service.admission, address, answer.queued)
+                    with (
+                        self._samples.opened(address) as take,
+                        contextlib.closing(
+                            FileTranscription(self._service, file, options, choice=choice, slot=slot, take=take)
+                        ) as work,
+                    ):
+                        total = await self._total(job, file)
+                        await begin(work, job.context_field)
+                        await answer.begin()
+                        async with answer.reporting(work, total):
+                            async for final in work.finals():
+                                await answer.add(final)
+                        seconds += work.seconds
+                return await answer.end(seconds)
         except (Exception, asyncio.CancelledError) as error:
             if not answer.begun:
                 raise
@@ -388,10 +394,12 @@ async def transcription_job(service: Service, upload: Upload) -> AsyncIterator[J
             context_field="prompt",
             scored=request.scored,
             events=EventStream(request) if request.stream else None,
-            whole=partial(whole_answer, request, service.why_no_words),
+            whole=partial(whole_answer, request, partial(service.why_no_words, model=request.model)),
             track=request.track,
             channel=request.channel,
-            words=request.words or (request.subtitles and service.has_quick_words),
+            words=request.words,
+            quick_words=request.subtitles,
+            model=request.model,
         )
 
 

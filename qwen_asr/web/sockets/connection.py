@@ -23,7 +23,7 @@ from qwen_asr.errors import LimitExceeded, QwenASRError, ServerStopping, TimedOu
 from qwen_asr.logs import SeldomLog
 from qwen_asr.service.rate_limit import sender
 from qwen_asr.web.sockets.messages import close_reason
-from qwen_asr.web.sockets.queueing import wait_for_slot_on_socket
+from qwen_asr.web.sockets.queueing import send_message, wait_for_model_on_socket, wait_for_slot_on_socket
 from qwen_asr.web.transport.websocket_protocol import allow_long_messages, last_sign_of_life
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from qwen_asr.config.limits import SocketLimits
     from qwen_asr.service.admission import QueueTicket
+    from qwen_asr.service.models import ModelUse
     from qwen_asr.service.service import Service
     from qwen_asr.web.sockets.messages import ServerMessage
     from qwen_asr.web.sockets.outbox import Outbox
@@ -69,7 +70,9 @@ class Connection(ABC):
         self._service = service
         self._limits = limits
         self._threads = threads
-        self._early_messages: deque[dict[str, Any]] = deque()  # messages that came while the client waited for a slot
+        self._early_messages: deque[dict[str, Any]] = deque()  # messages that came while the client waited to begin
+        self._model: ModelUse | None = None  # that of the newest settings
+        self._has_begun = False
         self._close_code = NORMAL_CLOSE
         self._close_reason = ""
         self._disconnect_error: Exception | None = None  # the error that showed that the client is gone
@@ -124,6 +127,10 @@ class Connection(ABC):
     def _queued_message(self, position: int) -> ServerMessage:
         """The message for a position in the queue."""
 
+    @abstractmethod
+    def _loading_message(self, text: str) -> ServerMessage:
+        """The message for the progress of loading the model that the client has chosen."""
+
     async def _is_busy(self) -> bool:
         """Whether a silent client may be waiting for the server, and so must not time out."""
         return False
@@ -137,6 +144,13 @@ class Connection(ABC):
     async def run(self) -> None:
         """Run the flow to the close. Raises WebSocketDisconnect if the client left before `_begin` returned."""
         try:
+            await self._run()
+        finally:
+            if self._model is not None:
+                self._model.leave()
+
+    async def _run(self) -> None:
+        try:
             await self._begin()
         except QwenASRError as error:
             await self.refuse(error)
@@ -147,6 +161,7 @@ class Connection(ABC):
             log.exception("A session could not be opened.")
             await self.refuse(QwenASRError("The server failed to open a session; its log says why."))
             return
+        self._has_begun = True
         allow_long_messages(self._websocket.scope)
         try:
             with self._connection_scope:
@@ -247,11 +262,39 @@ class Connection(ABC):
     async def _wait_for_slot(self) -> QueueTicket:
         """Wait for a slot among the sessions. Raises LimitExceeded, ServerStopping, WebSocketDisconnect."""
         with anyio.CancelScope() as self._read_scope:
-            slot, self._early_messages = await wait_for_slot_on_socket(
+            slot, messages = await wait_for_slot_on_socket(
                 self._websocket, self._service.admission, self._limits, self._queued_message
             )
+            self._early_messages += messages
             return slot
         raise ServerStopping
+
+    async def _use_model(self, name: str | None) -> None:
+        """Wait for the model that the client means by `name`, and keep it loaded until another one is used, or the end.
+
+        Call it before `_wait_for_slot`: what is being loaded needs no slot. Raises NotReady and what else keeps the
+        model from being loaded, ServerStopping and WebSocketDisconnect; the model that was used before then stays.
+        """
+        use = self._service.use_model(name)
+        try:
+            with anyio.CancelScope() as self._read_scope:
+                self._early_messages += await wait_for_model_on_socket(
+                    self._websocket, use, self._limits, self._tell_progress
+                )
+            self._check_stopping()
+        except BaseException:
+            use.leave()
+            raise
+        if self._model is not None:
+            self._model.leave()
+        self._model = use
+
+    async def _tell_progress(self, text: str) -> None:
+        message = self._loading_message(text)
+        if self._has_begun:
+            self._outbox.put(message)
+        else:  # nothing is taken from the outbox yet
+            await send_message(self._websocket, message, self._limits)
 
     async def _receive_first(self, seconds: float) -> str | bytes:
         """The first message, for which pings do not buy time.

@@ -1,10 +1,10 @@
-"""Waiting in the queue for a session slot without holding a thread, for pages, sockets and REST."""
+"""Waiting in the queue for a session slot, or for a model, without holding a thread, for pages, sockets and REST."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -12,14 +12,17 @@ from starlette.websockets import WebSocketDisconnect
 
 from qwen_asr.service.notifier import Notifier
 from qwen_asr.service.rate_limit import sender
+from qwen_asr.web.model_use import wait_until_settled
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from qwen_asr.config.limits import SocketLimits
     from qwen_asr.service.admission import Admission, QueueTicket
+    from qwen_asr.service.models import ModelUse
     from qwen_asr.web.sockets.messages import ServerMessage
 
+_PROGRESS_SECONDS = 1.0  # how often it is looked for
 _WAIT_SECONDS = 15.0  # how often a position is told that has not changed: proxies end what says nothing for a minute
 
 
@@ -73,24 +76,53 @@ async def wait_for_slot_on_socket(
     it. Raises LimitExceeded as `Admission.enter`, and WebSocketDisconnect if the client left: it then has no position
     any more.
     """
-    entry, held = QueueEntry(admission, sender(websocket.scope)), deque[dict[str, Any]]()
+    entry = QueueEntry(admission, sender(websocket.scope))
     if not entry.position:
-        return entry.ticket, held
+        return entry.ticket, deque()
+    try:
+        held = await hold_messages(websocket, limits, _report_position(websocket, entry, limits, message))
+    except BaseException:
+        entry.ticket.leave()
+        raise
+    return entry.ticket, held
+
+
+async def hold_messages(
+    websocket: WebSocket, limits: SocketLimits, waiting: Coroutine[Any, Any, None]
+) -> deque[dict[str, Any]]:
+    """Run `waiting`, which may send; returns the messages that the client sent meanwhile.
+
+    Up to `held_bytes` of them are read; the rest stays with it. Raises WebSocketDisconnect if the client left, and what
+    `waiting` raises.
+    """
+    held = deque[dict[str, Any]]()
     holding = asyncio.create_task(_hold(websocket, held, limits.held_bytes))
-    reporting = asyncio.create_task(_report_position(websocket, entry, limits, message))
+    reporting = asyncio.create_task(waiting)
     try:
         done, _ = await asyncio.wait([holding, reporting], return_when=asyncio.FIRST_COMPLETED)
         if holding in done:
             holding.result()
         await reporting
-    except BaseException:
-        entry.ticket.leave()
-        raise
     finally:
         holding.cancel()
         reporting.cancel()
         await asyncio.gather(holding, reporting, return_exceptions=True)
-    return entry.ticket, held
+    return held
+
+
+async def wait_for_model_on_socket(
+    websocket: WebSocket, use: ModelUse, limits: SocketLimits, tell: Callable[[str], Awaitable[None]]
+) -> deque[dict[str, Any]]:
+    """Wait until the model is loaded; returns the messages that the client sent meanwhile, as `hold_messages` does.
+
+    `tell` is called with the progress at each change, and from time to time. Raises NotReady and what else keeps the
+    model from being loaded.
+    """
+    held = deque[dict[str, Any]]()
+    if not await wait_until_settled(use, 0):
+        held = await hold_messages(websocket, limits, _report_loading(use, limits, tell))
+    use.model.loaded()
+    return held
 
 
 async def _hold(websocket: WebSocket, held: deque[dict[str, Any]], max_bytes: int) -> None:
@@ -109,8 +141,24 @@ async def _report_position(
 ) -> None:
     """Send the position until it is 0. Raises WebSocketDisconnect, also if the client does not read."""
     while position := entry.position:
-        with anyio.move_on_after(limits.send_seconds) as sending:
-            await websocket.send_text(message(position).to_json())
-        if sending.cancelled_caught:
-            raise WebSocketDisconnect(1006)
+        await send_message(websocket, message(position), limits)
         await entry.wait_for_move(position, limits.ping_seconds)
+
+
+async def _report_loading(use: ModelUse, limits: SocketLimits, tell: Callable[[str], Awaitable[None]]) -> None:
+    """Tell the progress until loading has ended. Raises what `tell` raises."""
+    told, told_at = "", float("-inf")
+    while True:
+        if use.model.text != told or anyio.current_time() > told_at + limits.ping_seconds:
+            told, told_at = use.model.text, anyio.current_time()
+            await tell(told)
+        if await wait_until_settled(use, _PROGRESS_SECONDS):
+            return
+
+
+async def send_message(websocket: WebSocket, message: ServerMessage, limits: SocketLimits) -> None:
+    """Send a message to a client that waits. Raises WebSocketDisconnect, also if it does not read."""
+    with anyio.move_on_after(limits.send_seconds) as sending:
+        await websocket.send_text(message.to_json())
+    if sending.cancelled_caught:
+        raise WebSocketDisconnect(1006)

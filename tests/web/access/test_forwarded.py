@@ -269,8 +269,15 @@ def test_by_default_only_the_proxies_of_share_links_and_spaces_are_trusted(monke
     assert not Config().trusted_proxies.trusts_peer("127.0.0.1")
     assert Config(share=True).trusted_proxies.trusts_peer("127.0.0.1")
     assert not Config(share=True).trusted_proxies.trusts_peer(PROXY)
+    assert Config(share=True, forwarded_allow_ips=(PROXY,)).trusted_proxies.trusts_peer("127.0.0.1")
     monkeypatch.setenv("SPACE_ID", "somebody/something")
     assert Config().trusted_proxies.trusts_peer(PROXY)
+
+
+def test_the_visitor_of_a_share_link_is_the_last_address_that_is_not_inside_the_share_service() -> None:
+    for forwarded in (CLIENT, f"{CLIENT}, 10.0.0.7", f"192.0.2.1, {CLIENT}, 172.31.0.9, 127.0.0.1"):
+        assert Config(share=True).trusted_proxies.client("127.0.0.1", forwarded) == CLIENT
+    assert Config(forwarded_allow_ips=LOOPBACK).trusted_proxies.client("127.0.0.1", f"{CLIENT}, {PROXY}") == PROXY
 
 
 # --- any bytes

@@ -374,6 +374,9 @@ def test_a_server_that_is_open_to_everybody_warns() -> None:
     assert access_warnings(Config(host="0.0.0.0", auth=("a:b",))) == []
     [everything] = access_warnings(Config(host="0.0.0.0"))
     assert "--auth and --api-key" in everything
+    [link] = access_warnings(Config(share=True))
+    assert "the public link" in link
+    assert access_warnings(Config(share=True, auth=("a:b",))) == []
     for host in ("0.0.0.0", "127.0.0.1"):
         [page] = access_warnings(Config(host=host, api_key=("k",)))
         assert "the page is open" in page

@@ -46,8 +46,27 @@ def test_a_server_on_loopback_refuses_other_names(host: str) -> None:
     assert not allowed(Config(), "localhost", host)
     assert allowed(Config(generate_self_signed_cert=True), host)
     assert allowed(Config(host="0.0.0.0"), host)
-    assert allowed(Config(share=True), host)
+    assert not allowed(Config(share=True), host)
     assert allowed(Config(allowed_hosts=("*",)), host)
+
+
+def test_the_name_of_the_public_link_is_allowed_while_it_lasts() -> None:
+    hosts = AllowedHosts(Config(share=True, allowed_hosts=("asr.example",)))
+
+    def passes(host: str) -> bool:
+        try:
+            hosts.check(Headers({"host": host}))
+        except WrongHost:
+            return False
+        return True
+
+    assert not passes("one.gradio.live")
+    hosts.share("https://one.gradio.live")
+    assert passes("ONE.gradio.live")
+    assert passes("asr.example")
+    assert not passes("two.gradio.live")
+    hosts.share("https://two.gradio.live")
+    assert [passes("one.gradio.live"), passes("two.gradio.live")] == [False, True]
 
 
 def test_a_space_allows_any_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ async def page(_: Request) -> Response:
     return StreamingResponse(pieces(), media_type="text/html")
 
 
-def client(*, framed: bool = False) -> TestClient:
+def client(*, framed: bool = False, fetches_blobs: bool = False) -> TestClient:
     cors = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Credentials": "true"}
     app = Starlette(
         routes=[
@@ -45,7 +45,7 @@ def client(*, framed: bool = False) -> TestClient:
             Route("/v1/models", lambda _: PlainTextResponse("models", headers=cors)),
         ]
     )
-    return TestClient(SecurityHeaders(app, framed=framed))
+    return TestClient(SecurityHeaders(app, framed=framed, fetches_blobs=fetches_blobs))
 
 
 def test_a_page_may_run_its_own_scripts_and_no_other() -> None:
@@ -67,6 +67,11 @@ def test_frames_are_for_spaces_only() -> None:
     for path in ("/", "/theme.css", "/nothing"):
         assert "frame-ancestors 'none'" in client().get(path).headers[CSP]
         assert "frame-ancestors https://huggingface.co " in client(framed=True).get(path).headers[CSP]
+
+
+def test_only_a_page_that_needs_it_fetches_what_it_has_made() -> None:
+    assert "connect-src 'self';" in client().get("/").headers[CSP]
+    assert "connect-src 'self' blob:;" in client(fetches_blobs=True).get("/").headers[CSP]
 
 
 def test_an_answer_keeps_its_own_policy() -> None:

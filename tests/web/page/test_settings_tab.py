@@ -98,6 +98,7 @@ def test_sentences_of_the_server_that_people_meet_are_translated(
     progress = [
         "Loading model (1234 MB) on cuda:0 in bfloat16",
         "Fetching Qwen/Qwen3-ASR-0.6B from the Hugging Face hub (several GB the first time)",
+        "Fetching Qwen/Qwen3-ASR-0.6B from the mirror example.com that HF_ENDPOINT names (several GB the first time)",
         "Fetching Qwen/Qwen3-ASR-0.6B: 12 % of 1.9 GB",
         "Preparing the GPU: 40 %",
     ]

@@ -103,7 +103,7 @@ def test_the_only_endpoint(open_server: Running, recording: Path) -> None:
     assert (list(described["named_endpoints"]), described["unnamed_endpoints"]) == (["/transcribe"], {})
     [name] = described["named_endpoints"]
     parameters = described["named_endpoints"][name]["parameters"]
-    assert [one["parameter_name"] for one in parameters] == ["file", "language", "context"]
+    assert [one["parameter_name"] for one in parameters] == ["file", "language", "context", "model"]
     file = handle_file(str(recording))
     assert client.predict(file, "English", "", api_name="/transcribe") == SENTENCE
     assert client.predict(file) == SENTENCE

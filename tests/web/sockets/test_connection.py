@@ -85,7 +85,7 @@ class Listener(Connection):
     def _is_ahead(self) -> bool:
         return False
 
-    _begin = _finish = _conclude = _detach = _error_message = _queued_message = None  # type: ignore[assignment]  # not called
+    _begin = _finish = _conclude = _detach = _error_message = _queued_message = _loading_message = None  # type: ignore[assignment]  # not called
 
 
 Listener.__abstractmethods__ = frozenset()  # what is None above is never called

@@ -95,6 +95,7 @@ def add_route(app: FastAPI, service: Service, transcriptions: Transcriptions) ->
         async with received_form(upload.headers, upload.body, upload.limits, take=upload.take) as form:
             language = _field(form.fields, "language", PageLimits.language_characters)
             context = _field(form.fields, "context", PageLimits.context_characters)
+            model = _field(form.fields, "model", PageLimits.model_characters)
             events = FileEvents()
             yield Job(
                 files=[form.file],
@@ -106,6 +107,7 @@ def add_route(app: FastAPI, service: Service, transcriptions: Transcriptions) ->
                 events=events,
                 progress=events,
                 whole=_no_whole,
+                model=model,
             )
 
     async def transcribe(_: Request) -> Response:

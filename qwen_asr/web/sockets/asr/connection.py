@@ -18,6 +18,7 @@ from qwen_asr.errors import BadConfig, QwenASRError, TooLarge
 from qwen_asr.web.access.identity import identity
 from qwen_asr.web.sockets.asr.messages import (
     AsrConfig,
+    Loading,
     Queued,
     SessionCreated,
     SessionResumed,
@@ -89,7 +90,8 @@ class AsrConnection(Connection):
             return
         self._session = session = await self._open(config)
         received = session.base if config.resume else None
-        self._outbox = session.attach(SessionCreated(session_id=session.id, received_samples=received))
+        model = self._service.model_name(config.model) if config.model else None
+        self._outbox = session.attach(SessionCreated(session_id=session.id, received_samples=received, model=model))
         session.holder = self
         logs.set_session(session.id)
 
@@ -112,6 +114,7 @@ class AsrConnection(Connection):
         return True
 
     async def _open(self, config: AsrConfig) -> AsrSession:
+        await self._use_model(config.model)
         slot = await self._wait_for_slot()
         try:
             session = await self._in_thread(AsrSession, config, self._owner, self._limits, self._service, slot)
@@ -203,3 +206,6 @@ class AsrConnection(Connection):
 
     def _queued_message(self, position: int) -> Queued:
         return Queued(position=position)
+
+    def _loading_message(self, text: str) -> Loading:
+        return Loading(message=text)

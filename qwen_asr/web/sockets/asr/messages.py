@@ -24,6 +24,9 @@ _CHUNK = next(field.metadata for field in dataclasses.fields(Config) if field.na
 MAX_OFFSET = 2**53
 """The largest `offset`. Many programs read JSON numbers as floats, which are not exact above it."""
 
+MAX_MODEL_NAME = 256
+"""Characters of a model's name that a client may send."""
+
 # --- the client's
 
 
@@ -49,6 +52,7 @@ Offset = Annotated[
     expects(f"a whole number of samples from 0 to {MAX_OFFSET}"),
 ]
 Language = Annotated[str, Field(max_length=SHOWN_CHARACTERS), expects("a name or a code such as German or de")]
+ModelName = Annotated[str, Field(max_length=MAX_MODEL_NAME), expects(f"a text of at most {MAX_MODEL_NAME} characters")]
 Encoding = Annotated[Literal["f32le", "s16le"], BeforeValidator(lambda value: value or "f32le")]
 
 
@@ -67,6 +71,7 @@ class AsrConfig(ClientModel):
     sample_rate: SampleRate = SAMPLE_RATE
     encoding: Encoding = "f32le"
     words: bool = False
+    model: ModelName = ""
     resume: str = ""
     offset: Offset = 0
 
@@ -151,8 +156,10 @@ def check_resume(given: AsrConfig, session: AsrConfig) -> str | None:
 
 
 def _meaning(config: AsrConfig, key: str) -> Any:
-    """The value of a setting; "de" and "German" are one."""
+    """The value of a setting; "de" and "German" are one, and so are "Small" and "small"."""
     value = getattr(config, key)
+    if key == "model":
+        return value.casefold()
     return resolve_language(value) if key == "language" else value
 
 
@@ -197,12 +204,13 @@ class AsrMessage(ServerMessage):
 class SessionCreated(AsrMessage):
     """The config was accepted.
 
-    `received_samples`: set where the client wanted to resume a session that this server does not know. It sends its
-    audio from this sample on.
+    `model`: the one that answers, if the client has named one. `received_samples`: set where the client wanted to
+    resume a session that this server does not know. It sends its audio from this sample on.
     """
 
     type: Literal["session_created"] = "session_created"
     session_id: str
+    model: str | None = None
     received_samples: int | None = None
 
 
@@ -220,6 +228,13 @@ class Queued(AsrMessage):
 
     type: Literal["queued"] = "queued"
     position: int
+
+
+class Loading(AsrMessage):
+    """The model that the client has named is being loaded. `message` is the progress, for people."""
+
+    type: Literal["loading"] = "loading"
+    message: str
 
 
 class ErrorMessage(AsrMessage):

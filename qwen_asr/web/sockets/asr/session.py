@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -92,8 +93,9 @@ class AsrSession:
             prompt=config.prompt,
             chunk_seconds=config.chunk_size_sec,
             words=config.words,
+            model=config.model,
         )
-        self._why_no_words = service.why_no_words
+        self._why_no_words = partial(service.why_no_words, model=config.model)
         self._runner = service.open_session(options, self._on_events, kind="asr", name=self.id, slot=slot)
 
     @property

@@ -62,7 +62,7 @@ class ListenConnection(Connection):
         query: LiveQuery,
     ) -> None:
         super().__init__(websocket, service, limits, threads)
-        self.metadata = ResultsMetadata.of(service.model_name)
+        self.metadata = ResultsMetadata.of(service.model_name(query.model))
         self._query = query
         self._outbox = Outbox(limits.waiting_messages)
         self._created = datetime.now(UTC)
@@ -76,6 +76,7 @@ class ListenConnection(Connection):
     # --- the beginning and the end
 
     async def _begin(self) -> None:
+        await self._use_model(self._query.model)
         self._slot = await self._wait_for_slot()
         logs.set_session(self.metadata.request_id)
         log.info("Listen session began.")
@@ -105,6 +106,9 @@ class ListenConnection(Connection):
         return Error(
             variant="Queued", description=f"All sessions are taken; this one is number {position} in the queue."
         )
+
+    def _loading_message(self, text: str) -> Error:
+        return Error(variant="Loading", description=text)
 
     # --- messages
 
@@ -203,6 +207,7 @@ def session_options(service: Service, query: ListenQuery, detector: DetectorFact
         context=query.context,
         language=query.language_option,
         detector=detector,
-        words=service.has_quick_words,
+        words=service.has_quick_words(query.model),
+        model=query.model,
     )
     return replace(options, scored=True)

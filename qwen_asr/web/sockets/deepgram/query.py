@@ -38,12 +38,13 @@ _MAX_ENDPOINTING_MS = round(1000 * Config.__dataclass_fields__["silence_threshol
 class ListenQuery(BaseModel):
     """What a file and a live stream have in common.
 
-    Parameters that this server does not know or that change no words, such as `model` and `smart_format`, are ignored.
+    Parameters that this server does not know or that change no words, such as `smart_format`, are ignored.
     Those without which the answer would be wrong are refused.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True)
 
+    model: str = ""
     language: str = ""
     detect_language: str = "false"
     keyterm: tuple[str, ...] = ()

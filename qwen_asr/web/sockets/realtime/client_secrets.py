@@ -72,7 +72,7 @@ class ClientSecretRoute:
         form = validate(SecretRequest, given)
         session = form.session or SessionBody()
         settings = await self._settings(session)
-        value, info = self._make(request, session, size, form.expires_after)
+        value, info = self._make(request, session, size, form.expires_after, settings.model)
         shown = OPENAI.session(info, settings).session.model_dump()
         return JSONResponse({"value": value, "expires_at": info.expires_at, "session": shown})
 
@@ -82,7 +82,7 @@ class ClientSecretRoute:
         form = validate(OldSecretRequest, given)
         settings = await self._settings(form)
         expires_after = form.client_secret.expires_after if form.client_secret else None
-        value, info = self._make(request, form, size, expires_after)
+        value, info = self._make(request, form, size, expires_after, settings.model)
         shown: dict[str, Any] = OLD_OPENAI.session(info, settings).session.model_dump()
         if not is_transcription:
             shown |= {"object": "realtime.session", "model": info.model}
@@ -109,13 +109,13 @@ class ClientSecretRoute:
         return settings
 
     def _make(
-        self, request: Request, session: SessionBody, size: int, expires_after: ExpiresAfter | None
+        self, request: Request, session: SessionBody, size: int, expires_after: ExpiresAfter | None, model: str
     ) -> tuple[str, SessionInfo]:
         """Makes the secret. Raises LimitExceeded."""
         seconds = (expires_after or ExpiresAfter()).seconds
         scope = request.scope
         value, expires_at = client_secrets(scope).create(identity(scope), sender(scope), session, size, seconds)
-        return value, SessionInfo(new_id("sess"), self._service.model_name, expires_at)
+        return value, SessionInfo(new_id("sess"), self._service.model_name(model), expires_at)
 
 
 def client_secret_routes(service: Service) -> list[ApiRoute]:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -34,6 +35,7 @@ from qwen_asr.web.sockets.realtime.messages import (
     Cleared,
     ClientEvent,
     ErrorEvent,
+    Loading,
     Queued,
     SessionFinish,
     SessionUpdate,
@@ -82,7 +84,9 @@ class RealtimeConnection(Connection):
         self.session_id = new_id("sess")
         self._outbox = Outbox(limits.waiting_messages)
         # What follows is used by one worker thread at a time, because events are applied one after the other.
-        self._settings = RealtimeSettings.of(service.config)
+        self._settings = RealtimeSettings.of(service.config).with_model(
+            websocket.query_params.get("model"), service.config
+        )
         if dialect is DASHSCOPE:
             self._settings = self._settings.of_dashscope()
         if (secret := client_secret(websocket.scope)) is not None:
@@ -98,7 +102,8 @@ class RealtimeConnection(Connection):
     # --- the beginning and the end
 
     async def _begin(self) -> None:
-        model = self._service.model_name
+        await self._use_model(self._settings.model)
+        model = self._service.model_name(self._settings.model)
         self._slot = await self._wait_for_slot()
         self._info = SessionInfo.starting_now(self.session_id, model, self._limits.session_seconds)
         logs.set_session(self.session_id)
@@ -128,6 +133,9 @@ class RealtimeConnection(Connection):
     def _queued_message(self, position: int) -> Queued:
         return Queued(position=position)
 
+    def _loading_message(self, text: str) -> Loading:
+        return Loading(message=text)
+
     # --- messages
 
     async def _handle(self, message: str | bytes) -> bool:
@@ -145,6 +153,8 @@ class RealtimeConnection(Connection):
             if len(message) > self._limits.config_bytes:
                 allowed = self._limits.config_bytes
                 raise TooLarge(f"An event has {len(message)} bytes; one without audio may have {allowed}.")
+            if isinstance(event, SessionUpdate):
+                await self._load_model(event)
             await self._in_thread(self._apply, event)
             if isinstance(event, SessionFinish):
                 return False
@@ -155,6 +165,12 @@ class RealtimeConnection(Connection):
             self._item_log.put(error_event(error, event_id))
         await self._wait_while_ahead(await self._in_thread(self._is_ahead))
         return True
+
+    async def _load_model(self, event: SessionUpdate) -> None:
+        """Wait for the model that the update chooses, if it is another one. Raises as `_use_model`."""
+        model = self._settings.updated(event.session, self._service.config).model
+        if model != self._settings.model:
+            await self._use_model(model)
 
     async def _read(self, message: str | bytes) -> dict[str, Any]:
         """The JSON object in a message. Raises BadInput."""
@@ -262,9 +278,10 @@ class RealtimeConnection(Connection):
     def _update(self, event: SessionUpdate) -> None:
         """Change the settings. A turn under way goes on with its own; only a new audio format applies at once."""
         settings = self._settings.updated(event.session, self._service.config)
-        if (settings.context, settings.language) != (self._settings.context, self._settings.language):
+        if settings.for_model != self._settings.for_model:
             settings.check(self._service, event.session)
         self._change_settings(settings)
+        self._info = replace(self._info, model=self._service.model_name(settings.model))
         self._apply_settings()
         if self._item_log.dialect is not DASHSCOPE:
             self._item_log.dialect = OLD_OPENAI if event.type == OLD_UPDATE else OPENAI

@@ -160,6 +160,13 @@ class Queued(ServerEvent):
     position: int
 
 
+class Loading(ServerEvent):
+    """The model that the client has chosen is being loaded; `message` is the progress. Not one of OpenAI's events."""
+
+    type: Literal["session.loading"] = "session.loading"
+    message: str
+
+
 class SessionWarning(ServerEvent):
     """Something is wrong with the audio, and the session goes on. Not one of OpenAI's events, so clients ignore it."""
 

@@ -24,7 +24,7 @@ _DASHSCOPE_AGENT = "dashscope"  # the beginning of the `User-Agent` of Alibaba's
 
 
 class RealtimeRoute(SocketRoute[RealtimeConnection]):
-    """The route. Nothing but transcription exists here, so no `intent` and no `model` is wrong."""
+    """The route. Nothing but transcription exists here, so no `intent` is wrong, and no `model`."""
 
     path = REALTIME
     other_paths = (DASHSCOPE_REALTIME,)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from qwen_asr.audio import SAMPLE_RATE, g711
 from qwen_asr.config.config import Config
+from qwen_asr.config.model_paths import model_named
 from qwen_asr.errors import BadField, BadInput
 from qwen_asr.web.sockets.realtime.updates import (
     RATES,
@@ -87,7 +88,7 @@ class RealtimeSettings:
     """Everything that a client can set. `vad` is None if the client commits its turns itself.
 
     `language` is what the model is told. `languages` and `keywords` are what the client gave, for the events.
-    `logprobs`: the client wants the probabilities of tokens.
+    `logprobs`: the client wants the probabilities of tokens. `model`: the name of the one that it has chosen, or "".
     `turns_decided`: the client has said or shown who ends its turns. `pcm_rate`: the rate of PCM in Hz, where the
     client names none.
     """
@@ -98,6 +99,7 @@ class RealtimeSettings:
     prompt: str = ""
     keywords: tuple[str, ...] = ()
     logprobs: bool = False
+    model: str = ""
     languages: tuple[str, ...] = field(default=(), compare=False)
     turns_decided: bool = field(default=False, compare=False)
     pcm_rate: int = field(default=RATES[0], compare=False)
@@ -112,9 +114,16 @@ class RealtimeSettings:
         """What the model is told before the audio: the prompt, and a line with the keywords."""
         return "\n".join(part for part in (self.prompt, ", ".join(self.keywords)) if part)
 
+    @property
+    def for_model(self) -> tuple[str, str, str | None]:
+        """The model, and what it is told."""
+        return self.model, self.context, self.language
+
     def options(self, service: Service, detector: DetectorFactory | None = None) -> SessionOptions:
         """The options of a session on the recognizer."""
-        options = service.session_options(context=self.context, language=self.language or "auto", detector=detector)
+        options = service.session_options(
+            context=self.context, language=self.language or "auto", detector=detector, model=self.model
+        )
         return replace(options, scored=self.logprobs)
 
     def check(self, service: Service, given: SessionBody) -> None:
@@ -137,9 +146,14 @@ class RealtimeSettings:
         """The client commits its turns itself from now on."""
         return replace(self, vad=None, turns_decided=True)
 
+    def with_model(self, name: object, config: Config) -> RealtimeSettings:
+        """With the model of that name. A name that is none of the server's, such as whisper-1, chooses nothing."""
+        chosen = model_named(config.models, name) if isinstance(name, str) else None
+        return self if chosen is None else replace(self, model=chosen.name)
+
     def updated(self, session: SessionBody, config: Config) -> RealtimeSettings:
-        """With the values that the update gives. Null restores the defaults of `config`."""
-        changed, inputs = self, session.input
+        """With the values that the update gives. Null restores the defaults of `config`, but the model stays."""
+        changed, inputs = self.with_model(session.model, config), session.input
         flat, nested = session.model_fields_set, inputs.model_fields_set
         if "format" in nested:
             audio = inputs.format or FormatUpdate()
@@ -180,7 +194,7 @@ class RealtimeSettings:
             changed = replace(changed, prompt=(update.corpus and update.corpus.text) or "")
         if "keywords" in given:
             changed = replace(changed, keywords=tuple(filter(None, update.keywords or ())))
-        return changed
+        return changed.with_model(update.model, config)
 
     def _with_turn_detection(self, update: TurnDetectionUpdate | None, config: Config) -> RealtimeSettings:
         vad = None if update is None else (self.vad or ServerVad.of(config)).updated(update, config)

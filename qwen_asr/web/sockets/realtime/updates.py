@@ -100,7 +100,7 @@ class CorpusUpdate(ClientModel):
 
 
 class TranscriptionUpdate(ClientModel):
-    """What is known about the speech. `model` may have any value: the loaded checkpoint answers."""
+    """What is known about the speech. `model` may have any value: see `RealtimeSettings.with_model`."""
 
     model: str | None = None
     language: Language | None = None
@@ -152,6 +152,7 @@ class AudioUpdate(ClientModel):
 class SessionBody(ClientModel):
     """The session object of an update. Where both shapes give a setting, the nested one counts."""
 
+    model: Any = None
     input_audio_format: Literal["pcm16", "g711_ulaw", "g711_alaw", "pcm"] | None = None
     sample_rate: int | None = None
     input_audio_transcription: TranscriptionUpdate | None = None

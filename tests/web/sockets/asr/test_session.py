@@ -45,7 +45,7 @@ class Opened:
             return SimpleNamespace(received=0)
 
         given = {"session_options": Service(Config()).session_options, "open_session": open_session}
-        return cast(Service, SimpleNamespace(**given, why_no_words=why_no_words))
+        return cast(Service, SimpleNamespace(**given, why_no_words=lambda language, model: why_no_words(language)))
 
     def messages(self, events: Sequence[Event] = ()) -> list[dict[str, Any]]:
         """What the client gets of these events, after what it has had."""

@@ -141,10 +141,10 @@ class FileTab {
         if (!item.file.size) throw new UserError(t("The file is empty. Choose another one."));
       }
       // What is chosen for the page when the turn of the file comes.
-      const { language, context } = document.getElementById("microphone")?.options ?? {};
+      const { language, context, model } = document.getElementById("microphone")?.options ?? {};
       show(() => item.uploading(0, item.file.size));
       await transcribe({
-        address: this.props.transcribe, file: item.file, language, context, signal,
+        address: this.props.transcribe, file: item.file, language, context, model, signal,
         onUpload: (loaded, total) => show(() => item.uploading(loaded, total)),
         onEvent: (event) => show(() => item.take(event, performance.now())),
       });

@@ -34,7 +34,7 @@ function sent(request, body, signal) {
 }
 
 // Sends a file, and gives the events of the answer to `onEvent` as they come. Resolves after the last one.
-export async function transcribe({ address, file, language, context, signal, onUpload, onEvent }) {
+export async function transcribe({ address, file, language, context, model, signal, onUpload, onEvent }) {
   const request = new XMLHttpRequest();
   const reader = new EventReader();
   let last = {};
@@ -51,6 +51,7 @@ export async function transcribe({ address, file, language, context, signal, onU
   const form = new FormData();
   form.append("language", language ?? "");
   form.append("context", context ?? "");
+  form.append("model", model ?? "");
   form.append("file", file);
   await sent(request, form, signal);
   if (request.status !== 200) throw new UserError(messageOf(request.responseText));

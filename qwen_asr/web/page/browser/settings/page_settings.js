@@ -8,8 +8,7 @@ import { updates } from "./labels.js";
 import { followRadioGroups } from "./radio_groups.js";
 
 const LOCALES = { en: "en", zh: "zh-CN" }; // as Gradio names its own translations
-const LANGUAGE = "spokenLanguage";
-const CONTEXT = "context";
+const FIELDS = ["spokenLanguage", "context", "model"];
 
 class PageSettings {
   constructor() {
@@ -63,16 +62,16 @@ class PageSettings {
     return this.updates("none");
   }
 
-  // `isKept`: whether the two fields above the tabs are remembered. Forgets them if they are not.
-  remember(isKept, spokenLanguage, context) {
+  // `isKept`: whether the fields above the tabs, with these values, are remembered. Forgets them if they are not.
+  remember(isKept, ...values) {
     this.settings.set("remember", isKept || null);
-    this.keepFields(spokenLanguage, context);
+    this.keepFields(...values);
   }
 
-  keepFields(spokenLanguage, context) {
+  // A page without a choice of models has no value for it.
+  keepFields(...values) {
     const isKept = this.settings.get("remember");
-    this.settings.set(LANGUAGE, isKept ? spokenLanguage : null);
-    this.settings.set(CONTEXT, isKept ? context : null);
+    for (const [index, value] of values.entries()) this.settings.set(FIELDS[index], isKept ? value : null);
     this.showWhetherKept();
   }
 

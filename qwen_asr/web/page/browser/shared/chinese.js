@@ -2,6 +2,7 @@
 
 import { CHINESE_FILES } from "../files/chinese_files.js";
 import { CHINESE_PHONE } from "../phone/chinese_phone.js";
+import { CHINESE_ZERO_GPU } from "../zero_gpu/chinese_zero_gpu.js";
 import { CHINESE_RECORDING } from "./chinese_recording.js";
 import { CHINESE_SETTINGS } from "./chinese_settings.js";
 import { CHINESE_TRANSCRIPT } from "./chinese_transcript.js";
@@ -12,6 +13,7 @@ export const CHINESE = {
   ...CHINESE_RECORDING,
   ...CHINESE_SETTINGS,
   ...CHINESE_TRANSCRIPT,
+  ...CHINESE_ZERO_GPU,
   ".": "。",
   "A content security policy blocks the recorder (it needs blob: in script-src). Use the simple recorder below.":
     "内容安全策略阻止了录音（script-src 需要允许 blob:）。请使用下面的简易录音器。",

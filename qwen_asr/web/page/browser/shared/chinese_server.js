@@ -11,9 +11,12 @@ export const CHINESE_SERVER = {
   "Converting the decoder of {name} to int8 …": "正在将 {name} 的解码器转换为 int8…",
   "Fetching {name} from the Hugging Face hub (several GB the first time) …":
     "正在从 Hugging Face 下载 {name}（首次需下载数 GB）…",
+  "Fetching {name} from the mirror {host} that HF_ENDPOINT names (several GB the first time) …":
+    "正在从 HF_ENDPOINT 指定的镜像 {host} 下载 {name}（首次需下载数 GB）…",
   "Fetching {name}: {percent} % of {size} GB …": "正在下载 {name}：{size} GB 的 {percent} %…",
   "Loading {name} ({size} MB) on {device} in {precision} …": "正在以 {precision} 将 {name}（{size} MB）加载到 {device}…",
   "Model: {name}": "模型：{name}",
+  "Models: {names}": "模型：{names}",
   "Moving {name} to {device} …": "正在将 {name} 移到 {device}…",
   "No Qwen3-ASR checkpoint could be loaded (the log says why), so this is the demo instead. {note}":
     "未能加载任何 Qwen3-ASR 模型（原因见日志），因此改用演示模型。{note}",
@@ -41,6 +44,7 @@ export const CHINESE_SERVER = {
     "此服务器每 {seconds} 秒只接受同一来源的 {count} 个请求：请在 {wait} 秒后重试。",
   "This address leads to a web page, not to a media file: give the file's own.":
     "此地址指向网页，而不是媒体文件：请提供文件本身的地址。",
+  "Waiting to load {name} …": "等待加载 {name}…",
   "You are not logged in, or your login has ended: open the page and log in.": "您尚未登录，或登录已失效：请打开本页并登录。",
   "{seconds} s": "{seconds} 秒",
 };

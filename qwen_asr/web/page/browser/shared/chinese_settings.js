@@ -1,6 +1,7 @@
 // The words of the Settings tab, of the big screen and of Gradio's components in Chinese.
 
 export const CHINESE_SETTINGS = {
+  "Applies from the next recording or file on.": "从下一次录音或下一个文件起生效。",
   "As the browser": "跟随浏览器",
   "As the system": "跟随系统",
   "Automatic": "自动",
@@ -10,6 +11,8 @@ export const CHINESE_SETTINGS = {
   "Context": "上下文",
   "Dark": "深色",
   "English (英语)": "English (英语)",
+  "For your next visit. They are kept in this browser only, as plain text, until you untick this or reset. A context may hold names: leave this off on a shared computer.":
+    "供下次使用。它们以明文只保存在此浏览器中，直到您取消勾选或重置。上下文可能包含人名：在公用电脑上请不要勾选。",
   "Huge": "巨大",
   "If Record does not work in this browser, use this simpler recorder. It sends audio every half second, and a poor connection may lose some of it. The text appears above.":
     "如果“录音”在此浏览器中不起作用，请使用这个简易录音器。它每半秒发送一次音频，网络不好时可能会丢失一部分。文字显示在上面。",
@@ -20,6 +23,7 @@ export const CHINESE_SETTINGS = {
   "Live": "实时",
   "Log out": "退出登录",
   "Medium": "中",
+  "Model": "模型",
   "Names and terms (optional)": "人名和术语（可选）",
   "Of the transcripts in all tabs.": "用于所有标签页中的文字记录。",
   "Of the page itself. What you speak is chosen above, under Language. The buttons of the simple recorder change when the page is opened again.":
@@ -36,8 +40,6 @@ export const CHINESE_SETTINGS = {
   "Simple recorder": "简易录音器",
   "Small": "小",
   "Text size": "文字大小",
-  "Language and context, for your next visit. They are kept in this browser only, as plain text, until you untick this or reset. A context may hold names: leave this off on a shared computer.":
-    "语言和上下文，供下次使用。它们以明文只保存在此浏览器中，直到您取消勾选或重置。上下文可能包含人名：在公用电脑上请不要勾选。",
   "Theme": "主题",
   "This browser keeps no settings for this page (private window, or its storage is full or forbidden). They last until the page is closed.":
     "此浏览器不为本页保存设置（无痕窗口，或存储空间已满或被禁止）。设置在关闭本页之前有效。",
