@@ -53,8 +53,8 @@ def ray_application(texts: Iterable[str]) -> str | None:
     name = parts[0].removeprefix(RAY).removeprefix(":")
     if name.startswith("//") or parts[0].endswith(":"):
         raise BadConfig(
-            f"--engine was given {parts[0]}, but expects ray, or ray:NAME with the name of an application. Which "
-            "cluster this machine is part of is said to `ray start`, or in RAY_ADDRESS."
+            f"--engine was given {parts[0]}, but expects ray, or ray:NAME with the name of an application. `ray start` "
+            "or RAY_ADDRESS say which cluster this machine belongs to."
         )
     return name or "default"
 

@@ -37,7 +37,6 @@ class RayConfig:
         low=0.1,
         high=1000,
     )
-    cpus: float = option(1.0, "processors that each engine reserves", "model", metavar="N", low=0, high=1000)
     log_level: str = same("log_level")
 
     def __post_init__(self) -> None:

@@ -166,7 +166,9 @@ class RayCalls:
             return
         running = sum(one.replica_states.get("RUNNING", 0) for one in application.deployments.values())
         if not running:
-            self._gone(f"No engine runs on Ray Serve: the application is {application.status}, see `serve status`.")
+            self._gone(
+                f"No engine runs on Ray Serve: the application is {application.status.value}, see `serve status`."
+            )
             return
         if self._handle is None:
             self._handle = serve.get_app_handle(self._application)

@@ -26,7 +26,6 @@ ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 """Sends calls with the same `session_id` to the same replica. Ray's default router does nothing with it."""
 HEALTH_CHECK_SECONDS = 2.0
 """How often Ray Serve asks a replica whether it is well; after three refusals it starts another one instead."""
-_OF_A_REPLICA = ("asr_model_path", "aligner_model_path", "device", "dtype", "quantize", "log_level")
 _STEP_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -55,31 +54,26 @@ def app(args: Mapping[str, Any]) -> Application:
     engines = serve.deployment(
         EngineReplica,
         name="engine",
-        ray_actor_options={"num_gpus": config.gpus, "num_cpus": config.cpus},
+        ray_actor_options={"num_gpus": config.gpus},
         max_ongoing_requests=limits.calls,
         graceful_shutdown_timeout_s=limits.drain_seconds,
         health_check_period_s=HEALTH_CHECK_SECONDS,
         request_router_config={"request_router_class": ROUTER},
         **scale,
     )
-    # The replicas know nothing of how many there are: they are restarted when what they know changes.
-    return engines.bind({name: getattr(config, name) for name in _OF_A_REPLICA})
+    return engines.bind(config)
 
 
 class EngineReplica:
-    """An engine in a process of Ray's. Loads the model, which takes seconds to minutes.
+    """An engine in a process of Ray's. Loads the model, which takes seconds to minutes."""
 
-    options: those of `RayConfig` that say what it loads.
-    """
-
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, config: RayConfig) -> None:
         from qwen_asr import logs
         from qwen_asr.engine.aligner import load_with_aligner
         from qwen_asr.engine.device.inference_only import for_inference_only
         from qwen_asr.fleet.host import EngineHost
         from qwen_asr.fleet.watched_engine import WatchedEngine
 
-        config = RayConfig(**options)
         logs.configure(config.log_level, "text")
         recognizer = for_inference_only(
             lambda: load_with_aligner(

@@ -104,6 +104,7 @@ def _join_cluster(
     from qwen_asr.fleet.ray_calls import RayCalls
     from qwen_asr.fleet.scheduler import RemoteScheduler
 
+    progress("Joining the Ray cluster …")  # Ray tries for minutes where it does not answer
     calls = RayCalls(application, limits.fleet)
     said = ""
     while not calls.wait(_POLL_SECONDS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwen_asr.config.engine_addresses import EngineAddress, check_gpus, parse_engines
+from qwen_asr.config.engine_addresses import EngineAddress, check_gpus, parse_engines, ray_application
 from qwen_asr.errors import BadConfig
 
 
@@ -49,6 +49,26 @@ def test_a_password_is_not_repeated() -> None:
 def test_each_engine_is_given_once() -> None:
     with pytest.raises(BadConfig, match="twice"):
         parse_engines(("a:9000", "ws://a"))
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (("ray",), "default"),
+        (("ray:speech",), "speech"),
+        (("gpu1:9001", "gpu2"), None),
+        (("ray.example.com", "ws://ray:9000"), None),
+        ((), None),
+    ],
+)
+def test_applications_of_ray_serve(texts: tuple[str, ...], expected: str | None) -> None:
+    assert ray_application(texts) == expected
+
+
+@pytest.mark.parametrize("texts", [("ray", "gpu1"), ("ray,ray:speech",), ("ray://gpu1:10001",), ("ray:",)])
+def test_what_is_no_application_of_ray_serve(texts: tuple[str, ...]) -> None:
+    with pytest.raises(BadConfig, match=r"--engine was given ray"):
+        ray_application(texts)
 
 
 @pytest.mark.parametrize("value", [None, "all", "0", "0,1", "3,1", "cpu", "cpu,cpu"])
