@@ -20,10 +20,10 @@ from qwen_asr.config.limits import RETRY_AFTER_SECONDS, Limits, ModelLimits
 from qwen_asr.engine.device.memory import return_memory
 from qwen_asr.engine.interface import Engine
 from qwen_asr.errors import CheckpointNotFound, NotReady
+from qwen_asr.fleet.watched_engine import WatchedEngine
 from qwen_asr.live.events import Event, Final
 from qwen_asr.service.models import Model
 from qwen_asr.service.service import Service
-from qwen_asr.service.watched_engine import WatchedEngine
 from tests.support.checkpoints import random_processor, save_other_demo, spoken
 from training.model import build_model
 
