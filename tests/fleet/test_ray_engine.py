@@ -22,7 +22,7 @@ import yaml
 
 from qwen_asr.config.ray_config import RayConfig
 from qwen_asr.engine.hypothesis import Hypothesis
-from qwen_asr.engine.interface import Engine, EngineUtterance
+from qwen_asr.engine.interface import EngineUtterance, LoadedModel
 from qwen_asr.engine.local_engine import LocalEngine
 from qwen_asr.errors import BadConfig, StartupError
 from qwen_asr.fleet.calls import NoEngine
