@@ -216,7 +216,7 @@ class Talking:
         self._stopped.set()
         self._pool.shutdown()
 
-    def check(self, local: Engine) -> None:
+    def check(self, local: LoadedModel) -> None:
         """All that they got is what the local engine gives."""
         for samples, found in zip(self._audio, self._found, strict=True):
             expected = [step.tokens for step in in_two_steps(local, samples)]
