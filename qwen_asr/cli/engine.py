@@ -22,10 +22,11 @@ log = logging.getLogger(__name__)
 
 HELP = "run an engine: the model on one GPU, for servers on this machine or others"
 EXAMPLES = """examples:
-  CUDA_VISIBLE_DEVICES=0 qwen-asr engine --port 9000
+  qwen-asr engine
+  qwen-asr serve --engine localhost:9000
+      the model in one process, and a server without a model in another
   CUDA_VISIBLE_DEVICES=1 qwen-asr engine --port 9001
-  qwen-asr serve --engine localhost:9000,localhost:9001
-      two GPUs of this machine, and the server that uses both (--gpus all starts them by itself)
+      on the second GPU; a server uses both with --engine localhost:9000,localhost:9001, or starts them with --gpus all
   qwen-asr engine --host 0.0.0.0 --generate-self-signed-cert
       for servers on other machines: set QWEN_ASR_API_KEY here and QWEN_ASR_ENGINE_API_KEY there, copy
       certs/qwen_asr_cert.pem, and run
