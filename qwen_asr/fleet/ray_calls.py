@@ -8,8 +8,12 @@ call waits there for ever while there is none.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import logging
+import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
@@ -94,7 +98,8 @@ class RayCalls:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._threads[0].join()
         self._loop.close()
-        self._ray.shutdown()
+        with _keeping_sigterm():
+            self._ray.shutdown()
 
     # --- calls
 
@@ -136,18 +141,24 @@ class RayCalls:
     def _drop_calls(self) -> None:
         """Let all calls under way fail with `EngineLost`; `_reason` is why."""
 
-        def drop() -> None:
-            for task in self._tasks:
+        async def drop() -> None:
+            for task in (tasks := list(self._tasks)):
                 task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
 
-        self._loop.call_soon_threadsafe(drop)
+        asyncio.run_coroutine_threadsafe(drop(), self._loop).result()
 
     # --- which engines there are
 
     def _watch(self) -> None:
+        from ray.exceptions import ActorDiedError
+
         while True:
             try:
                 self._look()
+            except ActorDiedError:
+                self._rejoin()
             except Exception as error:
                 # Engines that run may still be reached, without Ray Serve's controller too.
                 log.warning("Ray Serve, or an engine, does not answer (%s): %s", type(error).__name__, error)
@@ -180,6 +191,17 @@ class RayCalls:
         self.running, self._reason = running, None
         self._ready.set()
 
+    def _rejoin(self) -> None:
+        """After a `serve shutdown`: in a process that has met Ray Serve's controller, Ray looks for no other one."""
+        self._gone("Ray Serve was shut down.")
+        self._handle = None
+        with _keeping_sigterm():
+            self._ray.shutdown()
+        try:
+            self._ray = _join_cluster()
+        except StartupError as error:
+            log.warning("%s", error)
+
     def _gone(self, reason: str) -> None:
         if self.running:
             log.error("%s", reason)
@@ -200,6 +222,21 @@ class RayCalls:
         self._hello = hello
 
 
+@contextlib.contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Puts back the process's handler of SIGTERM, which Ray's core replaces when it starts, and removes when it ends.
+
+    Python can do so only on its main thread, and knows nothing of the core's handler; the C library can on any.
+    """
+    sigaction = ctypes.CDLL(None).sigaction
+    before = ctypes.create_string_buffer(1024)  # more than `struct sigaction` has anywhere
+    sigaction(signal.SIGTERM, None, before)
+    try:
+        yield
+    finally:
+        sigaction(signal.SIGTERM, before, None)
+
+
 def _join_cluster() -> Any:
     """The package `ray`, connected to the cluster that this machine is part of."""
     try:
@@ -213,8 +250,8 @@ def _join_cluster() -> Any:
     for name in ("ray", "ray.serve"):  # what matters is logged here, as a sentence
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        # On the main thread Ray would replace the handlers of signals, and SIGTERM would end the process at once.
-        with ThreadPoolExecutor(1) as pool:
+        # On the main thread Ray would also replace Python's handler of SIGTERM.
+        with _keeping_sigterm(), ThreadPoolExecutor(1) as pool:
             pool.submit(
                 ray.init, address="auto", configure_logging=False, log_to_driver=False, ignore_reinit_error=True
             ).result()

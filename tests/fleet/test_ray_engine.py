@@ -23,13 +23,14 @@ import yaml
 from qwen_asr.config.ray_config import RayConfig
 from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.interface import EngineUtterance, LoadedModel
-from qwen_asr.engine.local_engine import LocalEngine
 from qwen_asr.errors import BadConfig, StartupError
 from qwen_asr.fleet.calls import NoEngine
 from qwen_asr.fleet.messages import Hello, HelloRequest
 from qwen_asr.fleet.ray_calls import RayCalls
 from qwen_asr.fleet.ray_engine import EngineReplica, app
 from qwen_asr.fleet.scheduler import RemoteScheduler
+from qwen_asr.fleet.watched_engine import WatchedEngine
+from qwen_asr.service.instruments import Instruments
 from tests.support.checkpoints import Samples, demo_recognizer, spoken
 from tests.support.processes import ServerProcess, until
 from tests.support.sockets import client
@@ -120,8 +121,8 @@ def remote(calls: RayCalls, cluster: Cluster) -> RemoteScheduler:
 
 
 @pytest.fixture(scope="module")
-def local() -> Iterator[LocalEngine]:
-    engine = LocalEngine(demo_recognizer())
+def local() -> Iterator[WatchedEngine]:
+    engine = WatchedEngine(demo_recognizer(), Instruments())
     yield engine
     engine.close()
 
@@ -165,10 +166,9 @@ def test_without_an_application_there_is_no_engine(cluster: Cluster) -> None:
         assert not calls.wait(0)
     finally:
         calls.close()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # Ray would have replaced it
 
 
-def test_tokens_are_those_of_a_local_engine(remote: RemoteScheduler, local: LocalEngine) -> None:
+def test_tokens_are_those_of_a_local_engine(remote: RemoteScheduler, local: WatchedEngine) -> None:
     audio = sentences(50)
     with ThreadPoolExecutor(16) as pool:
         elsewhere = list(pool.map(lambda samples: in_two_steps(remote, samples), audio))
@@ -224,7 +224,7 @@ class Talking:
 
 
 def test_an_engine_that_is_killed_costs_no_text(
-    cluster: Cluster, calls: RayCalls, remote: RemoteScheduler, local: LocalEngine
+    cluster: Cluster, calls: RayCalls, remote: RemoteScheduler, local: WatchedEngine
 ) -> None:
     lost = calls.lost
     with Talking(remote, 16) as talking:
@@ -235,7 +235,7 @@ def test_an_engine_that_is_killed_costs_no_text(
 
 
 def test_fewer_engines_lose_no_call(
-    cluster: Cluster, calls: RayCalls, remote: RemoteScheduler, local: LocalEngine
+    cluster: Cluster, calls: RayCalls, remote: RemoteScheduler, local: WatchedEngine
 ) -> None:
     before, lost = cluster.replicas(), calls.lost
     with Talking(remote, 8) as talking:
@@ -248,7 +248,7 @@ def test_fewer_engines_lose_no_call(
 
 
 def test_a_server_speaks_through_the_cluster_and_says_when_no_engine_is_left(
-    cluster: Cluster, calls: RayCalls, local: LocalEngine, repository: Path, tmp_path: Path
+    cluster: Cluster, calls: RayCalls, local: WatchedEngine, repository: Path, tmp_path: Path
 ) -> None:
     [samples] = sentences(1)
     server = ServerProcess(tmp_path, repository, "--engine", "ray", "--port", "0", RAY_ADDRESS=ADDRESS)
@@ -276,7 +276,7 @@ def test_a_server_speaks_through_the_cluster_and_says_when_no_engine_is_left(
         cluster.deploy(replicas=1)
         assert until(lambda: readiness()[0] == 200, SECONDS), readiness()
         assert asyncio.run(speak()) == in_two_steps(local, samples)[1].text
-        assert server.end(signal.SIGTERM)[0] == 0
+        assert server.end(signal.SIGTERM)[0] == 0  # Ray's own handler would have ended it at once
     finally:
         server.kill()
 
