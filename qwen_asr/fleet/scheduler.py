@@ -38,11 +38,11 @@ from qwen_asr.fleet.messages import (
     CloseRequest,
     Done,
     Draining,
+    Empty,
     Have,
     Refused,
     Reply,
     Request,
-    Superseded,
     Words,
 )
 from qwen_asr.fleet.utterance import RemoteUtterance
@@ -462,19 +462,32 @@ class RemoteScheduler:
 
     def _check_once(self, seconds: float, max_new_tokens: int, context: str, language: str | None) -> None:
         request = CheckRequest(seconds, max_new_tokens, context, language)
-        until = time.monotonic() + CHECK_SECONDS
+        until, wait = time.monotonic() + CHECK_SECONDS, FIRST_WAIT
         while True:
             try:
-                reply = self._calls.call(request, secrets.token_hex(8)).result(max(until - time.monotonic(), 0.0))
-            except (EngineLost, NoEngine, TimeoutError) as error:
-                if time.monotonic() + LONGEST_WAIT > until:
-                    raise NotReady(
-                        self.unavailable_reason() or "No engine has answered in time: try again a little later."
-                    ) from error
-            else:
-                if isinstance(reply, Refused):
-                    kind = getattr(errors, reply.kind, QwenASRError)
-                    raise kind(reply.message)
-                if not isinstance(reply, Draining | Superseded):
+                call = self._calls.call(request, secrets.token_hex(8))  # any engine will do
+                try:
+                    reply = call.result(max(until - time.monotonic(), 0.0))
+                finally:
+                    call.cancel()  # does nothing once it is answered
+                if isinstance(reply, Empty):
                     return
-            time.sleep(FIRST_WAIT)
+                if not isinstance(reply, Refused):
+                    raise _no_answer(reply)
+            except (EngineLost, NoEngine, TimeoutError) as error:
+                if time.monotonic() + wait > until:
+                    sentence = self.unavailable_reason() or "No engine has answered in time: try again a little later."
+                    raise NotReady(sentence) from error
+            else:
+                raise _error(reply)
+            time.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+
+
+def _error(refused: Refused) -> QwenASRError:
+    """What the engine raised."""
+    kind: Any = getattr(errors, refused.kind, None)
+    if not (isinstance(kind, type) and issubclass(kind, QwenASRError)) or kind is errors.BadField:
+        kind = QwenASRError  # `BadField` takes more than a sentence
+    error: QwenASRError = kind(refused.message)
+    return error

@@ -47,8 +47,11 @@ class SteppedEngine:
     def __init__(self) -> None:
         self.steps: list[tuple[UtteranceDouble, Callable[[], None], Callable[[], bool], Future[Hypothesis]]] = []
         self.created: list[UtteranceDouble] = []
+        self.draft: Sequence[int] = ()
 
     def utterances(self, *, background: bool, scored: bool, draft: Sequence[int] = ()) -> NewUtterance:
+        self.draft = draft
+
         def create(*, context: str, language: str | None, max_new_tokens: int) -> Any:
             if "<|im_end|>" in context:
                 raise BadInput("It has a control token.")
@@ -314,6 +317,9 @@ def test_other_requests(host: EngineHost, engine: SteppedEngine) -> None:
     refused = answer(host.call(HelloRequest(version=0)))
     assert isinstance(refused, Refused)
     assert "the same version" in refused.message
+    moved = StepRequest("moved", 1, "", 0, SAMPLES, 100, False, Settings("", None, False, False, (1, 2, 3)))
+    host.call(moved)
+    assert engine.draft == (1, 2, 3)
     bad = StepRequest("u", 1, "", 0, SAMPLES, 100, False, Settings("<|im_end|>", None, False, False))
     assert answer(host.call(bad)) == Refused("BadInput", "It has a control token.")
 

@@ -15,7 +15,7 @@ import pytest
 from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.interface import EngineInfo, EngineUtterance
 from qwen_asr.engine.words import Clip, Word
-from qwen_asr.errors import BadInput, NotReady, StepFailed
+from qwen_asr.errors import BadInput, NotReady, QwenASRError, StepFailed
 from qwen_asr.fleet.calls import EngineLost, NoEngine
 from qwen_asr.fleet.messages import (
     AlignerInfo,
@@ -332,17 +332,39 @@ def test_the_room_is_checked_by_an_engine_once() -> None:
     for _ in range(2):
         with pytest.raises(BadInput, match="control token"):
             scheduler.check_room(30.0, 512, "<|im_end|>", None)
+    for kind in ("OfALaterVersion", "annotations", "BadField"):
+        calls.respond = lambda request, kind=kind: Refused(kind, "It has a reason.")  # type: ignore[misc]  # its own
+        with pytest.raises(QwenASRError, match="a reason"):
+            scheduler.check_room(30.0, 512, "<|im_end|>", None)
     scheduler.close()
 
 
-def test_nobody_can_check_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(request: Request) -> Reply:
-        raise NoEngine("none")
+def test_a_check_is_asked_again_where_an_engine_is_about_to_stop() -> None:
+    answers: list[Reply] = [Draining(), Empty()]
+    calls = ScriptedCalls(lambda request: answers.pop(0))
+    scheduler = RemoteScheduler(calls)
+    scheduler.check_room(30.0, 512, "", None)
+    scheduler.close()
+    assert len(calls.requests) == 2
 
-    monkeypatch.setattr("qwen_asr.fleet.scheduler.CHECK_SECONDS", 1.2)
+
+@pytest.mark.parametrize("way", ["none", "silent", "stopping"])
+def test_nobody_can_check_the_room(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    silent: list[Future[Reply]] = []
+
+    def refuse(request: Request) -> Reply | Future[Reply]:
+        if way == "none":
+            raise NoEngine("none")
+        if way == "stopping":
+            return Draining()
+        silent.append(Future())
+        return silent[-1]
+
+    monkeypatch.setattr("qwen_asr.fleet.scheduler.CHECK_SECONDS", 0.2)
     scheduler = RemoteScheduler(ScriptedCalls(refuse))
     with pytest.raises(NotReady, match="All are gone"):
         scheduler.check_room(30.0, 512, "", None)
+    assert all(call.cancelled() for call in silent)
     scheduler.close()
 
 
