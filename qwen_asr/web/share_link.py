@@ -6,7 +6,7 @@ and never again, so that the program stops once the pipe is full; it waits witho
 writes into the working folder.
 
 The tunnel ends on this machine, at the server's port for plain HTTP. The program is frp, in a fork of Hugging Face
-(github.com/huggingface/frp): it connects again by itself when it loses its share server, under the same name.
+(github.com/huggingface/frp): it connects again by itself when it loses its share server, maybe under another name.
 """
 
 from __future__ import annotations
