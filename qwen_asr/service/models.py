@@ -248,7 +248,11 @@ class Models:
             idle = [
                 model
                 for model in self.all[1:]
-                if model.engine is not None and not model.uses and model.idle_since <= before
+                if model.engine is not None
+                and not model.uses
+                and model.idle_since <= before
+                # What hangs keeps its memory, and the server has to be restarted.
+                and model.engine.unhealthy_reason() is None
             ]
             if not idle:
                 return False

@@ -71,6 +71,9 @@ def test_the_demo_takes_the_options_of_the_original(start: Start, caplog: pytest
 def test_the_demo_is_the_server(start: Start) -> None:
     assert start(cli.demo) == Config()
     assert start(cli.demo, "--share", "--backend-kwargs", " ").share
+    several = start(cli.demo, "--asr-checkpoint", "a/b", "--asr-model-path", "small=c/d")
+    assert several.asr_model_path == ("a/b", "small=c/d")
+    assert start(cli.serve_model, "a/b", "--model", "c/d", "--model", "a/b").asr_model_path == ("a/b", "c/d")
     files = ("--ssl-certfile", "cert.pem", "--ssl-keyfile", "key.pem")
     assert start(cli.demo, *files) == Config(ssl_certfile="cert.pem", ssl_keyfile="key.pem")
     assert start(cli.demo, "--asr-model-path", "demo", "--default-language", "de").default_language == "de"

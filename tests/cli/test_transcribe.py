@@ -98,6 +98,15 @@ def test_a_named_model_is_never_replaced_by_another(sentence: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_transcribe_takes_one_model_and_any_name_for_it(sentence: Path) -> None:
+    command = [*QWEN_ASR, "transcribe", "--asr-model-path", "mine=demo", str(sentence)]
+    done = run(*command)
+    assert (done.returncode, done.stdout) == (0, "Turn on the kitchen light.\n")
+    done = run(*command, "--asr-model-path", "demo")
+    assert "--asr-model-path was given 2 models, but transcribe takes one" in error_of(done)
+
+
+@pytest.mark.slow
 def test_transcribe_uses_the_demo_only_if_it_is_named(sentence: Path, tmp_path: Path) -> None:
     done = run(*QWEN_ASR, "transcribe", str(sentence), HF_HOME=str(tmp_path / "hub"), QWEN_ASR_MODEL_PATH="auto")
     assert done.returncode == 1

@@ -271,7 +271,11 @@ def test_a_realtime_session_chooses_its_model_and_changes_it(both: tuple[Gated, 
     async def speak() -> None:
         async with speaking(served, f"{path}?model=other") as speaker:
             assert await speaker.turn() == OTHERWISE
-            await service_stays(service)  # between two turns it has no session on the model, and keeps it
+            await speaker.send({"type": "input_audio_buffer.clear"})
+            await speaker.wait_for("input_audio_buffer.cleared")
+            # Between two turns it has no session on the model: only the connection keeps it.
+            assert await until(lambda: service.models.all[1].uses == 1)
+            await service_stays(service)
             assert await speaker.turn() == OTHERWISE
             await speaker.choose("whisper-1")  # chooses nothing
             assert await speaker.turn() == OTHERWISE

@@ -156,7 +156,7 @@ def _model_input(models: Sequence[str]) -> gr.Dropdown:
         value=models[0],
         label="Model",
         info="Applies from the next recording or file on.",
-        elem_id="model",
+        elem_id="model-choice",
         min_width=180,
         scale=1,
     )

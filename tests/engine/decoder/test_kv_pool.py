@@ -111,6 +111,7 @@ def test_the_pool_fits_into_its_share_of_the_free_memory(monkeypatch: pytest.Mon
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
     positions = pool_positions(CONFIG, torch.device("cpu"), torch.float32)
     assert positions == free // 4 // 16  # keys and values of two float32 numbers
+    assert pool_positions(CONFIG, torch.device("cpu"), torch.float32, 0.25) == positions // 4
     assert new_pool(3).bytes == (3 + 1) * PAGE * 16  # with the scratch page
 
 

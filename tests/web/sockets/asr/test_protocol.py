@@ -61,6 +61,7 @@ def test_the_server_sends_the_examples(examples: dict[str, Any]) -> None:
             session_id="Zk3nq8vR0cWmB5yTf1LxQA", received_samples=40_000
         ),
         "queued": messages.Queued(position=2),
+        "loading": messages.Loading(message="Loading Qwen/Qwen3-ASR-1.7B (4692 MB) on cuda in bfloat16 …"),
         "warning": messages.unknown_message("stop"),
         "partial": messages.event_message(PARTIAL, 28_000, NOW),
         "final": messages.event_message(FINAL, 48_000, NOW + 1.25, with_words=True),

@@ -101,6 +101,7 @@ def test_the_server_sends_the_examples(examples: dict[str, Any]) -> None:
     failure = StepFailed("The recognizer failed on this utterance (RuntimeError). The next one goes on.")
     text = ItemText("Turn on the kitchen light.", 1.976, ("en",), (Span(start_ms=0, end_ms=1_976),))
     sent: dict[str, Any] = {
+        "loading": messages.Loading(message="Moving Qwen/Qwen3-ASR-1.7B to cuda …"),
         "queued": messages.Queued(position=2),
         "session.created": OPENAI.session(info, DEFAULT, created=True),
         "warning": messages.SessionWarning(
