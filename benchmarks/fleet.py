@@ -23,6 +23,7 @@ from benchmarks.arguments import count, counts, positive
 from benchmarks.sleeping import SleepingEngine
 from qwen_asr.audio import SAMPLE_RATE
 from qwen_asr.config.engine_addresses import EngineAddress
+from qwen_asr.engine.device.memory import keep_what_is_loaded
 from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.interface import LoadedModel
 from qwen_asr.fleet.host import EngineHost
@@ -82,6 +83,7 @@ def serve(path: str, seconds: float) -> None:
     async def run() -> None:
         server = EngineServer()
         server.host = EngineHost(SleepingEngine(seconds, PASSES))
+        keep_what_is_loaded()
         async with server.listening(path):
             await asyncio.Event().wait()
 
@@ -91,6 +93,7 @@ def serve(path: str, seconds: float) -> None:
 def compare(sessions: int, pass_seconds: float, seconds: float) -> tuple[tuple[float, float], tuple[float, float]]:
     """What `measure` gives for an engine in this process, and for one in another process."""
     local = SleepingEngine(pass_seconds, PASSES)
+    keep_what_is_loaded()
     without = measure(local, sessions, seconds)
     local.close()
     with tempfile.TemporaryDirectory() as folder:

@@ -49,7 +49,8 @@ def program() -> Callable[[str], str]:
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No option of the developer's own environment reaches a test."""
     for name in os.environ:
-        if name.startswith("QWEN_ASR_") or name in ("SPACE_ID", "SPACES_ZERO_GPU"):
+        others = ("SPACE_ID", "SPACES_ZERO_GPU", "GRADIO_SHARE_SERVER_ADDRESS")
+        if name.startswith(("QWEN_ASR_", "OTEL_")) or name in others:
             monkeypatch.delenv(name)
 
 

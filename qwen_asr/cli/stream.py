@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", metavar="LANGUAGE", help="language that is spoken (default: the server's)")
     parser.add_argument("--context", default="", metavar="TEXT", help="names and terms that occur in the audio")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="instruction placed before the context")
+    parser.add_argument("--model", default="", metavar="NAME", help="one of the server's models (default: its first)")
     what = "also print when each word is said: a line with start, end (seconds) and word, tabs between them"
     parser.add_argument("--words", action="store_true", help=what)
     add_sound_options(parser)
@@ -65,7 +66,7 @@ def run(options: dict[str, Any]) -> int:
 
     The first SIGINT ends the recording, and the text of the last words is still received; the second ends at once.
     """
-    names = ("source", "url", "cafile", "language", "context", "prompt", "words", "realtime")
+    names = ("source", "url", "cafile", "language", "context", "prompt", "model", "words", "realtime")
     settings = StreamSettings(
         **{name: options[name] for name in names},
         rate=_parse_rate(options["rate"]),
@@ -90,6 +91,7 @@ class StreamSettings:
     language: str | None = None
     context: str = ""
     prompt: str = ""
+    model: str = ""
     words: bool = False
     rate: int | None = None
     realtime: bool = False
@@ -130,6 +132,7 @@ async def _stream(settings: StreamSettings, blocks: Blocks) -> int:
         rate=settings.rate or SAMPLE_RATE,
         encoding="s16le" if raw else "f32le",
         words=settings.words,
+        model=settings.model,
         api_key=settings.api_key,
         trust=trusted(settings.cafile) if settings.cafile else None,
     )

@@ -12,7 +12,20 @@ import unicodedata
 from collections.abc import Iterable
 from typing import TextIO
 
-from qwen_asr.client.events import Aligned, Connected, Event, Failed, Final, Gap, Lost, Partial, Queued, Warned, Word
+from qwen_asr.client.events import (
+    Aligned,
+    Connected,
+    Event,
+    Failed,
+    Final,
+    Gap,
+    Loading,
+    Lost,
+    Partial,
+    Queued,
+    Warned,
+    Word,
+)
 
 _CLEAR_LINE = "\r\x1b[K"
 _FAINT, _RESET = "\x1b[2m", "\x1b[0m"
@@ -27,7 +40,7 @@ class Screen:
         self._is_terminal = self._out.isatty()
         self._disconnected = False
         self._was_connected = False
-        self._last_queue_message = ""
+        self._last_waiting_message = ""
         self._found_speech = False  # an utterance counts even if the server failed to transcribe it
 
     def show(self, event: Event) -> None:
@@ -54,7 +67,7 @@ class Screen:
         if not self._found_speech:
             self._write_message("No speech was found.")
 
-    def _show_message(self, event: Connected | Failed | Gap | Lost | Queued | Warned) -> None:
+    def _show_message(self, event: Connected | Failed | Gap | Loading | Lost | Queued | Warned) -> None:
         sentence = message_for(event)
         if isinstance(event, Connected):
             if self._disconnected:
@@ -64,8 +77,9 @@ class Screen:
             self._disconnected, self._was_connected = False, True
         self._disconnected = self._disconnected or isinstance(event, Lost)
         self._found_speech = self._found_speech or isinstance(event, Failed)
-        repeated = isinstance(event, Queued) and sentence == self._last_queue_message
-        self._last_queue_message = sentence if isinstance(event, Queued) else ""
+        is_waiting = isinstance(event, Queued | Loading)
+        repeated = is_waiting and sentence == self._last_waiting_message
+        self._last_waiting_message = sentence if is_waiting else ""
         if sentence and not repeated:
             self._write_message(sentence)
 
@@ -84,7 +98,7 @@ class Screen:
         self._out.flush()
 
 
-def message_for(event: Connected | Failed | Gap | Lost | Queued | Warned) -> str:
+def message_for(event: Connected | Failed | Gap | Loading | Lost | Queued | Warned) -> str:
     """The event as a sentence; empty for `Connected`."""
     if isinstance(event, Failed):
         return f"From {event.start:.1f} s to {event.end:.1f} s there is no text: {event.message}"
@@ -96,6 +110,8 @@ def message_for(event: Connected | Failed | Gap | Lost | Queued | Warned) -> str
         return event.message
     if isinstance(event, Queued):
         return f"The server is full; position in the queue: {event.position}."
+    if isinstance(event, Loading):
+        return event.message
     return ""
 
 

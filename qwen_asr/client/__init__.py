@@ -12,7 +12,20 @@
 I/O. `speech_client` runs both over WebSockets.
 """
 
-from qwen_asr.client.events import Aligned, Connected, Event, Failed, Final, Gap, Lost, Partial, Queued, Warned, Word
+from qwen_asr.client.events import (
+    Aligned,
+    Connected,
+    Event,
+    Failed,
+    Final,
+    Gap,
+    Loading,
+    Lost,
+    Partial,
+    Queued,
+    Warned,
+    Word,
+)
 from qwen_asr.client.limits import ClientLimits
 from qwen_asr.client.speech_client import SpeechClient, trusted
 
@@ -24,6 +37,7 @@ __all__ = [
     "Failed",
     "Final",
     "Gap",
+    "Loading",
     "Lost",
     "Partial",
     "Queued",

@@ -108,6 +108,13 @@ class Queued:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """The server is loading the model that the client has named. `message` is the progress, as a sentence."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Lost:
     """There is no connection. `reason` is a sentence. Attempt number `attempt` follows after `delay` seconds."""
 
@@ -132,4 +139,4 @@ class Warned:
     message: str
 
 
-Event = Partial | Final | Aligned | Failed | Connected | Queued | Lost | Gap | Warned
+Event = Partial | Final | Aligned | Failed | Connected | Queued | Loading | Lost | Gap | Warned

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from qwen_asr import errors
-from qwen_asr.client.events import Aligned, Connected, Event, Failed, Final, Partial, Queued, Warned, Word
+from qwen_asr.client.events import Aligned, Connected, Event, Failed, Final, Loading, Partial, Queued, Warned, Word
 from qwen_asr.client.replay_buffer import ReplayBuffer
 from qwen_asr.errors import ConnectionFailed, QwenASRError
 
@@ -24,7 +24,7 @@ class ClientProtocol:
         self._rate = rate
         self._buffer = buffer
         self._session_id = ""
-        self._queued = False
+        self._waited = False  # in the queue, or for a model
         self._utterances = 0  # that have ended
         self._first_utterance = 0  # our number of the current session's utterance 0
         self._aligned: set[int] = set()  # utterances whose words are known: a server that resumes repeats them
@@ -45,14 +45,17 @@ class ClientProtocol:
         return {"type": "finalize"}
 
     def handle_config_answer(self, message: dict[str, Any]) -> tuple[Event, int | None]:
-        """The event for an answer to the config, and the position from which to send; None while queued.
+        """The event for an answer to the config, and the position from which to send; None while it waits.
 
         Raises the error that the server sent, and ConnectionFailed for an invalid answer.
         """
         kind = message.get("type")
         if kind == "queued":
-            self._queued = True
+            self._waited = True
             return Queued(int(message.get("position", 0))), None
+        if kind == "loading":
+            self._waited = True
+            return Loading(str(message.get("message", ""))), None
         if kind == "error":
             raise error_from(message)
         if kind not in ("session_created", "session_resumed"):
@@ -108,7 +111,7 @@ class ClientProtocol:
     @property
     def started(self) -> bool:
         """Whether there has been a session or a place in the queue, so the address is correct."""
-        return self._queued or bool(self._session_id)
+        return self._waited or bool(self._session_id)
 
     @property
     def may_reconnect(self) -> bool:

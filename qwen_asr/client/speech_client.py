@@ -56,6 +56,7 @@ class SpeechClient:
         rate: int = SAMPLE_RATE,
         encoding: str = "f32le",
         words: bool = False,
+        model: str = "",
         api_key: str | None = None,
         trust: ssl.SSLContext | None = None,
         limits: ClientLimits | None = None,
@@ -63,6 +64,7 @@ class SpeechClient:
         """`rate` (Hz) is that of the audio. `encoding` on the wire is `f32le`, or `s16le` with half the bytes.
 
         `words`: whether finals have the times of their words. A server that does not know them says so in a `Warned`.
+        `model`: the name of one of the server's models, where it has several.
         `trust` determines which certificates are trusted (default: those the system trusts); see `trusted`. Raises
         BadConfig for an invalid `url` or `encoding`.
         """
@@ -82,6 +84,7 @@ class SpeechClient:
             "prompt": prompt,
             "chunk_size_sec": chunk_seconds,
             "words": words,
+            "model": model,
         }
         settings = {key: value for key, value in optional.items() if value}
         self._protocol = ClientProtocol(settings | {"sample_rate": rate, "encoding": encoding}, rate, self._buffer)
@@ -246,7 +249,7 @@ class SpeechClient:
             if isinstance(event, Connected) and position is not None and position < self._buffer.begin:
                 self._emit(Gap(position / self._rate, self._buffer.begin / self._rate))
             self._emit(event)
-            timeout = None  # the queue has no timeout; the server's pings show that it is alive
+            timeout = None  # waiting has no timeout; the server's pings show that it is alive
         if position > self._furthest_position:
             self._furthest_position, self._last_progress = position, time.monotonic()
         async with self._changed:

@@ -60,7 +60,7 @@ def model_paths(given: Iterable[str]) -> tuple[ModelPath, ...]:
     return models
 
 
-def model_named(models: Iterable[ModelPath], name: str | None) -> ModelPath | None:
+def model_named(models: Sequence[ModelPath], name: str | None) -> ModelPath | None:
     """The model that a request means by `name`; None if it is none of them.
 
     Case does not count. A name, or the path of a model, may be written with the organization before it or without.

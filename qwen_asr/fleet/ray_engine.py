@@ -71,6 +71,7 @@ class EngineReplica:
         from qwen_asr import logs
         from qwen_asr.engine.aligner import load_with_aligner
         from qwen_asr.engine.device.inference_only import for_inference_only
+        from qwen_asr.engine.device.memory import keep_what_is_loaded
         from qwen_asr.fleet.host import EngineHost
         from qwen_asr.fleet.watched_engine import WatchedEngine
 
@@ -87,6 +88,7 @@ class EngineReplica:
         )
         self._engine = WatchedEngine(recognizer, RayInstruments())
         self._host = EngineHost(self._engine)
+        keep_what_is_loaded()
 
     async def call(self, data: bytes) -> bytes:
         """The answer to a request, both as `fleet.messages` encodes them. Cancelling it drops the utterance."""

@@ -177,7 +177,7 @@ class _Step(_Task):
         return request
 
     def result(self, reply: Reply) -> Hypothesis | None:
-        if isinstance(reply, Have) and self._offset:
+        if isinstance(reply, Have) and reply.have < self._offset:
             self._utterance.has_fewer(reply.engine, reply.have)
             return None
         if not isinstance(reply, Done) or reply.hypothesis.samples != self._length:

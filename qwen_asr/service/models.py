@@ -112,7 +112,7 @@ class Models:
 
     def named(self, name: str | None) -> Model | None:
         """The model of that name, as `model_named` reads it; None if it is none of them."""
-        found = model_named((model.source for model in self.all), name)
+        found = model_named([model.source for model in self.all], name)
         return next((model for model in self.all if model.source is found), None)
 
     def find(self, name: str | None) -> Model:
@@ -168,7 +168,7 @@ class Models:
         return settled
 
     def _run(self, model: Model, progress: Callable[[str], None]) -> None:
-        engine, error = None, None
+        engine, too_late, error = None, None, None
         try:
             with self._one_at_a_time:
                 engine = self._loaded(model, progress)
@@ -180,13 +180,14 @@ class Models:
             error = QwenASRError(f"The checkpoint could not be loaded ({reason}). The server's log says more.")
         with self._lock:
             settled, model.settled = model.settled, None
-            if engine is not None and not self._closed:
-                self._ready(model, engine)
-            elif error is not None:
+            if engine is not None and self._closed:
+                error, too_late = ServerStopping(), engine
+            if error is not None:
                 self._failed(model, error)
-            closed = self._closed
-        if engine is not None and closed:
-            engine.close()
+            elif engine is not None:
+                self._ready(model, engine)
+        if too_late is not None:
+            too_late.close()
         if settled is not None:
             settled.set_result(None)
 

@@ -20,6 +20,7 @@ from starlette.routing import Mount, WebSocketRoute
 
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits
+from qwen_asr.engine.device.memory import keep_what_is_loaded
 from qwen_asr.redaction import redact_logs
 from qwen_asr.service.telemetry.export import start_telemetry
 from qwen_asr.service.telemetry.settings import secrets as telemetry_secrets
@@ -290,9 +291,9 @@ def _shared(port: int, hosts: AllowedHosts) -> Iterator[None]:
 
     def announce(link: str) -> None:
         hosts.share(link)
-        say(f"The public link: {link}")
         if qr.can_show():
             say(qr.terminal_code(link))
+        say(f"The public link: {link}")
 
     share = ShareLink(port, announce, say)
     share.start()
@@ -364,8 +365,7 @@ def say(text: str) -> None:
 
 def _loaded(config: Config, service: Service, server: Server, thresholds: tuple[int, int, int]) -> None:
     gc.set_threshold(*thresholds)
-    gc.collect()
-    gc.freeze()  # what is loaded stays; `Service` collects often, and need not look at it each time
+    keep_what_is_loaded()
     if service.error is None:
         say(f"Ready. {service.as_dict()['model']}")
     elif config.on_space:

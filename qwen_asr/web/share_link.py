@@ -87,6 +87,7 @@ class ShareLink:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._link: str | None = None
         self._thread = threading.Thread(target=self._run, name="qwen-asr-share", daemon=True)
 
     def start(self) -> None:
@@ -102,22 +103,21 @@ class ShareLink:
             _end(process)
 
     def _run(self) -> None:
-        link = None
         pause, longest = PAUSE_SECONDS
         while not self._stopped.is_set():
             try:
                 program, server = download_program(), find_server()
                 with contextlib.ExitStack() as stack:
                     process, lines = self._launch(program, server, stack)
-                    link = self._open(process, lines, server, link)
+                    self._opened(self._wait_for_link(process, lines, server))
                     pause = PAUSE_SECONDS[0]
-                    why = self._watch(process, lines)
+                    why = self._watch(process, lines, server)
                 if not self._stopped.is_set():
                     self._on_notice(f"The public link does not work at the moment: {why}. It is being made again.")
             except ShareUnavailable as error:
                 if self._stopped.is_set():
                     return
-                if link is None:
+                if self._link is None:
                     self._on_notice(str(error))
                     return
                 log.debug("The public link could not be made again: %s", error)
@@ -173,14 +173,19 @@ class ShareLink:
                 lines.put(text)
         lines.put(None)
 
-    def _open(
-        self,
-        process: subprocess.Popen[bytes],
-        lines: queue.Queue[str | None],
-        server: ShareServer,
-        before: str | None,
+    def _opened(self, link: str) -> None:
+        """Says that there is this link: at first, and again after it was lost."""
+        before, self._link = self._link, link
+        if before is not None:
+            again = "The public link works again." if link == before else "The public link has another address now."
+            self._on_notice(again)
+        if link != before:
+            self._on_open(link)
+
+    def _wait_for_link(
+        self, process: subprocess.Popen[bytes], lines: queue.Queue[str | None], server: ShareServer
     ) -> str:
-        """Waits for the link and announces it. `before`: the link that there was."""
+        """The link that the program prints. Raises ShareUnavailable if it prints none."""
         end = time.monotonic() + LINK_SECONDS
         said = "it said nothing"
         while True:
@@ -194,30 +199,24 @@ class ShareLink:
             if line is None:
                 raise _ended(process.wait(), said)
             if found := _OPENED.search(line):
-                break
+                return public_address(found[1], server)
             said = _PREFIX.sub("", line) or said
             if _REFUSED.search(line):
                 raise ShareUnavailable(
                     f"No public link: the share server {server.host}:{server.port} refused the tunnel or "
                     f"cannot be reached ({said}). The page is served at the addresses above."
                 )
-        link = public_address(found[1], server)
-        if before is not None:
-            self._on_notice("The public link works again." if link == before else "There is another public link now.")
-        if link != before:
-            self._on_open(link)
-        return link
 
-    def _watch(self, process: subprocess.Popen[bytes], lines: queue.Queue[str | None]) -> str:
+    def _watch(self, process: subprocess.Popen[bytes], lines: queue.Queue[str | None], server: ShareServer) -> str:
         """Waits until the program ends, and returns why. Says if it loses the share server, and if it has it again."""
         lost = False
         while (line := lines.get()) is not None:
             if _LOST.search(line) and not lost:
                 lost = True
                 self._on_notice("The public link does not work at the moment: the tunnel lost its share server.")
-            elif lost and _OPENED.search(line):
+            elif found := _OPENED.search(line):
                 lost = False
-                self._on_notice("The public link works again.")
+                self._opened(public_address(found[1], server))
         return f"the tunnel program ended with {_status(process.wait())}"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qwen_asr import errors
-from qwen_asr.client.events import Aligned, Connected, Failed, Final, Partial, Queued, Warned, Word
+from qwen_asr.client.events import Aligned, Connected, Failed, Final, Loading, Partial, Queued, Warned, Word
 from qwen_asr.client.protocol import ClientProtocol, error_from
 from qwen_asr.client.replay_buffer import ReplayBuffer
 
@@ -32,6 +32,10 @@ def test_a_queue_then_a_session_then_another_server(buffer: ReplayBuffer) -> Non
     protocol = ClientProtocol({"language": "en"}, RATE, buffer)
     assert protocol.config_message() == {"type": "config", "language": "en"}
     assert not protocol.started
+    assert protocol.handle_config_answer({"type": "loading", "message": "Loading x …"}) == (
+        Loading("Loading x …"),
+        None,
+    )
     assert protocol.handle_config_answer({"type": "queued", "position": 3}) == (Queued(3), None)
     assert protocol.started  # a client in the queue keeps trying while the server restarts
     assert protocol.handle_config_answer({"type": "session_created", "session_id": "a"}) == (

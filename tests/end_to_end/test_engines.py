@@ -75,7 +75,10 @@ def check(speakers: list[Speaker], what: str) -> None:
     for speaker in speakers:
         speaker.check()
     assert len(speakers) == TEXTS
-    print(f"{what}: longest lag {max(lag for speaker in speakers for lag in speaker.lags):.2f} s")
+    waits = ", ".join(f"{speaker.waited:.1f}" for speaker in sorted(speakers, key=lambda speaker: speaker.waited))
+    print(
+        f"{what}: longest lag {max(lag for speaker in speakers for lag in speaker.lags):.2f} s; finals after {waits} s"
+    )
 
 
 def test_an_engine_is_killed_with_utterances_under_way(two: tuple[Engine, Engine, Web]) -> None:

@@ -22,7 +22,7 @@ import yaml
 
 from qwen_asr.config.ray_config import RayConfig
 from qwen_asr.engine.hypothesis import Hypothesis
-from qwen_asr.engine.interface import Engine, EngineUtterance
+from qwen_asr.engine.interface import EngineUtterance, LoadedModel
 from qwen_asr.errors import BadConfig, StartupError
 from qwen_asr.fleet.calls import NoEngine
 from qwen_asr.fleet.messages import Hello, HelloRequest
@@ -133,14 +133,14 @@ def sentences(count: int) -> list[Samples]:
     return [spoken(sentence(rng), voice % 2) for voice in range(count)]
 
 
-def begin(engine: Engine, samples: Samples) -> EngineUtterance:
+def begin(engine: LoadedModel, samples: Samples) -> EngineUtterance:
     """A new utterance with these samples."""
     utterance = engine.utterances(background=False, scored=False)(context="", language=None, max_new_tokens=100)
     utterance.append(samples)
     return utterance
 
 
-def in_two_steps(engine: Engine, samples: Samples) -> tuple[Hypothesis, Hypothesis]:
+def in_two_steps(engine: LoadedModel, samples: Samples) -> tuple[Hypothesis, Hypothesis]:
     """Of half of the utterance, and of all of it."""
     utterance = begin(engine, samples[: len(samples) // 2])
     first = engine.submit(utterance).result(SECONDS)
@@ -193,7 +193,7 @@ def test_a_key_stays_with_its_engine(calls: RayCalls, remote: RemoteScheduler) -
 class Talking:
     """So many speakers, each with utterance after utterance without a pause, until `stop`, and then one more."""
 
-    def __init__(self, engine: Engine, count: int) -> None:
+    def __init__(self, engine: LoadedModel, count: int) -> None:
         self._engine, self._audio = engine, sentences(count)
         self._stopped, self._rounds = threading.Event(), [0] * count
         self._pool = ThreadPoolExecutor(count)
@@ -216,7 +216,7 @@ class Talking:
         self._stopped.set()
         self._pool.shutdown()
 
-    def check(self, local: Engine) -> None:
+    def check(self, local: LoadedModel) -> None:
         """All that they got is what the local engine gives."""
         for samples, found in zip(self._audio, self._found, strict=True):
             expected = [step.tokens for step in in_two_steps(local, samples)]

@@ -34,6 +34,7 @@ from qwen_asr.fleet.messages import (
     Words,
 )
 from qwen_asr.fleet.scheduler import RemoteScheduler
+from tests.support.processes import until
 
 SAMPLES = np.random.default_rng(2).uniform(-1, 1, 32_000).astype(np.float32)
 
@@ -164,7 +165,7 @@ def test_an_answer_that_is_lost_is_asked_for_again() -> None:
     assert len(calls.steps) == 2
 
 
-@pytest.mark.parametrize("answer", [Have("e", 0), Empty()], ids=lambda answer: type(answer).__name__)
+@pytest.mark.parametrize("answer", [Have("e", 0), Have("e", 9_000), Empty()], ids=lambda answer: type(answer).__name__)
 def test_an_answer_that_makes_no_sense_is_no_reason_to_ask_without_a_pause(answer: Reply) -> None:
     calls = ScriptedCalls(lambda request: answer)
     scheduler = RemoteScheduler(calls, patience_seconds=0.3)
@@ -233,6 +234,37 @@ def test_a_step_whose_utterance_ends_is_called_again_at_once_with_what_has_come(
     late[0].set_result(done(calls.steps[0]))  # too late
     scheduler.close()
     assert [step.urgent for step in calls.steps] == [False, True]
+
+
+def test_a_step_that_was_called_again_ignores_how_the_call_before_ends() -> None:
+    answers: list[Future[Reply]] = []
+
+    def respond(request: Request) -> Future[Reply]:
+        answers.append(Future())
+        return answers[-1]
+
+    calls = ScriptedCalls(respond)
+    scheduler = RemoteScheduler(calls)
+    ended = threading.Event()
+    future = scheduler.submit(utterance_of(scheduler), None, ended.is_set)
+    assert until(lambda: len(answers) == 1)
+    ended.set()
+    assert until(lambda: len(answers) == 2)
+    answers[0].set_exception(EngineLost("gone"))
+    time.sleep(0.2)  # the first wait before a call is made again is a tenth of that
+    assert len(answers) == 2
+    answers[1].set_result(done(calls.steps[1]))
+    assert future.result(10).text == "8000"
+    scheduler.close()
+
+
+def test_a_result_for_other_samples_is_none() -> None:
+    shorter = Done("e", Hypothesis((), "raw", "German", "of another time", 100))
+    calls = ScriptedCalls(first(shorter))
+    scheduler = RemoteScheduler(calls)
+    assert scheduler.submit(utterance_of(scheduler)).result(10).text == "8000"
+    scheduler.close()
+    assert len(calls.steps) == 2
 
 
 def test_what_on_start_raises_fails_the_step() -> None:

@@ -27,3 +27,12 @@ def test_two_services_count_apart() -> None:
         if sample.name == "qwen_asr_lag_seconds_count"
     ]
     assert counts == [1, 0]
+
+
+def test_engines_in_other_processes_are_counted_where_there_are_some() -> None:
+    instruments = Instruments()
+    assert not [family for family in instruments.collect() if "engine" in family.name]
+    instruments.watch_engines(lambda: 2, lambda: 1)
+    instruments.watch_engines(lambda: 3, lambda: 0)  # those of another model
+    told = {sample.name: sample.value for family in instruments.collect() for sample in family.samples}
+    assert (told["qwen_asr_engines"], told["qwen_asr_engines_lost_total"]) == (5, 1)

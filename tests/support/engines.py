@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,12 +129,16 @@ class Web(Program):
 
 @dataclass
 class Speaker:
-    """Says one sentence through `/ws/asr`, in frames of 100 ms. `text` is the final, `lags` those of all texts."""
+    """Says one sentence through `/ws/asr`, in frames of 100 ms.
+
+    `text` is the final, `lags` those of all texts, and `waited` the seconds from the last sample to the final.
+    """
 
     number: int
     text: str = ""
     start: float = 0.0
     end: float = 0.0
+    waited: float = 0.0
     lags: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     is_half_way: asyncio.Event = field(default_factory=asyncio.Event)
@@ -155,7 +160,9 @@ class Speaker:
             self.is_half_way.set()
             await go_on.wait()
             await speaker.audio(samples[half:], pause=0.1)
+            began = time.monotonic()
             assert await speaker.finalize() == 1000, speaker.messages
+            self.waited = time.monotonic() - began
             self._keep(speaker)
 
     def _keep(self, speaker: Client) -> None:

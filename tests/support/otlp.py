@@ -42,6 +42,8 @@ class Collector:
     url: str
     status: int = 200
     delay: float = 0.0
+    refused: str = ""
+    """A path that it does not know."""
     bodies: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
@@ -88,8 +90,9 @@ def collector(port: int = 0) -> Iterator[Collector]:
                 body = gzip.decompress(body)
             time.sleep(found.delay)
             found.headers.append({name.lower(): value for name, value in self.headers.items()})
-            answer = found.take(self.path, body) if found.status == 200 else b""
-            self.send_response(found.status)
+            status = 404 if self.path == found.refused else found.status
+            answer = found.take(self.path, body) if status == 200 else b""
+            self.send_response(status)
             self.send_header("Content-Type", "application/x-protobuf")
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()

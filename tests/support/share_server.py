@@ -59,6 +59,8 @@ class ShareServer:
     tls: bool = True
     refuses: str = ""
     """Why it refuses tunnels; "" while it does not."""
+    salt: str = ""
+    """What the names of links depend on beside the tunnel."""
     silent: bool = False
     """Whether it never gives a link."""
     programs: list[int] = field(default_factory=list)
@@ -101,7 +103,7 @@ class ShareServer:
 
     def link(self, name: str) -> str:
         """The link of a tunnel. The fork prints https always; its name is the start of a hash."""
-        return f"https://{hashlib.sha256(name.encode()).hexdigest()[:18]}.{DOMAIN}:{_port(self._public)}"
+        return f"https://{hashlib.sha256((name + self.salt).encode()).hexdigest()[:18]}.{DOMAIN}:{_port(self._public)}"
 
     def offer(self, path: str, status: int, content: bytes) -> str:
         """Has the API server answer a path with this. Returns its address."""

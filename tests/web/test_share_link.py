@@ -19,9 +19,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from qwen_asr.web import qr
 from qwen_asr.web.page.gradio_import import import_gradio
 from qwen_asr.web.share_link import ShareLink
 from tests.support.certificates import Issuer
+from tests.support.commands import SERVER, run_in_terminal
 from tests.support.processes import ServerProcess, until
 from tests.support.share_server import Running, install_frpc, program, share_server, visit
 
@@ -173,6 +175,19 @@ def test_the_program_connects_again_by_itself_and_it_is_said(
     assert one.visit(certificate) == 200
 
 
+def test_a_link_that_has_another_address_after_an_outage_is_shown(
+    watched: Callable[[], Watched], sharing: Running, certificate: tuple[Path, Path, Path]
+) -> None:
+    one = watched()
+    assert until(lambda: one.links), one.notices
+    sharing.server.salt = "other"
+    sharing.call(sharing.server.drop())
+    assert until(lambda: len(one.links) == 2), one.notices
+    assert one.notices[1:] == ["The public link has another address now."]
+    assert len(set(one.links)) == 2
+    assert one.visit(certificate) == 200
+
+
 def test_a_talkative_program_is_not_stopped_by_a_full_pipe(
     watched: Callable[[], Watched], sharing: Running, certificate: tuple[Path, Path, Path]
 ) -> None:
@@ -312,6 +327,18 @@ def test_a_share_server_of_ones_own_may_have_no_https(
         assert link.startswith("http://")
         assert visit(link, certificate[2]).text == "hello"
         one.share.stop()
+
+
+def test_the_terminal_shows_a_code_for_a_phone(tmp_path: Path, certificate: tuple[Path, Path, Path]) -> None:
+    install_frpc(tmp_path)
+    with share_server(certificate, tls=False) as own:
+        environ = {"HF_HOME": str(tmp_path), "GRADIO_SHARE_SERVER_ADDRESS": own.server.address, "TERM": "xterm"}
+        command = [*SERVER, "--asr-model-path", "demo", "--port", "0", "--share"]
+        code, said = run_in_terminal(command, interrupt_at="The public link: http", **environ)
+    assert code == 0, said
+    before, _, after = said.partition("The public link: ")
+    link = after.split()[0]
+    assert qr.terminal_code(link) in before.replace("\r\n", "\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a server that is killed leaves its tunnel behind")

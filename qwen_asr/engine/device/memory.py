@@ -40,6 +40,16 @@ def reclaim() -> None:
         _GLIBC.malloc_trim(0)
 
 
+def keep_what_is_loaded() -> None:
+    """Lets the garbage collector never look again at what there is now. Call it once, when a model has been loaded.
+
+    Otherwise it looks at the million objects of torch and transformers from time to time, and all threads stand still
+    for half a second. What is in a cycle and ends later stays, so this is for what the process keeps.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def return_memory() -> None:
     """As `reclaim`, and what torch holds of the GPU without using it. The next passes have to ask for it again."""
     reclaim()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qwen_asr.config.limits import Limits
+from qwen_asr.engine.device.memory import keep_what_is_loaded
 from qwen_asr.errors import QwenASRError
 from qwen_asr.fleet.server import EngineServer
 from qwen_asr.service.engine_process.metrics import engine_exposition
@@ -112,6 +113,7 @@ class EngineProcess:
             self._error = error
             loop.call_soon_threadsafe(self._ended.set)
             return
+        keep_what_is_loaded()
         self._engine, self._server.host = engine, host
         self._say(f"Ready. Model: {engine.info.name}")
 

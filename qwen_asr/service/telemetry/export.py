@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import qwen_asr
@@ -81,7 +82,8 @@ class Telemetry:
         from qwen_asr.service.telemetry.metrics import MetricExports
 
         seconds = self._settings.interval_seconds
-        self._metrics = MetricExports(collectors, OTLPMetricExporter(), self._resource, seconds, self._outage.report)
+        report = partial(self._outage.report, "metrics")
+        self._metrics = MetricExports(collectors, OTLPMetricExporter(), self._resource, seconds, report)
 
     def close(self) -> None:
         """Exports what is left, within `FLUSH_SECONDS`."""
@@ -110,7 +112,7 @@ class Telemetry:
 
             def export(self, spans):  # type: ignore[no-untyped-def]  # as in the base class
                 result = super().export(spans)
-                outage.report(result is SpanExportResult.SUCCESS)
+                outage.report("traces", result is SpanExportResult.SUCCESS)
                 return result
 
         provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)  # `close` does it, within a time
@@ -131,7 +133,7 @@ def _resource_of_environment() -> Resource:
 
 
 class _Outage(logging.Handler):
-    """Says once that the collector takes nothing, and once that it does again.
+    """Says once that the collector does not take a signal, and once that it does again.
 
     The exporters log every attempt. This takes their records, and keeps the last as the reason.
     """
@@ -139,7 +141,7 @@ class _Outage(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._reason = "no reason was given"
-        self._failing = False
+        self._failing: set[str] = set()
         self._state = threading.Lock()  # traces and metrics report from two threads
         self._logger = logging.getLogger("opentelemetry")
         self._propagates = self._logger.propagate
@@ -151,16 +153,17 @@ class _Outage(logging.Handler):
         self._reason = record.getMessage().partition("\n")[0]
         log.debug("%s", self._reason)
 
-    def report(self, succeeded: bool) -> None:
-        """Notes the result of an export."""
+    def report(self, signal: str, succeeded: bool) -> None:
+        """Notes the result of an export of "traces" or "metrics": a collector may take only one of them."""
         with self._state:
-            changed, self._failing = succeeded is self._failing, not succeeded
+            changed = succeeded is (signal in self._failing)
+            (self._failing.discard if succeeded else self._failing.add)(signal)
         if changed and succeeded:
-            log.info("The OpenTelemetry collector takes traces and metrics again.")
+            log.info("The OpenTelemetry collector takes %s again.", signal)
         elif changed:
             log.warning(
-                "Traces and metrics do not reach the OpenTelemetry collector (%s). The server works without it; this "
-                "is said once.",
+                "The OpenTelemetry collector does not take %s (%s). The server works without it; this is said once.",
+                signal,
                 self._reason,
             )
 

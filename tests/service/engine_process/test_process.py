@@ -41,6 +41,28 @@ sys.exit(main.run_subcommand(sys.argv[1:]))
 """
 
 
+COUNTING = """
+import atexit, gc, sys
+from qwen_asr.cli import main
+
+atexit.register(lambda: print(f"Frozen objects: {gc.get_freeze_count()}.", flush=True))
+sys.exit(main.run_subcommand(sys.argv[1:]))
+"""
+
+
+def test_the_garbage_collector_leaves_alone_what_was_loaded(tmp_path: Path) -> None:
+    """Otherwise all steps wait for half a second each time that it looks at all of it."""
+    [port] = free_ports(1)
+    options = ["engine", "--asr-model-path", "demo", "--device", "cpu", "--port", str(port)]
+    engine = Program(tmp_path, "engine", [sys.executable, "-c", COUNTING, *options])
+    try:
+        engine.wait_for("Ready. Model")
+        assert engine.end() == 0
+        assert int(engine.wait_for(r"Frozen objects: (\d+)\.")) > 100_000
+    finally:
+        engine.kill()
+
+
 def test_a_recognizer_that_hangs_ends_the_process_with_an_error(tmp_path: Path) -> None:
     [port] = free_ports(1)
     options = ["engine", "--asr-model-path", "demo", "--device", "cpu", "--port", str(port)]

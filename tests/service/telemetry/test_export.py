@@ -30,6 +30,7 @@ KEY, COLLECTOR_KEY = "key-of-the-server", "key-of-the-collector"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 CONTEXT = "Zanzibar"
+COMPLAINT = "The OpenTelemetry collector does not take "
 
 
 class Traced:
@@ -195,21 +196,49 @@ def test_what_is_left_is_sent_at_the_end(traced: Callable[..., Traced]) -> None:
         assert found.metrics[-1]["qwen_asr_utterances_total", "outcome=final"] == 2
 
 
-def test_a_collector_that_is_gone_costs_one_line_and_no_session(traced: Callable[..., Traced]) -> None:
+def test_a_collector_that_is_gone_costs_no_session(traced: Callable[..., Traced]) -> None:
     [port] = free_ports(1)
     server = traced(f"http://127.0.0.1:{port}")
     assert len(server.speak()) == 2
-    complaint = "Traces and metrics do not reach the OpenTelemetry collector ("
-    assert until(lambda: complaint in server.log.read_text(encoding="utf-8"))
+    assert until(lambda: COMPLAINT in server.log.read_text(encoding="utf-8"))
     assert len(server.speak()) == 2
     with collector(port) as found:
         assert until(lambda: found.bodies)
         assert len(server.speak()) == 2
         assert until(lambda: found.named("session"))
     log = server.end()
-    assert log.count(complaint) in (1, 2)  # again, after it has worked
-    assert "Transient error" not in log
+    assert "Transient error" not in log  # what the exporters say of each attempt
     assert "urllib3" not in log
+
+
+def test_an_outage_is_said_once_and_so_is_its_end(traced: Callable[..., Traced]) -> None:
+    with collector() as found:
+        found.status = 400  # an answer that the exporters do not try again
+        server = traced(found.url)
+
+        def said(sentence: str) -> int:
+            return server.log.read_text(encoding="utf-8").count(sentence)
+
+        assert until(lambda: len(found.headers) >= 6)  # of which each would have been said
+        assert said(COMPLAINT) == said(f"{COMPLAINT}metrics (") == 1
+        found.status = 200
+        assert until(lambda: said("The OpenTelemetry collector takes metrics again.") == 1)
+        found.status = 400
+        assert until(lambda: said(COMPLAINT) == 2)
+        server.end()
+
+
+def test_a_collector_that_takes_only_traces_is_said_once(traced: Callable[..., Traced]) -> None:
+    with collector() as found:
+        found.refused = "/v1/metrics"
+        server = traced(found.url)
+        for _ in range(2):
+            server.get("/v1/models")
+            exports, spans = len(found.headers), len(found.spans)
+            assert until(lambda: len(found.spans) > spans and len(found.headers) > exports + 3)  # noqa: B023 - at once
+        log = server.end()
+    assert log.count(COMPLAINT) == log.count(f"{COMPLAINT}metrics (") == 1
+    assert "again." not in log
 
 
 def test_a_collector_that_hangs_does_not_keep_the_process(traced: Callable[..., Traced]) -> None:

@@ -59,6 +59,7 @@ def test_the_keys_of_the_collector_are_secrets() -> None:
     assert secrets({}) == ()
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_without_need() -> None:
     code = (
         "import sys; from qwen_asr.service.telemetry.export import start_telemetry\n"

@@ -119,6 +119,7 @@ def test_every_metric_is_in_the_table_and_the_other_way_round(
     served: Listening, repository: Path, tmp_path: Path
 ) -> None:
     served.app.state.certificate = ReloadingCertificate(*Issuer().issue().write(tmp_path))
+    served.service.instruments.watch_engines(lambda: 2, lambda: 1)
 
     async def all_families() -> dict[str, Metric]:
         async with client(served.url) as wrong:
