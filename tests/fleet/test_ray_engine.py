@@ -150,9 +150,10 @@ def in_two_steps(engine: LoadedModel, samples: Samples) -> tuple[Hypothesis, Hyp
     return first, whole
 
 
-def test_without_a_cluster_the_server_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cluster_the_server_does_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It comes first, before there is a cluster on this machine."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # elsewhere the address of an earlier cluster may be left
     with pytest.raises(StartupError, match="no Ray cluster on this machine: join one with"):
         RayCalls()
 
