@@ -86,7 +86,7 @@ def _warn(config: Config) -> None:
     if is_loopback(config.host):
         return
     if not config.api_key:
-        log.warning("Everybody who reaches this address can use the engine: give --api-key, or a private network.")
+        log.warning("Everybody who reaches this address can use the engine: use a private network, or set --api-key.")
     if not config.tls:
         log.warning("Speech and keys travel in plain text to this address: give a certificate, or a private network.")
 

@@ -409,8 +409,8 @@ class Config:
         own = ("asr_model_path", "aligner_model_path", "device", "dtype", "quantize") if self.engine else ()
         if changed := [flag(name) for name in own if getattr(self, name) != defaults[name]]:
             raise BadConfig(
-                f"{' and '.join(changed)} cannot be given with --engine, because the engines run the model: give it "
-                "to `qwen-asr engine`."
+                f"{' and '.join(changed)} cannot be given with --engine, in the environment neither, because the "
+                "engines run the model: give it to them."
             )
         if self.gpus and len(self.asr_model_path) > 1:
             raise BadConfig("--gpus was given with several --asr-model-path: engines have one model, so give one.")

@@ -61,7 +61,10 @@ def ray_application(texts: Iterable[str]) -> str | None:
 
 def parse_engines(texts: Iterable[str]) -> tuple[EngineAddress, ...]:
     """The addresses in texts, each of which may hold several, separated by commas. Raises `BadConfig`."""
+    texts = tuple(texts)
     found = [parse_engine(part.strip()) for text in texts for part in text.split(",") if part.strip()]
+    if texts and not found:
+        raise BadConfig(f"--engine was given no address: it {_EXPECTED}.")
     for address in found:
         if found.count(address) > 1:
             raise BadConfig(f"--engine was given {address} twice: give each engine once.")

@@ -29,7 +29,10 @@ class ModelPath:
         if (named := _NAMED.fullmatch(given)) is not None:
             return cls(named[1], named[2])
         folder = Path(given).expanduser()
-        return cls(folder.resolve().name if folder.is_dir() else given, given)
+        try:
+            return cls(folder.resolve().name if folder.is_dir() else given, given)
+        except PermissionError:  # this user may not look there; loading it says so
+            return cls(given, given)
 
     @property
     def has_known_name(self) -> bool:

@@ -70,6 +70,10 @@ JOIN_SECONDS = 5.0
 """How long `close` waits for threads, so that one that hangs does not keep the process from ending."""
 
 
+NONE_THERE = "Waiting for an engine: none can be reached now."
+"""For everybody. Which engines, and why they cannot be reached, is in the log, for whoever runs the server."""
+
+
 class RemoteAligner:
     """The aligner of the engines, as far as a session has to know it."""
 
@@ -289,7 +293,7 @@ class RemoteScheduler:
 
     def unavailable_reason(self) -> str | None:
         """See `Engine`."""
-        return self._calls.unavailable_reason()
+        return NONE_THERE if self._calls.unavailable_reason() else None
 
     def unhealthy_reason(self) -> str | None:
         """See `Engine`: no restart of this process would bring an engine back."""
@@ -434,7 +438,8 @@ class RemoteScheduler:
         if task.deadline is None:
             task.deadline = now + self._patience
         if now >= task.deadline:
-            self._fail(task, f"{error} It was asked again for {self._patience:g} seconds.")
+            task.context.copy().run(log.warning, "A step was given up after %g s: %s", self._patience, error)
+            self._fail(task, f"No engine has answered for {self._patience:g} seconds.")
             return
         wait, task.wait = task.wait, min(2 * task.wait, LONGEST_WAIT)
         attempt = task.attempt

@@ -122,6 +122,11 @@ class SocketCalls:
             described.append(f"{address} ({'; '.join(reasons)})" if reasons else str(address))
         return f"Waiting for an engine at {', '.join(described)}."
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why engines cannot be asked now, each once and without addresses."""
+        return tuple(dict.fromkeys(link.reason for link in list(self._links.values()) if link.reason))
+
     def close(self) -> None:
         """See `Calls`."""
         self._closed = True
@@ -206,7 +211,8 @@ class SocketCalls:
             if self._joined:
                 others = ", ".join(self.joined)
                 raise CannotJoin(
-                    f"it has the checkpoint {theirs}, but {others} has {ours}: run the same checkpoint on all engines."
+                    f"it has the checkpoint {theirs}, but {others} has {ours}: run the same "
+                    "checkpoint on all engines, with the same --dtype and --quantize."
                 )
             log.warning("The engines have another checkpoint now: %s instead of %s.", theirs, ours)
         self._hello = hello
@@ -229,6 +235,7 @@ class _Link:
         self.reason = "connecting"
         self._calls = calls
         self._logged = ""
+        self._has_joined = False
 
     async def run(self) -> None:
         """Ends only with its name: see `SocketCalls._resolve`."""
@@ -239,7 +246,7 @@ class _Link:
                 await self._serve()
                 wait = limits.retry_seconds
             except CannotJoin as error:
-                self._failed(f"{error}", logging.ERROR)
+                self._failed(str(error).rstrip("."), logging.ERROR)
                 wait = limits.refused_seconds
             except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
                 is_busy = isinstance(error, InvalidStatus)  # it answers, and only loads, or stops
@@ -256,6 +263,8 @@ class _Link:
     def _failed(self, reason: str, level: int) -> None:
         self.reason = reason
         if reason != self._logged:
+            if self.address.socket and not self._has_joined:
+                level = logging.DEBUG  # this server has just started it, and tells by itself if that fails
             log.log(level, "The engine at %s cannot be used: %s", self.address, reason)
             self._logged = reason
 
@@ -275,6 +284,7 @@ class _Link:
                 hello = await connection.hello(calls.limits.connect_seconds)
                 calls.join(connection, hello)
                 self.reason = self._logged = ""
+                self._has_joined = True
                 log.info("The engine at %s has joined: %s", self.address, _described(hello))
                 self.reason = await reading
             finally:
@@ -287,7 +297,9 @@ class _Link:
         if had_joined and not self._calls._closed:
             self._calls.lost += not connection.is_draining
             level = logging.INFO if connection.is_draining else logging.WARNING
-            log.log(level, "The engine at %s has left: %s; %d calls were under way.", self.address, reason, under_way)
+            log.log(level, "The engine at %s has left: %s; calls under way: %d.", self.address, reason, under_way)
+            if not self._calls.joined:
+                log.error("No engine is left: sessions wait until one is back.")
 
 
 class _Connection:

@@ -64,6 +64,7 @@ def _join_engines(
 ) -> Engine:
     """The engines in other processes as one. Returns once the first has joined."""
     from qwen_asr.config.engine_addresses import parse_engines, ray_application
+    from qwen_asr.fleet.scheduler import NONE_THERE, RemoteScheduler
     from qwen_asr.fleet.sockets import SocketCalls
 
     if (application := ray_application(config.engine)) is not None:
@@ -83,7 +84,9 @@ def _join_engines(
         while not calls.wait(_POLL_SECONDS):
             if processes and (error := processes.start_error()):
                 raise StartupError(f"No engine could start: {error}")
-            if (text := calls.unavailable_reason() or "") != said:
+            # Everybody sees this. Addresses, and why they cannot be reached, are in the log only.
+            text = f"Starting the engines: {'; '.join(calls.reasons)}" if processes else NONE_THERE
+            if text != said:
                 progress(said := text)
     except BaseException:
         if calls is not None:
@@ -92,8 +95,6 @@ def _join_engines(
             processes.close()
         raise
     instruments.watch_engines(lambda: len(calls.joined), lambda: calls.lost)
-    from qwen_asr.fleet.scheduler import RemoteScheduler
-
     return RemoteScheduler(calls)
 
 
@@ -119,7 +120,9 @@ def _start_processes(path: str, config: Config, limits: Limits) -> EngineProcess
         return None
     from qwen_asr.fleet.engine_processes import EngineProcesses, choose_gpus
 
-    options = ["--asr-model-path", path, "--dtype", config.dtype, "--quantize", config.quantize]
+    # What is faster is measured at each start, and all engines need the same.
+    quantize = "none" if config.quantize == "auto" else config.quantize
+    options = ["--asr-model-path", path, "--dtype", config.dtype, "--quantize", quantize]
     options += ["--aligner-model-path", config.aligner_model_path] if config.aligner_model_path else []
     return EngineProcesses(
         choose_gpus(config.gpus, os.environ), [*options, "--log-level", config.log_level], limits.fleet

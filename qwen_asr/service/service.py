@@ -151,7 +151,8 @@ class Service:
     def _note(self) -> str:
         if self.engine is None or not self.engine.info.is_demo:
             return ""
-        return DEMO_NOTE if self.config.models[0].path == "demo" else FALLBACK_NOTE + DEMO_NOTE
+        is_wanted = self.config.models[0].path == "demo" or self.config.engine
+        return DEMO_NOTE if is_wanted else FALLBACK_NOTE + DEMO_NOTE
 
     def session_options(
         self,

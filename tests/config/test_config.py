@@ -304,7 +304,7 @@ def test_origins_come_from_the_environment_too() -> None:
         ({"engine_api_key": "key"}, "--engine-api-key was given without --engine"),
         ({"engine_ca_certs": "ca.pem"}, "--engine-ca-certs was given without --engine"),
         ({"engine": ("a",), "engine_api_key": "with blank"}, "--engine-api-key was given a value that cannot be sent"),
-        ({"engine": ("a",), "device": "cuda"}, "--device cannot be given with --engine, because the engines run"),
+        ({"engine": ("a",), "device": "cuda"}, "--device cannot be given with --engine, in the environment neither"),
         ({"engine": ("a",), "asr_model_path": ("demo",), "quantize": "int8"}, "--asr-model-path and --quantize cannot"),
         ({"gpus": "0,1", "device": "cpu"}, "--device cpu was given with --gpus 0,1: leave out --device"),
     ],

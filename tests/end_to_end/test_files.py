@@ -398,4 +398,4 @@ def test_language_and_context_of_the_page_count(
         tab.page.wait_for_function("document.querySelector('#microphone').options?.context")
         tab.choose(media / "short.wav")
         tab.wait_for("done")
-    assert asked == [{"language": "English", "context": "Özdemir"}]
+    assert asked == [{"language": "English", "context": "Özdemir", "model": ""}]

@@ -294,7 +294,7 @@ def test_another_version_of_the_messages_is_refused(
 def test_a_wrong_key_is_said_clearly(engine: Engine, caplog: pytest.LogCaptureFixture, key: str | None) -> None:
     with Listening(EngineHost(engine), allows=lambda given: given == "right") as listening:
         with closing(calls_to(listening.address, api_key=key)) as calls:
-            assert until(lambda: "it refuses the API key: give its --api-key here as --engine-api-key." in caplog.text)
+            assert until(lambda: "it refuses the API key: give its --api-key here as --engine-api-key" in caplog.text)
             assert "refuses the API key" in str(calls.unavailable_reason())
         assert "wrong" not in caplog.text
         with closing(calls_to(listening.address, api_key="right")) as calls:

@@ -355,9 +355,6 @@ def workloads(name: str) -> list[dict[str, Any]]:
 
 
 WORKLOADS = [pytest.param(one, id=one["metadata"]["name"]) for name in MANIFESTS for one in workloads(name)]
-ENGINES = pytest.mark.xfail(
-    "engine" not in COMMANDS, reason="the command `engine` and the option --engine do not exist yet", strict=True
-)
 
 
 def container(workload: dict[str, Any]) -> dict[str, Any]:
@@ -414,7 +411,7 @@ def test_the_comments_of_a_manifest_name_variables_that_there_are(name: str) -> 
 
 SERVERS = [
     pytest.param(workloads("docs/kubernetes.yaml")[0], id="qwen-asr"),
-    pytest.param(workloads("docs/kubernetes-engines.yaml")[1], id="web", marks=ENGINES),
+    pytest.param(workloads("docs/kubernetes-engines.yaml")[1], id="web"),
 ]
 
 
@@ -435,7 +432,9 @@ def test_a_server_in_a_pod_is_asked_and_stopped_as_docs_operate_says(workload: d
     assert grace >= int(seconds) + stop_seconds() + 5
 
 
-@ENGINES
+ENGINE_KEY = "QWEN_ASR_ENGINE_API_KEY"
+
+
 def test_the_engines_of_the_manifest_are_those_that_the_web_servers_ask() -> None:
     engine, web = workloads("docs/kubernetes-engines.yaml")
     arguments = container(engine)["args"]
@@ -443,8 +442,15 @@ def test_the_engines_of_the_manifest_are_those_that_the_web_servers_ask() -> Non
     port = int(arguments[arguments.index("--port") + 1])
     assert container(engine)["ports"] == [{"name": "engine", "containerPort": port}]
     asked = container(web)["args"]
-    names = [f"ws://engine-{number}.engine:{port}" for number in range(engine["spec"]["replicas"])]
-    assert asked[asked.index("--engine") + 1].split(",") == names
+    [service] = [
+        one["metadata"]["name"]
+        for one in resources("docs/kubernetes-engines.yaml")
+        if one["kind"] == "Service" and one["spec"].get("clusterIP") == "None"
+    ]
+    assert asked[asked.index("--engine") + 1] == f"ws://{service}:{port}"  # the name has the addresses of all engines
+    [key] = [one["valueFrom"]["secretKeyRef"] for one in container(web)["env"] if one["name"] == ENGINE_KEY]
+    assert {"secretRef": {"name": key["name"]}} in container(engine)["envFrom"]
+    assert key["key"] == "QWEN_ASR_API_KEY"
     assert "nvidia.com/gpu" in container(engine)["resources"]["limits"]
     assert "nvidia.com/gpu" not in container(web)["resources"]["limits"]
 

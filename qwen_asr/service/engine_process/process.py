@@ -60,6 +60,10 @@ class EngineProcess:
         If the recognizer hangs, the process ends with exit code 1, so that whatever supervises it starts another.
         """
         asyncio.run(self._run(listener, context))
+        if self._loading.is_alive():  # the interpreter would abort while a thread is inside torch
+            self._say("Stopped.")
+            logging.shutdown()
+            os._exit(0)
         if self._error is not None:
             raise self._error
 
@@ -69,7 +73,8 @@ class EngineProcess:
             loop.add_signal_handler(number, self._on_signal)
         async with self._server.listening(listener, context):
             # Not one of asyncio's threads, for which the interpreter would wait at its end.
-            threading.Thread(target=self._load, args=(loop,), name="qwen-asr-loading", daemon=True).start()
+            self._loading = threading.Thread(target=self._load, args=(loop,), name="qwen-asr-loading", daemon=True)
+            self._loading.start()
             watching = asyncio.create_task(self._watch())
             await self._ended.wait()
             watching.cancel()
