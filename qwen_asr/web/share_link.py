@@ -83,7 +83,8 @@ class ShareLink:
         self._port = port
         self._on_open = on_open
         self._on_notice = on_notice
-        self._token = secrets.token_urlsafe(32)  # the share server makes the name of the link from it
+        # The share server makes the name of the link from it. In hexadecimal, since one that begins with "-" is an option.
+        self._token = secrets.token_hex(32)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
