@@ -83,7 +83,7 @@ class ShareLink:
         self._port = port
         self._on_open = on_open
         self._on_notice = on_notice
-        # The share server makes the name of the link from it. In hexadecimal, since one that begins with "-" is an option.
+        # The share server makes the name of the link from it. One that began with "-" would be read as an option.
         self._token = secrets.token_hex(32)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
