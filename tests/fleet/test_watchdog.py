@@ -190,7 +190,7 @@ def test_a_pass_that_hangs_is_abandoned_and_the_other_sessions_go_on(
         ended = asyncio.Event()
         talking = [asyncio.create_task(talk(served.url, samples, ended)) for samples in well]
         async with client(served.url) as struck:
-            await struck.config()
+            await struck.config(chunk_size_sec=0.2)  # due however slow the machine is
             await struck.audio(ill[: len(ill) * 2 // 3])
             assert await until(hangs.is_set)
             clock.ahead += 2 * HOUR
@@ -255,7 +255,7 @@ def test_if_no_thread_can_continue_all_clients_get_an_error(
 
     async def speak() -> tuple[Client, Client]:
         async with client(served.url) as struck, client(served.url) as other:
-            await struck.config()
+            await struck.config(chunk_size_sec=0.2)  # due however slow the machine is
             await other.config()
             await struck.audio(with_pauses(poisoned(spoken(SENTENCES[0]))))
             assert await until(hangs.is_set)
