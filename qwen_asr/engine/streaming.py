@@ -25,10 +25,10 @@ from qwen_asr.engine.encoder import Encoded, Window
 from qwen_asr.engine.features import LogMel, Spectrum
 from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.recognizer import Encode, Pass, Predict, Recognizer, Transform
+from qwen_asr.engine.sample_buffer import SampleBuffer
 
 StepGenerator = Generator[Pass, Any, "Decoded"]
 
-INITIAL_CAPACITY = 16_000
 MAX_WINDOWS = 4
 """How many windows one pass of a step encodes: those of the longest utterance by default. A longer utterance takes
 several passes, and the other sessions' passes run between them. In the background a pass has one window, for the same
@@ -76,7 +76,7 @@ class Work:
     steps: int = field(default=0)
 
 
-class Utterance:
+class Utterance(SampleBuffer):
     """Recognizes one utterance while its samples arrive.
 
     context: goes into the system prompt. language: a name in `languages.LANGUAGES`, which is written into the prompt as
@@ -108,8 +108,7 @@ class Utterance:
         self.max_new_tokens = max_new_tokens
         self.hypothesis = Hypothesis()
         self.work = Work()
-        self._buffer = np.zeros(INITIAL_CAPACITY, dtype=np.float32)
-        self.length = 0
+        super().__init__()
         self._covered = 0  # samples that the hypothesis covers; -1 when they were replaced
         self._tokens: list[int] = []  # of the last step: the draft of the next
         self._log_mel = LogMel(recognizer.frontend)
@@ -118,21 +117,6 @@ class Utterance:
         self._cache = recognizer.decoder.new_cache()
         self._cached_windows = 0
         weakref.finalize(self, self._cache.close).atexit = False  # for callers that never close
-
-    @property
-    def samples(self) -> NDArray[np.float32]:
-        """All samples appended so far, (length,)."""
-        return self._buffer[: self.length]
-
-    def append(self, samples: NDArray[np.float32]) -> None:
-        """Append validated float32 mono samples at 16 kHz, (n,). The model does not run."""
-        end = self.length + len(samples)
-        if end > len(self._buffer):
-            grown = np.zeros(max(end, 2 * len(self._buffer)), dtype=np.float32)
-            grown[: self.length] = self.samples
-            self._buffer = grown
-        self._buffer[self.length : end] = samples
-        self.length = end
 
     def truncate(self, length: int) -> None:
         """Drop the samples from `length` on, and everything computed from them."""

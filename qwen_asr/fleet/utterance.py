@@ -5,17 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from qwen_asr.engine.decoder.drafts import LANGUAGE_TOKENS, Beginning
 from qwen_asr.engine.hypothesis import Hypothesis
+from qwen_asr.engine.sample_buffer import SampleBuffer
 from qwen_asr.fleet.messages import Settings, StepRequest
 
-INITIAL_CAPACITY = 16_000
 
-
-class RemoteUtterance:
+class RemoteUtterance(SampleBuffer):
     """Keeps all samples, so that any engine can take over, and knows how many of them one has.
 
     Not safe for use by two threads at once, but for `close`. context … beginning: as in `engine.streaming.Utterance`.
@@ -35,32 +31,16 @@ class RemoteUtterance:
     ) -> None:
         self.uid = secrets.token_hex(16)
         self.max_new_tokens = max_new_tokens
-        self.length = 0
+        super().__init__()
         self.closed = False
         self._on_close = on_close
         self._context, self._language = context, language
         self._scored, self._background = scored, background
         self._beginning = beginning
-        self._buffer = np.zeros(INITIAL_CAPACITY, np.float32)
         self._holder = ""  # the engine that has the first `_confirmed` samples
         self._confirmed = 0
         self._number = 0  # of the last request
         self._tokens: tuple[int, ...] = ()  # of the last hypothesis: the draft where another engine takes over
-
-    @property
-    def samples(self) -> NDArray[np.float32]:
-        """All samples appended so far, (length,)."""
-        return self._buffer[: self.length]
-
-    def append(self, samples: NDArray[np.float32]) -> None:
-        """Append validated float32 mono samples at 16 kHz, (n,)."""
-        end = self.length + len(samples)
-        if end > len(self._buffer):
-            grown = np.zeros(max(end, 2 * len(self._buffer)), np.float32)
-            grown[: self.length] = self.samples
-            self._buffer = grown
-        self._buffer[self.length : end] = samples
-        self.length = end
 
     def truncate(self, length: int) -> None:
         """Drop the samples from `length` on."""
