@@ -52,6 +52,7 @@ def run(options: dict[str, Any]) -> int:
     if engine_config.end_with_stdin:
         threading.Thread(target=_end_with_stdin, name="qwen-asr-stdin", daemon=True).start()
 
+    from qwen_asr.engine.device.torch_thread import end_process
     from qwen_asr.redaction import redact_logs
     from qwen_asr.service.engine_process.process import EngineProcess
     from qwen_asr.tls.reloading import ReloadingCertificate
@@ -77,7 +78,7 @@ def run(options: dict[str, Any]) -> int:
                 with ReloadingCertificate(pair.certfile, pair.keyfile, pair.password) as certificate:
                     process.run(listening, _always_current(certificate))
     _say("Stopped.")
-    return 0
+    return end_process(0)
 
 
 def _warn(config: Config) -> None:

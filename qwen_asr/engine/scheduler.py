@@ -39,6 +39,7 @@ import torch
 
 from qwen_asr.engine.decoder.kv_pool import PoolFull
 from qwen_asr.engine.device.out_of_memory import is_out_of_memory
+from qwen_asr.engine.device.torch_thread import TorchThread
 from qwen_asr.engine.hypothesis import Hypothesis
 from qwen_asr.engine.interface import EngineUtterance
 from qwen_asr.engine.observer import Observer, PassSize
@@ -390,7 +391,7 @@ class Scheduler:
 
     def _new_worker(self) -> _Worker:
         worker = _Worker()
-        worker.thread = threading.Thread(target=self._run, args=(worker,), name="recognizer", daemon=True)
+        worker.thread = TorchThread(self._run, worker, name="recognizer")
         worker.thread.start()
         return worker
 

@@ -19,6 +19,7 @@ from qwen_asr.config.limits import RETRY_AFTER_SECONDS, ModelLimits
 from qwen_asr.config.model_paths import ModelPath, model_named
 from qwen_asr.engine.device.memory import return_memory
 from qwen_asr.engine.device.out_of_memory import is_out_of_memory
+from qwen_asr.engine.device.torch_thread import TorchThread
 from qwen_asr.errors import NotReady, QwenASRError, ServerStopping
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class Models:
             log.info("%s", text)
             model.text = text.rstrip(" .…") + " …"
 
-        threading.Thread(target=self._run, args=(model, progress), name="qwen-asr-loading", daemon=True).start()
+        TorchThread(self._run, model, progress, name="qwen-asr-loading").start()
         return settled
 
     def _run(self, model: Model, progress: Callable[[str], None]) -> None:

@@ -18,6 +18,7 @@ from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits
 from qwen_asr.engine.device.memory import reclaim
 from qwen_asr.engine.device.out_of_memory import is_out_of_memory
+from qwen_asr.engine.device.torch_thread import TorchThread
 from qwen_asr.engine.languages import resolve_language
 from qwen_asr.errors import LimitExceeded, NotReady, QwenASRError, ServerStopping, UnknownLanguage
 from qwen_asr.live.events import Event
@@ -114,7 +115,7 @@ class Service:
                 self._settle()
             when_settled()
 
-        threading.Thread(target=load, name="qwen-asr-loading", daemon=True).start()
+        TorchThread(load, name="qwen-asr-loading").start()
 
     @property
     def state(self) -> str:

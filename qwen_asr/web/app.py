@@ -21,6 +21,7 @@ from starlette.routing import Mount, WebSocketRoute
 from qwen_asr.config.config import Config
 from qwen_asr.config.limits import Limits
 from qwen_asr.engine.device.memory import keep_what_is_loaded
+from qwen_asr.engine.device.torch_thread import end_process
 from qwen_asr.redaction import redact_logs
 from qwen_asr.service.telemetry.export import start_telemetry
 from qwen_asr.service.telemetry.settings import secrets as telemetry_secrets
@@ -280,7 +281,7 @@ def serve(config: Config, limits: Limits | None = None) -> int:
         say("Stopped.")
     if service.error is not None and server.stopped_by is None:
         raise service.error
-    return 0
+    return end_process(0)
 
 
 @contextlib.contextmanager

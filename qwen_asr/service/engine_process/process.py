@@ -8,12 +8,12 @@ import os
 import signal
 import socket
 import ssl
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qwen_asr.config.limits import Limits
 from qwen_asr.engine.device.memory import keep_what_is_loaded
+from qwen_asr.engine.device.torch_thread import TorchThread
 from qwen_asr.errors import QwenASRError
 from qwen_asr.fleet.server import EngineServer
 from qwen_asr.service.engine_process.metrics import engine_exposition
@@ -60,10 +60,6 @@ class EngineProcess:
         If the recognizer hangs, the process ends with exit code 1, so that whatever supervises it starts another.
         """
         asyncio.run(self._run(listener, context))
-        if self._loading.is_alive():  # the interpreter would abort while a thread is inside torch
-            self._say("Stopped.")
-            logging.shutdown()
-            os._exit(0)
         if self._error is not None:
             raise self._error
 
@@ -73,8 +69,7 @@ class EngineProcess:
             loop.add_signal_handler(number, self._on_signal)
         async with self._server.listening(listener, context):
             # Not one of asyncio's threads, for which the interpreter would wait at its end.
-            self._loading = threading.Thread(target=self._load, args=(loop,), name="qwen-asr-loading", daemon=True)
-            self._loading.start()
+            TorchThread(self._load, loop, name="qwen-asr-loading").start()
             watching = asyncio.create_task(self._watch())
             await self._ended.wait()
             watching.cancel()

@@ -13,7 +13,8 @@ from qwen_asr.fleet.calls import EngineLost
 from qwen_asr.fleet.messages import Refused, Settings, StepRequest
 from qwen_asr.fleet.sockets import SocketCalls
 from tests.support.checkpoints import spoken
-from tests.support.engines import Engine, Program
+from tests.support.commands import QWEN_ASR
+from tests.support.engines import Program
 from tests.support.faults import poisoned
 from tests.support.network import free_ports
 
@@ -46,6 +47,20 @@ import atexit, gc, sys
 from qwen_asr.cli import main
 
 atexit.register(lambda: print(f"Frozen objects: {gc.get_freeze_count()}.", flush=True))
+sys.exit(main.run_subcommand(sys.argv[1:]))
+"""
+
+LINGERING = """
+import sys, threading, time
+from qwen_asr.cli import main
+
+run = threading.Thread.run
+
+def run_and_linger(thread):
+    run(thread)
+    time.sleep(5)
+
+threading.Thread.run = run_and_linger
 sys.exit(main.run_subcommand(sys.argv[1:]))
 """
 
@@ -84,9 +99,10 @@ def test_a_recognizer_that_hangs_ends_the_process_with_an_error(tmp_path: Path) 
         engine.kill()
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_process_with_its_reason(tmp_path: Path) -> None:
-    [port] = free_ports(1)
-    engine = Engine(tmp_path, "engine", port, "--asr-model-path", str(tmp_path / "nowhere"))
+@pytest.mark.parametrize("before", [QWEN_ASR, [sys.executable, "-c", LINGERING]], ids=["as it is", "a slow thread"])
+def test_a_model_that_cannot_be_loaded_ends_the_process_with_its_reason(tmp_path: Path, before: list[str]) -> None:
+    options = ["engine", "--asr-model-path", str(tmp_path / "nowhere"), "--device", "cpu", "--port", "0"]
+    engine = Program(tmp_path, "engine", [*before, *options])
     try:
         assert engine.end(None) == 1
         assert "qwen-asr: error: There is no folder" in engine.text
