@@ -20,23 +20,19 @@ def same(name: str) -> Any:
     return dataclasses.field(default=field.default, repr=field.repr, metadata=field.metadata)
 
 
-def one_model() -> Any:
-    """The model of an engine, which has one, where a server may have several."""
-    return option(
-        "auto",
-        "hub id, folder, or `demo`. `auto`: Qwen3-ASR-1.7B on a GPU with enough memory, otherwise 0.6B; if neither is "
-        "cached or can be downloaded, the bundled demo checkpoint, with a notice in the log",
-        "model",
-        metavar="PATH",
-        env="QWEN_ASR_MODEL_PATH",
-    )
+ONE_MODEL = (
+    "hub id, folder, or `demo`. `auto`: Qwen3-ASR-1.7B on a GPU with enough memory, otherwise 0.6B; if neither is "
+    "cached or can be downloaded, the bundled demo checkpoint, with a notice in the log"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """The options of an engine. Raises `BadConfig` for an invalid value, `HttpsConflict` for options that conflict."""
 
-    asr_model_path: str = one_model()
+    asr_model_path: tuple[str, ...] = option(
+        ("auto",), ONE_MODEL, "model", metavar="PATH", env="QWEN_ASR_MODEL_PATH", shown="`auto`", separator=","
+    )
     aligner_model_path: str | None = same("aligner_model_path")
     device: str = same("device")
     dtype: str = same("dtype")
@@ -71,6 +67,11 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             check(field, getattr(self, field.name))
+        if len(self.asr_model_path) > 1:
+            raise BadConfig(
+                f"--asr-model-path was given {' and '.join(self.asr_model_path)}, but an engine has one model: give "
+                "one."
+            )
         if self.uds is not None and self.config.tls:
             raise BadConfig(
                 "--uds was given with a certificate, but what stays on this machine needs none: leave it out."
@@ -79,5 +80,4 @@ class EngineConfig:
     @property
     def config(self) -> Config:
         """The options that a server has too."""
-        values = {name: getattr(self, name) for name in _FIELDS if hasattr(self, name)}
-        return Config(**{**values, "asr_model_path": (self.asr_model_path,)})
+        return Config(**{name: getattr(self, name) for name in _FIELDS if hasattr(self, name)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from qwen_asr.config.engine_config import one_model, same
+from qwen_asr.config.engine_config import ONE_MODEL, same
 from qwen_asr.config.option_fields import check, option
 from qwen_asr.errors import BadConfig
 
@@ -14,7 +14,7 @@ from qwen_asr.errors import BadConfig
 class RayConfig:
     """The options of the application. Raises `BadConfig` for an invalid value."""
 
-    asr_model_path: str = one_model()
+    asr_model_path: str = option("auto", ONE_MODEL, "model", metavar="PATH", env="QWEN_ASR_MODEL_PATH")
     aligner_model_path: str | None = same("aligner_model_path")
     device: str = same("device")
     dtype: str = same("dtype")
