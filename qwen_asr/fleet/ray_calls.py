@@ -237,8 +237,8 @@ def _keeping_sigterm() -> Iterator[None]:
         sigaction(signal.SIGTERM, before, None)
 
 
-def _join_cluster() -> Any:
-    """The package `ray`, connected to the cluster that this machine is part of."""
+def import_ray() -> Any:
+    """The package `ray`, with Ray Serve. Raises StartupError where it is not installed."""
     try:
         import ray
         import ray.serve
@@ -247,6 +247,12 @@ def _join_cluster() -> Any:
             f"--engine ray needs Ray Serve, which is not installed ({error.name}): run pip install -r "
             'requirements-ray.txt, or pip install ".[ray]".'
         ) from None
+    return ray
+
+
+def _join_cluster() -> Any:
+    """The package `ray`, connected to the cluster that this machine is part of."""
+    ray = import_ray()
     for name in ("ray", "ray.serve"):  # what matters is logged here, as a sentence
         logging.getLogger(name).setLevel(logging.ERROR)
     try:

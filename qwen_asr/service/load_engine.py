@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from qwen_asr.config.engine_addresses import parse_engines, ray_application
 from qwen_asr.engine.device.inference_only import for_inference_only
 from qwen_asr.errors import StartupError
 
@@ -23,6 +24,24 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.2
 
 
+def check_engines(config: Config) -> None:
+    """Checks what `load_engine` needs for engines in other processes and can be known before one is asked.
+
+    Raises StartupError for a GPU that is not there, a file of `--engine-ca-certs` that holds no certificate, and
+    without the package that `--engine ray` needs.
+    """
+    if config.gpus is not None:
+        from qwen_asr.fleet.engine_processes import choose_gpus
+
+        choose_gpus(config.gpus, os.environ)
+    elif ray_application(config.engine) is not None:
+        from qwen_asr.fleet.ray_calls import import_ray
+
+        import_ray()
+    elif config.engine:
+        _trust(config.engine_ca_certs)
+
+
 def load_engine(
     path: str,
     config: Config,
@@ -34,8 +53,8 @@ def load_engine(
     """Loads the checkpoint `path`, which takes seconds to minutes; `progress` gets a line for people at each stage.
 
     With `--engine` or `--gpus` other processes load it, and this waits for the first of them. Raises what
-    `engine.checkpoint.load_recognizer` and `engine.aligner.load_with_aligner` raise, and StartupError if no process
-    that `--gpus` starts can load it.
+    `engine.checkpoint.load_recognizer` and `engine.aligner.load_with_aligner` raise, what `check_engines` raises, and
+    StartupError if no process that `--gpus` starts can load it, or this machine is not part of Ray's cluster.
     """
     if config.engine or config.gpus:
         return _join_engines(path, config, instruments, limits, progress)
@@ -63,7 +82,6 @@ def _join_engines(
     path: str, config: Config, instruments: Instruments, limits: Limits, progress: Callable[[str], None]
 ) -> Engine:
     """The engines in other processes as one. Returns once the first has joined."""
-    from qwen_asr.config.engine_addresses import parse_engines, ray_application
     from qwen_asr.fleet.scheduler import NONE_THERE, RemoteScheduler
     from qwen_asr.fleet.sockets import SocketCalls
 

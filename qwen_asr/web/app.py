@@ -23,6 +23,7 @@ from qwen_asr.config.limits import Limits
 from qwen_asr.engine.device.memory import keep_what_is_loaded
 from qwen_asr.engine.device.torch_thread import end_process
 from qwen_asr.redaction import redact_logs
+from qwen_asr.service.load_engine import check_engines
 from qwen_asr.service.telemetry.export import start_telemetry
 from qwen_asr.service.telemetry.settings import secrets as telemetry_secrets
 from qwen_asr.web.access.hsts import StrictTransport
@@ -237,6 +238,7 @@ def serve(config: Config, limits: Limits | None = None) -> int:
         raise_file_limit(acceptor.open_files), acceptor, config.trusted_proxies.trusts_peer
     )
     check_https_options(config)
+    check_engines(config)
     chosen = choose_certificate(config)
     with contextlib.ExitStack() as stack:
         telemetry = start_telemetry(os.environ)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import socket
 import ssl
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -38,6 +40,23 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(taken: int, tmp_path: P
     assert code == 1
     assert said.count("\n") == 1  # no line about loading before it
     assert "in use" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"gpus": "all"}, "nvidia-smi"),
+        ({"engine": ("wss://gpu1.example.com:9000",), "engine_ca_certs": "nowhere.pem"}, r"nowhere\.pem.*give PEM"),
+        ({"engine": ("ray",)}, "Ray Serve, which is not installed"),
+    ],
+)
+def test_what_the_engines_need_is_said_before_a_port_is_bound(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, taken: int, options: dict[str, Any], expected: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(StartupError, match=expected):
+        serve(Config(port=taken, **options))
 
 
 def test_an_address_that_is_not_ours() -> None:
