@@ -71,6 +71,7 @@ class SocketCalls:
         self._links: dict[EngineAddress, _Link] = {}
         self._hello: Hello | None = None
         self._has_joined = threading.Event()
+        self._none_left = asyncio.Event()  # set for a moment, when the last engine has left
         self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="qwen-asr-engines", daemon=True)
@@ -223,7 +224,15 @@ class SocketCalls:
         """No more calls go to the engine. Returns whether it had joined."""
         before = self._joined
         self._joined = tuple(other for other in before if other is not connection)
+        if before and not self._joined:
+            self._none_left.set()  # wakes who waits now
+            self._none_left.clear()
         return len(self._joined) < len(before)
+
+    async def pause(self, seconds: float) -> None:
+        """Waits before another attempt at an engine that was refused, for its siblings' sake at most until they go."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._none_left.wait(), seconds)
 
 
 class _Link:
@@ -247,7 +256,8 @@ class _Link:
                 wait = limits.retry_seconds
             except CannotJoin as error:
                 self._failed(str(error).rstrip("."), logging.ERROR)
-                wait = limits.refused_seconds
+                await self._calls.pause(limits.refused_seconds)
+                wait = limits.retry_seconds
             except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
                 is_busy = isinstance(error, InvalidStatus)  # it answers, and only loads, or stops
                 self._failed(_sentence(error, limits), logging.INFO if is_busy else logging.WARNING)

@@ -253,12 +253,18 @@ def test_an_engine_that_drains_answers_what_is_under_way_and_gets_nothing_more(e
         assert host.call(step("late")).result(60) == Draining()
 
 
-def test_an_engine_with_another_checkpoint_than_its_sibling_is_refused_by_name(
-    engine: Engine, caplog: pytest.LogCaptureFixture
-) -> None:
+def with_another_checkpoint(engine: Engine) -> EngineHost:
     other = EngineHost(engine)
     info = dataclasses.replace(engine.info, name="Qwen3-ASR-1.7B", digest="another")
     other.hello = lambda: Hello(other.engine_id, info, None)  # type: ignore[method-assign]  # there is no second model here
+    return other
+
+
+def test_an_engine_with_another_checkpoint_than_its_sibling_is_refused_by_name(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = with_another_checkpoint(engine)
+    info = other.hello().info
     with Listening(EngineHost(engine)) as one, Listening(other) as two:
         with closing(calls_to(one.address)) as calls:
             assert calls.wait(60)
@@ -273,9 +279,22 @@ def test_an_engine_with_another_checkpoint_than_its_sibling_is_refused_by_name(
             assert len(set(asked.values())) == 1
             count = len(caplog.records)
             assert not until(lambda: len(caplog.records) > count, 2), "it is logged once"
-            # Without a sibling it may join: all engines were replaced.
-            (one if calls.joined == (str(one.address),) else two).stop()
-            assert until(lambda: calls.joined and calls.hello.info.name == names[0])
+
+
+def test_an_engine_that_was_refused_joins_once_its_siblings_are_gone(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All engines were replaced. It does not wait for its next attempt."""
+    limits = dataclasses.replace(LIMITS, refused_seconds=3600)
+    with (
+        Listening(EngineHost(engine)) as one,
+        Listening(with_another_checkpoint(engine)) as two,
+        closing(calls_to(one.address, two.address, limits=limits)) as calls,
+    ):
+        assert until(lambda: "it has the checkpoint" in caplog.text)
+        joined, refused = (one, two) if calls.joined == (str(one.address),) else (two, one)
+        joined.stop()
+        assert until(lambda: calls.joined == (str(refused.address),))
 
 
 def test_another_version_of_the_messages_is_refused(
