@@ -6,6 +6,7 @@ all samples of the utterance, and nothing is lost. A step is a call, which is ma
 - The engine is gone, or drains: the call is made again with all samples, and goes to another engine.
 - The engine has fewer samples than the call says, because it was restarted or has forgotten: it is sent the rest.
 - An answer is late: nothing happens. A slow engine must not get double load.
+- No engine is there: live speech waits for one as long as its session lasts, a file for `PATIENCE_SECONDS`.
 - A step becomes urgent, because its utterance has ended: it is called again, with what has come meanwhile.
 
 One thread makes all calls, and calls `on_start`. Others run the callbacks of results.
@@ -56,8 +57,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 60.0
-"""How long a step is called again while no engine answers. An engine on a GPU is back half a minute after it died, and
-until then the session only lags."""
+"""How long a step is called again that was sent to engines which did not answer: it may be what they die of. An engine
+on a GPU is back half a minute after it died, and until then the session only lags."""
 FIRST_WAIT, LONGEST_WAIT = 0.02, 1.0
 """Seconds before a call is made again; they double each time."""
 URGENCY_SECONDS = 0.02
@@ -101,8 +102,11 @@ class RemoteAligner:
 class _Task:
     """What is called until it is answered: a step, or an alignment. Only the calling thread uses it, but for `future`.
 
-    `attempt` tells an answer that is awaited from one to an earlier call. `deadline`: when it is given up.
+    `attempt` tells an answer that is awaited from one to an earlier call. `deadline`: when it is given up. `is_live`:
+    whether it is of live speech, which nobody can send again.
     """
+
+    is_live = False
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -155,6 +159,7 @@ class _Step(_Task):
         self, utterance: RemoteUtterance, on_start: Callable[[], None] | None, is_urgent: Callable[[], bool]
     ) -> None:
         super().__init__(utterance.uid)
+        self.is_live = not utterance.background
         self._utterance = utterance
         self._on_start = on_start
         self._is_urgent = is_urgent
@@ -236,7 +241,7 @@ class _Results:
 class RemoteScheduler:
     """See `engine.interface.Engine`. `calls` reaches the engines, and is closed with this.
 
-    patience_seconds: how long a step is called again while no engine answers.
+    patience_seconds: how long a step is called again that engines do not answer, or, of a file, while there is none.
     """
 
     def __init__(self, calls: Calls, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
@@ -434,13 +439,13 @@ class RemoteScheduler:
     def _again(self, task: _Task, error: QwenASRError) -> None:
         """Call again a little later, with all samples, unless that went on for too long."""
         task.lost()
-        now = time.monotonic()
-        if task.deadline is None:
-            task.deadline = now + self._patience
-        if now >= task.deadline:
-            task.context.copy().run(log.warning, "A step was given up after %g s: %s", self._patience, error)
-            self._fail(task, f"No engine has answered for {self._patience:g} seconds.")
-            return
+        if not (task.is_live and isinstance(error, NoEngine)):
+            now = time.monotonic()
+            task.deadline = task.deadline or now + self._patience
+            if now >= task.deadline:
+                task.context.copy().run(log.warning, "A step was given up after %g s: %s", self._patience, error)
+                self._fail(task, f"No engine has answered for {self._patience:g} seconds.")
+                return
         wait, task.wait = task.wait, min(2 * task.wait, LONGEST_WAIT)
         attempt = task.attempt
         self._later(wait, lambda: self._call(task) if task.attempt == attempt and task in self._under_way else None)

@@ -35,7 +35,7 @@ class RemoteUtterance(SampleBuffer):
         self.closed = False
         self._on_close = on_close
         self._context, self._language = context, language
-        self._scored, self._background = scored, background
+        self._scored, self.background = scored, background
         self._beginning = beginning
         self._holder = ""  # the engine that has the first `_confirmed` samples
         self._confirmed = 0
@@ -64,7 +64,7 @@ class RemoteUtterance(SampleBuffer):
         settings = None
         if not offset:
             draft = self._tokens or tuple(self._beginning.tokens)
-            settings = Settings(self._context, self._language, self._scored, self._background, draft)
+            settings = Settings(self._context, self._language, self._scored, self.background, draft)
         return StepRequest(
             self.uid,
             self._number,

@@ -22,7 +22,7 @@ from qwen_asr.live.runner import Runner
 
 if TYPE_CHECKING:
     from qwen_asr.engine.hypothesis import Hypothesis
-    from qwen_asr.engine.interface import StepRunner
+    from qwen_asr.engine.interface import Engine
     from qwen_asr.live.session import Session, Step
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class SessionRegistry:
         kind: str,
         name: str,
         session: Session,
-        engine: StepRunner,
+        engine: Engine,
         on_events: Callable[[list[Event]], None],
         on_end: Callable[[], None] = lambda: None,
         on_close: Callable[[], None] = lambda: None,
@@ -129,12 +129,14 @@ class TrackedRunner(Runner):
     Set `end_reason` before `close` to log a reason for the end; otherwise it is "finished" or "left".
     """
 
+    _engine: Engine
+
     def __init__(
         self,
         kind: str,
         name: str,
         session: Session,
-        engine: StepRunner,
+        engine: Engine,
         on_events: Callable[[list[Event]], None],
         sessions: SessionRegistry,
         on_end: Callable[[], None],
@@ -158,6 +160,10 @@ class TrackedRunner(Runner):
     def finished(self) -> bool:
         """Whether all events have been delivered. Its slot is then free."""
         return self._finished is not None and self._finished.done()
+
+    def unavailable_reason(self) -> str | None:
+        """See `Engine`."""
+        return self._engine.unavailable_reason()
 
     def feed(self, samples: NDArray[np.float32]) -> None:
         """As `Runner.feed`."""

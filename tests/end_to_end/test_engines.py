@@ -145,6 +145,7 @@ def test_without_an_engine_the_server_waits_and_is_ready_soon_after_one_is(
 
         [speaker] = asyncio.run(speak_together(server.websocket, 1, all_gone_and_back))
         speaker.check()
+        assert speaker.told == ["Unavailable"]
 
 
 def test_a_server_without_a_model_leaves_torch_out_and_stays_small(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -78,8 +79,10 @@ def done(request: Request, engine: str = "e") -> Reply:
     return Done(engine, Hypothesis((1, 2, 3, 4), "raw", "German", f"{length}", length))
 
 
-def utterance_of(scheduler: RemoteScheduler, samples: int = 8_000, language: str | None = None) -> EngineUtterance:
-    new = scheduler.utterances(background=False, scored=False)
+def utterance_of(
+    scheduler: RemoteScheduler, samples: int = 8_000, language: str | None = None, background: bool = False
+) -> EngineUtterance:
+    new = scheduler.utterances(background=background, scored=False)
     utterance = new(context="names", language=language, max_new_tokens=100)
     utterance.append(SAMPLES[:samples])
     return utterance
@@ -196,11 +199,38 @@ def test_what_hangs_does_not_keep_the_scheduler_from_closing(monkeypatch: pytest
     hold.set()
 
 
-def test_without_engines_a_step_fails_in_the_end() -> None:
-    def refuse(request: Request) -> Reply:
-        raise NoEngine("No engine can be reached.")
+def refuse(request: Request) -> Reply:
+    raise NoEngine("No engine can be reached.")
 
+
+def test_without_engines_a_step_of_a_file_fails_in_the_end() -> None:
     scheduler = RemoteScheduler(ScriptedCalls(refuse), patience_seconds=0.2)
+    with pytest.raises(StepFailed, match=r"No engine has answered for 0.2 seconds"):
+        scheduler.submit(utterance_of(scheduler, background=True)).result(10)
+    scheduler.close()
+
+
+def test_without_engines_live_speech_waits_for_one() -> None:
+    calls = ScriptedCalls(refuse)
+    scheduler = RemoteScheduler(calls, patience_seconds=0.1)
+    step = scheduler.submit(utterance_of(scheduler))
+    with pytest.raises(TimeoutError):
+        step.result(1)
+    calls.respond = done
+    assert step.result(10).text == "8000"
+    scheduler.close()
+
+
+def test_live_speech_that_engines_die_of_is_given_up() -> None:
+    """Also where none is there between two attempts, because it starts again."""
+    answers = itertools.count()
+
+    def die(request: Request) -> Reply:
+        if next(answers) % 2:
+            return refuse(request)
+        raise EngineLost("It is dead.")
+
+    scheduler = RemoteScheduler(ScriptedCalls(die), patience_seconds=0.2)
     with pytest.raises(StepFailed, match=r"No engine has answered for 0.2 seconds"):
         scheduler.submit(utterance_of(scheduler)).result(10)
     scheduler.close()

@@ -141,6 +141,7 @@ class Speaker:
     waited: float = 0.0
     lags: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
     is_half_way: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -171,6 +172,7 @@ class Speaker:
         self.text, self.start, self.end = finals[0]["text"], finals[0]["start"], finals[0]["end"]
         self.lags = [message["lag"] for message in speaker.messages if "lag" in message]
         self.warnings = [str(message) for message in speaker.messages if message["type"] == "error"]
+        self.told = [message["code"] for message in speaker.of_type("warning")]
 
     def check(self) -> None:
         """Its final is what the model gives offline for the same samples, and no error came."""

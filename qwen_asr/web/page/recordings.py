@@ -59,6 +59,9 @@ class AudioSink(Protocol):
     def idle(self) -> bool:
         """Whether all events about the audio so far have been delivered. They may be under way while `lag` is 0."""
 
+    def unavailable_reason(self) -> str | None:
+        """Why no text can come now, though it may later, as a sentence; None if it can."""
+
     def feed(self, samples: NDArray[np.float32]) -> None:
         """Takes more audio. Must not block on the model."""
 
@@ -223,6 +226,7 @@ class Recording:
 
         `remaining`: seconds until the recording's time limit. `speed`: see `Speed`. `options_from`: the first utterance
         with the options that came last, if they came during the recording. `refused`: why others were refused.
+        `unavailable`: why no text can come now.
         """
         # Read before the lines: if it is done, the lines read after it are the last ones.
         done = self.done
@@ -248,6 +252,7 @@ class Recording:
             "over": TIME_LIMIT_MESSAGE if self.time_limit_reached else None,
             "remaining": round(max(0.0, left), 1) if math.isfinite(left) else None,
             "speed": None if speed is None else round(speed, 2),
+            "unavailable": self._sink.unavailable_reason(),
             "options_from": self._options_from,
             "refused": self.refused,
         }

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05  # interval at which a session that is ahead of the recognizer is checked
+_WATCH_SECONDS = 1.0
+"""Interval at which it is checked whether texts can be made."""
 NORMAL_CLOSE = 1000
 T = TypeVar("T")
 
@@ -135,6 +137,14 @@ class Connection(ABC):
         """Whether a silent client may be waiting for the server, and so must not time out."""
         return False
 
+    def _unavailable_reason(self) -> str | None:
+        """Why no text can be made now, though it may later, as a sentence; None if it can."""
+        engine = None if self._model is None else self._model.model.engine
+        return None if engine is None else engine.unavailable_reason()
+
+    def _warn(self, code: str, message: str) -> None:  # noqa: B027 - Deepgram's protocol has no message for it
+        """Tell the client what is wrong. The session goes on."""
+
     def _seconds_left(self) -> float:
         """How much longer the session may last."""
         return self._limits.session_seconds
@@ -168,6 +178,7 @@ class Connection(ABC):
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._run_part, self._send_loop)
                     tasks.start_soon(self._run_part, self._receive_loop)
+                    tasks.start_soon(self._run_part, self._watch)
         finally:
             self._detach()
         if self._disconnect_error is None:
@@ -242,6 +253,16 @@ class Connection(ABC):
             with anyio.fail_after(self._limits.send_seconds):
                 await self._websocket.send_text(message.to_json())
         self._connection_scope.cancel()
+
+    async def _watch(self) -> None:
+        """Tell the client, once each time, that its texts have to wait."""
+        told = None
+        while True:
+            reason = self._unavailable_reason()
+            if reason is not None and told is None:
+                self._warn("Unavailable", f"{reason} The session goes on, and its texts come later.")
+            told = reason
+            await anyio.sleep(_WATCH_SECONDS)
 
     async def _drain(self) -> None:
         """Read and drop what comes while the last texts are on their way. Raises WebSocketDisconnect."""

@@ -82,6 +82,7 @@ test("the lag says whether the text keeps up, and why not", () => {
     pace({ behind: 12, backlog: 11, lag: 1, speed: 0.8 }), "12.0 s behind: your speech is on its way to the server",
   );
   assert.equal(pace({ behind: 12, backlog: 11, lag: 1, phase: "reconnecting" }), "12.0 s behind");
+  assert.equal(pace({ behind: 12, lag: 12, speed: 0.8, unavailable: "No engine." }), "12.0 s behind"); // the advice says why
 });
 
 test("the time that is left is said calmly, and twice as a warning", () => {

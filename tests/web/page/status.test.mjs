@@ -53,6 +53,18 @@ test("while it reconnects the user is told what to do", () => {
   assert.equal(adviceText(page({ recording: recording("reconnecting", { reason: "Why." }) }), null, 0), "");
 });
 
+test("while no text can come the user is told why, and what to do", () => {
+  const unavailable = "No engine can be reached.";
+  const microphone = { startedAt: 0, loudAt: 0 };
+  const view = page({ recording: recording("listening", { unavailable }) });
+  assert.equal(adviceText(view, microphone, 0), "No engine can be reached. Keep speaking: nothing is lost.");
+  assert.equal(statusText(view), "Listening"); // it is
+  const finishing = page({ recording: recording("finishing", { unavailable }) });
+  assert.equal(adviceText(finishing, null, 0), "No engine can be reached. Keep this page open: nothing is lost.");
+  const reconnecting = page({ recording: recording("reconnecting", { unavailable }) });
+  assert.equal(adviceText(reconnecting, microphone, 0), "Keep speaking: nothing is lost."); // it may be old
+});
+
 test("while it waits in the queue the user is told what becomes of the audio", () => {
   const view = page({ recording: recording("queued", { position: 2 }) });
   assert.match(adviceText(view, { startedAt: 0, loudAt: 0 }, 0), /kept here/);

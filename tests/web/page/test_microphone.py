@@ -124,6 +124,10 @@ class Sink:
     """A sink that takes everything and makes no text."""
 
     lag, idle = 0.0, True
+    unavailable: str | None = None
+
+    def unavailable_reason(self) -> str | None:
+        return self.unavailable
 
     def __init__(self) -> None:
         self.changes: list[SessionOptions] = []
@@ -155,6 +159,14 @@ def test_time_and_speed_are_those_of_the_recordings_clock() -> None:
     now[0] = 1000.0
     assert recording.view(0)["remaining"] == 0.0
     assert Recording(16_000, SessionOptions(), lambda *_: Sink()).view(0)["remaining"] is None
+
+
+def test_the_reply_says_why_no_text_can_come_now() -> None:
+    sink = Sink()
+    recording = Recording(16_000, SessionOptions(), lambda *_: sink)
+    assert recording.view(0)["unavailable"] is None
+    sink.unavailable = "No engine can be reached."
+    assert recording.view(0)["unavailable"] == "No engine can be reached."
 
 
 def test_a_recording_that_has_ended_changes_nothing() -> None:

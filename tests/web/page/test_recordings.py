@@ -36,6 +36,8 @@ class Collector:
         self.idle = True
         self.changes: list[SessionOptions] = []
 
+    def unavailable_reason(self) -> None: ...
+
     def feed(self, samples: NDArray[np.float32]) -> None:
         self.blocks.append(samples)
 

@@ -201,6 +201,12 @@ class AsrConnection(Connection):
             self._sessions.remove(session)
         self._detached.set()
 
+    def _unavailable_reason(self) -> str | None:
+        return self._session.unavailable_reason()
+
+    def _warn(self, code: str, message: str) -> None:
+        self._outbox.put(WarningMessage(code=code, message=message))
+
     def _error_message(self, error: QwenASRError) -> ErrorMessage:
         return error_message(error)
 

@@ -246,7 +246,7 @@ class ErrorMessage(AsrMessage):
 
 
 class WarningMessage(AsrMessage):
-    """Something is wrong with what the client sends; the session goes on."""
+    """Something is wrong, mostly with what the client sends; the session goes on."""
 
     type: Literal["warning"] = "warning"
     message: str

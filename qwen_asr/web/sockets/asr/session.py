@@ -118,6 +118,10 @@ class AsrSession:
         """See `Session.gathering`."""
         return self._runner.gathering
 
+    def unavailable_reason(self) -> str | None:
+        """See `Engine`."""
+        return self._runner.unavailable_reason()
+
     @property
     def received(self) -> int:
         """Position up to which all whole samples were received."""

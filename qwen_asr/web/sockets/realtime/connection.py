@@ -187,6 +187,9 @@ class RealtimeConnection(Connection):
         """Call a function on a worker thread if `size` is so large that it would block the event loop noticeably."""
         return function(*values) if size <= _PARSED_INLINE_CHARACTERS else await self._in_thread(function, *values)
 
+    def _warn(self, code: str, message: str) -> None:
+        self._item_log.put(SessionWarning(code=code, message=message))
+
     async def _is_busy(self) -> bool:
         return await self._in_thread(self._has_work)
 
@@ -199,7 +202,7 @@ class RealtimeConnection(Connection):
     def _feed(self, audio: bytes) -> bool:
         samples = self._audio.feed(audio)
         for warning in self._audio.take_warnings():
-            self._item_log.put(SessionWarning(code=warning.code, message=warning.message))
+            self._warn(warning.code, warning.message)
         if len(samples):
             self._open_turns().feed(samples)
         self._apply_settings()
@@ -212,7 +215,7 @@ class RealtimeConnection(Connection):
         self._arrived += size
         received = self._arrived * self._settings.format.rate // self._audio.bytes_per_second
         if (warning := self._arrival.warning(received, time.monotonic(), ahead)) is not None:
-            self._item_log.put(SessionWarning(code="SampleRate", message=warning))
+            self._warn("SampleRate", warning)
 
     def _open_turns(self) -> TurnStream:
         """The current turns; opens a session for new ones if there are none. Raises as `Service.open_session`."""

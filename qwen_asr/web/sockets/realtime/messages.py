@@ -168,7 +168,7 @@ class Loading(ServerEvent):
 
 
 class SessionWarning(ServerEvent):
-    """Something is wrong with the audio, and the session goes on. Not one of OpenAI's events, so clients ignore it."""
+    """Something is wrong, mostly with the audio. The session goes on. Not one of OpenAI's events: clients ignore it."""
 
     type: Literal["session.warning"] = "session.warning"
     code: str

@@ -338,6 +338,51 @@ def test_keepalives_and_unknown_messages_do_not_end_a_session(served: Listening)
     assert final["text"] == offline(final, samples)
 
 
+def test_a_client_is_told_each_time_that_its_texts_have_to_wait(
+    served: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = said(SENTENCES[0])
+    half = len(samples) // 2
+    reason: str | None = None
+    asked = 0
+
+    def unavailable_reason() -> str | None:
+        nonlocal asked
+        asked += 1
+        return reason
+
+    async def speak() -> Client:
+        nonlocal reason
+
+        async def it_is_seen_twice() -> None:
+            before = asked
+            assert await until(lambda: asked >= before + 2)
+
+        async with client(served.url) as speaker:
+            await speaker.config()
+            monkeypatch.setattr(served.service.engine, "unavailable_reason", unavailable_reason)
+            await speaker.audio(samples[:half])
+            await it_is_seen_twice()
+            assert speaker.of_type("warning") == []
+            for count in (1, 2):
+                reason = "No engine can be reached."
+                await speaker.wait_for("warning", count)
+                await it_is_seen_twice()
+                reason = None
+                await it_is_seen_twice()
+                assert len(speaker.of_type("warning")) == count
+            await speaker.audio(samples[half:])
+            assert await speaker.finalize() == 1000
+        return speaker
+
+    speaker = asyncio.run(speak())
+    assert {(warning["code"], warning["message"]) for warning in speaker.of_type("warning")} == {
+        ("Unavailable", "No engine can be reached. The session goes on, and its texts come later.")
+    }
+    [final] = speaker.of_type("final")
+    assert final["text"] == offline(final, samples)
+
+
 def test_a_stream_in_another_format_is_reported(served: Listening) -> None:
     samples = np.concatenate([said(*SENTENCES), silence(1.2)])
 

@@ -85,6 +85,19 @@ async def speaking(server: Listening, query: str = "?intent=transcription", **op
         yield speaker
 
 
+def test_a_client_is_told_that_its_texts_have_to_wait(served: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def speak() -> Recording:
+        async with speaking(served) as speaker:
+            await speaker.update(**MANUAL)
+            monkeypatch.setattr(served.service.engine, "unavailable_reason", lambda: "No engine can be reached.")
+            await speaker.wait_for("session.warning")
+        return speaker
+
+    [warning] = asyncio.run(speak()).of_type("session.warning")
+    assert warning["code"] == "Unavailable"
+    assert warning["message"] == "No engine can be reached. The session goes on, and its texts come later."
+
+
 def offline(samples: Samples, context: str = "", language: str | None = None) -> str:
     """The transcription of the samples, as they were sent, by the Python API."""
     sent = (samples * 32_767).astype("<i2").astype(np.float32) / 32_768

@@ -34,7 +34,8 @@ export class RecordingState {
     this.lag = 0;               // seconds of audio that the server has, but not as text
     this.timeLimitReached = false;
     this.remaining = null;      // seconds until the server's time limit, where it has one
-    this.speed = null;          // see pace.js
+    this.speed = null;          // see status.js
+    this.unavailable = "";      // why no text can come now
     this.begin(0);
   }
 
@@ -119,6 +120,7 @@ export class RecordingState {
     this.lag = reply.lag;
     this.remaining = reply.remaining ?? null;
     this.speed = reply.speed ?? null;
+    this.unavailable = reply.unavailable ?? "";
     this.options.take(reply);
     part.revision = reply.revision;
     this.onLines(part, reply.utterances);

@@ -50,9 +50,9 @@ export function adviceText(view, microphone, now) {
 
 function trouble({ recording, fallback, interruption, missing = 0 }, microphone, now) {
   if (!recording) return "";
-  if (recording.phase === "reconnecting" && !recording.reason && !fallback) {
-    return microphone ? t("Keep speaking: nothing is lost.") : t("Keep this page open: nothing is lost.");
-  }
+  const keepOn = microphone ? t("Keep speaking: nothing is lost.") : t("Keep this page open: nothing is lost.");
+  if (recording.phase === "reconnecting" && !recording.reason && !fallback) return keepOn;
+  if (recording.phase !== "reconnecting" && recording.unavailable) return `${t(recording.unavailable)} ${keepOn}`;
   if (recording.position) {
     return microphone
       ? t("The server is full. Your speech is kept here and is sent as soon as a place is free.")
@@ -90,9 +90,9 @@ export function backlogMessage(recording, maxSeconds) {
 
 // How far the text of a RecordingState is behind the speaker, and why. Its `speed` is the server's (speed.py): the
 // seconds of speech that become text in each second in which speech waits.
-export function paceText({ behind, backlog, lag, speed, phase }) {
+export function paceText({ behind, backlog, lag, speed, phase, unavailable = "" }) {
   const values = { seconds: behind.toFixed(1) };
-  if (phase === "queued" || phase === "reconnecting") return t("{seconds} s behind", values); // the status says why
+  if (phase === "queued" || phase === "reconnecting" || unavailable) return t("{seconds} s behind", values); // the status says why
   if (behind < BEHIND_SECONDS) return t("{seconds} s behind: keeping up", values);
   if (backlog > lag) return t("{seconds} s behind: your speech is on its way to the server", values);
   if (speed === null) return t("{seconds} s behind", values);

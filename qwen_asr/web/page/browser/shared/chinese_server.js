@@ -44,6 +44,7 @@ export const CHINESE_SERVER = {
     "此服务器每 {seconds} 秒只接受同一来源的 {count} 个请求：请在 {wait} 秒后重试。",
   "This address leads to a web page, not to a media file: give the file's own.":
     "此地址指向网页，而不是媒体文件：请提供文件本身的地址。",
+  "Waiting for an engine: none can be reached now.": "正在等待识别引擎：目前无法连接到任何引擎。",
   "Waiting to load {name} …": "等待加载 {name}…",
   "You are not logged in, or your login has ended: open the page and log in.": "您尚未登录，或登录已失效：请打开本页并登录。",
   "{seconds} s": "{seconds} 秒",
