@@ -381,7 +381,7 @@ def test_idle_models_come_and_go_while_sessions_of_the_others_run(other: str, tm
     names = ("one", "two")
     folders = [str(save_other_demo(tmp_path / name)) for name in names]
     sentence = np.concatenate([spoken(SAID), silence(1.2)])
-    rounds = 6
+    rounds = 3
 
     async def talk(served: Served, model: str, over: asyncio.Event) -> list[str]:
         async with speaking(served, "/ws/asr") as speaker:

@@ -35,7 +35,7 @@ from qwen_asr.web.rest import routes as rest
 from tests.support.checkpoints import spoken
 from tests.support.processes import until
 
-FRAMES = int(os.environ.get("FUZZ_FRAMES", "400"))
+FRAMES = int(os.environ.get("FUZZ_FRAMES", "250"))
 """How many go to each socket and each route."""
 FRAMES_A_CONNECTION = 8
 DOCUMENTED_CLOSES = {1000, 1007, 1008, 1009, 1013}
