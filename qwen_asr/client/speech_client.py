@@ -232,7 +232,9 @@ class SpeechClient:
 
     async def _open_session(self, connection: _Connection) -> None:
         """Sends the config and waits for the session. Raises like `_run_connection`, and ConnectionClosed."""
-        await connection.send(json.dumps(self._protocol.config_message()))
+        # A server that refuses every session may have closed already: what it said first is still there.
+        with contextlib.suppress(ConnectionClosed):
+            await connection.send(json.dumps(self._protocol.config_message()))
         position = None
         timeout: float | None = self._limits.connect_timeout_seconds
         while position is None:
@@ -265,7 +267,7 @@ class SpeechClient:
             raise ConnectionFailed("Another connection has resumed this session: use one client for each session.")
         if error is not None and not self._protocol.may_reconnect:
             raise error
-        reason = str(error) if error else f"The connection was lost (code {code})."
+        reason = str(error) if error else connection.close_reason or f"The connection was lost (code {code})."
         raise _ConnectionDropped(connection.abort_reason or reason, was_open=True)
 
     async def _abort_if_silent(self, connection: _Connection) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidURI
 
-from qwen_asr.client import SpeechClient, trusted
+from qwen_asr.client import Event, Lost, SpeechClient, trusted
 from qwen_asr.client.connect_errors import connect_error, socket_url
-from qwen_asr.errors import BadConfig, CertificateError, ConnectionFailed
+from qwen_asr.client.limits import ClientLimits
+from qwen_asr.errors import BadConfig, CertificateError, ConnectionFailed, Forbidden, QwenASRError
 from qwen_asr.tls.self_signed import ensure_self_signed
 
 
@@ -48,6 +51,49 @@ def test_a_server_of_another_protocol_is_reported(answer: str) -> None:
 
     with pytest.raises(ConnectionFailed, match="does not belong to this protocol"):
         asyncio.run(connect())
+
+
+class Late(SpeechClient):
+    """A client on a busy machine: the server has closed before it sends anything."""
+
+    async def _connect(self) -> Any:
+        connection = await super()._connect()
+        await connection.wait_closed()
+        return connection
+
+
+def refused(code: str, close_code: int) -> tuple[QwenASRError, list[Event]]:
+    """What a client raises, and the events before that, where a server refuses every session at once."""
+    events: list[Event] = []
+
+    async def refuse(connection: ServerConnection) -> None:
+        await connection.send(json.dumps({"type": "error", "code": code, "message": "No place for you."}))
+        await connection.close(close_code, "No place for you.")
+
+    async def connect() -> None:
+        limits = ClientLimits(first_delay_seconds=0.01, max_delay_seconds=0.01, max_attempts=3)
+        async with serve(refuse, "127.0.0.1", 0) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            async with Late(f"ws://127.0.0.1:{port}", limits=limits) as client:
+                async for event in client:
+                    events.append(event)
+
+    with pytest.raises(QwenASRError) as error:
+        asyncio.run(connect())
+    return error.value, events
+
+
+def test_a_refusal_before_the_config_is_sent_ends_the_client_with_its_reason() -> None:
+    error, events = refused("Forbidden", 1008)
+    assert isinstance(error, Forbidden)
+    assert str(error) == "No place for you."
+    assert events == []
+
+
+def test_a_refusal_for_now_is_the_reason_of_each_new_attempt() -> None:
+    error, events = refused("NotReady", 1013)
+    assert [event.reason for event in events if isinstance(event, Lost)] == ["No place for you."] * 3
+    assert "No place for you." in str(error)
 
 
 def test_redirects_are_named_and_passwords_are_not_shown() -> None:
