@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shlex
 import signal
@@ -32,8 +33,11 @@ PRELUDE = "import numpy\nblocks = numpy.array_split(numpy.load('samples.npy'), 2
 BLOCKS = [block for page in PAGES if page.exists() for block in blocks(page)]
 
 
+BENCHMARKS = [block for block in BLOCKS if block.page == "docs/benchmarks.md" and block.how]
+
+
 def marked(how: str) -> pytest.MarkDecorator:
-    chosen = [block for block in BLOCKS if block.how == how]
+    chosen = [block for block in BLOCKS if block.how == how and block not in BENCHMARKS]
     return pytest.mark.parametrize("block", chosen, ids=[block.name for block in chosen])
 
 
@@ -143,6 +147,38 @@ def test_a_block_runs(block: Block, shims: Path, folder: Path) -> None:
     lines = block.text.splitlines()
     text = "\n".join(f"{line} {block.extra}" for line in lines) if block.extra else block.text
     execute(block, shims, folder, 0, text)
+
+
+@pytest.mark.slow
+@pytest.mark.benchmark
+@pytest.mark.parametrize("block", BENCHMARKS, ids=[block.name for block in BENCHMARKS])
+def test_a_benchmark_runs(block: Block, shims: Path, folder: Path) -> None:
+    assert block.how == "once"
+    execute(block, shims, folder, 0, f"{block.text.strip()} {block.extra}")
+
+
+@pytest.mark.slow
+def test_every_benchmark_starts_and_has_the_options_that_are_shown(shims: Path, folder: Path) -> None:
+    """`scripts/test-benchmarks` runs them."""
+    shown = {tuple(shlex.split(f"{block.text} {block.extra}")[2:]) for block in BENCHMARKS}
+    names = sorted({name for name, *_ in shown})
+    assert len(names) > 5
+    helps = f"""
+import contextlib, io, json, runpy, sys
+helps = {{}}
+for name in {names}:
+    sys.argv = [name, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+        runpy.run_module(name, run_name="__main__")
+    helps[name] = said.getvalue()
+print(json.dumps(helps))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", helps], cwd=folder, env=environment(shims, 0), capture_output=True, text=True, check=True
+    )
+    explained = {name: set(OPTION.findall(text)) for name, text in json.loads(done.stdout).items()}
+    for name, *arguments in shown:
+        assert set(OPTION.findall(" ".join(arguments))) <= explained[name], name
 
 
 @contextlib.contextmanager
