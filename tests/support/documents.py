@@ -9,7 +9,8 @@ A comment on the line before a block of `sh` or `python` says how it is run::
     <!-- run: with http server -->                the same without HTTPS
     <!-- not run: it needs root -->               with the reason
 
-`scripts/test-benchmarks` runs those of docs/benchmarks.md. The blocks run exactly as they stand, but for the port, which is one that is free.
+The blocks run exactly as they stand, but for the port, which is one that is free. `scripts/test-benchmarks` runs those
+of docs/benchmarks.md.
 """
 
 from __future__ import annotations
