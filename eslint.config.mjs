@@ -28,7 +28,7 @@ const pureGlobals = { TextEncoder: "readonly", btoa: "readonly", console: "reado
 const FOLDER = "qwen_asr/web/page/browser";
 
 export default [
-  { ignores: [".venv/**", ".venv-clients/**", "**/node_modules/**"] },
+  { ignores: [".venv*/**", "**/node_modules/**"] },
   { files: ["**/*.js", "**/*.mjs"], rules, linterOptions: { reportUnusedDisableDirectives: "error" } },
   { files: [`${FOLDER}/**/*.js`], languageOptions: { ecmaVersion: 2022, globals: globals.browser } },
   {
