@@ -155,6 +155,7 @@ ALMOST_HOSTS = st.lists(
 ).map("".join)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=40) | ALMOST_HOSTS | st.text(st.characters(max_codepoint=255), max_size=40))
 def test_any_text_gives_none_or_a_plain_host(text: str) -> None:
     host = parse_host(text)

@@ -210,6 +210,7 @@ def test_without_engines_a_step_of_a_file_fails_in_the_end() -> None:
     scheduler.close()
 
 
+@pytest.mark.slow
 def test_without_engines_live_speech_waits_for_one() -> None:
     calls = ScriptedCalls(refuse)
     scheduler = RemoteScheduler(calls, patience_seconds=0.1)

@@ -141,6 +141,7 @@ class closing:
         self.calls.close()
 
 
+@pytest.mark.slow
 def test_long_messages_do_not_hold_up_short_ones_and_arrive_whole(engine: Engine) -> None:
     """300 s of samples of several utterances at once, which is 19 MB each."""
     host = EngineHost(engine)
@@ -185,6 +186,7 @@ def test_a_message_above_the_limit_ends_the_connection_and_the_call(
         assert isinstance(calls.call(step(), "u").result(60), Done)
 
 
+@pytest.mark.slow
 def test_a_key_stays_with_its_engine_and_one_that_joins_or_leaves_moves_its_share(engine: Engine) -> None:
     with (
         Listening(EngineHost(engine)) as one,
@@ -260,6 +262,7 @@ def with_another_checkpoint(engine: Engine) -> EngineHost:
     return other
 
 
+@pytest.mark.slow
 def test_an_engine_with_another_checkpoint_than_its_sibling_is_refused_by_name(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:

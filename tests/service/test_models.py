@@ -221,6 +221,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_of_its_own_and_is_tried_again
         assert text_of(service, "missing") == [OTHERWISE]
 
 
+@pytest.mark.slow
 def test_an_idle_model_goes_when_memory_is_short_and_comes_back(other: Path, around: Surroundings) -> None:
     with running(around, "demo", str(other), idle_seconds=300.0, short_share=0.1) as service:
         model = load(service, "other")
@@ -254,6 +255,7 @@ def engine_of(model: Model) -> WatchedEngine:
     return model.engine
 
 
+@pytest.mark.slow
 def test_a_model_with_a_session_stays_however_short_memory_is(other: Path, around: Surroundings) -> None:
     with running(around, "demo", str(other)) as service:
         model = load(service, "other")
@@ -271,6 +273,7 @@ def test_a_model_with_a_session_stays_however_short_memory_is(other: Path, aroun
         assert states(service) == ["ready", "unloaded"]
 
 
+@pytest.mark.slow
 def test_all_idle_models_go_after_a_pass_has_run_out_of_memory(tmp_path: Path, around: Surroundings) -> None:
     folders = [save_other_demo(tmp_path / name) for name in ("one", "two", "three")]
     with running(around, "demo", *map(str, folders)) as service:
@@ -286,6 +289,7 @@ def test_all_idle_models_go_after_a_pass_has_run_out_of_memory(tmp_path: Path, a
         assert talk.end() == [OTHERWISE]
 
 
+@pytest.mark.slow
 def test_the_one_that_was_idle_longest_makes_room_for_another(tmp_path: Path, around: Surroundings) -> None:
     folders = [save_other_demo(tmp_path / name) for name in ("one", "two", "three")]
     size = sum(file.stat().st_size for file in folders[0].glob("*.safetensors"))
@@ -315,6 +319,7 @@ def test_a_model_for_which_there_is_no_room_is_refused_and_the_others_go_on(othe
         assert load(service, "other").state == "ready"
 
 
+@pytest.mark.slow
 def test_a_load_that_runs_out_of_memory_is_tried_again_without_the_idle_models(
     tmp_path: Path, around: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,6 +366,7 @@ def test_models_share_what_a_kv_pool_may_have(
             assert most // 2 - PAGE <= model.loaded().info.positions <= most // 2
 
 
+@pytest.mark.slow
 def test_a_model_that_hangs_leaves_the_others_alone(other: Path, around: Surroundings) -> None:
     hangs, let_go = threading.Event(), threading.Event()
 

@@ -112,6 +112,7 @@ def test_audio_takes_the_places_of_its_marks(decoder: Decoder, caches: list[KVCa
     check_predictions(reference_logits(text)[-1:], decoder.predict(rows)[1].tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixed", [False, True])
 def test_a_pass_of_64_utterances_takes_hardly_more_operators_than_one_of_one(
     decoder: Decoder, caches: list[KVCache], mixed: bool

@@ -196,6 +196,7 @@ def test_every_guarded_route_refuses_pages_of_other_sites(keyed: Served, origin:
     assert keyed.service.admission.admitted == 0
 
 
+@pytest.mark.slow
 def test_every_guarded_route_allows_the_servers_own_pages(keyed: Served) -> None:
     for method, path in guarded_routes(keyed):
         if method == "WEBSOCKET":

@@ -14,6 +14,7 @@ from tests.support.certificates import Issuer
 from tests.support.https import https_server, send_request, tls_connection
 
 
+@pytest.mark.slow
 def test_the_header_is_sent_for_public_names_of_the_certificate_only(tmp_path: Path) -> None:
     issuer = Issuer()
     names = ("asr.example.com", "*.wild.example.com", "localhost", "box.local", "192.0.2.1")

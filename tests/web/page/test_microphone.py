@@ -178,6 +178,7 @@ def test_a_recording_that_has_ended_changes_nothing() -> None:
     assert recording.options.language is None
 
 
+@pytest.mark.slow
 def test_the_simple_recorders_options_change_too(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     sinks: list[Sink] = []
 

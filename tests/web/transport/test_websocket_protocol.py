@@ -137,6 +137,7 @@ def test_reading_pauses_while_a_second_of_audio_waits() -> None:
     assert max(map(len, received)) <= 64 * KIB
 
 
+@pytest.mark.slow
 def test_empty_messages_that_wait_are_bounded_too() -> None:
     async def client(connection: ClientConnection, app: BusyApp) -> None:
         for _ in range(3 * KIB):

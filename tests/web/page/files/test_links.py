@@ -255,6 +255,7 @@ def test_a_redirect_without_a_place_is_one_to_itself(port: int) -> None:
         assert "redirects more than 5 times" in sentence(ask(app, f"http://127.0.0.1:{port}/nowhere"))
 
 
+@pytest.mark.slow
 def test_slow_sites_are_left(port: int) -> None:
     with route(LinkLimits(idle_seconds=0.2)) as (app, _):
         assert "too slow" in sentence(ask(app, f"http://127.0.0.1:{port}/silent"))
@@ -316,6 +317,7 @@ def test_it_counts_as_a_transcription(port: int) -> None:
         assert "in use" in sentence(ask(app, f"http://127.0.0.1:{port}/media.mp3"))
 
 
+@pytest.mark.slow
 def test_the_certificate_has_to_be_for_the_name(tmp_path: Path) -> None:
     files = ensure_self_signed(tmp_path)
     serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

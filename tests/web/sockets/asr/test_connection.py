@@ -338,6 +338,7 @@ def test_keepalives_and_unknown_messages_do_not_end_a_session(served: Listening)
     assert final["text"] == offline(final, samples)
 
 
+@pytest.mark.slow
 def test_a_client_is_told_each_time_that_its_texts_have_to_wait(
     served: Listening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,6 +432,7 @@ def test_audio_at_the_pace_of_another_rate_is_reported_once(served: Listening, m
     assert [(warning.code, "comes with 48000" in warning.message) for warning in warnings] == [("SampleRate", True)]
 
 
+@pytest.mark.slow
 def test_a_session_without_audio_gives_its_slot_to_a_client_that_waits() -> None:
     async def speak(server: Listening) -> tuple[dict[str, Any], int]:
         async with client(server.url) as first, client(server.url) as second:

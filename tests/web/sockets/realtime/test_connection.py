@@ -85,6 +85,7 @@ async def speaking(server: Listening, query: str = "?intent=transcription", **op
         yield speaker
 
 
+@pytest.mark.slow
 def test_a_client_is_told_that_its_texts_have_to_wait(served: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
     async def speak() -> Recording:
         async with speaking(served) as speaker:
