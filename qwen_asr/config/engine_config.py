@@ -69,8 +69,7 @@ class EngineConfig:
             check(field, getattr(self, field.name))
         if len(self.asr_model_path) > 1:
             raise BadConfig(
-                f"--asr-model-path was given {' and '.join(self.asr_model_path)}, but an engine has one model: give "
-                "one."
+                f"--asr-model-path was given {' and '.join(self.asr_model_path)}: give one, as an engine has one model."
             )
         if self.uds is not None and self.config.tls:
             raise BadConfig(

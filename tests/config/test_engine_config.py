@@ -42,7 +42,7 @@ def test_values_are_checked(options: dict[str, object]) -> None:
     ids=["options", "environment"],
 )
 def test_several_models_are_refused(options: dict[str, list[str]], environ: dict[str, str]) -> None:
-    with pytest.raises(BadConfig, match="was given demo and other, but an engine has one model: give one"):
+    with pytest.raises(BadConfig, match="was given demo and other: give one"):
         from_options(EngineConfig, options, environ)
 
 

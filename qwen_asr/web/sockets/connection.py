@@ -83,6 +83,7 @@ class Connection(ABC):
         self._connection_scope = anyio.CancelScope()
         self._read_scope = anyio.CancelScope()
         self._finish_scope = anyio.CancelScope()
+        self._watch_scope = anyio.CancelScope()
 
     # --- what a protocol fills in
 
@@ -221,6 +222,7 @@ class Connection(ABC):
             if error is not None:
                 self._close_code, self._close_reason = error.close_code, close_reason(error)
                 self._service.instruments.count(error)
+            self._watch_scope.cancel()  # nothing comes after the last message
             self._conclude(error)
             self._outbox.end()
 
@@ -255,14 +257,15 @@ class Connection(ABC):
         self._connection_scope.cancel()
 
     async def _watch(self) -> None:
-        """Tell the client, once each time, that its texts have to wait."""
+        """Tell the client, once each time, that its texts have to wait. Ends before the last message."""
         told = None
-        while True:
-            reason = self._unavailable_reason()
-            if reason is not None and told is None:
-                self._warn("Unavailable", f"{reason} The session goes on, and its texts come later.")
-            told = reason
-            await anyio.sleep(_WATCH_SECONDS)
+        with self._watch_scope:
+            while True:
+                reason = self._unavailable_reason()
+                if reason is not None and told is None:
+                    self._warn("Unavailable", f"{reason} The session goes on, and its texts come later.")
+                told = reason
+                await anyio.sleep(_WATCH_SECONDS)
 
     async def _drain(self) -> None:
         """Read and drop what comes while the last texts are on their way. Raises WebSocketDisconnect."""
