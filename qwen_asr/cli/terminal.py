@@ -106,12 +106,10 @@ def message_for(event: Connected | Failed | Gap | Loading | Lost | Queued | Warn
         return f"The audio from {event.start:.1f} s to {event.end:.1f} s could not be sent again and is lost."
     if isinstance(event, Lost):
         return f"{event.reason} Trying again ({event.attempt}) in {event.delay:.1f} s."
-    if isinstance(event, Warned):
+    if isinstance(event, Loading | Warned):
         return event.message
     if isinstance(event, Queued):
         return f"The server is full; position in the queue: {event.position}."
-    if isinstance(event, Loading):
-        return event.message
     return ""
 
 

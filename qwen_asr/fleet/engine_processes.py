@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -49,6 +50,7 @@ def choose_gpus(value: str, environ: Mapping[str, str]) -> tuple[str, ...]:
     return chosen
 
 
+@cache  # it is asked before the port is bound and when the engines start, and takes up to seconds
 def _gpu_count() -> int:
     """How many GPUs `nvidia-smi` lists. Raises StartupError if there is none."""
     advice = "leave out --gpus to run without one, or give --gpus cpu,cpu to try out several engines"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import importlib.util
 import logging
 import signal
 import threading
@@ -237,22 +238,26 @@ def _keeping_sigterm() -> Iterator[None]:
         sigaction(signal.SIGTERM, before, None)
 
 
-def import_ray() -> Any:
-    """The package `ray`, with Ray Serve. Raises StartupError where it is not installed."""
-    try:
-        import ray
-        import ray.serve
-    except ImportError as error:
-        raise StartupError(
-            f"--engine ray needs Ray Serve, which is not installed ({error.name}): run pip install -r "
-            'requirements-ray.txt, or pip install ".[ray]".'
-        ) from None
-    return ray
+def check_installed() -> None:
+    """Raises StartupError without Ray. It only looks: importing it takes seconds."""
+    if importlib.util.find_spec("ray") is None:
+        raise _missing("ray")
+
+
+def _missing(package: str | None) -> StartupError:
+    return StartupError(
+        f"--engine ray needs Ray Serve, which is not installed ({package}): run pip install -r "
+        'requirements-ray.txt, or pip install ".[ray]".'
+    )
 
 
 def _join_cluster() -> Any:
     """The package `ray`, connected to the cluster that this machine is part of."""
-    ray = import_ray()
+    try:
+        import ray
+        import ray.serve
+    except ImportError as error:
+        raise _missing(error.name) from None
     for name in ("ray", "ray.serve"):  # what matters is logged here, as a sentence
         logging.getLogger(name).setLevel(logging.ERROR)
     try:

@@ -35,9 +35,9 @@ def check_engines(config: Config) -> None:
 
         choose_gpus(config.gpus, os.environ)
     elif ray_application(config.engine) is not None:
-        from qwen_asr.fleet.ray_calls import import_ray
+        from qwen_asr.fleet.ray_calls import check_installed
 
-        import_ray()
+        check_installed()
     elif config.engine:
         _trust(config.engine_ca_certs)
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from qwen_asr.errors import StartupError
-from qwen_asr.fleet.engine_processes import choose_gpus
+from qwen_asr.fleet.engine_processes import _gpu_count, choose_gpus
 
 LISTED = """GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-5e0b6c2a)
   MIG 1g.10gb     Device  0: (UUID: MIG-7f1a)
 GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-b1c7)
 """
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_remembered() -> Iterator[None]:
+    _gpu_count.cache_clear()
+    yield
+    _gpu_count.cache_clear()
 
 
 @pytest.fixture

@@ -31,14 +31,16 @@ PRELUDE = "import numpy\nblocks = numpy.array_split(numpy.load('samples.npy'), 2
 """What the programs of docs/python.md take for granted: `blocks` of audio."""
 
 BLOCKS = [block for page in PAGES if page.exists() for block in blocks(page)]
-
-
 BENCHMARKS = [block for block in BLOCKS if block.page == "docs/benchmarks.md" and block.how]
 
 
 def marked(how: str) -> pytest.MarkDecorator:
-    chosen = [block for block in BLOCKS if block.how == how and block not in BENCHMARKS]
-    return pytest.mark.parametrize("block", chosen, ids=[block.name for block in chosen])
+    chosen = [
+        pytest.param(block, id=block.name, marks=[pytest.mark.benchmark] if block in BENCHMARKS else [])
+        for block in BLOCKS
+        if block.how == how
+    ]
+    return pytest.mark.parametrize("block", chosen)
 
 
 @pytest.fixture(scope="session")
@@ -150,16 +152,9 @@ def test_a_block_runs(block: Block, shims: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.benchmark
-@pytest.mark.parametrize("block", BENCHMARKS, ids=[block.name for block in BENCHMARKS])
-def test_a_benchmark_runs(block: Block, shims: Path, folder: Path) -> None:
-    assert block.how == "once"
-    execute(block, shims, folder, 0, f"{block.text.strip()} {block.extra}")
-
-
-@pytest.mark.slow
 def test_every_benchmark_starts_and_has_the_options_that_are_shown(shims: Path, folder: Path) -> None:
     """`scripts/test-benchmarks` runs them."""
+    assert {block.how for block in BENCHMARKS} == {"once"}
     shown = {tuple(shlex.split(f"{block.text} {block.extra}")[2:]) for block in BENCHMARKS}
     names = sorted({name for name, *_ in shown})
     assert len(names) > 5

@@ -205,7 +205,7 @@ class AsrConnection(Connection):
         return self._session.unavailable_reason()
 
     def _warn(self, code: str, message: str) -> None:
-        self._outbox.put(WarningMessage(code=code, message=message))
+        self._session.warn(code, message)
 
     def _error_message(self, error: QwenASRError) -> ErrorMessage:
         return error_message(error)

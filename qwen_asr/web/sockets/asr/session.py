@@ -178,11 +178,11 @@ class AsrSession:
         """Take bytes; returns `is_ahead()`. Raises AudioError, and has then taken none of them."""
         samples = self._audio.feed(audio)
         for warning in self._audio.take_warnings():
-            self._warn(warning.code, warning.message)
+            self.warn(warning.code, warning.message)
         self._runner.feed(samples)
         ahead = self.is_ahead()
         if (sentence := self._arrival.warning(self._audio.received, time.monotonic(), ahead)) is not None:
-            self._warn("SampleRate", sentence)
+            self.warn("SampleRate", sentence)
         return ahead
 
     def is_ahead(self) -> bool:
@@ -213,7 +213,8 @@ class AsrSession:
                 )
                 self._add(self._empty_final)
 
-    def _warn(self, code: str, message: str) -> None:
+    def warn(self, code: str, message: str) -> None:
+        """Tell the client, if there is one now, what is wrong."""
         with self._lock:
             if self._outbox is not None:
                 self._outbox.put(WarningMessage(code=code, message=message))

@@ -92,7 +92,8 @@ export function backlogMessage(recording, maxSeconds) {
 // seconds of speech that become text in each second in which speech waits.
 export function paceText({ behind, backlog, lag, speed, phase, unavailable = "" }) {
   const values = { seconds: behind.toFixed(1) };
-  if (phase === "queued" || phase === "reconnecting" || unavailable) return t("{seconds} s behind", values); // the status says why
+  // The status or the advice says why.
+  if (phase === "queued" || phase === "reconnecting" || unavailable) return t("{seconds} s behind", values);
   if (behind < BEHIND_SECONDS) return t("{seconds} s behind: keeping up", values);
   if (backlog > lag) return t("{seconds} s behind: your speech is on its way to the server", values);
   if (speed === null) return t("{seconds} s behind", values);
