@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from urllib.parse import SplitResult, urlsplit
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -34,6 +35,14 @@ class HostHeader:
     def __str__(self) -> str:
         name = f"[{self.name}]" if ":" in self.name else self.name
         return name if self.port is None else f"{name}:{self.port}"
+
+
+def split_url(text: str) -> SplitResult:
+    """As `urllib.parse.urlsplit`; all parts are empty for what is no URL, such as brackets without an address."""
+    try:
+        return urlsplit(text)
+    except ValueError:
+        return urlsplit("")
 
 
 def parse_host(text: str) -> HostHeader | None:

@@ -18,6 +18,7 @@ from qwen_asr.network import (
     normalize_host_name,
     parse_address,
     parse_host,
+    split_url,
 )
 
 VALID = {
@@ -179,6 +180,17 @@ def test_httpx_finds_the_same_host(text: str) -> None:
     assert host is not None
     assert (url.path, url.userinfo, url.raw_host.decode().lower().rstrip(".")) == ("/", b"", host.name)
     assert url.port == (None if host.port == 443 else host.port)
+
+
+@given(st.text())
+def test_any_text_can_be_split_as_a_url(text: str) -> None:
+    assert split_url(f"http://host/{text}").hostname == "host"
+    split_url(text)
+
+
+def test_what_is_no_url_has_no_parts() -> None:
+    assert split_url("http://[::1]:9000/a") == urlsplit("http://[::1]:9000/a")
+    assert set(split_url("http://[")) == {""}
 
 
 def test_names_without_a_port_are_normalized_like_those_in_headers() -> None:

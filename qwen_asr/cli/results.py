@@ -19,12 +19,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
 
 from qwen_asr.errors import BadConfig, OtherResult, StorageError
 from qwen_asr.live.events import Final
+from qwen_asr.network import split_url
 
 try:
     import fcntl
@@ -90,8 +91,8 @@ def _candidates(name: str) -> Iterator[str]:
         yield "stdin"
         return
     if is_address(name):
-        address = urlsplit(name)
-        parts = [_safe(part) for part in (address.netloc, *unquote(address.path).split("/")) if part]
+        address = split_url(name)
+        parts = [_safe(part) for part in (address.netloc, *unquote(address.path).split("/")) if part] or [_safe(name)]
         unique = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
     else:
         # Not resolve(): a link's own name is the one that its user knows.

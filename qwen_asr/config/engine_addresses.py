@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from qwen_asr.errors import BadConfig
+from qwen_asr.network import split_url
 
 ENGINE_PORT = 9000
 """Where an engine listens by default."""
@@ -78,7 +78,7 @@ def parse_engine(text: str) -> EngineAddress:
         if not path.startswith("/"):
             raise BadConfig(f"--engine was given {text!r}, but {_EXPECTED}.")
         return EngineAddress(socket=path)
-    url = urlsplit(text if "://" in text else f"ws://{text}")
+    url = split_url(text if "://" in text else f"ws://{text}")
     try:
         port = url.port if url.port is not None else ENGINE_PORT
     except ValueError:

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from qwen_asr.errors import AcmeError, StartupError
+from qwen_asr.network import split_url
 from qwen_asr.tls.managed_files import atomic_write, make_folder, read_own
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class Authority:
     def __init__(self, directory: str, email: str | None, folder: Path) -> None:
         """`directory` is the URL of the ACME directory. Each authority gets its own subfolder of `folder`."""
         self._directory, self._email = directory, email
-        self.name = urlsplit(directory).hostname or directory
-        self.folder = folder / urlsplit(directory).netloc.replace(":", "_")
+        self.name = split_url(directory).hostname or directory
+        self.folder = folder / split_url(directory).netloc.replace(":", "_")
         self._key_authorizations: dict[str, bytes] = {}
 
     def key_authorization(self, token: str) -> bytes | None:

@@ -27,9 +27,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from qwen_asr.errors import ShareUnavailable
+from qwen_asr.network import split_url
 
 log = logging.getLogger(__name__)
 
@@ -288,7 +288,7 @@ def public_address(printed: str, server: ShareServer) -> str:
 
     Gradio's links have HTTPS, whatever is printed. A share server of somebody's own may have none.
     """
-    parts = urlsplit(printed if "://" in printed else f"https://{printed}")
+    parts = split_url(printed if "://" in printed else f"https://{printed}")
     secure = not server.own or _speaks_tls(parts.hostname or "", parts.port or 443)
     return parts._replace(scheme="https" if secure else "http").geturl().rstrip("/")
 

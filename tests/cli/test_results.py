@@ -36,6 +36,7 @@ CONDITIONS = {"version": "1", "options": {"context": "Grünau"}}
         (["http://host/..%2f..%2fetc/%00.wav", "https://host:1/a/.wav"], ["_.srt", "wav.srt"]),
         (["http://one/a.mp3", "http://two/a.mp3"], ["one/a.mp3.srt", "two/a.mp3.srt"]),
         (["http://host/" + "x" * 300], ["x" * 200 + ".srt"]),
+        (["http://", "http://[x"], ["http_.srt", "http_x.srt"]),  # no addresses, as fetching them says
     ],
 )
 def test_each_input_has_its_own_name(

@@ -30,7 +30,19 @@ def test_the_url_of_a_unix_socket_is_only_for_the_handshake() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["http://a:1", "a:b", "a:70000", "ws://", "ws://a:1/path", "ws://a:1?key=x", "unix:relative", ":9000", "a:0"],
+    [
+        "http://a:1",
+        "a:b",
+        "a:70000",
+        "ws://",
+        "ws://a:1/path",
+        "ws://a:1?key=x",
+        "unix:relative",
+        ":9000",
+        "a:0",
+        "[",
+        "ws://[::1",
+    ],
 )
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(BadConfig, match=r"--engine was given .* but expects host:port, ws://host:port"):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from qwen_asr.errors import StartupError
+from qwen_asr.network import split_url
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 DEFAULT_INTERVAL_SECONDS = 60.0
@@ -59,7 +60,7 @@ def _is_wanted(environ: Mapping[str, str], signal: str) -> bool:
     address = environ.get(address_name, "")
     if exporter == "none" or not (exporter or address):
         return False
-    if address and urlsplit(address).scheme not in ("http", "https"):
+    if address and split_url(address).scheme not in ("http", "https"):
         raise StartupError(
             f"{address_name} is {address!r}, but has to be the address of a collector's HTTP port, such as "
             "http://localhost:4318."

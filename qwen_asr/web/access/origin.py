@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
 from qwen_asr.errors import Forbidden
-from qwen_asr.network import HostHeader, parse_host
+from qwen_asr.network import HostHeader, parse_host, split_url
 
 if TYPE_CHECKING:
     from starlette.types import Scope
@@ -79,10 +78,7 @@ def same_origin(headers: Headers) -> bool:
 
 
 def _is_at(origin: str, host: HostHeader) -> bool:
-    try:
-        url = urlsplit(origin)
-    except ValueError:  # such as brackets without an address
-        return False
+    url = split_url(origin)
     default = _DEFAULT_PORTS.get(url.scheme)
     own = parse_host(url.netloc)
     if default is None or own is None:  # among them "null", which sandboxed pages and local files send

@@ -39,6 +39,7 @@ def test_what_is_asked_for(environ: dict[str, str], expected: Settings | None) -
         ("OTEL_TRACES_EXPORTER", "console", "set it to otlp or none"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318", "such as http://localhost:4318"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector", "such as http://localhost:4318"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://[", "such as http://localhost:4318"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf only"),
         ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json", "http/protobuf only"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "a minute", "milliseconds above 0"),

@@ -209,5 +209,7 @@ def test_a_refused_order_is_reported_with_the_authoritys_reason(
 def test_an_unreachable_authority_is_reported(authority: Pebble) -> None:
     nowhere = Config(acme_domain=(NAME,), acme_directory="https://127.0.0.1:9/dir", http_redirect_port=0)
     check_fails(nowhere, f"https://127.0.0.1:9/dir gave no certificate for {NAME}: Connection refused")
+    no_address = Config(acme_domain=(NAME,), acme_directory="http://[", http_redirect_port=0)
+    check_fails(no_address, rf"http://\[ gave no certificate for {NAME}: .*not a valid host")
     # Its certificate is not trusted without the bundle.
     check_fails(config_of(authority, NAME), f"/dir gave no certificate for {NAME}: .*certificate verify failed")

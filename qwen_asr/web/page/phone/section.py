@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import gradio as gr
 from starlette.responses import JSONResponse, Response
 
-from qwen_asr.network import is_loopback
+from qwen_asr.network import is_loopback, split_url
 from qwen_asr.tls.addresses import page_urls
 from qwen_asr.web.page.bundle import bundle
 from qwen_asr.web.page.microphone import BROWSER
@@ -95,10 +94,7 @@ def phone_address(shown: str, host: str, port: int) -> dict[str, Any]:
     A page that is open at a name of the computer itself gets its address on the network, which needs a server that
     listens there. Without one there is only a note.
     """
-    try:
-        parts = urlsplit(shown)
-    except ValueError:
-        parts = urlsplit("")
+    parts = split_url(shown)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return {"address": "", "code": "", "note": THIS_COMPUTER_ONLY}
     address: str | None = shown
