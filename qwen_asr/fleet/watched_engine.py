@@ -16,6 +16,8 @@ from qwen_asr.fleet.watchdog import Instruments, Watchdog
 
 log = logging.getLogger(__name__)
 
+_JOIN_SECONDS = 5.0  # how long `close` waits for the thread, so that none keeps the process from ending
+
 
 class WatchedEngine(LocalEngine):
     """Abandons passes and callbacks that hang, and knows when only a restart of the process helps.
@@ -46,7 +48,8 @@ class WatchedEngine(LocalEngine):
             log.info("Times of words: %s%s", aligner.name, "" if aligner.is_quick else ", which come after the text")
         pool = recognizer.decoder.pool
         log.info("KV cache: up to %.1f GB, which holds %d positions.", pool.bytes / 1e9, pool.positions)
-        threading.Thread(target=self._watch, name="qwen-asr-watchdog", daemon=True).start()
+        self._watching = threading.Thread(target=self._watch, name="qwen-asr-watchdog", daemon=True)
+        self._watching.start()
 
     @property
     def busy_seconds(self) -> float:
@@ -84,6 +87,7 @@ class WatchedEngine(LocalEngine):
         """See `Engine`."""
         self._closed.set()
         super().close()
+        self._watching.join(_JOIN_SECONDS)  # it holds the model, whose memory is wanted now
 
     def _watch(self) -> None:
         while not self._closed.wait(self._limits.poll_seconds):

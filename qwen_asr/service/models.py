@@ -105,6 +105,7 @@ class Models:
         self._clock = clock
         self._lock = threading.Lock()  # guards what the models hold, and the totals
         self._one_at_a_time = threading.Lock()  # of the models that are loaded
+        self._unloading = threading.Lock()  # who wants memory waits for what another one unloads
         self._closed = False
         self._past_busy_seconds = 0.0  # of engines that were unloaded
         self._past_times_without_memory = 0
@@ -209,7 +210,7 @@ class Models:
             return self._load(model.source.path, progress)
         needed = int(self._size(model.source.path, progress) * self._limits.memory_per_byte)
         while (free := self._memory()[0]) < needed:
-            if not self._unload_oldest(0.0):
+            if not self._unload_oldest(0.0) and (free := self._memory()[0]) < needed:
                 raise _no_room(model, f"it needs about {needed / 1e9:.1f} GB, and {max(free, 0) / 1e9:.1f} GB are free")
         while True:
             if self._closed:
@@ -244,6 +245,10 @@ class Models:
 
     def _unload_oldest(self, idle_seconds: float) -> bool:
         """Unloads the model that has been idle longest, and at least so long. Returns whether there was one."""
+        with self._unloading:
+            return self._unload_one(idle_seconds)
+
+    def _unload_one(self, idle_seconds: float) -> bool:
         with self._lock:
             before = self._clock() - idle_seconds
             idle = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -392,6 +393,56 @@ def test_a_model_that_hangs_leaves_the_others_alone(other: Path, around: Surroun
             assert until(lambda: service.unhealthy_reason() is None)
         service.models.relieve()
         assert states(service) == ["ready", "unloaded"]
+
+
+@pytest.mark.slow
+def test_an_unloaded_model_is_gone_at_once_however_slow_its_threads_are(
+    other: Path, around: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its memory would not be free for the model that needs it."""
+    watch = WatchedEngine._watch
+
+    def watch_and_linger(engine: WatchedEngine) -> None:
+        watch(engine)
+        time.sleep(1)
+
+    monkeypatch.setattr(WatchedEngine, "_watch", watch_and_linger)
+    with running(around, "demo", str(other)) as service:
+        recognizer = weakref.ref(engine_of(load(service, "other")).recognizer)
+        around.free, around.now = 0, around.now + 10_000
+        service.models.relieve()
+        assert recognizer() is None
+
+
+@pytest.mark.slow
+def test_a_model_waits_for_the_memory_of_one_that_is_being_unloaded(
+    other: Path, around: Surroundings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closes, may_close = threading.Event(), threading.Event()
+    close = WatchedEngine.close
+
+    def close_later(engine: WatchedEngine) -> None:
+        closes.set()
+        assert may_close.wait(TIMEOUT)
+        close(engine)
+        around.free = 100 * GB
+
+    with running(around, "demo", str(other), str(save_other_demo(tmp_path / "third"))) as service:
+        load(service, "other")
+        with monkeypatch.context() as patch:
+            patch.setattr(WatchedEngine, "close", close_later)
+            around.free, around.now = 0, around.now + 10_000
+            relieving = threading.Thread(target=service.models.relieve)
+            relieving.start()
+            assert closes.wait(TIMEOUT)
+            use = service.use_model("third")
+            assert use.settled is not None
+            assert not until(use.settled.done, 1), "nothing is free yet, and there is nothing else to unload"
+            may_close.set()
+            use.settled.result(TIMEOUT)
+            relieving.join()
+        assert states(service) == ["ready", "unloaded", "ready"]
+        use.leave()
 
 
 @pytest.mark.slow
